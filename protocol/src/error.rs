@@ -1,0 +1,295 @@
+//! The error contract: one shape for every refusal, with a code, a reason, what to do next, and who asked.
+//!
+//! Invariant: no token ever enters an error.
+
+use std::fmt;
+
+use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value};
+
+use crate::id::RequestId;
+
+macro_rules! words {
+    ($(#[$doc:meta])* $name:ident { $($(#[$variant_doc:meta])* $variant:ident = $word:literal),* $(,)? }) => {
+        $(#[$doc])*
+        #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+        pub enum $name { $($(#[$variant_doc])* #[serde(rename = $word)] $variant),* }
+
+        impl $name {
+            /// Every value, in the order of the contract.
+            pub const ALL: &[Self] = &[$(Self::$variant),*];
+
+            /// The word on the wire.
+            pub fn as_str(self) -> &'static str {
+                match self { $(Self::$variant => $word),* }
+            }
+        }
+
+        impl fmt::Display for $name {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str(self.as_str())
+            }
+        }
+    };
+}
+
+words!(
+    /// The class of an error.
+    Code {
+        /// The request itself is wrong; sending it again changes nothing.
+        InvalidParams = "invalid_params",
+        /// Not allowed here.
+        Forbidden = "forbidden",
+        /// What the request is about is not there.
+        NotFound = "not_found",
+        /// Somebody or something else was first.
+        Conflict = "conflict",
+        /// Over a limit.
+        TooLarge = "too_large",
+        /// Too much at once; ask again.
+        Busy = "busy",
+        /// A part of Holdfast or NATS is away; nothing was changed.
+        Unavailable = "unavailable",
+        /// The change may or may not be there; ask again with the same `request_id`.
+        UnknownOutcome = "unknown_outcome",
+        /// The file system refused.
+        Filesystem = "filesystem",
+        /// A fault of Holdfast.
+        Internal = "internal",
+    }
+);
+
+words!(
+    /// Why, within a [`Code`].
+    Reason {
+        /// Not JSON, or not UTF-8, or nested too deeply.
+        BadJson = "bad_json",
+        /// A member that the request does not have.
+        UnknownField = "unknown_field",
+        /// A member that the request must have.
+        MissingField = "missing_field",
+        /// A member of the wrong type or out of bounds.
+        BadValue = "bad_value",
+        /// A session id out of bounds.
+        InvalidSessionId = "invalid_session_id",
+        /// A path that no file can have.
+        InvalidPath = "invalid_path",
+        /// A path that leaves its workspace.
+        PathEscape = "path_escape",
+        /// The workspace may not be written.
+        WorkspaceDenied = "workspace_denied",
+        /// No such session, or it is closed.
+        NoSession = "no_session",
+        /// No such file.
+        NoFile = "no_file",
+        /// No worker has that workspace.
+        NoWorkspace = "no_workspace",
+        /// No such worker.
+        NoWorker = "no_worker",
+        /// Another holds the lock.
+        LockHeld = "lock_held",
+        /// The token shown is not the current one.
+        StaleToken = "stale_token",
+        /// A token was shown and the lock is free.
+        NotLocked = "not_locked",
+        /// The session wants a lock for every change.
+        LockRequired = "lock_required",
+        /// The lock is not the one that the operator saw.
+        LockMoved = "lock_moved",
+        /// The document is not at the revision that the caller expected.
+        RevisionMismatch = "revision_mismatch",
+        /// `create` found the session there.
+        AlreadyExists = "already_exists",
+        /// The file changed on disk.
+        DiskDiverged = "disk_diverged",
+        /// There are changes that no file has.
+        UnsavedChanges = "unsaved_changes",
+        /// Nothing to undo or redo.
+        NothingToUndo = "nothing_to_undo",
+        /// The stored record or log does not parse.
+        RecordInvalid = "record_invalid",
+        /// The body is over its limit.
+        BodyTooLarge = "body_too_large",
+        /// The fields are over their limit.
+        FieldsTooLarge = "fields_too_large",
+        /// The request is over its limit.
+        RequestTooLarge = "request_too_large",
+        /// Too many requests wait already.
+        MailboxFull = "mailbox_full",
+        /// The log must be compacted first and cannot be just now.
+        SnapshotPending = "snapshot_pending",
+        /// The part that was asked is leaving.
+        Draining = "draining",
+        /// No worker is there to take the session.
+        NoLiveWorker = "no_live_worker",
+        /// JetStream does not answer.
+        StorageUnavailable = "storage_unavailable",
+        /// The worker cannot prove that it still owns the session.
+        LeaseLost = "lease_lost",
+        /// A write was sent and never answered.
+        AckTimeout = "ack_timeout",
+        /// Reading or writing a file failed.
+        Io = "io",
+        /// The file is not UTF-8.
+        NotUtf8 = "not_utf8",
+        /// The file's front matter does not parse.
+        BadFrontmatter = "bad_frontmatter",
+        /// A bug.
+        Bug = "bug",
+    }
+);
+
+impl Code {
+    /// The number in the header `Nats-Service-Error-Code`.
+    pub fn number(self) -> u16 {
+        match self {
+            Self::InvalidParams => 400,
+            Self::Forbidden => 403,
+            Self::NotFound => 404,
+            Self::Conflict => 409,
+            Self::TooLarge => 413,
+            Self::Filesystem => 422,
+            Self::Busy => 429,
+            Self::Internal => 500,
+            Self::Unavailable => 503,
+            Self::UnknownOutcome => 504,
+        }
+    }
+}
+
+impl Reason {
+    /// The code that this reason belongs to.
+    pub fn code(self) -> Code {
+        use Reason::*;
+        match self {
+            BadJson | UnknownField | MissingField | BadValue | InvalidSessionId | InvalidPath | PathEscape => {
+                Code::InvalidParams
+            }
+            WorkspaceDenied => Code::Forbidden,
+            NoSession | NoFile | NoWorkspace | NoWorker => Code::NotFound,
+            LockHeld | StaleToken | NotLocked | LockRequired | LockMoved | RevisionMismatch | AlreadyExists
+            | DiskDiverged | UnsavedChanges | NothingToUndo | RecordInvalid => Code::Conflict,
+            BodyTooLarge | FieldsTooLarge | RequestTooLarge => Code::TooLarge,
+            MailboxFull | SnapshotPending | Draining => Code::Busy,
+            NoLiveWorker | StorageUnavailable | LeaseLost => Code::Unavailable,
+            AckTimeout => Code::UnknownOutcome,
+            Io | NotUtf8 | BadFrontmatter => Code::Filesystem,
+            Bug => Code::Internal,
+        }
+    }
+
+    /// Whether the same request may succeed later without anybody correcting it.
+    pub fn retryable(self) -> bool {
+        matches!(self.code(), Code::Busy | Code::Unavailable | Code::UnknownOutcome) || self == Self::LockHeld
+    }
+
+    /// What the caller can do next; words of the contract's `actions`.
+    pub fn actions(self) -> &'static [&'static str] {
+        use Reason::*;
+        match self {
+            LockHeld => &["wait", "takeover"],
+            StaleToken => &["acquire", "takeover"],
+            NotLocked | LockRequired => &["acquire"],
+            LockMoved | RevisionMismatch => &["read", "retry"],
+            AlreadyExists => &["attach"],
+            DiskDiverged => &["load_discard", "save_overwrite", "read"],
+            UnsavedChanges => &["save", "discard"],
+            RecordInvalid => &["repair_record"],
+            NoSession => &["open"],
+            NoFile => &["save"],
+            NoWorkspace | NoLiveWorker => &["start_worker"],
+            MailboxFull | SnapshotPending | Draining | StorageUnavailable | LeaseLost => &["retry"],
+            AckTimeout => &["retry_same_request_id"],
+            _ => &[],
+        }
+    }
+}
+
+/// A refusal or a failure, as it goes over the wire within `{"error": …}`.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Error {
+    /// Class.
+    pub code: Code,
+    /// Cause within the class.
+    pub reason: Reason,
+    /// One sentence for a person.
+    pub message: String,
+    /// Whether the same request may succeed later.
+    pub retryable: bool,
+    /// When to try again, milliseconds, where that is known.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub retry_after_ms: Option<u64>,
+    /// Facts for a program; see the contract for each reason.
+    pub details: Map<String, Value>,
+    /// What to do next.
+    pub actions: Vec<String>,
+    /// The caller's `request_id`, or the one that a coordinator made; empty until the reply is written.
+    pub request_id: String,
+}
+
+/// The body of an error reply.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct ErrorReply {
+    /// The error.
+    pub error: Error,
+}
+
+impl Error {
+    /// An error with the reason's own code, retryability and actions.
+    pub fn new(reason: Reason, message: impl Into<String>) -> Self {
+        Self {
+            code: reason.code(),
+            reason,
+            message: message.into(),
+            retryable: reason.retryable(),
+            retry_after_ms: None,
+            details: Map::new(),
+            actions: reason.actions().iter().map(|action| (*action).to_owned()).collect(),
+            request_id: String::new(),
+        }
+    }
+
+    /// A wrong request.
+    pub fn invalid(reason: Reason, message: impl Into<String>) -> Self {
+        debug_assert_eq!(reason.code(), Code::InvalidParams);
+        Self::new(reason, message)
+    }
+
+    /// Adds one fact.
+    #[must_use]
+    pub fn detail(mut self, name: &str, value: impl Into<Value>) -> Self {
+        self.details.insert(name.to_owned(), value.into());
+        self
+    }
+
+    /// Says when to try again.
+    #[must_use]
+    pub fn retry_after_ms(mut self, after: Option<u64>) -> Self {
+        self.retry_after_ms = after;
+        self
+    }
+
+    /// Names the request that it answers.
+    #[must_use]
+    pub fn for_request(mut self, request_id: &RequestId) -> Self {
+        self.request_id = request_id.as_str().to_owned();
+        self
+    }
+
+    /// The body of the reply.
+    pub fn to_json(&self) -> Vec<u8> {
+        #[derive(Serialize)]
+        struct Borrowed<'a> {
+            error: &'a Error,
+        }
+        serde_json::to_vec(&Borrowed { error: self }).expect("an error is strings, numbers and JSON values")
+    }
+}
+
+impl fmt::Display for Error {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} ({} / {})", self.message, self.code, self.reason)
+    }
+}
+
+impl std::error::Error for Error {}

@@ -1,0 +1,161 @@
+//! Log frames: what a session agent appends on condition that the record is unchanged, and how a log is read back.
+//!
+//! Invariant: replaying a frame twice changes nothing. Every op has a number within its session, from 1; a reader that
+//! is at op n takes n + 1 and drops what it has seen, so a late copy of an old frame does no harm.
+
+use serde::{Deserialize, Serialize};
+use serde_json::value::RawValue;
+
+use crate::error::{Error, Reason};
+use crate::id::{Activation, RequestId, SessionKey};
+
+/// The version of frames that this build reads and writes.
+pub const FRAME_VERSION: u32 = 1;
+
+/// How many frames may follow a snapshot before the next one is due.
+pub const SNAPSHOT_EVERY: u64 = 32;
+/// How many bytes of frames may follow a snapshot before the next one is due.
+pub const SNAPSHOT_EVERY_BYTES: u64 = 256 * 1024;
+/// The number of messages below which a log stays; the stream keeps 64 of a subject and would drop the oldest.
+pub const FRAMES_MAX: u64 = 59;
+const _: () = assert!(SNAPSHOT_EVERY < FRAMES_MAX && FRAMES_MAX < 64 - 2);
+
+/// What a signal says of a committed op.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct OpEvent {
+    /// Event within the group `doc`: `edited`, `undone`, `redone`, `loaded`, `saved`.
+    #[serde(rename = "type")]
+    pub kind: String,
+    /// The document's revision after it.
+    pub revision: u64,
+    /// The document's revision before it.
+    pub previous_revision: u64,
+    /// Which parts changed: `body`, `fields`.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub changed: Vec<String>,
+    /// Who asked.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub actor: Option<String>,
+    /// The file, where one was read or written.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub path: Option<String>,
+}
+
+/// One accepted change.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Op {
+    /// The request that it answers.
+    pub request_id: RequestId,
+    /// What its signal says; `None`: it has none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub event: Option<OpEvent>,
+    /// The change, in the words of the session's kind.
+    pub change: Box<RawValue>,
+    /// The reply that a retry gets.
+    pub reply: Box<RawValue>,
+}
+
+/// A committed event that a snapshot carries on, because the frame that it stood in may leave the log before the relay has
+/// read it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct CarriedEvent {
+    /// Stream sequence of the frame that it stood in.
+    pub sequence: u64,
+    /// Its place within that frame.
+    pub index: u32,
+    /// The request.
+    pub request_id: RequestId,
+    /// What its signal says.
+    pub event: OpEvent,
+}
+
+/// An answered request, remembered for its retry.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Remembered {
+    /// The request.
+    pub request_id: RequestId,
+    /// Its reply.
+    pub reply: Box<RawValue>,
+}
+
+/// The whole state of a session at one point of its log.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Snapshot {
+    /// Number of the last op in it.
+    pub ops: u64,
+    /// The state, in the words of the session's kind.
+    pub state: Box<RawValue>,
+    /// Recent answers, oldest first.
+    pub answered: Vec<Remembered>,
+    /// Events that may not have been announced, oldest first.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub carried: Vec<CarriedEvent>,
+}
+
+/// One message of a log. Without ops and snapshot it is a barrier: a new owner appends it and reads up to it.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Frame {
+    /// Version of this layout.
+    pub v: u32,
+    /// The activation that wrote it.
+    pub activation: Activation,
+    /// Number of the first op in it.
+    pub first_op: u64,
+    /// The document's revision before it.
+    pub first_revision: u64,
+    /// Changes, in order.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub ops: Vec<Op>,
+    /// What replaces all that was before.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub snapshot: Option<Snapshot>,
+}
+
+impl Frame {
+    /// A frame that only proves that the record is unchanged.
+    pub fn barrier(activation: Activation) -> Self {
+        Self { v: FRAME_VERSION, activation, first_op: 0, first_revision: 0, ops: Vec::new(), snapshot: None }
+    }
+
+    /// Reads a frame of the log of `key`.
+    ///
+    /// # Errors
+    /// `conflict` / `record_invalid` when it is not a frame of this version.
+    pub fn from_json(json: &[u8], key: &SessionKey) -> Result<Self, Error> {
+        #[derive(Deserialize)]
+        struct Version {
+            v: u32,
+        }
+        let invalid = |why: String| {
+            Error::new(Reason::RecordInvalid, format!("a stored frame of session {} is not valid: {why}", key.id))
+                .detail("session_id", key.id.as_str())
+                .detail("problem", why)
+        };
+        let version: Version = serde_json::from_slice(json).map_err(|error| invalid(error.to_string()))?;
+        if version.v != FRAME_VERSION {
+            return Err(invalid(format!("it has version {}, and this build reads version {FRAME_VERSION}", version.v)));
+        }
+        serde_json::from_slice(json).map_err(|error| invalid(error.to_string()))
+    }
+
+    /// The frame as it is stored.
+    pub fn to_json(&self) -> Vec<u8> {
+        serde_json::to_vec(self).expect("a frame is strings, numbers and JSON")
+    }
+
+    /// The ops that a reader at op `seen` has not seen.
+    ///
+    /// # Errors
+    /// `record_invalid` when ops between `seen` and this frame are missing.
+    pub fn unseen(&self, seen: u64, key: &SessionKey) -> Result<&[Op], Error> {
+        if self.ops.is_empty() {
+            return Ok(&[]);
+        }
+        if self.first_op > seen + 1 {
+            let message = format!("the log of session {} lacks ops {} to {}", key.id, seen + 1, self.first_op - 1);
+            return Err(Error::new(Reason::RecordInvalid, message).detail("session_id", key.id.as_str()));
+        }
+        let known = usize::try_from(seen + 1 - self.first_op).unwrap_or(usize::MAX);
+        Ok(self.ops.get(known..).unwrap_or(&[]))
+    }
+}

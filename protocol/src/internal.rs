@@ -1,0 +1,107 @@
+//! What coordinators and workers say to each other, below the reserved `<root>.sys`. Not part of the contract.
+
+use serde::{Deserialize, Serialize};
+
+use crate::document::Content;
+use crate::id::{RequestId, Revision};
+use crate::record::SessionRecord;
+use crate::reply::WorkerState;
+
+/// Header: the record's revision that the sending coordinator knows. An agent that knows less reads the record first.
+pub const REVISION_HEADER: &str = "Hf-Revision";
+/// Header: the `request_id` for a body that has none.
+pub const REQUEST_ID_HEADER: &str = "Hf-Request-Id";
+/// Header of a reply: the worker does not own the session (any more); ask whoever does.
+pub const MOVED_HEADER: &str = "Hf-Moved";
+
+/// Calls to one session's agent, beside the relayed verbs of the contract.
+pub mod call {
+    /// Body [`super::Activate`]; replies `{}` when the session is up.
+    pub const ACTIVATE: &str = "activate";
+    /// Body [`super::Hint`]; no reply.
+    pub const HINT: &str = "hint";
+    /// Body `{}`; replies [`super::LeaseView`].
+    pub const LEASE: &str = "lease";
+    /// Body `{}`; finish, snapshot, stop admission; replies `{}`. The record stays as it is.
+    pub const HANDOVER: &str = "handover";
+}
+
+/// Calls to a worker as a whole.
+pub mod control {
+    /// Body [`super::ReclaimIdle`]; replies [`super::ReclaimedIdle`].
+    pub const RECLAIM: &str = "reclaim";
+    /// Body [`super::SetState`]; replies [`crate::reply::Drained`].
+    pub const STATE: &str = "state";
+}
+
+/// The record as a coordinator has just written it.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Hint {
+    /// Its revision.
+    pub revision: Revision,
+    /// The record.
+    pub record: SessionRecord,
+}
+
+/// Take this session up.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Activate {
+    /// The record that gives it to the worker.
+    #[serde(flatten)]
+    pub hint: Hint,
+    /// Whether `revision` created the session, so that its log is empty and need not be read.
+    pub created: bool,
+    /// What it begins with, where its creator said.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub content: Option<Content>,
+    /// The request that asked.
+    pub request_id: RequestId,
+}
+
+/// How a session's lock and idleness stand on its agent's monotonic clock.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+pub struct LeaseView {
+    /// The lock that it is about.
+    pub lock_revision: u64,
+    /// How long the lock lives without renewal.
+    pub expires_in_ms: Option<u64>,
+}
+
+/// Reclaim what has been idle for long.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct ReclaimIdle {
+    /// Only this namespace.
+    pub namespace: crate::id::Namespace,
+    /// Idle for at least this long.
+    pub max_idle_ms: u64,
+    /// Who asked.
+    pub actor: Option<String>,
+    /// The request that asked.
+    pub request_id: RequestId,
+}
+
+/// What was reclaimed.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct ReclaimedIdle {
+    /// Ids.
+    pub reclaimed: Vec<crate::id::SessionId>,
+}
+
+/// Drain or undrain.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct SetState {
+    /// What to be.
+    pub state: WorkerState,
+    /// Why.
+    pub reason: String,
+}
+
+/// What the relay says as it goes: every message of the stream up to here has been announced.
+#[derive(Clone, Copy, Debug, Serialize, Deserialize)]
+pub struct RelayFloor {
+    /// Stream sequence.
+    pub floor: u64,
+}
+
+/// A worker's lease, value of its key in the bucket `workers`.
+pub type WorkerLease = crate::reply::WorkerView;

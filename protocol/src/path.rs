@@ -1,0 +1,123 @@
+//! Canonical paths of files within a workspace, and the session ids that follow from them.
+//!
+//! Invariant: equivalent spellings have one canonical form, on every node; canonicalising twice changes nothing.
+//! Deliberately absent: the file system. Symbolic links are for the worker, which alone can see them.
+
+use std::fmt;
+
+use serde::{Deserialize, Deserializer, Serialize};
+use unicode_normalization::UnicodeNormalization;
+
+use crate::error::{Error, Reason};
+use crate::id::{SessionId, WorkspaceName};
+
+/// How many hex digits of blake3 a file's session id has.
+const ID_DIGITS: usize = 20;
+
+/// A path relative to its workspace's root: no `.`, `..`, empty part or trailing slash; Unicode NFC.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize)]
+#[serde(transparent)]
+pub struct CanonicalPath(Box<str>);
+
+impl CanonicalPath {
+    /// Canonicalises `path`, which may have at most `max_chars` characters.
+    ///
+    /// # Errors
+    /// `invalid_path` when it is empty, too long, has control characters or names the root itself; `path_escape` when it
+    /// is absolute or leaves the workspace.
+    pub fn parse(path: &str, max_chars: usize) -> Result<Self, Error> {
+        let invalid = |why: &str| Error::invalid(Reason::InvalidPath, format!("path {why}"));
+        if path.is_empty() || path.chars().count() > max_chars {
+            return Err(invalid(&format!("must have 1 to {max_chars} characters")));
+        }
+        if path.chars().any(char::is_control) {
+            return Err(invalid("has control characters"));
+        }
+        if path.starts_with('/') {
+            return Err(Error::invalid(Reason::PathEscape, "path is absolute; it must be relative to its workspace"));
+        }
+        let mut parts: Vec<String> = Vec::new();
+        for part in path.split('/') {
+            match part {
+                "" | "." => {}
+                ".." => {
+                    parts.pop().ok_or_else(|| Error::invalid(Reason::PathEscape, "path leaves its workspace"))?;
+                }
+                name => parts.push(name.nfc().collect()),
+            }
+        }
+        if parts.is_empty() {
+            return Err(invalid("names the workspace itself, not a file in it"));
+        }
+        let canonical = parts.join("/");
+        if canonical.chars().count() > max_chars {
+            return Err(invalid(&format!("must have 1 to {max_chars} characters")));
+        }
+        Ok(Self(canonical.into()))
+    }
+
+    /// The text.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+
+    /// The session of this file in `workspace`: `file-` and 20 hex digits of blake3 over `<workspace> NUL <path>`.
+    pub fn session_id(&self, workspace: &WorkspaceName) -> SessionId {
+        let mut hasher = blake3::Hasher::new();
+        hasher.update(workspace.as_str().as_bytes()).update(&[0]).update(self.0.as_bytes());
+        let digits = hasher.finalize().to_hex();
+        SessionId::parse(&format!("file-{}", &digits[..ID_DIGITS])).expect("hex digits are within the alphabet of ids")
+    }
+}
+
+impl fmt::Display for CanonicalPath {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl<'de> Deserialize<'de> for CanonicalPath {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let text = String::deserialize(deserializer)?;
+        let canonical = Self::parse(&text, usize::MAX).map_err(|error| serde::de::Error::custom(error.message))?;
+        if canonical.as_str() != text {
+            return Err(serde::de::Error::custom(format!("path {text:?} is not canonical, {canonical:?} would be")));
+        }
+        Ok(canonical)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn canonical(path: &str) -> Result<String, Reason> {
+        CanonicalPath::parse(path, 1024).map(|path| path.to_string()).map_err(|error| error.reason)
+    }
+
+    #[test]
+    fn equivalent_spellings_are_one_path() {
+        for path in ["a/b.md", "./a//b.md", "x/../a/b.md", "a/b.md/", "a/./b.md"] {
+            assert_eq!(canonical(path), Ok("a/b.md".to_owned()), "{path}");
+        }
+        assert_eq!(canonical("cafe\u{301}.md"), canonical("caf\u{e9}.md"));
+    }
+
+    #[test]
+    fn paths_that_leave_the_workspace_are_refused() {
+        for path in ["/etc/passwd", "..", "a/../..", "../a", "a/../../b", "//a"] {
+            assert_eq!(canonical(path), Err(Reason::PathEscape), "{path}");
+        }
+        for path in ["", ".", "a/..", "a\0b", "a\nb"] {
+            assert_eq!(canonical(path), Err(Reason::InvalidPath), "{path:?}");
+        }
+    }
+
+    #[test]
+    fn the_id_of_a_file_is_the_contracts() {
+        let workspace = WorkspaceName::parse("main").unwrap();
+        let id = CanonicalPath::parse("notes/plan.md", 1024).unwrap().session_id(&workspace);
+        let whole = blake3::hash(b"main\0notes/plan.md").to_hex();
+        assert_eq!(id.as_str(), format!("file-{}", &whole[..20]));
+    }
+}

@@ -1,0 +1,317 @@
+//! The session record: owner and lock of one session in one key of the bucket, JSON that a person can read and edit.
+//!
+//! Invariant: a record that does not parse, or that a newer version wrote, is reported and never overwritten.
+//! Timestamps are for people; nothing compares them.
+
+use serde::{Deserialize, Serialize};
+use uuid::Uuid;
+
+use crate::error::{Error, Reason};
+use crate::id::{Activation, Boot, Namespace, RequestId, Revision, SessionId, SessionKey, WorkerName, WorkspaceName};
+use crate::path::CanonicalPath;
+
+/// The version of records that this build reads and writes.
+pub const RECORD_VERSION: u32 = 1;
+
+/// After how many changes of one record the relay must have caught up with the change that many before. Twice this and
+/// what an operator does meanwhile stay below the 64 revisions that the bucket keeps.
+pub const MARK_EVERY: u32 = 28;
+const _: () = assert!(2 * MARK_EVERY < 64 - 4);
+
+/// Where a session is in its life.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum State {
+    /// An agent owns it.
+    Active,
+    /// Nobody owns it; the next request brings it back.
+    Passive,
+    /// It is over.
+    Closed,
+}
+
+/// What happens to an idle session.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum OnIdle {
+    /// It leaves memory and comes back when asked for.
+    #[default]
+    Passivate,
+    /// It ends, unless it is locked or has unsaved changes.
+    Close,
+}
+
+/// Whether changes need the lock.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum LockMode {
+    /// While the lock is free, anybody may change the document.
+    #[default]
+    Optional,
+    /// Only the holder may.
+    Required,
+}
+
+/// Settings of one session.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct SessionConfig {
+    /// How long without activity counts as idle, milliseconds.
+    pub idle_timeout_ms: u64,
+    /// What then happens.
+    #[serde(default)]
+    pub on_idle: OnIdle,
+    /// Whether changes need the lock.
+    #[serde(default)]
+    pub lock: LockMode,
+}
+
+/// The one agent that holds a session.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Owner {
+    /// The worker's name.
+    pub worker: WorkerName,
+    /// The start of its process.
+    pub boot: Boot,
+    /// This assignment.
+    pub activation: Activation,
+    /// When it began, RFC 3339.
+    pub since: String,
+}
+
+/// A held lock. Members that an operator leaves out in a hand edit get values that no token matches.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Lock {
+    /// Who holds it, in the holder's own words.
+    pub owner: String,
+    /// The lock revision that granted it.
+    pub revision: u64,
+    /// blake3 of the token, hex. Never the token.
+    #[serde(default)]
+    pub token_hash: String,
+    /// What the token was derived from, beside the secret.
+    #[serde(default)]
+    pub nonce: Uuid,
+    /// When it was granted, RFC 3339.
+    #[serde(default)]
+    pub acquired_at: String,
+    /// How long it lives without renewal, milliseconds; `null`: until it is released.
+    #[serde(default)]
+    pub ttl_ms: Option<u64>,
+    /// The request that it was granted to.
+    #[serde(default)]
+    pub request_id: Option<RequestId>,
+}
+
+/// What a change of the record was.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub enum EventType {
+    /// Created.
+    #[serde(rename = "session.opened")]
+    SessionOpened,
+    /// Given to a worker.
+    #[serde(rename = "session.activated")]
+    SessionActivated,
+    /// Given to another worker.
+    #[serde(rename = "session.moved")]
+    SessionMoved,
+    /// Left memory.
+    #[serde(rename = "session.passivated")]
+    SessionPassivated,
+    /// Taken from a worker that is gone, or from memory by an operator.
+    #[serde(rename = "session.reclaimed")]
+    SessionReclaimed,
+    /// Ended.
+    #[serde(rename = "session.closed")]
+    SessionClosed,
+    /// Granted.
+    #[serde(rename = "lock.acquired")]
+    LockAcquired,
+    /// Given a new token.
+    #[serde(rename = "lock.rotated")]
+    LockRotated,
+    /// Given back.
+    #[serde(rename = "lock.released")]
+    LockReleased,
+    /// Ran out.
+    #[serde(rename = "lock.expired")]
+    LockExpired,
+    /// Taken by an operator.
+    #[serde(rename = "lock.taken_over")]
+    LockTakenOver,
+    /// Edited by hand.
+    #[serde(rename = "lock.changed")]
+    LockChanged,
+}
+
+impl EventType {
+    /// `group.event`, as in the signal's subject.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::SessionOpened => "session.opened",
+            Self::SessionActivated => "session.activated",
+            Self::SessionMoved => "session.moved",
+            Self::SessionPassivated => "session.passivated",
+            Self::SessionReclaimed => "session.reclaimed",
+            Self::SessionClosed => "session.closed",
+            Self::LockAcquired => "lock.acquired",
+            Self::LockRotated => "lock.rotated",
+            Self::LockReleased => "lock.released",
+            Self::LockExpired => "lock.expired",
+            Self::LockTakenOver => "lock.taken_over",
+            Self::LockChanged => "lock.changed",
+        }
+    }
+}
+
+/// Why a revision of the record exists.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Event {
+    /// What happened.
+    #[serde(rename = "type")]
+    pub kind: EventType,
+    /// Who asked, in their own words.
+    #[serde(default)]
+    pub actor: Option<String>,
+    /// Why, in their own words.
+    #[serde(default)]
+    pub reason: Option<String>,
+    /// Who held the lock before.
+    #[serde(default)]
+    pub previous_owner: Option<String>,
+    /// Which worker owned the session before.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub previous_worker: Option<WorkerName>,
+    /// The request that asked for it.
+    #[serde(default)]
+    pub request_id: Option<RequestId>,
+}
+
+/// How far the relay must have come before this record may change on and on; see [`MARK_EVERY`].
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Mark {
+    /// A revision of this record.
+    pub at: Revision,
+    /// How many changes were made since.
+    pub changes: u32,
+}
+
+/// Owner and lock of one session.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct SessionRecord {
+    /// Version of this layout.
+    pub v: u32,
+    /// Namespace.
+    pub namespace: Namespace,
+    /// Id.
+    pub id: SessionId,
+    /// Kind of session; `document` is built in.
+    pub kind: String,
+    /// Workspace of its file.
+    #[serde(default)]
+    pub workspace: Option<WorkspaceName>,
+    /// Canonical path of its file.
+    #[serde(default)]
+    pub path: Option<CanonicalPath>,
+    /// Where it is in its life.
+    pub state: State,
+    /// Its agent.
+    pub owner: Option<Owner>,
+    /// Its lock, while held.
+    pub lock: Option<Lock>,
+    /// Counts grants, releases and takeovers.
+    pub lock_revision: u64,
+    /// Settings.
+    pub config: SessionConfig,
+    /// When it was created, RFC 3339.
+    #[serde(default)]
+    pub created_at: String,
+    /// Frames up to this stream sequence belong to an earlier session of the same id.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub log_after: u64,
+    /// How far the relay must have come.
+    #[serde(default)]
+    pub mark: Mark,
+    /// Why this revision exists.
+    #[serde(default)]
+    pub event: Option<Event>,
+}
+
+#[allow(clippy::trivially_copy_pass_by_ref, reason = "serde passes a reference")]
+fn is_zero(value: &u64) -> bool {
+    *value == 0
+}
+
+impl SessionRecord {
+    /// Reads the record of `key`.
+    ///
+    /// # Errors
+    /// `conflict` / `record_invalid` with the parse error, when it is not a record of this version and key.
+    pub fn from_json(json: &[u8], key: &SessionKey) -> Result<Self, Error> {
+        #[derive(Deserialize)]
+        struct Version {
+            v: u32,
+        }
+        let invalid = |why: String| {
+            Error::new(Reason::RecordInvalid, format!("the stored record of session {} is not valid: {why}", key.id))
+                .detail("session_id", key.id.as_str())
+                .detail("problem", why)
+        };
+        let version: Version = serde_json::from_slice(json).map_err(|error| invalid(error.to_string()))?;
+        if version.v != RECORD_VERSION {
+            return Err(invalid(format!(
+                "it has version {}, and this build reads version {RECORD_VERSION}",
+                version.v
+            )));
+        }
+        let record: Self = serde_json::from_slice(json).map_err(|error| invalid(error.to_string()))?;
+        if record.namespace != key.namespace || record.id != key.id {
+            return Err(invalid(format!("it says that it is {}.{}", record.namespace, record.id)));
+        }
+        if record.workspace.is_some() != record.path.is_some() {
+            return Err(invalid("workspace and path must be there together".to_owned()));
+        }
+        if (record.state == State::Active) != record.owner.is_some() {
+            return Err(invalid("a session has an owner exactly while it is active".to_owned()));
+        }
+        if record.lock.as_ref().is_some_and(|lock| lock.revision > record.lock_revision) {
+            return Err(invalid("lock.revision is above lock_revision".to_owned()));
+        }
+        Ok(record)
+    }
+
+    /// The record as it is stored.
+    pub fn to_json(&self) -> Vec<u8> {
+        serde_json::to_vec(self).expect("a record is strings, numbers and enums")
+    }
+
+    /// The session that it is of.
+    pub fn key(&self) -> SessionKey {
+        SessionKey::new(self.namespace.clone(), self.id.clone())
+    }
+
+    /// Whether `worker` in this `boot` owns it.
+    pub fn is_owned_by(&self, worker: &WorkerName, boot: Boot) -> bool {
+        self.owner.as_ref().is_some_and(|owner| owner.worker == *worker && owner.boot == boot)
+    }
+
+    /// The next revision's record: `self` after one more change, on top of `current`.
+    #[must_use]
+    pub fn marked(mut self, current: Revision) -> Self {
+        self.mark = match self.mark {
+            Mark { changes, .. } if changes + 1 >= MARK_EVERY => Mark { at: current, changes: 0 },
+            Mark { at, changes } => Mark { at, changes: changes + 1 },
+        };
+        self
+    }
+
+    /// The revision that the relay must have announced before the next change, if this is the time to ask.
+    pub fn must_be_announced(&self) -> Option<Revision> {
+        (self.mark.changes + 1 >= MARK_EVERY).then_some(self.mark.at)
+    }
+}

@@ -1,0 +1,298 @@
+//! The replies of the contract.
+
+use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value};
+
+use crate::id::{Boot, Revision, SessionId, WorkerName};
+use crate::record::{Lock, Owner, SessionConfig, SessionRecord, State};
+
+/// A lock as a client sees it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LockView {
+    /// Who holds it.
+    pub owner: String,
+    /// The lock revision that granted it.
+    pub revision: u64,
+    /// When it was granted, RFC 3339.
+    pub acquired_at: String,
+    /// How long it lives without renewal, milliseconds.
+    pub ttl_ms: Option<u64>,
+}
+
+impl From<&Lock> for LockView {
+    fn from(lock: &Lock) -> Self {
+        Self {
+            owner: lock.owner.clone(),
+            revision: lock.revision,
+            acquired_at: lock.acquired_at.clone(),
+            ttl_ms: lock.ttl_ms,
+        }
+    }
+}
+
+/// A session as a client sees it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Session {
+    /// Id.
+    pub id: SessionId,
+    /// Namespace.
+    pub namespace: String,
+    /// Kind.
+    pub kind: String,
+    /// Workspace of its file.
+    pub workspace: Option<String>,
+    /// Canonical path of its file.
+    pub path: Option<String>,
+    /// Where it is in its life.
+    pub state: State,
+    /// Its agent.
+    pub owner: Option<Owner>,
+    /// Its lock, while held.
+    pub lock: Option<LockView>,
+    /// Counts grants, releases and takeovers.
+    pub lock_revision: u64,
+    /// The record's KV revision.
+    pub revision: Revision,
+    /// Settings.
+    pub config: SessionConfig,
+    /// When it was created, RFC 3339.
+    pub created_at: String,
+}
+
+impl Session {
+    /// `record` at `revision`, as a client sees it.
+    pub fn of(record: &SessionRecord, revision: Revision) -> Self {
+        Self {
+            id: record.id.clone(),
+            namespace: record.namespace.to_string(),
+            kind: record.kind.clone(),
+            workspace: record.workspace.as_ref().map(ToString::to_string),
+            path: record.path.as_ref().map(ToString::to_string),
+            state: record.state,
+            owner: record.owner.clone(),
+            lock: record.lock.as_ref().map(LockView::from),
+            lock_revision: record.lock_revision,
+            revision,
+            config: record.config.clone(),
+            created_at: record.created_at.clone(),
+        }
+    }
+}
+
+/// Reply of `session.open`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Opened {
+    /// The session.
+    #[serde(flatten)]
+    pub session: Session,
+    /// Whether this request created it.
+    pub created: bool,
+}
+
+/// Reply of `session.list`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SessionPage {
+    /// Sessions in the order of their ids.
+    pub sessions: Vec<Session>,
+    /// Where the next page begins; `null` at the end.
+    pub next: Option<String>,
+}
+
+/// Reply of `session.touch`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Touched {
+    /// Id.
+    pub session_id: SessionId,
+    /// Where it is in its life.
+    pub state: State,
+}
+
+/// Reply of `session.close`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Closed {
+    /// Id.
+    pub session_id: SessionId,
+    /// Always true.
+    pub closed: bool,
+}
+
+/// A granted lock. The only place where a token appears.
+#[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Grant {
+    /// Id.
+    pub session_id: SessionId,
+    /// Who holds it.
+    pub owner: String,
+    /// The proof, to be shown with every change.
+    pub lock_token: String,
+    /// The lock revision that granted it.
+    pub lock_revision: u64,
+    /// How long it lives without renewal, milliseconds.
+    pub ttl_ms: Option<u64>,
+}
+
+impl std::fmt::Debug for Grant {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        // A token must never reach a log line.
+        f.debug_struct("Grant")
+            .field("owner", &self.owner)
+            .field("lock_revision", &self.lock_revision)
+            .finish_non_exhaustive()
+    }
+}
+
+/// Reply of `admin.takeover`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TakenOver {
+    /// The grant.
+    #[serde(flatten)]
+    pub grant: Grant,
+    /// Who held it before.
+    pub previous_owner: Option<String>,
+    /// Why.
+    pub reason: String,
+}
+
+/// Reply of `lock.validate`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Validated {
+    /// Id.
+    pub session_id: SessionId,
+    /// Always true.
+    pub valid: bool,
+    /// Who holds the lock.
+    pub owner: String,
+    /// Its lock revision.
+    pub lock_revision: u64,
+}
+
+/// Reply of `lock.renew`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Renewed {
+    /// Id.
+    pub session_id: SessionId,
+    /// Who holds the lock.
+    pub owner: String,
+    /// Its lock revision.
+    pub lock_revision: u64,
+    /// How long it lives from now without renewal, milliseconds; `null`: until it is released.
+    pub expires_in_ms: Option<u64>,
+}
+
+/// Reply of `lock.release`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Released {
+    /// Id.
+    pub session_id: SessionId,
+    /// Always true.
+    pub released: bool,
+    /// The lock revision after it.
+    pub lock_revision: u64,
+}
+
+/// Reply of `admin.unlock`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Unlocked {
+    /// As for a release.
+    #[serde(flatten)]
+    pub released: Released,
+    /// Who held it before.
+    pub previous_owner: Option<String>,
+}
+
+/// A document.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Document {
+    /// Id.
+    pub session_id: SessionId,
+    /// Text.
+    pub body: String,
+    /// Structured part.
+    pub fields: Map<String, Value>,
+    /// Counts accepted changes from 0.
+    pub revision: u64,
+    /// Whether there are changes that no file has.
+    pub dirty: bool,
+    /// Canonical path of its file.
+    pub path: Option<String>,
+    /// Workspace of its file.
+    pub workspace: Option<String>,
+}
+
+/// Reply of `doc.edit`, `doc.undo` and `doc.redo`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Edited {
+    /// Id.
+    pub session_id: SessionId,
+    /// The document's revision after it.
+    pub revision: u64,
+    /// The document's revision before it.
+    pub previous_revision: u64,
+    /// Whether there are changes that no file has.
+    pub dirty: bool,
+}
+
+/// Reply of `doc.save`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Saved {
+    /// Id.
+    pub session_id: SessionId,
+    /// The document's revision in the file.
+    pub revision: u64,
+    /// Size of the file.
+    pub bytes: u64,
+    /// blake3 of the file, hex.
+    pub digest: String,
+}
+
+/// Reply of `admin.reclaim`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Reclaimed {
+    /// Ids.
+    pub reclaimed: Vec<SessionId>,
+}
+
+/// Whether a worker takes sessions.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum WorkerState {
+    /// It does.
+    Ready,
+    /// It hands its own over and takes no more.
+    Draining,
+}
+
+/// A worker as its lease in the bucket `workers` and `worker.list` show it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct WorkerView {
+    /// Name.
+    pub worker: WorkerName,
+    /// Start of its process.
+    pub boot: Boot,
+    /// Whether it takes sessions.
+    pub state: WorkerState,
+    /// How many it hosts.
+    pub sessions: u64,
+    /// Workspaces that it mounts.
+    pub workspaces: Vec<String>,
+    /// Version of Holdfast.
+    pub version: String,
+}
+
+/// Reply of `worker.list`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct WorkerList {
+    /// Live workers in the order of their names.
+    pub workers: Vec<WorkerView>,
+}
+
+/// Reply of `worker.drain` and `worker.undrain`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Drained {
+    /// Name.
+    pub worker: WorkerName,
+    /// Whether it takes sessions.
+    pub state: WorkerState,
+    /// How many it still hosts.
+    pub sessions_left: u64,
+}

@@ -1,0 +1,423 @@
+//! Every subject, bucket and stream name that Holdfast uses, built and parsed in this one file.
+//!
+//! Invariant: what is built here parses back to what it was built from. Requests are
+//! `<root>.<ns>.<group>.<verb>[.<id>]`; everything internal stands below the reserved `<root>.sys`, but for the logs,
+//! `<root>.log.<ns>.<id>`, which share the record's stream.
+
+use std::fmt;
+
+use crate::error::{Error, Reason};
+use crate::id::{Boot, Namespace, SessionId, SessionKey, WorkerName};
+
+/// The subject root of an installation, `hf` by default; buckets and streams take their names from it.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct Root(Box<str>);
+
+impl Default for Root {
+    fn default() -> Self {
+        Self("hf".into())
+    }
+}
+
+impl Root {
+    /// Checks a root: one subject token of 1 to 32 of a-z, 0-9, _ and -.
+    ///
+    /// # Errors
+    /// `bad_value`, naming the rule.
+    pub fn parse(text: &str) -> Result<Self, Error> {
+        Namespace::parse(text)
+            .map(|_| Self(text.into()))
+            .map_err(|_| Error::invalid(Reason::BadValue, "the subject root is 1 to 32 of a-z, 0-9, _ and -"))
+    }
+
+    /// The token.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+
+    /// `name` for the default root, `<root>_name` for others, so that two installations share a NATS account unharmed.
+    fn named(&self, name: &str) -> String {
+        if &*self.0 == "hf" { name.to_owned() } else { format!("{}_{name}", self.0) }
+    }
+
+    /// The KV bucket of session records.
+    pub fn sessions_bucket(&self) -> String {
+        self.named("sessions")
+    }
+
+    /// The KV bucket of workers' leases.
+    pub fn workers_bucket(&self) -> String {
+        self.named("workers")
+    }
+
+    /// The KV bucket of secrets, which only coordinators may read.
+    pub fn secrets_bucket(&self) -> String {
+        self.named("secrets")
+    }
+
+    /// The stream behind the bucket of sessions; their logs are in it too.
+    pub fn sessions_stream(&self) -> String {
+        format!("KV_{}", self.sessions_bucket())
+    }
+
+    /// The stream that keeps `session` and `lock` signals.
+    pub fn signals_stream(&self) -> String {
+        self.named("HF_SIGNALS")
+    }
+
+    /// The subject of a session's record.
+    pub fn record(&self, key: &SessionKey) -> String {
+        format!("$KV.{}.{key}", self.sessions_bucket())
+    }
+
+    /// All records, or those of one namespace.
+    pub fn records(&self, namespace: Option<&Namespace>) -> String {
+        match namespace {
+            Some(namespace) => format!("$KV.{}.{namespace}.*", self.sessions_bucket()),
+            None => format!("$KV.{}.>", self.sessions_bucket()),
+        }
+    }
+
+    /// The subject of a session's log.
+    pub fn log(&self, key: &SessionKey) -> String {
+        format!("{}.log.{key}", self.0)
+    }
+
+    /// All logs. Exactly two tokens behind `log`: with `>` the stream would overlap that of the signals.
+    pub fn logs(&self) -> String {
+        format!("{}.log.*.*", self.0)
+    }
+
+    /// What the stream of sessions takes in.
+    pub fn sessions_stream_subjects(&self) -> Vec<String> {
+        vec![self.records(None), self.logs()]
+    }
+
+    /// What the stream of signals takes in.
+    pub fn signals_stream_subjects(&self) -> Vec<String> {
+        ["session", "lock"].iter().map(|group| format!("{}.*.signal.*.{group}.*", self.0)).collect()
+    }
+
+    /// A signal of one session.
+    pub fn signal(&self, key: &SessionKey, group: &str, event: &str) -> String {
+        format!("{}.{}.signal.{}.{group}.{event}", self.0, key.namespace, key.id)
+    }
+
+    /// All signals of one session, or of one group of it.
+    pub fn signals(&self, key: &SessionKey, group: Option<&str>) -> String {
+        let tail = group.map_or(">".to_owned(), |group| format!("{group}.>"));
+        format!("{}.{}.signal.{}.{tail}", self.0, key.namespace, key.id)
+    }
+
+    /// A request about one session.
+    pub fn session_request(&self, verb: Verb, key: &SessionKey) -> String {
+        format!("{}.{}.{verb}.{}", self.0, key.namespace, key.id)
+    }
+
+    /// A request about a namespace as a whole (`session.open`, `session.list`, `admin.reclaim`).
+    pub fn namespace_request(&self, verb: Verb, namespace: &Namespace) -> String {
+        format!("{}.{namespace}.{verb}", self.0)
+    }
+
+    /// A request about workers.
+    pub fn sys_request(&self, verb: Verb, worker: Option<&WorkerName>) -> String {
+        match worker {
+            Some(worker) => format!("{}.sys.{verb}.{worker}", self.0),
+            None => format!("{}.sys.{verb}", self.0),
+        }
+    }
+
+    /// The subject on which the coordinators' endpoint of `verb` listens.
+    pub fn endpoint(&self, verb: Verb) -> String {
+        match verb.target() {
+            Target::Session => format!("{}.*.{verb}.*", self.0),
+            Target::Namespace => format!("{}.*.{verb}", self.0),
+            Target::Worker => format!("{}.sys.{verb}.*", self.0),
+            Target::Fleet => format!("{}.sys.{verb}", self.0),
+        }
+    }
+
+    /// The subjects below known prefixes, on which requests with an unknown verb or a malformed id arrive.
+    pub fn catch_all(&self) -> Vec<String> {
+        ["session", "lock", "doc", "admin", "worker"].iter().map(|group| format!("{}.*.{group}.>", self.0)).collect()
+    }
+
+    /// A message of a coordinator to the agent of one session, on one boot of a worker.
+    pub fn agent(&self, worker: &WorkerName, boot: Boot, key: &SessionKey, call: &str) -> String {
+        format!("{}.sys.agent.{worker}.{boot}.{}.{}.{call}", self.0, key.namespace, key.id)
+    }
+
+    /// Everything sent to the agents of one boot of a worker.
+    pub fn agents(&self, worker: &WorkerName, boot: Boot) -> String {
+        format!("{}.sys.agent.{worker}.{boot}.>", self.0)
+    }
+
+    /// A message of a coordinator to one boot of a worker as a whole.
+    pub fn worker_control(&self, worker: &WorkerName, boot: Boot, call: &str) -> String {
+        format!("{}.sys.control.{worker}.{boot}.{call}", self.0)
+    }
+
+    /// Everything sent to one boot of a worker as a whole.
+    pub fn worker_controls(&self, worker: &WorkerName, boot: Boot) -> String {
+        format!("{}.sys.control.{worker}.{boot}.*", self.0)
+    }
+
+    /// Where the relay says how far the signals have come.
+    pub fn relay_floor(&self) -> String {
+        format!("{}.sys.relay.floor", self.0)
+    }
+
+    /// Takes a request's subject apart.
+    ///
+    /// # Errors
+    /// `bad_value` for an unknown verb or a malformed namespace, `missing_field` for a missing id, `invalid_session_id`
+    /// for a malformed one.
+    pub fn parse_request(&self, subject: &str) -> Result<RequestSubject, Error> {
+        let tokens: Vec<&str> = subject.split('.').collect();
+        let [root, namespace, group, rest @ ..] = tokens.as_slice() else {
+            return Err(unknown_verb(subject));
+        };
+        if *root != &*self.0 {
+            return Err(unknown_verb(subject));
+        }
+        let (verb, ids) = match rest {
+            [name, ids @ ..] => (Verb::parse(group, name).ok_or_else(|| unknown_verb(subject))?, ids),
+            [] => return Err(unknown_verb(subject)),
+        };
+        let fleet_wide = matches!(verb.target(), Target::Worker | Target::Fleet);
+        if fleet_wide != (*namespace == "sys") {
+            return Err(match fleet_wide {
+                true => Error::invalid(Reason::BadValue, format!("{verb} is asked below {root}.sys")),
+                false => Error::invalid(Reason::BadValue, "the namespace \"sys\" is reserved"),
+            });
+        }
+        match (verb.target(), ids) {
+            (Target::Session, []) => Err(Error::invalid(
+                Reason::MissingField,
+                format!("{verb} needs a session id as the last token of its subject"),
+            )),
+            (Target::Worker, []) => Err(Error::invalid(
+                Reason::MissingField,
+                format!("{verb} needs a worker's name as the last token of its subject"),
+            )),
+            (Target::Session, ids) => {
+                let id = SessionId::parse(&ids.join("."))?;
+                Ok(RequestSubject::Session(verb, SessionKey::new(Namespace::parse_open(namespace)?, id)))
+            }
+            (Target::Worker, ids) => Ok(RequestSubject::Worker(verb, WorkerName::parse(&ids.join("."))?)),
+            (Target::Namespace, []) => Ok(RequestSubject::Namespace(verb, Namespace::parse_open(namespace)?)),
+            (Target::Fleet, []) => Ok(RequestSubject::Fleet(verb)),
+            (_, _) => Err(Error::invalid(Reason::BadValue, format!("{verb} takes no id in its subject"))),
+        }
+    }
+
+    /// The session and call of a subject below [`Root::agents`].
+    pub fn parse_agent<'a>(&self, subject: &'a str) -> Option<(SessionKey, &'a str)> {
+        let rest = subject.strip_prefix(&*self.0)?.strip_prefix(".sys.agent.")?;
+        let mut tokens = rest.splitn(5, '.').skip(2);
+        let namespace = Namespace::parse(tokens.next()?).ok()?;
+        let id = SessionId::parse(tokens.next()?).ok()?;
+        Some((SessionKey::new(namespace, id), tokens.next()?))
+    }
+
+    /// The session of a record's subject.
+    pub fn parse_record(&self, subject: &str) -> Option<SessionKey> {
+        let key = subject.strip_prefix("$KV.")?.strip_prefix(&self.sessions_bucket())?.strip_prefix('.')?;
+        parse_key(key)
+    }
+
+    /// The session of a log's subject.
+    pub fn parse_log(&self, subject: &str) -> Option<SessionKey> {
+        parse_key(subject.strip_prefix(&*self.0)?.strip_prefix(".log.")?)
+    }
+}
+
+impl fmt::Display for Root {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+fn parse_key(key: &str) -> Option<SessionKey> {
+    let (namespace, id) = key.split_once('.')?;
+    Some(SessionKey::new(Namespace::parse(namespace).ok()?, SessionId::parse(id).ok()?))
+}
+
+fn unknown_verb(subject: &str) -> Error {
+    let shown: String = subject.chars().take(200).collect();
+    Error::invalid(Reason::BadValue, format!("no request is named {shown:?}"))
+}
+
+/// What a request's subject names.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum RequestSubject {
+    /// One session.
+    Session(Verb, SessionKey),
+    /// A namespace as a whole.
+    Namespace(Verb, Namespace),
+    /// One worker.
+    Worker(Verb, WorkerName),
+    /// All workers.
+    Fleet(Verb),
+}
+
+impl RequestSubject {
+    /// The verb.
+    pub fn verb(&self) -> Verb {
+        match self {
+            Self::Session(verb, _) | Self::Namespace(verb, _) | Self::Worker(verb, _) | Self::Fleet(verb) => *verb,
+        }
+    }
+}
+
+/// What a verb is about, which decides the shape of its subject.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Target {
+    /// `<root>.<ns>.<verb>.<id>`
+    Session,
+    /// `<root>.<ns>.<verb>`
+    Namespace,
+    /// `<root>.sys.<verb>.<worker>`
+    Worker,
+    /// `<root>.sys.<verb>`
+    Fleet,
+}
+
+macro_rules! verbs {
+    ($($(#[$doc:meta])* $name:ident = $group:literal . $verb:literal, $target:ident;)*) => {
+        /// Every request of the contract.
+        #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+        pub enum Verb { $($(#[$doc])* $name),* }
+
+        impl Verb {
+            /// All of them.
+            pub const ALL: &[Self] = &[$(Self::$name),*];
+
+            /// `group.verb`, as in the subject.
+            pub fn as_str(self) -> &'static str {
+                match self { $(Self::$name => concat!($group, ".", $verb)),* }
+            }
+
+            /// What it is about.
+            pub fn target(self) -> Target {
+                match self { $(Self::$name => Target::$target),* }
+            }
+
+            fn parse(group: &str, verb: &str) -> Option<Self> {
+                match (group, verb) { $(($group, $verb) => Some(Self::$name),)* _ => None }
+            }
+        }
+    };
+}
+
+verbs!(
+    /// Finds or creates a session.
+    SessionOpen = "session"."open", Namespace;
+    /// Shows one session.
+    SessionGet = "session"."get", Session;
+    /// Lists a namespace's sessions.
+    SessionList = "session"."list", Namespace;
+    /// Counts as activity.
+    SessionTouch = "session"."touch", Session;
+    /// Ends a session.
+    SessionClose = "session"."close", Session;
+    /// Takes the lock.
+    LockAcquire = "lock"."acquire", Session;
+    /// Checks a token.
+    LockValidate = "lock"."validate", Session;
+    /// Restarts a lock's lease.
+    LockRenew = "lock"."renew", Session;
+    /// Gives the lock back.
+    LockRelease = "lock"."release", Session;
+    /// Reads the document.
+    DocGet = "doc"."get", Session;
+    /// Changes the document.
+    DocEdit = "doc"."edit", Session;
+    /// Reads the file again.
+    DocLoad = "doc"."load", Session;
+    /// Writes the file.
+    DocSave = "doc"."save", Session;
+    /// Takes the last change back.
+    DocUndo = "doc"."undo", Session;
+    /// Makes an undone change again.
+    DocRedo = "doc"."redo", Session;
+    /// Takes the lock from whoever holds it.
+    AdminTakeover = "admin"."takeover", Session;
+    /// Frees the lock, whoever holds it.
+    AdminUnlock = "admin"."unlock", Session;
+    /// Moves a session to another worker.
+    AdminMove = "admin"."move", Session;
+    /// Reclaims idle sessions.
+    AdminReclaim = "admin"."reclaim", Namespace;
+    /// Lists the workers.
+    WorkerList = "worker"."list", Fleet;
+    /// Empties a worker.
+    WorkerDrain = "worker"."drain", Worker;
+    /// Lets a worker take sessions again.
+    WorkerUndrain = "worker"."undrain", Worker;
+);
+
+impl fmt::Display for Verb {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
+    }
+}
+
+impl Verb {
+    /// Whether the session's agent answers it, so that coordinators relay it unread.
+    pub fn is_relayed(self) -> bool {
+        matches!(
+            self,
+            Self::SessionTouch
+                | Self::SessionClose
+                | Self::LockRenew
+                | Self::DocGet
+                | Self::DocEdit
+                | Self::DocLoad
+                | Self::DocSave
+                | Self::DocUndo
+                | Self::DocRedo
+        )
+    }
+
+    /// Whether asking twice does no harm and changes nothing.
+    pub fn is_read(self) -> bool {
+        matches!(self, Self::SessionGet | Self::SessionList | Self::LockValidate | Self::DocGet | Self::WorkerList)
+    }
+
+    /// The verb of `group.verb`, as [`Verb::as_str`] writes it.
+    pub fn from_name(name: &str) -> Option<Self> {
+        let (group, verb) = name.split_once('.')?;
+        Self::parse(group, verb)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn reason(subject: &str) -> Reason {
+        Root::default().parse_request(subject).unwrap_err().reason
+    }
+
+    #[test]
+    fn malformed_subjects_say_what_is_wrong() {
+        assert_eq!(reason("hf.default.session.frobnicate"), Reason::BadValue);
+        assert_eq!(reason("hf.default.session.get"), Reason::MissingField);
+        assert_eq!(reason("hf.default.session.get.a.b"), Reason::InvalidSessionId);
+        assert_eq!(reason("hf.default.lock.acquire.$"), Reason::InvalidSessionId);
+        assert_eq!(reason("hf.default.session.open.s1"), Reason::BadValue);
+        assert_eq!(reason("hf.Default.session.open"), Reason::BadValue);
+        assert_eq!(reason("hf.sys.session.open"), Reason::BadValue);
+        assert_eq!(reason("hf.log.session.get.s1"), Reason::BadValue);
+        assert_eq!(reason("hf.default.worker.list"), Reason::BadValue);
+        assert_eq!(reason("hf.sys.worker.drain"), Reason::MissingField);
+    }
+
+    #[test]
+    fn stream_subjects_do_not_overlap_those_of_signals() {
+        let root = Root::default();
+        assert_eq!(root.logs().split('.').count(), 4);
+        assert!(root.signals_stream_subjects().iter().all(|subject| subject.split('.').count() == 6));
+    }
+}

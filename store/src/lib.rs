@@ -1,0 +1,152 @@
+//! The one door to what is stored: session records, their logs, workers' leases and the secret.
+//!
+//! Invariant: every write is conditional and has one of three outcomes that callers must tell apart: *moved*, *unknown*,
+//! *unavailable* (see [`StoreError`]). Only `write` publishes to JetStream, with headers of our own, because the KV client of
+//! async-nats hides the outcome, clears TTLs and may read stale values.
+//!
+//! It is a crate of its own because coordinators and workers both write and never import each other.
+//! Deliberately absent: decisions. The store neither retries on *moved* nor knows what a lock is.
+
+pub mod connect;
+pub mod jetstream;
+mod history;
+mod lease;
+mod log;
+pub mod memory;
+pub mod provision;
+mod read;
+mod write;
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use holdfast_protocol::internal::WorkerLease;
+use holdfast_protocol::{Namespace, Revision, SessionKey, WorkerName};
+
+pub use jetstream::Jetstream;
+
+/// Why something was not read or written. Each variant says what to do next.
+#[derive(Debug, thiserror::Error)]
+pub enum StoreError {
+    /// Another writer was first: read again and decide again. Nothing was written.
+    #[error("record moved past revision {expected}")]
+    Moved {
+        /// The revision that the writer knew.
+        expected: Revision,
+    },
+    /// The write may have landed: send it again unchanged, or read back.
+    #[error("outcome of the write is unknown: {0}")]
+    Unknown(String),
+    /// Nothing was read or written: try again later.
+    #[error("storage is not available: {0}")]
+    Unavailable(String),
+    /// Nothing was written, and trying again will not help: the message is over the server's limit, for one.
+    #[error("storage refused the write: {0}")]
+    Refused(String),
+}
+
+/// A value as it is stored, unread.
+#[derive(Clone, Debug)]
+pub struct Stored {
+    /// The session.
+    pub key: SessionKey,
+    /// Its stream sequence.
+    pub revision: Revision,
+    /// The value; `None` where a KV client deleted or purged the key.
+    pub value: Option<Bytes>,
+    /// The id that its writer gave it.
+    pub write_id: Option<String>,
+}
+
+/// A frame as it is stored, unread.
+#[derive(Clone, Debug)]
+pub struct StoredFrame {
+    /// Its stream sequence.
+    pub sequence: u64,
+    /// The frame.
+    pub value: Bytes,
+}
+
+/// Whether a frame replaces all frames before it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Rollup {
+    /// It follows them.
+    Keep,
+    /// It replaces them, in one atomic step.
+    Replace,
+}
+
+/// Names one write, so that a copy of it is known as one. Every attempt at a decision has its own.
+pub type WriteId = String;
+
+/// What coordinators and workers need of storage. [`Jetstream`] is the real one; [`memory::Memory`] answers with every
+/// fault that the real one can have.
+#[async_trait]
+pub trait Storage: Send + Sync + 'static {
+    /// The stream that records and logs are in.
+    fn stream(&self) -> &str;
+
+    /// Reads a record from the stream's leader. A hint still: only a write proves it.
+    async fn read(&self, key: &SessionKey) -> Result<Option<Stored>, StoreError>;
+
+    /// Writes a record if it still is at `expected` (0: there is none), and returns its new revision.
+    async fn commit(
+        &self,
+        key: &SessionKey,
+        expected: Revision,
+        record: Bytes,
+        id: WriteId,
+    ) -> Result<Revision, StoreError>;
+
+    /// Appends a frame if the record still is at `fence`, and returns its sequence.
+    async fn append(
+        &self,
+        key: &SessionKey,
+        fence: Revision,
+        frame: Bytes,
+        rollup: Rollup,
+        id: WriteId,
+    ) -> Result<u64, StoreError>;
+
+    /// Reads the log behind sequence `after`, up to and with the frame at `until`, oldest first.
+    async fn read_log(&self, key: &SessionKey, after: u64, until: u64) -> Result<Vec<StoredFrame>, StoreError>;
+
+    /// The stored revisions of a record (64 at most), oldest first, the current one included.
+    async fn history(&self, key: &SessionKey) -> Result<Vec<Stored>, StoreError>;
+
+    /// The keys of all records, in order; those deleted with a KV client may be among them.
+    async fn keys(&self, namespace: Option<&Namespace>) -> Result<Vec<SessionKey>, StoreError>;
+
+    /// The last revisions of `keys`, in no order; missing ones are left out. May be behind the leader.
+    async fn read_many(&self, keys: &[SessionKey]) -> Result<Vec<Stored>, StoreError>;
+
+    /// Writes a worker's lease over whatever is there, and returns its revision. It expires by itself.
+    async fn put_lease(&self, lease: &WorkerLease) -> Result<Revision, StoreError>;
+
+    /// Takes a worker's lease away: it leaves in order.
+    async fn drop_lease(&self, worker: &WorkerName) -> Result<(), StoreError>;
+
+    /// All unexpired leases with their revisions.
+    async fn leases(&self) -> Result<Vec<(Revision, WorkerLease)>, StoreError>;
+}
+
+/// A shared store.
+pub type Store = Arc<dyn Storage>;
+
+/// How far the relay has announced the stream, as far as this process knows.
+#[derive(Clone, Debug, Default)]
+pub struct Floor(Arc<AtomicU64>);
+
+impl Floor {
+    /// The last sequence that is announced.
+    pub fn get(&self) -> u64 {
+        self.0.load(Ordering::Relaxed)
+    }
+
+    /// Learns of progress; never goes back.
+    pub fn advance(&self, floor: u64) {
+        self.0.fetch_max(floor, Ordering::Relaxed);
+    }
+}
