@@ -8,8 +8,8 @@
 //! Deliberately absent: decisions. The store neither retries on *moved* nor knows what a lock is.
 
 pub mod connect;
-pub mod jetstream;
 mod history;
+pub mod jetstream;
 mod lease;
 mod log;
 pub mod memory;
@@ -26,6 +26,8 @@ use holdfast_protocol::internal::WorkerLease;
 use holdfast_protocol::{Namespace, Revision, SessionKey, WorkerName};
 
 pub use jetstream::Jetstream;
+pub use lease::{LEASE_RENEW, LEASE_TTL};
+pub use provision::{Provisioned, provision};
 
 /// Why something was not read or written. Each variant says what to do next.
 #[derive(Debug, thiserror::Error)]
@@ -122,8 +124,9 @@ pub trait Storage: Send + Sync + 'static {
     /// The last revisions of `keys`, in no order; missing ones are left out. May be behind the leader.
     async fn read_many(&self, keys: &[SessionKey]) -> Result<Vec<Stored>, StoreError>;
 
-    /// Writes a worker's lease over whatever is there, and returns its revision. It expires by itself.
-    async fn put_lease(&self, lease: &WorkerLease) -> Result<Revision, StoreError>;
+    /// Writes a worker's lease, over whatever is there or only over its own `expected` revision, and returns the new one. It
+    /// expires by itself.
+    async fn put_lease(&self, lease: &WorkerLease, expected: Option<Revision>) -> Result<Revision, StoreError>;
 
     /// Takes a worker's lease away: it leaves in order.
     async fn drop_lease(&self, worker: &WorkerName) -> Result<(), StoreError>;

@@ -1,0 +1,135 @@
+//! Storage on NATS JetStream: the stream behind the bucket of sessions, and the bucket of workers.
+//!
+//! Invariant: records are read from the leader and written under a condition on their own subject; frames are appended under
+//! a condition on the record's subject, so no window stands between "checked" and "written".
+
+use async_nats::jetstream::stream::Stream;
+use async_nats::{Client, HeaderMap, header, jetstream};
+use async_trait::async_trait;
+use bytes::Bytes;
+use holdfast_protocol::internal::WorkerLease;
+use holdfast_protocol::subject::Root;
+use holdfast_protocol::{Namespace, Revision, SessionKey, WorkerName};
+
+use crate::write::{Outcome, Write};
+use crate::{Rollup, Storage, StoreError, Stored, StoredFrame, WriteId, history, lease, log, read, write};
+
+/// The condition's subject, when it is not the message's own (ADR-1 of optimistic writes; nats-server 2.14).
+const EXPECTED_SUBJECT: &str = "Nats-Expected-Last-Subject-Sequence-Subject";
+
+/// [`Storage`] on one JetStream stream.
+#[derive(Clone, Debug)]
+pub struct Jetstream {
+    pub(crate) client: Client,
+    pub(crate) context: jetstream::Context,
+    pub(crate) root: Root,
+    pub(crate) stream: String,
+    pub(crate) sessions: Stream<()>,
+}
+
+impl Jetstream {
+    /// The store of the installation below `root`; see [`crate::provision`] for making its streams.
+    ///
+    /// # Errors
+    /// [`StoreError::Refused`] when the stream's name is not valid.
+    pub async fn new(client: Client, root: Root) -> Result<Self, StoreError> {
+        let context = jetstream::new(client.clone());
+        let stream = root.sessions_stream();
+        let sessions =
+            context.get_stream_no_info(&stream).await.map_err(|error| StoreError::Refused(error.to_string()))?;
+        Ok(Self { client, context, root, stream, sessions })
+    }
+
+    fn headers(&self, id: &WriteId, expected: Revision) -> HeaderMap {
+        let mut headers = HeaderMap::new();
+        headers.insert(header::NATS_MESSAGE_ID, id.as_str());
+        headers.insert(header::NATS_EXPECTED_LAST_SUBJECT_SEQUENCE, expected.to_string().as_str());
+        headers
+    }
+
+    pub(crate) fn stored(&self, raw: read::Raw) -> Option<Stored> {
+        let key = self.root.parse_record(&raw.subject)?;
+        let write_id = raw.write_id();
+        let value = (!raw.is_marker()).then_some(raw.payload);
+        Some(Stored { key, revision: Revision(raw.sequence), value, write_id })
+    }
+}
+
+#[async_trait]
+impl Storage for Jetstream {
+    fn stream(&self) -> &str {
+        &self.stream
+    }
+
+    async fn read(&self, key: &SessionKey) -> Result<Option<Stored>, StoreError> {
+        Ok(read::last(&self.sessions, &self.root.record(key)).await?.and_then(|raw| self.stored(raw)))
+    }
+
+    async fn commit(
+        &self,
+        key: &SessionKey,
+        expected: Revision,
+        record: Bytes,
+        id: WriteId,
+    ) -> Result<Revision, StoreError> {
+        let headers = self.headers(&id, expected);
+        let write = Write { subject: self.root.record(key), headers, payload: record, expected };
+        match write::publish(&self.client, &write).await? {
+            Outcome::Stored(sequence) => Ok(Revision(sequence)),
+            Outcome::Mismatch => Err(write.moved()),
+            Outcome::MismatchAfterUnknown => history::find(self, key, &id).await?.ok_or_else(|| write.moved()),
+        }
+    }
+
+    async fn append(
+        &self,
+        key: &SessionKey,
+        fence: Revision,
+        frame: Bytes,
+        rollup: Rollup,
+        id: WriteId,
+    ) -> Result<u64, StoreError> {
+        let mut headers = self.headers(&id, fence);
+        headers.insert(EXPECTED_SUBJECT, self.root.record(key).as_str());
+        if rollup == Rollup::Replace {
+            headers.insert(header::NATS_ROLLUP, "sub");
+        }
+        let write = Write { subject: self.root.log(key), headers, payload: frame, expected: fence };
+        match write::publish(&self.client, &write).await? {
+            Outcome::Stored(sequence) => Ok(sequence),
+            Outcome::Mismatch => Err(write.moved()),
+            // Only a reader of the log under a newer fence can tell, because a later snapshot may have replaced the frame.
+            Outcome::MismatchAfterUnknown => {
+                Err(StoreError::Unknown("an earlier copy of the frame may have landed".to_owned()))
+            }
+        }
+    }
+
+    async fn read_log(&self, key: &SessionKey, after: u64, until: u64) -> Result<Vec<StoredFrame>, StoreError> {
+        log::read(self, key, after, until).await
+    }
+
+    async fn history(&self, key: &SessionKey) -> Result<Vec<Stored>, StoreError> {
+        history::read(self, key).await
+    }
+
+    async fn keys(&self, namespace: Option<&Namespace>) -> Result<Vec<SessionKey>, StoreError> {
+        history::keys(self, namespace).await
+    }
+
+    async fn read_many(&self, keys: &[SessionKey]) -> Result<Vec<Stored>, StoreError> {
+        history::read_many(self, keys).await
+    }
+
+    async fn put_lease(&self, lease: &WorkerLease, expected: Option<Revision>) -> Result<Revision, StoreError> {
+        lease::put(self, lease, expected).await
+    }
+
+    async fn drop_lease(&self, worker: &WorkerName) -> Result<(), StoreError> {
+        lease::drop(self, worker).await
+    }
+
+    async fn leases(&self) -> Result<Vec<(Revision, WorkerLease)>, StoreError> {
+        lease::all(self).await
+    }
+}

@@ -1,0 +1,259 @@
+//! Making the buckets and streams, or checking those that are there.
+//!
+//! Invariant: Holdfast does not start on settings that it would not be safe with; the refusal names the setting.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use async_nats::Client;
+use async_nats::jetstream::context::{CreateStreamErrorKind, GetStreamErrorKind};
+use async_nats::jetstream::stream::{Config, DiscardPolicy, PersistenceMode, RetentionPolicy, StorageType};
+use async_nats::jetstream::{self, Context};
+use holdfast_protocol::Revision;
+use holdfast_protocol::lock::Secret;
+use holdfast_protocol::subject::Root;
+
+use crate::jetstream::Jetstream;
+use crate::write::{self, Outcome, Write};
+use crate::{StoreError, read};
+
+/// The oldest nats-server that is safe: older ones let stale conditional writes in on clusters.
+pub const MINIMUM_SERVER: (i64, i64, i64) = (2, 14, 4);
+/// Messages kept of each record and each log.
+const PER_SUBJECT: i64 = 64;
+const SIGNALS_AGE: Duration = Duration::from_secs(7 * 24 * 3600);
+/// How long a cluster that is still gathering its nodes is waited for.
+const GATHER_TIMEOUT: Duration = Duration::from_secs(15);
+
+/// What [`provision`] may choose.
+#[derive(Clone, Debug)]
+pub struct Provisioning {
+    /// Most bytes of kept signals. The server sets them aside, so a small disk wants less than the contract's 1 GiB.
+    pub signals_bytes: i64,
+}
+
+impl Default for Provisioning {
+    fn default() -> Self {
+        Self { signals_bytes: 1024 * 1024 * 1024 }
+    }
+}
+
+/// What is there now.
+pub struct Provisioned {
+    /// The store.
+    pub store: Arc<Jetstream>,
+    /// What tokens are derived from. For coordinators only.
+    pub secret: Secret,
+    /// Copies of everything.
+    pub replicas: usize,
+    /// What an operator should know.
+    pub warnings: Vec<String>,
+}
+
+/// Why Holdfast does not start here.
+#[derive(Debug, thiserror::Error)]
+pub enum ProvisionError {
+    /// The server is too old.
+    #[error(
+        "nats-server {found} is too old: Holdfast needs 2.14.4 or newer (older ones let stale writers in on clusters)"
+    )]
+    TooOld {
+        /// Its version.
+        found: String,
+    },
+    /// The server has no JetStream, or this account may not use it.
+    #[error("JetStream is not available: {0}; start nats-server with `jetstream` in its configuration (see nats.conf)")]
+    NoJetstream(String),
+    /// A stream is there with a setting that is not safe.
+    #[error("stream {stream} has {setting} = {found}, and Holdfast needs {needed}")]
+    Setting {
+        /// The stream.
+        stream: String,
+        /// The setting.
+        setting: &'static str,
+        /// Its value.
+        found: String,
+        /// The value it must have.
+        needed: String,
+    },
+    /// A stream cannot be made.
+    #[error("cannot create stream {stream}: {why}")]
+    Create {
+        /// The stream.
+        stream: String,
+        /// What the server said.
+        why: String,
+    },
+    /// The store does not answer.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+}
+
+/// Checks the server, and makes or checks everything below `root`. Any number of processes may do so at once.
+///
+/// # Errors
+/// [`ProvisionError`], which names what is wrong.
+pub async fn provision(client: &Client, root: &Root, choices: &Provisioning) -> Result<Provisioned, ProvisionError> {
+    check_server(client)?;
+    let context = jetstream::new(client.clone());
+    let replicas = replicas(client);
+    for config in configs(root, replicas, choices) {
+        ensure_stream(&context, config).await?;
+    }
+    let store = Arc::new(Jetstream::new(client.clone(), root.clone()).await?);
+    let secret = secret(&store).await?;
+    let mut warnings = Vec::new();
+    if replicas == 1 {
+        warnings.push(
+            "a single nats-server: one copy of everything; sessions are as safe as that server's disk, and stand still while \
+             it is away. A cluster of three keeps going without one of them."
+                .to_owned(),
+        );
+    }
+    Ok(Provisioned { store, secret, replicas, warnings })
+}
+
+fn check_server(client: &Client) -> Result<(), ProvisionError> {
+    let info = client.server_info();
+    let (major, minor, patch) = MINIMUM_SERVER;
+    if !client.is_server_compatible(major, minor, patch) {
+        return Err(ProvisionError::TooOld { found: info.version });
+    }
+    if !info.jetstream {
+        return Err(ProvisionError::NoJetstream(format!("server {} has it switched off", info.server_name)));
+    }
+    Ok(())
+}
+
+fn replicas(client: &Client) -> usize {
+    if client.server_info().cluster.is_some() { 3 } else { 1 }
+}
+
+fn configs(root: &Root, replicas: usize, choices: &Provisioning) -> Vec<Config> {
+    let bucket = |bucket: String, history: i64| Config {
+        name: format!("KV_{bucket}"),
+        subjects: vec![format!("$KV.{bucket}.>")],
+        max_messages_per_subject: history,
+        discard: DiscardPolicy::New,
+        storage: StorageType::File,
+        num_replicas: replicas,
+        allow_rollup: true,
+        deny_delete: true,
+        allow_direct: true,
+        duplicate_window: Duration::from_secs(120),
+        ..Config::default()
+    };
+    let sessions = Config {
+        subjects: root.sessions_stream_subjects(),
+        description: Some("Holdfast: session records and their logs".to_owned()),
+        ..bucket(root.sessions_bucket(), PER_SUBJECT)
+    };
+    let workers = Config {
+        description: Some("Holdfast: leases of workers".to_owned()),
+        allow_message_ttl: true,
+        subject_delete_marker_ttl: Some(crate::LEASE_TTL),
+        ..bucket(root.workers_bucket(), 1)
+    };
+    let secrets = Config {
+        description: Some("Holdfast: secrets; only coordinators may read this".to_owned()),
+        ..bucket(root.secrets_bucket(), 1)
+    };
+    let signals = Config {
+        name: root.signals_stream(),
+        subjects: root.signals_stream_subjects(),
+        description: Some("Holdfast: session and lock signals of the last days".to_owned()),
+        max_age: SIGNALS_AGE,
+        max_bytes: choices.signals_bytes,
+        storage: StorageType::File,
+        num_replicas: replicas,
+        allow_direct: true,
+        // A copy of what the sessions' stream says, so it need not cost a disk flush each; replicated streams share one.
+        persist_mode: (replicas == 1).then_some(PersistenceMode::Async),
+        ..Config::default()
+    };
+    vec![sessions, workers, secrets, signals]
+}
+
+async fn ensure_stream(context: &Context, config: Config) -> Result<(), ProvisionError> {
+    let deadline = tokio::time::Instant::now() + GATHER_TIMEOUT;
+    loop {
+        let why = match context.get_stream(&config.name).await {
+            Ok(stream) => return check_settings(&config, &stream.cached_info().config),
+            Err(error) if matches!(error.kind(), GetStreamErrorKind::JetStream(ref inner) if inner.code() == 404) => {
+                match context.create_stream(config.clone()).await {
+                    // Read back what another process may have made a moment before.
+                    Ok(_) => continue,
+                    Err(error) => match error.kind() {
+                        // Names and limits do not get better by waiting; missing peers and leaders do.
+                        CreateStreamErrorKind::JetStream(inner)
+                            if !matches!(inner.code(), 503 | 500) && inner.error_code().0 != 10005 =>
+                        {
+                            return Err(ProvisionError::Create { stream: config.name, why: inner.to_string() });
+                        }
+                        _ => error.to_string(),
+                    },
+                }
+            }
+            Err(error) => error.to_string(),
+        };
+        if tokio::time::Instant::now() > deadline {
+            return Err(ProvisionError::Create { stream: config.name, why });
+        }
+        tokio::time::sleep(Duration::from_millis(200)).await;
+    }
+}
+
+fn check_settings(needed: &Config, found: &Config) -> Result<(), ProvisionError> {
+    let check = |setting: &'static str, needed_value: String, found_value: String| {
+        if needed_value == found_value {
+            return Ok(());
+        }
+        Err(ProvisionError::Setting { stream: needed.name.clone(), setting, found: found_value, needed: needed_value })
+    };
+    let subjects = |config: &Config| {
+        let mut subjects = config.subjects.clone();
+        subjects.sort_unstable();
+        subjects.join(", ")
+    };
+    let limit = |value: i64| if value <= 0 { "unlimited".to_owned() } else { value.to_string() };
+    check("subjects", subjects(needed), subjects(found))?;
+    check("retention", format!("{:?}", RetentionPolicy::Limits), format!("{:?}", found.retention))?;
+    check("storage", format!("{:?}", needed.storage), format!("{:?}", found.storage))?;
+    if needed.max_age.is_zero() {
+        check("discard", format!("{:?}", needed.discard), format!("{:?}", found.discard))?;
+        check("max_age", "0ns".to_owned(), format!("{:?}", found.max_age))?;
+        check("max_bytes", "unlimited".to_owned(), limit(found.max_bytes))?;
+        check("max_msgs", "unlimited".to_owned(), limit(found.max_messages))?;
+        check("max_msgs_per_subject", limit(needed.max_messages_per_subject), limit(found.max_messages_per_subject))?;
+        check("allow_rollup_hdrs", "true".to_owned(), found.allow_rollup.to_string())?;
+        check("deny_delete", "true".to_owned(), found.deny_delete.to_string())?;
+        check("allow_direct", "true".to_owned(), found.allow_direct.to_string())?;
+    }
+    check("allow_msg_ttl", needed.allow_message_ttl.to_string(), found.allow_message_ttl.to_string())?;
+    check("sealed", "false".to_owned(), found.sealed.to_string())
+}
+
+/// Reads the secret, or makes it. Whoever writes first decides it for everybody.
+async fn secret(store: &Jetstream) -> Result<Secret, StoreError> {
+    let bucket = store.root.secrets_bucket();
+    let subject = format!("$KV.{bucket}.token_key");
+    let stream = store
+        .context
+        .get_stream_no_info(format!("KV_{bucket}"))
+        .await
+        .map_err(|error| StoreError::Refused(error.to_string()))?;
+    loop {
+        if let Some(raw) = read::last(&stream, &subject).await? {
+            let bytes = <[u8; 32]>::try_from(raw.payload.as_ref())
+                .map_err(|_| StoreError::Refused(format!("{subject} is not a secret of 32 bytes")))?;
+            return Ok(Secret::new(bytes));
+        }
+        let mut headers = async_nats::HeaderMap::new();
+        headers.insert(async_nats::header::NATS_EXPECTED_LAST_SUBJECT_SEQUENCE, "0");
+        let payload = rand::random::<[u8; 32]>().to_vec().into();
+        let write = Write { subject: subject.clone(), headers, payload, expected: Revision(0) };
+        match write::publish(&store.client, &write).await? {
+            Outcome::Stored(_) | Outcome::Mismatch | Outcome::MismatchAfterUnknown => {}
+        }
+    }
+}

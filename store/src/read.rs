@@ -1,0 +1,120 @@
+//! Reads: one record from the leader, and many messages at once by a batched direct get.
+//!
+//! Invariant: a read is a hint. A batched read may come from any replica; it counts as complete only once it contains a
+//! message that its caller knows to be there.
+
+use std::time::Duration;
+
+use async_nats::jetstream::stream::{LastRawMessageErrorKind, Stream};
+use async_nats::{Client, HeaderMap};
+use bytes::Bytes;
+use futures_util::StreamExt;
+use serde::Serialize;
+
+use crate::StoreError;
+
+const READ_TIMEOUT: Duration = Duration::from_secs(5);
+/// Most messages of one batch; the server allows 1,024 subjects in one `multi_last`.
+pub(crate) const BATCH: usize = 500;
+
+/// A message as the server returns it.
+#[derive(Debug)]
+pub(crate) struct Raw {
+    pub(crate) subject: String,
+    pub(crate) sequence: u64,
+    pub(crate) headers: HeaderMap,
+    pub(crate) payload: Bytes,
+}
+
+impl Raw {
+    pub(crate) fn write_id(&self) -> Option<String> {
+        self.headers.get_last(async_nats::header::NATS_MESSAGE_ID).map(|id| id.to_string())
+    }
+
+    /// Whether a KV client deleted or purged the key, or the server let it expire.
+    pub(crate) fn is_marker(&self) -> bool {
+        self.payload.is_empty()
+    }
+}
+
+/// The last message of a subject, from the stream's leader.
+pub(crate) async fn last(stream: &Stream<()>, subject: &str) -> Result<Option<Raw>, StoreError> {
+    match stream.get_last_raw_message_by_subject(subject).await {
+        Ok(message) => Ok(Some(Raw {
+            subject: message.subject.to_string(),
+            sequence: message.sequence,
+            headers: message.headers,
+            payload: message.payload,
+        })),
+        Err(error) if error.kind() == LastRawMessageErrorKind::NoMessageFound => Ok(None),
+        Err(error) => Err(StoreError::Unavailable(format!("the record could not be read: {error}"))),
+    }
+}
+
+/// A batched direct get (ADR-31).
+#[derive(Serialize)]
+#[serde(untagged)]
+pub(crate) enum Query<'a> {
+    /// The messages of a subject from a sequence on.
+    From { seq: u64, next_by_subj: &'a str, batch: usize },
+    /// The last messages of subjects.
+    LastOf { multi_last: &'a [String], batch: usize },
+}
+
+/// Asks `query` of whichever replica answers. An empty answer is an empty list.
+pub(crate) async fn batch(client: &Client, stream: &str, query: &Query<'_>) -> Result<Vec<Raw>, StoreError> {
+    let fault = |why: String| StoreError::Unavailable(format!("the stream could not be read: {why}"));
+    let inbox = client.new_inbox();
+    let mut replies = client.subscribe(inbox.clone()).await.map_err(|error| fault(error.to_string()))?;
+    let body = serde_json::to_vec(query).map_err(|error| fault(error.to_string()))?;
+    client
+        .publish_with_reply(format!("$JS.API.DIRECT.GET.{stream}"), inbox, body.into())
+        .await
+        .map_err(|error| fault(error.to_string()))?;
+    let mut messages = Vec::new();
+    loop {
+        let reply = tokio::time::timeout(READ_TIMEOUT, replies.next())
+            .await
+            .map_err(|_| fault("no answer in time".to_owned()))?
+            .ok_or_else(|| fault("the connection closed".to_owned()))?;
+        match reply.status.map(|status| status.as_u16()) {
+            // 204: end of the batch. 404: nothing matches.
+            Some(204 | 404) => return Ok(messages),
+            Some(status) => return Err(fault(format!("status {status} {}", reply.description.unwrap_or_default()))),
+            None => messages.push(raw(reply).ok_or_else(|| fault("a message without its sequence".to_owned()))?),
+        }
+    }
+}
+
+fn raw(message: async_nats::Message) -> Option<Raw> {
+    let headers = message.headers?;
+    let subject = headers.get_last(async_nats::header::NATS_SUBJECT)?.to_string();
+    let sequence = headers.get_last(async_nats::header::NATS_SEQUENCE)?.as_str().parse().ok()?;
+    Some(Raw { subject, sequence, headers, payload: message.payload })
+}
+
+/// All messages of `subject` behind `after`, up to and with the one at `until`, which the caller knows to be there.
+pub(crate) async fn range(
+    client: &Client,
+    stream: &str,
+    subject: &str,
+    after: u64,
+    until: u64,
+) -> Result<Vec<Raw>, StoreError> {
+    let deadline = tokio::time::Instant::now() + READ_TIMEOUT;
+    let mut messages: Vec<Raw> = Vec::new();
+    while messages.last().is_none_or(|last| last.sequence < until) {
+        if tokio::time::Instant::now() > deadline {
+            return Err(StoreError::Unavailable(format!("no replica has sequence {until} yet")));
+        }
+        let seq = messages.last().map_or(after, |last| last.sequence) + 1;
+        let found = batch(client, stream, &Query::From { seq, next_by_subj: subject, batch: 64 }).await?;
+        if found.is_empty() {
+            // A replica that is behind; another one, or the same one a moment later, has it.
+            tokio::time::sleep(Duration::from_millis(2)).await;
+        }
+        messages.extend(found);
+    }
+    messages.retain(|message| message.sequence <= until);
+    Ok(messages)
+}

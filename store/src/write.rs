@@ -1,0 +1,189 @@
+//! The only place that publishes to JetStream: one conditional message, and what became of it.
+//!
+//! Invariant: an outcome that is not known is never taken for one that is. A copy that was not answered is sent again with
+//! the same `Nats-Msg-Id`, so that at most one copy takes effect.
+//!
+//! Conditions name literal subjects only: with a wildcard filter an R3 stream lets stale writers in, since writes in flight
+//! are looked up by exact string.
+
+use std::time::Duration;
+
+use async_nats::connection::State;
+use async_nats::{Client, HeaderMap, RequestErrorKind};
+use bytes::Bytes;
+use holdfast_protocol::Revision;
+use serde::Deserialize;
+use tokio::time::Instant;
+
+use crate::StoreError;
+
+/// How long one copy may stay unanswered before the next is sent.
+const COPY_TIMEOUT: Duration = Duration::from_millis(1_500);
+/// How long a write is tried in all.
+const WRITE_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// The server's error codes that matter here (server/errors.json of nats-server).
+const WRONG_LAST_SEQUENCE: u64 = 10071;
+/// Another conditional write is in flight on the subject, or the leader is catching up.
+const WRONG_LAST_SEQUENCE_IN_FLIGHT: u64 = 10164;
+/// A copy with the same id is in flight.
+const DUPLICATE_IN_FLIGHT: u64 = 10158;
+
+/// One conditional message.
+pub(crate) struct Write {
+    pub(crate) subject: String,
+    pub(crate) headers: HeaderMap,
+    pub(crate) payload: Bytes,
+    /// For the error.
+    pub(crate) expected: Revision,
+}
+
+/// What became of a write.
+#[derive(Debug)]
+pub(crate) enum Outcome {
+    /// It is stored at this sequence.
+    Stored(u64),
+    /// The condition does not hold, and no copy took effect.
+    Mismatch,
+    /// The condition does not hold now, and an earlier copy may be why.
+    MismatchAfterUnknown,
+}
+
+#[derive(Deserialize)]
+struct Ack {
+    #[serde(default)]
+    seq: u64,
+    error: Option<AckError>,
+}
+
+#[derive(Deserialize)]
+struct AckError {
+    code: u64,
+    #[serde(default)]
+    err_code: u64,
+    #[serde(default)]
+    description: String,
+}
+
+/// What one copy's answer means.
+enum Answer {
+    Stored(u64),
+    Mismatch,
+    /// This copy had no effect; send it again.
+    Again(String),
+    /// This copy may have had an effect.
+    Unknown(String),
+    /// No copy will ever be taken.
+    Refused(String),
+}
+
+/// Publishes `write`, again and again while that can help.
+pub(crate) async fn publish(client: &Client, write: &Write) -> Result<Outcome, StoreError> {
+    let deadline = Instant::now() + WRITE_TIMEOUT;
+    let mut unknown: Option<String> = None;
+    let mut pause = Duration::from_millis(1);
+    loop {
+        let why = match send(client, write).await {
+            Answer::Stored(sequence) => return Ok(Outcome::Stored(sequence)),
+            Answer::Mismatch if unknown.is_some() => return Ok(Outcome::MismatchAfterUnknown),
+            Answer::Mismatch => return Ok(Outcome::Mismatch),
+            Answer::Refused(why) => return Err(StoreError::Refused(why)),
+            Answer::Unknown(why) => {
+                unknown = Some(why.clone());
+                why
+            }
+            Answer::Again(why) => why,
+        };
+        if Instant::now() + pause >= deadline {
+            return Err(match unknown {
+                Some(why) => StoreError::Unknown(why),
+                None => StoreError::Unavailable(why),
+            });
+        }
+        tokio::time::sleep(pause.mul_f64(rand::random_range(0.5..1.5))).await;
+        pause = (pause * 2).min(Duration::from_millis(100));
+    }
+}
+
+async fn send(client: &Client, write: &Write) -> Answer {
+    // A message that is queued while disconnected would leave later, after its caller has given up.
+    if client.connection_state() != State::Connected {
+        return Answer::Again("not connected to NATS".to_owned());
+    }
+    let request = async_nats::Request::new()
+        .headers(write.headers.clone())
+        .payload(write.payload.clone())
+        .timeout(Some(COPY_TIMEOUT));
+    match client.send_request(write.subject.clone(), request).await {
+        Ok(message) => read_ack(&message.payload),
+        Err(error) => match error.kind() {
+            RequestErrorKind::NoResponders => {
+                Answer::Again("no stream takes the subject, or it has no leader".to_owned())
+            }
+            RequestErrorKind::InvalidSubject | RequestErrorKind::MaxPayloadExceeded => {
+                Answer::Refused(error.to_string())
+            }
+            RequestErrorKind::TimedOut | RequestErrorKind::Other => Answer::Unknown(error.to_string()),
+        },
+    }
+}
+
+fn read_ack(payload: &[u8]) -> Answer {
+    match serde_json::from_slice::<Ack>(payload) {
+        Ok(Ack { error: None, seq }) if seq > 0 => Answer::Stored(seq),
+        Ok(Ack { error: Some(error), .. }) => match (error.err_code, error.code) {
+            (WRONG_LAST_SEQUENCE, _) => Answer::Mismatch,
+            (WRONG_LAST_SEQUENCE_IN_FLIGHT | DUPLICATE_IN_FLIGHT, _) | (_, 503 | 429) => {
+                Answer::Again(error.description)
+            }
+            _ => Answer::Refused(error.description),
+        },
+        Ok(_) => Answer::Unknown("the acknowledgement has no sequence".to_owned()),
+        Err(error) => Answer::Unknown(format!("the acknowledgement does not parse: {error}")),
+    }
+}
+
+impl Write {
+    /// What a mismatch without doubt means to the caller.
+    pub(crate) fn moved(&self) -> StoreError {
+        StoreError::Moved { expected: self.expected }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn answer(error: &str) -> &'static str {
+        match read_ack(error.as_bytes()) {
+            Answer::Stored(_) => "stored",
+            Answer::Mismatch => "mismatch",
+            Answer::Again(_) => "again",
+            Answer::Unknown(_) => "unknown",
+            Answer::Refused(_) => "refused",
+        }
+    }
+
+    #[test]
+    fn each_answer_of_the_server_is_told_apart() {
+        assert_eq!(answer(r#"{"stream":"S","seq":7}"#), "stored");
+        assert_eq!(answer(r#"{"stream":"S","seq":7,"duplicate":true}"#), "stored");
+        assert_eq!(
+            answer(r#"{"error":{"code":400,"err_code":10071,"description":"wrong last sequence: 4"},"seq":0}"#),
+            "mismatch"
+        );
+        assert_eq!(answer(r#"{"error":{"code":400,"err_code":10164,"description":"in flight"},"seq":0}"#), "again");
+        assert_eq!(answer(r#"{"error":{"code":409,"err_code":10158,"description":"duplicate"},"seq":0}"#), "again");
+        assert_eq!(
+            answer(r#"{"error":{"code":503,"err_code":10008,"description":"temporarily unavailable"},"seq":0}"#),
+            "again"
+        );
+        assert_eq!(answer(r#"{"error":{"code":429,"err_code":10167,"description":"too many"},"seq":0}"#), "again");
+        assert_eq!(
+            answer(r#"{"error":{"code":400,"err_code":10054,"description":"message size exceeds maximum"},"seq":0}"#),
+            "refused"
+        );
+        assert_eq!(answer("nonsense"), "unknown");
+        assert_eq!(answer("{}"), "unknown");
+    }
+}
