@@ -1,1 +1,21 @@
-//! See ARCHITECTURE.md.
+//! Hosts session agents: one task and one bounded mailbox per session, a log with group commit, snapshots, passivation.
+//!
+//! Invariant: an agent answers a change only after the storage accepted its frame under the record's revision that the agent
+//! knows. Losing ownership is an event, and ends one agent without touching another.
+//! Deliberately absent: deciding who owns a session. Coordinators do; an agent only gives its own session up.
+
+mod agent;
+mod answered;
+pub mod config;
+pub mod document;
+mod drain;
+mod inbox;
+mod lease;
+mod letter;
+mod log;
+pub mod machine;
+mod supervisor;
+mod worker;
+
+pub use config::{WorkerConfig, Workspace};
+pub use worker::{StartError, Worker};

@@ -1,0 +1,220 @@
+//! One session's agent: its state, and the loop that takes letters, commits and answers.
+//!
+//! Invariant: at most one conditional write is in flight; whatever arrives meanwhile goes into the next frame (group
+//! commit). The state in memory is ahead of the log only between building a frame and its acknowledgement; when that does
+//! not come, the state is built again from the log before anything else is answered.
+
+mod commit;
+mod leave;
+mod record;
+mod recover;
+mod step;
+
+pub(crate) use step::answer_end;
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use holdfast_protocol::frame::SNAPSHOT_EVERY_BYTES;
+use holdfast_protocol::id::{Activation, Boot};
+use holdfast_protocol::internal::Activate;
+use holdfast_protocol::{Error, Limits, Revision, SessionKey, SessionRecord};
+use holdfast_store::{Floor, Store};
+use tokio::sync::mpsc;
+use tokio::time::Instant;
+
+use crate::answered::Answered;
+use crate::config::WorkerConfig;
+use crate::lease::LeaseHealth;
+use crate::letter::{Answer, Call, Letter};
+use crate::log::LogPosition;
+use crate::machine::{Machine, Surroundings};
+
+/// How many letters one frame may answer.
+const BATCH_LETTERS: usize = 256;
+
+/// What all agents of a worker share.
+pub(crate) struct Core {
+    pub(crate) store: Store,
+    pub(crate) floor: Floor,
+    pub(crate) config: WorkerConfig,
+    pub(crate) limits: Arc<Limits>,
+    pub(crate) boot: Boot,
+    pub(crate) health: LeaseHealth,
+    /// What `activity` counts from.
+    pub(crate) epoch: Instant,
+}
+
+impl Core {
+    /// Milliseconds since this worker started.
+    pub(crate) fn now_ms(&self) -> u64 {
+        u64::try_from(self.epoch.elapsed().as_millis()).unwrap_or(u64::MAX)
+    }
+
+    fn surroundings(&self, record: &SessionRecord) -> Surroundings {
+        let workspace = record.workspace.as_ref().and_then(|name| self.config.workspaces.get(name)).cloned();
+        Surroundings { limits: self.limits.clone(), workspace: workspace.map(Arc::new) }
+    }
+}
+
+/// What the supervisor and the agent share.
+pub(crate) type Activity = Arc<AtomicU64>;
+
+/// How an agent begins.
+pub(crate) enum Start {
+    /// A coordinator gave the session to this worker and says so.
+    Given(Box<Activate>),
+    /// A request came for a session that this worker should own.
+    OnDemand,
+}
+
+/// Why an agent ended.
+#[derive(Debug)]
+pub(crate) enum End {
+    /// The session is somebody else's, or nobody's.
+    Moved,
+    /// The session cannot be served: its record or log is broken, or its file cannot be read.
+    Failed(Box<Error>),
+}
+
+/// Whether to go on.
+type Flow = Result<(), End>;
+
+/// The countdown of a lock, on this agent's monotonic clock.
+#[derive(Clone, Copy, Debug)]
+struct LockClock {
+    lock_revision: u64,
+    ttl: Duration,
+    deadline: Instant,
+}
+
+/// Why the state in memory cannot be trusted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Doubt {
+    /// Ops were applied whose frame was not written.
+    Ahead,
+    /// A frame may have landed under this fence, or may land yet.
+    UnknownFrame(Revision),
+}
+
+/// A session in memory.
+pub(crate) struct Agent {
+    core: Arc<Core>,
+    key: SessionKey,
+    activity: Activity,
+    record: SessionRecord,
+    revision: Revision,
+    activation: Activation,
+    machine: Box<dyn Machine>,
+    answered: Answered,
+    /// Number of the last op.
+    ops: u64,
+    log: LogPosition,
+    lock_clock: Option<LockClock>,
+    doubt: Option<Doubt>,
+    /// After a failed attempt to leave: not again before.
+    stay_until: Option<Instant>,
+}
+
+/// Runs the session of `key` until it ends. Letters that are left in `mailbox` then are the caller's to answer.
+pub(crate) async fn run(
+    core: Arc<Core>,
+    key: SessionKey,
+    activity: Activity,
+    mailbox: &mut mpsc::Receiver<Box<Letter>>,
+    start: Start,
+) -> End {
+    // Boxed, because a task is as large as its largest await, and a hundred thousand idle ones are in memory.
+    let mut agent = match Box::pin(Agent::start(core, key, activity, start)).await {
+        Ok(agent) => agent,
+        Err(end) => return end,
+    };
+    loop {
+        let wake = agent.wake_at();
+        let letter = tokio::select! {
+            biased;
+            letter = mailbox.recv() => letter,
+            () = tokio::time::sleep_until(wake) => {
+                if let Err(end) = Box::pin(agent.tick()).await { return end }
+                continue;
+            }
+        };
+        // The supervisor lets go of the mailbox only when the worker ends.
+        let Some(letter) = letter else { return End::Moved };
+        if let Err(end) = Box::pin(agent.turn(letter, mailbox)).await {
+            return end;
+        }
+    }
+}
+
+impl Agent {
+    /// Takes `first` and what else waits, commits it together, answers it.
+    async fn turn(&mut self, first: Box<Letter>, mailbox: &mut mpsc::Receiver<Box<Letter>>) -> Flow {
+        let mut letters = Vec::new();
+        let mut bytes = first.payload.len() as u64;
+        let mut last = None;
+        let mut next = Some(first);
+        while let Some(letter) = next {
+            if letter.call.stands_alone() {
+                last = Some(letter);
+                break;
+            }
+            letters.push(*letter);
+            let full = letters.len() >= BATCH_LETTERS || bytes >= SNAPSHOT_EVERY_BYTES;
+            next = if full { None } else { mailbox.try_recv().ok() };
+            bytes += next.as_ref().map_or(0, |letter| letter.payload.len() as u64);
+        }
+        self.serve(letters).await?;
+        match last {
+            Some(letter) => self.stand_alone(*letter).await,
+            None => Ok(()),
+        }
+    }
+
+    fn touch(&self) {
+        self.activity.store(self.core.now_ms(), Ordering::Relaxed);
+    }
+
+    fn idle_deadline(&self) -> Instant {
+        let since = self.core.epoch + Duration::from_millis(self.activity.load(Ordering::Relaxed));
+        // A clock that cannot count that far means that it never is idle.
+        let idle = since.checked_add(Duration::from_millis(self.record.config.idle_timeout_ms));
+        let idle = idle.unwrap_or_else(|| since + Duration::from_secs(3600 * 24 * 30));
+        self.stay_until.map_or(idle, |stay| idle.max(stay))
+    }
+
+    fn wake_at(&self) -> Instant {
+        match self.lock_clock {
+            // A lease runs, so somebody is at work: the session does not leave before the lock is gone.
+            Some(clock) => clock.deadline,
+            None => self.idle_deadline(),
+        }
+    }
+
+    /// A lease ran out, or the session was idle for long.
+    async fn tick(&mut self) -> Flow {
+        let now = Instant::now();
+        match self.lock_clock {
+            Some(clock) if clock.deadline <= now => self.expire_lock(clock).await,
+            None if self.idle_deadline() <= now => self.leave_idle().await,
+            _ => Ok(()),
+        }
+    }
+}
+
+impl Call {
+    /// Whether it ends the batch before it, because it may end the session.
+    fn stands_alone(&self) -> bool {
+        use holdfast_protocol::subject::Verb;
+        matches!(self, Self::Handover | Self::Passivate(_) | Self::Verb(Verb::SessionClose))
+    }
+}
+
+/// Answers everything in `letters` alike.
+async fn answer_all(letters: Vec<Letter>, answer: impl Fn(&Letter) -> Answer) {
+    for letter in letters {
+        let answer = answer(&letter);
+        letter.reply.send(answer).await;
+    }
+}

@@ -1,0 +1,236 @@
+//! Group commit: the staged changes of a batch as one frame, and what its outcome means for each request.
+
+use std::time::Duration;
+
+use bytes::Bytes;
+use holdfast_protocol::error::Reason;
+use holdfast_protocol::frame::Op;
+use holdfast_protocol::{Error, RequestId, lock};
+use holdfast_store::StoreError;
+use serde_json::value::RawValue;
+use tokio::time::Instant;
+
+use super::record::{Standing, storage_unavailable};
+use super::{Agent, Doubt, Flow};
+use crate::letter::{Answer, Letter, ReplyTo};
+use crate::log::frame;
+use crate::machine::Access;
+
+/// How long a full log waits for the relay before changes are refused.
+const ANNOUNCE_TIMEOUT: Duration = Duration::from_secs(2);
+
+/// A request whose answer waits for the frame.
+pub(super) struct Staged {
+    pub(super) letter: Letter,
+    pub(super) request_id: RequestId,
+    pub(super) access: Access,
+    pub(super) reply: Box<RawValue>,
+    /// Copies of the same request in the same batch.
+    pub(super) copies: Vec<ReplyTo>,
+}
+
+/// What one frame will answer.
+#[derive(Default)]
+pub(super) struct Batch {
+    pub(super) staged: Vec<Staged>,
+    pub(super) ops: Vec<Op>,
+    pub(super) first_revision: u64,
+}
+
+impl Batch {
+    pub(super) fn letters(self) -> Vec<Letter> {
+        self.staged.into_iter().map(|staged| staged.letter).collect()
+    }
+}
+
+/// What became of a batch.
+pub(super) enum Committed {
+    /// Everything is answered.
+    Answered,
+    /// Nothing is: decide these again, on a state that has been built again.
+    Again(Vec<Letter>),
+}
+
+impl Agent {
+    /// Commits `batch` and answers it.
+    pub(super) async fn commit(&mut self, batch: Batch) -> Result<Committed, super::End> {
+        if batch.staged.is_empty() {
+            return Ok(Committed::Answered);
+        }
+        loop {
+            if let Err(error) = self.make_room().await {
+                self.doubt = Some(Doubt::Ahead);
+                refuse(batch, &error).await;
+                return Ok(Committed::Answered);
+            }
+            match self.append_batch(&batch).await {
+                Ok(()) => {
+                    self.answer(batch).await;
+                    return Ok(Committed::Answered);
+                }
+                Err(StoreError::Moved { .. }) => {
+                    match self.refresh().await {
+                        Ok(Standing::Owner) => {}
+                        Ok(Standing::Gone) => {
+                            super::answer_all(batch.letters(), |_| Answer::Moved).await;
+                            return Err(super::End::Moved);
+                        }
+                        Err(error) => {
+                            self.doubt = Some(Doubt::Ahead);
+                            refuse(batch, &storage_unavailable(&error)).await;
+                            return Ok(Committed::Answered);
+                        }
+                    }
+                    // Only the lock changed. Nobody's token lost: the same frame again under the new fence.
+                    if !self.all_may_proceed(&batch) {
+                        self.doubt = Some(Doubt::Ahead);
+                        return Ok(Committed::Again(with_copies(batch)));
+                    }
+                }
+                Err(StoreError::Unknown(_)) => {
+                    self.doubt = Some(Doubt::UnknownFrame(self.revision));
+                    return Ok(Committed::Again(with_copies(batch)));
+                }
+                Err(error) => {
+                    self.doubt = Some(Doubt::Ahead);
+                    refuse(batch, &storage_unavailable(&error)).await;
+                    return Ok(Committed::Answered);
+                }
+            }
+        }
+    }
+
+    fn all_may_proceed(&self, batch: &Batch) -> bool {
+        batch.staged.iter().all(|staged| match &staged.access {
+            Access::Write { token } => lock::may_write(&self.record, self.revision, token.as_deref()).is_ok(),
+            Access::Read | Access::LinearizableRead => true,
+        })
+    }
+
+    /// Waits until the next frame may be appended.
+    async fn make_room(&mut self) -> Result<(), Error> {
+        let deadline = Instant::now() + ANNOUNCE_TIMEOUT;
+        loop {
+            self.log.announced(self.core.floor.get());
+            if !self.log.is_full() || self.log.can_carry() {
+                return Ok(());
+            }
+            if Instant::now() > deadline {
+                let message = format!("session {} must be compacted, and its signals are behind", self.key.id);
+                return Err(Error::new(Reason::SnapshotPending, message).retry_after_ms(Some(500)));
+            }
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    }
+
+    async fn append_batch(&mut self, batch: &Batch) -> Result<(), StoreError> {
+        self.append_ops(batch.ops.clone(), batch.first_revision).await
+    }
+
+    /// Appends ops that are applied already.
+    pub(super) async fn append(&mut self, ops: Vec<Op>) -> Result<(), StoreError> {
+        self.append_ops(ops, 0).await
+    }
+
+    async fn append_ops(&mut self, ops: Vec<Op>, first_revision: u64) -> Result<(), StoreError> {
+        let first_op = self.ops + 1;
+        let count = ops.len() as u64;
+        self.log.announced(self.core.floor.get());
+        let due = self.log.wants_snapshot() && self.log.can_carry();
+        let snapshot = due.then(|| {
+            let mut snapshot = self.snapshot(self.ops + count);
+            snapshot.answered.extend(ops.iter().map(|op| holdfast_protocol::frame::Remembered {
+                request_id: op.request_id.clone(),
+                reply: op.reply.clone(),
+            }));
+            snapshot
+        });
+        let frame = frame(self.activation, first_op, first_revision, ops, snapshot);
+        self.append_frame(&frame).await?;
+        self.ops += count;
+        for op in frame.ops {
+            self.answered.remember(op.request_id, op.reply);
+        }
+        Ok(())
+    }
+
+    async fn answer(&mut self, batch: Batch) {
+        for staged in batch.staged {
+            if matches!(&staged.access, Access::Write { token: Some(_) }) {
+                self.renew_lock_clock();
+            }
+            let reply = Bytes::copy_from_slice(staged.reply.get().as_bytes());
+            for copy in staged.copies {
+                copy.send(Answer::Done(reply.clone())).await;
+            }
+            staged.letter.reply.send(Answer::Done(reply)).await;
+        }
+    }
+
+    /// Serves `letters` until each is answered.
+    pub(super) async fn serve(&mut self, letters: Vec<Letter>) -> Flow {
+        let deadline = Instant::now() + 2 * self.core.config.recover_timeout;
+        let mut letters = letters;
+        while !letters.is_empty() {
+            let settled = match self.settle().await {
+                Ok(settled) => settled,
+                Err(end) => {
+                    super::step::answer_end(letters, &end).await;
+                    return Err(end);
+                }
+            };
+            if let Err(error) = settled {
+                super::answer_all(letters, |letter| refused(&error, &letter.request_id)).await;
+                return Ok(());
+            }
+            let batch = self.decide_all(letters).await?;
+            letters = if self.doubt.is_some() {
+                with_copies(batch)
+            } else {
+                match self.commit(batch).await? {
+                    Committed::Answered => return Ok(()),
+                    Committed::Again(letters) => letters,
+                }
+            };
+            if Instant::now() > deadline {
+                let error = match self.doubt {
+                    Some(Doubt::UnknownFrame(_)) => Error::new(
+                        Reason::AckTimeout,
+                        "the change may or may not be there; ask again with the same request_id",
+                    ),
+                    _ => Error::new(Reason::StorageUnavailable, "the session's record changes too fast")
+                        .retry_after_ms(Some(100)),
+                };
+                super::answer_all(letters, |letter| refused(&error, &letter.request_id)).await;
+                return Ok(());
+            }
+        }
+        Ok(())
+    }
+}
+
+/// The letters of a batch, those of copies included: each is decided again, and a copy finds the first's answer.
+fn with_copies(batch: Batch) -> Vec<Letter> {
+    let mut letters = Vec::with_capacity(batch.staged.len());
+    for staged in batch.staged {
+        let copies: Vec<Letter> =
+            staged.copies.into_iter().map(|reply| staged.letter.copy_for(&staged.request_id, reply)).collect();
+        letters.push(staged.letter);
+        letters.extend(copies);
+    }
+    letters
+}
+
+pub(super) fn refused(error: &Error, request_id: &RequestId) -> Answer {
+    let error = if error.request_id.is_empty() { error.clone().for_request(request_id) } else { error.clone() };
+    Answer::Refused(Box::new(error))
+}
+
+async fn refuse(batch: Batch, error: &Error) {
+    for staged in batch.staged {
+        for copy in staged.copies {
+            copy.send(refused(error, &staged.request_id)).await;
+        }
+        staged.letter.reply.send(refused(error, &staged.request_id)).await;
+    }
+}

@@ -1,0 +1,240 @@
+//! One request after the other: parse, remember, check the lock, decide, stage.
+//!
+//! Invariant: a yes is proven by the frame that carries it; a no about the lock is decided on a fresh read of the record.
+
+use holdfast_protocol::error::Reason;
+use holdfast_protocol::frame::Op;
+use holdfast_protocol::reply::{Renewed, Touched};
+use holdfast_protocol::request::{Empty, Request, ShowToken, parse};
+use holdfast_protocol::subject::Verb;
+use holdfast_protocol::{Error, RequestId, lock};
+use serde::Serialize;
+
+use super::commit::{Batch, Staged, refused};
+use super::{Agent, End, Flow, answer_all};
+use crate::letter::{Answer, Call, Letter};
+use crate::machine::{Access, Ask, Change, Decision};
+
+/// What to do with one letter.
+enum Verdict {
+    /// Answer it now.
+    Now(Answer),
+    /// Answer it when the frame is in the log.
+    Stage { ask: Box<Ask>, request_id: RequestId, decision: Decision },
+    /// It is a copy of the staged request with this place.
+    CopyOf(usize),
+}
+
+impl Agent {
+    /// Decides `letters` in order; applies what they change, and stages it.
+    pub(super) async fn decide_all(&mut self, letters: Vec<Letter>) -> Result<Batch, End> {
+        let mut batch = Batch { first_revision: self.machine.revision(), ..Batch::default() };
+        let mut letters = letters.into_iter();
+        while let Some(letter) = letters.next() {
+            match self.decide(&letter, &batch).await {
+                Ok(Verdict::Now(answer)) => letter.reply.send(answer).await,
+                Ok(Verdict::CopyOf(place)) => batch.staged[place].copies.push(letter.reply),
+                Ok(Verdict::Stage { ask, request_id, decision }) => {
+                    self.stage(&mut batch, letter, *ask, request_id, decision).await
+                }
+                Err(end) => {
+                    let rest = batch.letters().into_iter().chain([letter]).chain(letters).collect();
+                    answer_end(rest, &end).await;
+                    return Err(end);
+                }
+            }
+        }
+        Ok(batch)
+    }
+
+    async fn stage(&mut self, batch: &mut Batch, letter: Letter, ask: Ask, request_id: RequestId, decision: Decision) {
+        let reply = match decision {
+            Decision::Reply(reply) => reply,
+            Decision::Change(Change { change, event, reply }) => {
+                if let Err(error) = self.machine.apply(&change) {
+                    tracing::error!(session = %self.key, %error, "a decided change could not be made");
+                    // `apply` may have stopped half way.
+                    self.doubt = Some(super::Doubt::Ahead);
+                    let error = Error::new(Reason::Bug, "a decided change could not be made");
+                    letter.reply.send(refused(&error, &request_id)).await;
+                    return;
+                }
+                batch.ops.push(Op { request_id: request_id.clone(), event, change, reply: reply.clone() });
+                reply
+            }
+        };
+        batch.staged.push(Staged { letter, request_id, access: ask.access, reply, copies: Vec::new() });
+    }
+
+    async fn decide(&mut self, letter: &Letter, batch: &Batch) -> Result<Verdict, End> {
+        if letter.revision > self.revision {
+            if let Err(error) = self.refresh_or_end().await? {
+                return Ok(Verdict::Now(refused(&error, &letter.request_id)));
+            }
+        }
+        match &letter.call {
+            Call::Hint(hint) => match self.adopt(hint.record.clone(), hint.revision) {
+                super::record::Standing::Owner => {
+                    self.touch();
+                    Ok(Verdict::Now(Answer::Done("{}".into())))
+                }
+                super::record::Standing::Gone => Err(End::Moved),
+            },
+            Call::Activate(given) => self.decide_activate(given).await,
+            Call::Lease => Ok(Verdict::Now(done(&self.lease_view()))),
+            Call::Verb(Verb::SessionTouch) => Ok(Verdict::Now(self.decide_touch(letter))),
+            Call::Verb(Verb::LockRenew) => self.decide_renew(letter).await,
+            Call::Verb(verb) => self.decide_request(*verb, letter, batch).await,
+            // They end a batch before they come here.
+            Call::Handover | Call::Passivate(_) => Ok(Verdict::Now(Answer::Moved)),
+        }
+    }
+
+    async fn decide_activate(&mut self, given: &holdfast_protocol::internal::Activate) -> Result<Verdict, End> {
+        if self.adopt(given.hint.record.clone(), given.hint.revision) == super::record::Standing::Gone {
+            return Err(End::Moved);
+        }
+        self.touch();
+        if given.content.is_some() {
+            self.begin(given.content.as_ref(), given.request_id.clone()).await?;
+        }
+        Ok(Verdict::Now(Answer::Done("{}".into())))
+    }
+
+    fn decide_touch(&self, letter: &Letter) -> Answer {
+        match parse::<Empty>(&letter.payload, &self.core.limits) {
+            Ok(_) => {
+                self.touch();
+                done(&Touched { session_id: self.key.id.clone(), state: self.record.state })
+            }
+            Err(error) => refused(&error, &letter.request_id),
+        }
+    }
+
+    async fn decide_renew(&mut self, letter: &Letter) -> Result<Verdict, End> {
+        let show = match parse::<ShowToken>(&letter.payload, &self.core.limits) {
+            Ok(show) => show,
+            Err(error) => return Ok(Verdict::Now(refused(&error, &letter.request_id))),
+        };
+        let request_id = chosen_id(show.request_id(), letter);
+        // Nothing proves this yes but the record itself.
+        if let Err(error) = self.refresh_or_end().await? {
+            return Ok(Verdict::Now(refused(&error, &request_id)));
+        }
+        let proven =
+            lock::prove(&self.record, self.revision, &show.token).map(|lock| (lock.owner.clone(), lock.revision));
+        Ok(Verdict::Now(match proven {
+            Ok((owner, lock_revision)) => {
+                self.touch();
+                self.renew_lock_clock();
+                let expires_in_ms = self.lease_view().expires_in_ms;
+                done(&Renewed { session_id: self.key.id.clone(), owner, lock_revision, expires_in_ms })
+            }
+            Err(error) => refused(&self.explained(error), &request_id),
+        }))
+    }
+
+    async fn decide_request(&mut self, verb: Verb, letter: &Letter, batch: &Batch) -> Result<Verdict, End> {
+        let ask = match self.machine.parse(verb, &letter.payload) {
+            Ok(ask) => ask,
+            Err(error) => return Ok(Verdict::Now(refused(&error, &letter.request_id))),
+        };
+        self.touch();
+        let request_id = ask.request_id.clone().unwrap_or_else(|| letter.request_id.clone());
+        let no = |error: &Error| Ok(Verdict::Now(refused(error, &request_id)));
+        if let Access::Write { token } = &ask.access {
+            if let Some(reply) = self.answered.get(&request_id) {
+                return Ok(Verdict::Now(Answer::Done(reply.get().to_owned().into())));
+            }
+            if let Some(place) = batch.staged.iter().position(|staged| staged.request_id == request_id) {
+                return Ok(Verdict::CopyOf(place));
+            }
+            if let Err(error) = self.check_lock(token.as_deref()).await? {
+                return no(&error);
+            }
+        }
+        if ask.access == Access::Read && !self.core.health.is_confirmed() {
+            let message = "this worker cannot prove that it still owns the session";
+            return no(&Error::new(Reason::LeaseLost, message).retry_after_ms(Some(1000)));
+        }
+        match self.machine.decide(&ask).await {
+            Ok(Decision::Reply(reply)) if ask.access == Access::Read && batch.ops.is_empty() => {
+                Ok(Verdict::Now(Answer::Done(reply.get().to_owned().into())))
+            }
+            // A read behind changes of its own batch must not be answered before they are committed.
+            Ok(decision) => Ok(Verdict::Stage { ask: Box::new(ask), request_id, decision }),
+            Err(error) => no(&error),
+        }
+    }
+
+    /// Whether a change may be made with `token`; a no is asked of the record itself.
+    pub(super) async fn check_lock(&mut self, token: Option<&str>) -> Result<Result<(), Error>, End> {
+        if lock::may_write(&self.record, self.revision, token).is_ok() {
+            return Ok(Ok(()));
+        }
+        if let Err(error) = self.refresh_or_end().await? {
+            return Ok(Err(error));
+        }
+        let checked = lock::may_write(&self.record, self.revision, token);
+        Ok(checked.map_err(|error| self.explained(error)))
+    }
+
+    /// Completes a conflict with what the clocks say.
+    fn explained(&self, mut error: Error) -> Error {
+        let held_for_ms = self.record.lock.as_ref().and_then(|lock| held_for_ms(&lock.acquired_at));
+        lock::explain(&mut error, held_for_ms, self.lease_view().expires_in_ms);
+        error
+    }
+}
+
+/// How long ago `since` was by this machine's clock. For people: nothing is decided by it.
+fn held_for_ms(since: &str) -> Option<u64> {
+    let since: jiff::Timestamp = since.parse().ok()?;
+    u64::try_from(jiff::Timestamp::now().as_millisecond() - since.as_millisecond()).ok()
+}
+
+pub(super) fn chosen_id(own: Option<&str>, letter: &Letter) -> RequestId {
+    own.and_then(|id| RequestId::parse(id).ok()).unwrap_or_else(|| letter.request_id.clone())
+}
+
+pub(super) fn done<T: Serialize>(reply: &T) -> Answer {
+    match serde_json::to_vec(reply) {
+        Ok(json) => Answer::Done(json.into()),
+        Err(error) => Answer::Refused(Box::new(Error::new(Reason::Bug, error.to_string()))),
+    }
+}
+
+/// Answers what can no longer be served here.
+pub(crate) async fn answer_end(letters: Vec<Letter>, end: &End) {
+    answer_all(letters, |letter| match end {
+        End::Moved => Answer::Moved,
+        End::Failed(error) => refused(error, &letter.request_id),
+    })
+    .await;
+}
+
+impl Agent {
+    /// A letter that may end the session.
+    pub(super) async fn stand_alone(&mut self, letter: Letter) -> Flow {
+        match self.settle().await {
+            Ok(Ok(())) => {}
+            Ok(Err(error)) => {
+                let answer = refused(&error, &letter.request_id);
+                letter.reply.send(answer).await;
+                return Ok(());
+            }
+            Err(end) => {
+                answer_end(vec![letter], &end).await;
+                return Err(end);
+            }
+        }
+        match &letter.call {
+            Call::Handover => self.hand_over(letter).await,
+            Call::Passivate(why) => {
+                let why = why.clone();
+                self.passivate(letter, why).await
+            }
+            _ => self.close(letter).await,
+        }
+    }
+}

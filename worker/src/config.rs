@@ -1,0 +1,60 @@
+//! What a worker is told at its start.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use holdfast_protocol::id::WorkspaceName;
+use holdfast_protocol::subject::Root;
+use holdfast_protocol::{Limits, WorkerName};
+
+use crate::document::DocumentKind;
+use crate::machine::Kind;
+
+/// A folder whose files sessions may be about.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Workspace {
+    /// Its folder.
+    pub dir: PathBuf,
+    /// Whether files in it may be written.
+    pub writable: bool,
+}
+
+/// Settings of one worker.
+#[derive(Clone)]
+pub struct WorkerConfig {
+    /// Its name, unique in the fleet.
+    pub name: WorkerName,
+    /// Subject root.
+    pub root: Root,
+    /// Limits of requests.
+    pub limits: Limits,
+    /// Workspaces that it mounts.
+    pub workspaces: BTreeMap<WorkspaceName, Workspace>,
+    /// Kinds of session that it hosts, by name.
+    pub kinds: BTreeMap<String, Arc<dyn Kind>>,
+    /// How many requests may wait for one session.
+    pub mailbox: usize,
+    /// How many sessions are handed over at once in a drain.
+    pub drain_parallel: usize,
+    /// How long an agent keeps trying to reach the storage before it answers `unavailable`.
+    pub recover_timeout: Duration,
+}
+
+impl WorkerConfig {
+    /// The usual settings, with the built-in kind `document`.
+    pub fn new(name: WorkerName) -> Self {
+        let document: Arc<dyn Kind> = Arc::new(DocumentKind);
+        Self {
+            name,
+            root: Root::default(),
+            limits: Limits::default(),
+            workspaces: BTreeMap::new(),
+            kinds: BTreeMap::from([("document".to_owned(), document)]),
+            mailbox: 256,
+            drain_parallel: 16,
+            recover_timeout: Duration::from_secs(5),
+        }
+    }
+}

@@ -1,0 +1,65 @@
+//! Undo and redo: inverses of what was done, bounded in number and in bytes. Part of the snapshot.
+
+use std::collections::VecDeque;
+
+use serde::{Deserialize, Serialize};
+
+use super::step::Step;
+
+const STEPS_MAX: usize = 100;
+const BYTES_MAX: usize = 1024 * 1024;
+
+/// What can be undone and redone, the latest last.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct History {
+    undo: VecDeque<Step>,
+    redo: VecDeque<Step>,
+}
+
+impl History {
+    pub(super) fn is_empty(&self) -> bool {
+        self.undo.is_empty() && self.redo.is_empty()
+    }
+
+    /// A new change, whose inverse is `inverse`: there is nothing to redo any more.
+    pub(super) fn done(&mut self, inverse: Step) {
+        self.redo.clear();
+        push(&mut self.undo, inverse);
+    }
+
+    /// The last change was taken back; `inverse` makes it again.
+    pub(super) fn undone(&mut self, inverse: Step) {
+        push(&mut self.redo, inverse);
+    }
+
+    /// A change that was taken back was made again.
+    pub(super) fn redone(&mut self, inverse: Step) {
+        push(&mut self.undo, inverse);
+    }
+
+    pub(super) fn last_done(&self) -> Option<&Step> {
+        self.undo.back()
+    }
+
+    pub(super) fn last_undone(&self) -> Option<&Step> {
+        self.redo.back()
+    }
+
+    pub(super) fn take_done(&mut self) -> Option<Step> {
+        self.undo.pop_back()
+    }
+
+    pub(super) fn take_undone(&mut self) -> Option<Step> {
+        self.redo.pop_back()
+    }
+}
+
+fn push(steps: &mut VecDeque<Step>, step: Step) {
+    steps.push_back(step);
+    let mut bytes: usize = steps.iter().map(Step::bytes).sum();
+    while steps.len() > STEPS_MAX || bytes > BYTES_MAX {
+        let Some(dropped) = steps.pop_front() else { return };
+        bytes -= dropped.bytes();
+    }
+}

@@ -1,0 +1,94 @@
+//! Emptying a worker: each session goes to another worker, or out of memory where there is none.
+//!
+//! Invariant: no session is dropped: one that cannot go yet stays and is tried again until the worker is told to end.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use async_nats::Client;
+use futures_util::{StreamExt, stream};
+use holdfast_protocol::reply::WorkerState;
+use holdfast_protocol::subject::{Root, Verb};
+use holdfast_protocol::{RequestId, Revision, SessionKey, WorkerName};
+use holdfast_store::Storage;
+use tokio::sync::oneshot;
+use uuid::Uuid;
+
+use crate::letter::{Answer, Call, Letter, Passivation, ReplyTo};
+use crate::supervisor::Supervisor;
+
+/// What a drain needs.
+pub(crate) struct Drain {
+    pub(crate) client: Client,
+    pub(crate) root: Root,
+    pub(crate) name: WorkerName,
+    pub(crate) supervisor: Arc<Supervisor>,
+    pub(crate) parallel: usize,
+}
+
+impl Drain {
+    /// Hands sessions over until none is left or `goes_on` says no.
+    pub(crate) async fn run(&self, store: &dyn Storage, reason: &str, goes_on: impl Fn() -> bool) {
+        let mut pause = Duration::from_millis(20);
+        while goes_on() {
+            let keys = self.supervisor.keys();
+            if keys.is_empty() {
+                return;
+            }
+            let elsewhere = self.somebody_else_is_ready(store).await;
+            let moves = stream::iter(keys).map(|key| self.send_away(key, reason, elsewhere));
+            let left = moves.buffer_unordered(self.parallel).filter(|gone| std::future::ready(!gone)).count().await;
+            if left > 0 {
+                tokio::time::sleep(pause).await;
+                pause = (pause * 2).min(Duration::from_secs(1));
+            }
+        }
+    }
+
+    async fn somebody_else_is_ready(&self, store: &dyn Storage) -> bool {
+        let leases = store.leases().await.unwrap_or_default();
+        leases.iter().any(|(_, lease)| lease.worker != self.name && lease.state == WorkerState::Ready)
+    }
+
+    /// Whether the session is gone.
+    async fn send_away(&self, key: SessionKey, reason: &str, elsewhere: bool) -> bool {
+        (elsewhere && self.move_away(&key, reason).await) || self.passivate(key, reason).await
+    }
+
+    /// Asks a coordinator, since who owns a session is theirs to decide.
+    async fn move_away(&self, key: &SessionKey, reason: &str) -> bool {
+        let body = serde_json::json!({ "reason": reason, "actor": format!("worker {}", self.name) });
+        let subject = self.root.session_request(Verb::AdminMove, key);
+        match self.client.request(subject, body.to_string().into()).await {
+            Ok(reply) => {
+                let refused = reply
+                    .headers
+                    .is_some_and(|headers| headers.get(async_nats::service::NATS_SERVICE_ERROR_CODE).is_some());
+                !refused
+            }
+            Err(error) => {
+                tracing::debug!(session = %key, %error, "no coordinator moved the session");
+                false
+            }
+        }
+    }
+
+    async fn passivate(&self, key: SessionKey, reason: &str) -> bool {
+        let why = Passivation { actor: None, reason: reason.to_owned(), by_operator: false };
+        ask(&self.supervisor, key, Call::Passivate(why)).await
+    }
+}
+
+/// Gives an agent of this worker a call and waits; whether the session is out of memory now.
+pub(crate) async fn ask(supervisor: &Arc<Supervisor>, key: SessionKey, call: Call) -> bool {
+    let (sender, receiver) = oneshot::channel();
+    let letter = Letter {
+        call,
+        payload: bytes::Bytes::new(),
+        revision: Revision(0),
+        request_id: RequestId::made(Uuid::now_v7()),
+        reply: ReplyTo::Local(sender),
+    };
+    supervisor.deliver(key, letter).await;
+    matches!(receiver.await, Ok(Answer::Done(_) | Answer::Moved))
+}

@@ -1,0 +1,125 @@
+//! One message for one session, and the way back to whoever sent it.
+
+use async_nats::{Client, HeaderMap, Subject};
+use bytes::Bytes;
+use holdfast_protocol::internal::{Activate, Hint, MOVED_HEADER};
+use holdfast_protocol::subject::Verb;
+use holdfast_protocol::{Error, RequestId, Revision};
+use tokio::sync::oneshot;
+
+/// What a session is asked.
+pub(crate) enum Call {
+    /// A request of the contract, unread.
+    Verb(Verb),
+    /// Be there.
+    Activate(Box<Activate>),
+    /// The record changed.
+    Hint(Box<Hint>),
+    /// How do lock and clock stand?
+    Lease,
+    /// Finish, so that another can take over.
+    Handover,
+    /// Leave memory, for this reason.
+    Passivate(Passivation),
+}
+
+/// Why a session leaves memory.
+#[derive(Clone, Debug)]
+pub(crate) struct Passivation {
+    /// Who asked.
+    pub(crate) actor: Option<String>,
+    /// Why.
+    pub(crate) reason: String,
+    /// Whether an operator asked, so that it is announced as reclaimed.
+    pub(crate) by_operator: bool,
+}
+
+/// A message in a session's mailbox.
+pub(crate) struct Letter {
+    pub(crate) call: Call,
+    pub(crate) payload: Bytes,
+    /// The record's revision that the sender knows.
+    pub(crate) revision: Revision,
+    /// The request's id, unless the body has one.
+    pub(crate) request_id: RequestId,
+    pub(crate) reply: ReplyTo,
+}
+
+impl Letter {
+    /// Another copy of this request, which finds the first one's answer by `request_id`.
+    pub(crate) fn copy_for(&self, request_id: &RequestId, reply: ReplyTo) -> Self {
+        let verb = match self.call {
+            Call::Verb(verb) => verb,
+            _ => unreachable!("only requests of the contract are staged"),
+        };
+        Self {
+            call: Call::Verb(verb),
+            payload: self.payload.clone(),
+            revision: self.revision,
+            request_id: request_id.clone(),
+            reply,
+        }
+    }
+}
+
+/// Where an answer goes.
+pub(crate) enum ReplyTo {
+    /// To a NATS inbox.
+    Nats(Client, Subject),
+    /// To a part of this process.
+    Local(oneshot::Sender<Answer>),
+    /// Nowhere: a hint.
+    Nobody,
+}
+
+/// An answer.
+#[derive(Debug)]
+pub(crate) enum Answer {
+    /// The client's reply.
+    Done(Bytes),
+    /// The client's error.
+    Refused(Box<Error>),
+    /// Not here: ask whoever owns the session.
+    Moved,
+}
+
+impl ReplyTo {
+    /// Sends `answer`. That nobody listens any more is nobody's problem: the request's outcome is in the log.
+    pub(crate) async fn send(self, answer: Answer) {
+        match self {
+            Self::Nats(client, subject) => {
+                if let Err(error) = publish(&client, subject, answer).await {
+                    tracing::debug!(%error, "an answer could not be sent");
+                }
+            }
+            Self::Local(sender) => {
+                if sender.send(answer).is_err() {
+                    tracing::debug!("an answer came too late");
+                }
+            }
+            Self::Nobody => {}
+        }
+    }
+}
+
+async fn publish(client: &Client, subject: Subject, answer: Answer) -> Result<(), async_nats::PublishError> {
+    match answer {
+        Answer::Done(payload) => client.publish(subject, payload).await,
+        Answer::Refused(error) => {
+            let mut headers = HeaderMap::new();
+            headers.insert(async_nats::service::NATS_SERVICE_ERROR, one_line(&error.message).as_str());
+            headers.insert(async_nats::service::NATS_SERVICE_ERROR_CODE, error.code.number().to_string().as_str());
+            client.publish_with_headers(subject, headers, error.to_json().into()).await
+        }
+        Answer::Moved => {
+            let mut headers = HeaderMap::new();
+            headers.insert(MOVED_HEADER, "1");
+            client.publish_with_headers(subject, headers, Bytes::new()).await
+        }
+    }
+}
+
+/// A header's value has no line breaks.
+fn one_line(message: &str) -> String {
+    message.chars().map(|char| if char.is_control() { ' ' } else { char }).collect()
+}

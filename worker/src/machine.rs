@@ -1,0 +1,122 @@
+//! What a kind of session is to its agent: a state machine. Implement [`Kind`] and [`Machine`] to host one of your own.
+//!
+//! Invariant: the state after a log is a function of the log alone. `apply` reads no clock, file or random number; what
+//! needs those happens in `decide`, whose result is a change that says all there is to know.
+
+use std::any::Any;
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use holdfast_protocol::document::Content;
+use holdfast_protocol::frame::OpEvent;
+use holdfast_protocol::subject::Verb;
+use holdfast_protocol::{Error, Limits, RequestId, SessionRecord};
+use serde_json::value::RawValue;
+
+use crate::config::Workspace;
+
+/// What a session is in.
+#[derive(Clone)]
+pub struct Surroundings {
+    /// Limits of requests.
+    pub limits: Arc<Limits>,
+    /// The workspace of the session's file, where it has one and this worker mounts it.
+    pub workspace: Option<Arc<Workspace>>,
+}
+
+/// Makes machines.
+pub trait Kind: Send + Sync + 'static {
+    /// A machine in its initial state, before any change, for the session of `record`.
+    fn create(&self, record: &SessionRecord, surroundings: Surroundings) -> Box<dyn Machine>;
+}
+
+/// What a request needs before it is decided.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Access {
+    /// The state as this agent knows it.
+    Read,
+    /// The state, and the proof that this agent owns it.
+    LinearizableRead,
+    /// The lock's token, or a free lock.
+    Write {
+        /// The token shown.
+        token: Option<String>,
+    },
+}
+
+/// A parsed request.
+pub struct Ask {
+    /// What it asks for.
+    pub verb: Verb,
+    /// What it needs.
+    pub access: Access,
+    /// The caller's idempotency key.
+    pub request_id: Option<RequestId>,
+    /// Who asks.
+    pub actor: Option<String>,
+    /// The parsed body, in the machine's own type.
+    pub body: Box<dyn Any + Send + Sync>,
+}
+
+/// What a machine wants to do.
+#[derive(Debug)]
+pub enum Decision {
+    /// Nothing changes.
+    Reply(Box<RawValue>),
+    /// Commit `change`, then answer with `reply`.
+    Change(Change),
+}
+
+/// A change that is decided and not yet committed.
+#[derive(Debug)]
+pub struct Change {
+    /// What `apply` will be told, now and at every replay.
+    pub change: Box<RawValue>,
+    /// What its signal says.
+    pub event: Option<OpEvent>,
+    /// The answer once it is committed.
+    pub reply: Box<RawValue>,
+}
+
+/// The state of one session.
+#[async_trait]
+pub trait Machine: Send + Sync {
+    /// Reads a request's body.
+    ///
+    /// # Errors
+    /// The contract's `invalid_params` and `too_large`.
+    fn parse(&self, verb: Verb, payload: &[u8]) -> Result<Ask, Error>;
+
+    /// Decides a request on the present state, which it does not change. The lock has been checked.
+    ///
+    /// # Errors
+    /// Any refusal of the contract.
+    async fn decide(&self, ask: &Ask) -> Result<Decision, Error>;
+
+    /// What the session begins with: `content` of its opener, or a file. `None`: the initial state.
+    ///
+    /// # Errors
+    /// `filesystem` and `no_workspace`.
+    async fn begin(&self, content: Option<&Content>) -> Result<Option<Change>, Error>;
+
+    /// Makes a change.
+    ///
+    /// # Errors
+    /// `record_invalid` when the change cannot be made, which means that the log is not one of this machine.
+    fn apply(&mut self, change: &RawValue) -> Result<(), Error>;
+
+    /// The whole state.
+    fn snapshot(&self) -> Box<RawValue>;
+
+    /// Takes the state of a snapshot.
+    ///
+    /// # Errors
+    /// `record_invalid` when it is not one of this machine.
+    fn restore(&mut self, state: &RawValue) -> Result<(), Error>;
+
+    /// Counts accepted changes from 0.
+    fn revision(&self) -> u64;
+
+    /// Whether ending the session now would lose something that a file should have.
+    fn has_unsaved_changes(&self) -> bool;
+}

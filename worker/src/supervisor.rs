@@ -1,0 +1,173 @@
+//! Finds or starts the agent of a session, and survives whatever happens to one.
+//!
+//! Invariant: at most one agent per session in this process. An agent that panics takes nobody else down; its session is
+//! built again from its log at the next request.
+
+use std::collections::{HashMap, HashSet};
+use std::panic::AssertUnwindSafe;
+use std::sync::atomic::Ordering;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use futures_util::FutureExt;
+use holdfast_protocol::error::Reason;
+use holdfast_protocol::id::Activation;
+use holdfast_protocol::{Error, Namespace, SessionKey};
+use tokio::sync::mpsc;
+use tokio::sync::mpsc::error::TrySendError;
+use tokio_util::task::TaskTracker;
+
+use crate::agent::{self, Activity, Core, End, Start};
+use crate::letter::{Answer, Call, Letter};
+
+/// A session that is in memory.
+struct Handle {
+    /// Tells this agent from a later one of the same session.
+    serial: u64,
+    mailbox: mpsc::Sender<Box<Letter>>,
+    activity: Activity,
+}
+
+#[derive(Default)]
+struct Agents {
+    by_key: HashMap<SessionKey, Handle>,
+    serial: u64,
+    /// Activations whose agent panicked: what a coordinator said of their empty log may not be true any more.
+    crashed: HashSet<Activation>,
+}
+
+/// All agents of a worker.
+pub(crate) struct Supervisor {
+    core: Arc<Core>,
+    agents: Mutex<Agents>,
+    tasks: TaskTracker,
+}
+
+impl Supervisor {
+    pub(crate) fn new(core: Arc<Core>) -> Arc<Self> {
+        Arc::new(Self { core, agents: Mutex::default(), tasks: TaskTracker::new() })
+    }
+
+    fn agents(&self) -> MutexGuard<'_, Agents> {
+        self.agents.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// How many sessions are in memory.
+    pub(crate) fn len(&self) -> usize {
+        self.agents().by_key.len()
+    }
+
+    /// Keys of all sessions in memory.
+    pub(crate) fn keys(&self) -> Vec<SessionKey> {
+        self.agents().by_key.keys().cloned().collect()
+    }
+
+    /// Keys of the sessions of `namespace` without activity for at least `idle_ms`.
+    pub(crate) fn idle_keys(&self, namespace: &Namespace, idle_ms: u64) -> Vec<SessionKey> {
+        let now_ms = self.core.now_ms();
+        let is_idle = |handle: &Handle| now_ms.saturating_sub(handle.activity.load(Ordering::Relaxed)) >= idle_ms;
+        let agents = self.agents();
+        let found = agents.by_key.iter().filter(|(key, handle)| key.namespace == *namespace && is_idle(handle));
+        found.map(|(key, _)| key.clone()).collect()
+    }
+
+    /// Gives `letter` to the session's agent, which is started if need be. Answers at once what cannot be given.
+    pub(crate) async fn deliver(self: &Arc<Self>, key: SessionKey, letter: Letter) {
+        if let Err((letter, answer)) = self.try_deliver(key, Box::new(letter)) {
+            letter.reply.send(answer).await;
+        }
+    }
+
+    fn try_deliver(self: &Arc<Self>, key: SessionKey, letter: Box<Letter>) -> Result<(), (Box<Letter>, Answer)> {
+        let mut agents = self.agents();
+        let letter = match agents.by_key.get(&key) {
+            Some(handle) => match handle.mailbox.try_send(letter) {
+                Ok(()) => return Ok(()),
+                Err(TrySendError::Full(letter)) => {
+                    let answer = mailbox_full(&key, &letter);
+                    return Err((letter, answer));
+                }
+                // It is about to go; the next one comes right behind it.
+                Err(TrySendError::Closed(letter)) => letter,
+            },
+            None => letter,
+        };
+        let start = match &letter.call {
+            // Nobody is there to be told, or to be asked.
+            Call::Hint(_) | Call::Lease | Call::Handover | Call::Passivate(_) => return Err((letter, Answer::Moved)),
+            Call::Activate(given) => {
+                let mut given = given.clone();
+                let activation = given.hint.record.owner.as_ref().map(|owner| owner.activation);
+                given.created &= activation.is_none_or(|activation| !agents.crashed.contains(&activation));
+                Start::Given(given)
+            }
+            Call::Verb(_) => Start::OnDemand,
+        };
+        agents.serial += 1;
+        let serial = agents.serial;
+        let (mailbox, inbox) = mpsc::channel(self.core.config.mailbox);
+        let activity = Activity::default();
+        activity.store(self.core.now_ms(), Ordering::Relaxed);
+        if mailbox.try_send(letter).is_err() {
+            unreachable!("a new mailbox has room");
+        }
+        agents.by_key.insert(key.clone(), Handle { serial, mailbox, activity: activity.clone() });
+        drop(agents);
+        self.tasks.spawn(host(self.clone(), key, serial, activity, inbox, start));
+        Ok(())
+    }
+
+    fn ended(&self, key: &SessionKey, serial: u64) {
+        let mut agents = self.agents();
+        if agents.by_key.get(key).is_some_and(|handle| handle.serial == serial) {
+            agents.by_key.remove(key);
+        }
+    }
+
+    fn crashed(&self, activation: Option<Activation>) {
+        if let Some(activation) = activation {
+            self.agents().crashed.insert(activation);
+        }
+    }
+
+    /// Lets go of all agents and waits for them. Their records stay as they are.
+    pub(crate) async fn stop(&self) {
+        self.agents().by_key.clear();
+        self.tasks.close();
+        self.tasks.wait().await;
+    }
+}
+
+/// The task of one agent.
+async fn host(
+    supervisor: Arc<Supervisor>,
+    key: SessionKey,
+    serial: u64,
+    activity: Activity,
+    mut inbox: mpsc::Receiver<Box<Letter>>,
+    start: Start,
+) {
+    let activation = match &start {
+        Start::Given(given) => given.hint.record.owner.as_ref().map(|owner| owner.activation),
+        Start::OnDemand => None,
+    };
+    let running = agent::run(supervisor.core.clone(), key.clone(), activity, &mut inbox, start);
+    let end = AssertUnwindSafe(running).catch_unwind().await.unwrap_or_else(|_| {
+        tracing::error!(session = %key, "a session's agent panicked; its session is built again from its log");
+        supervisor.crashed(activation);
+        End::Moved
+    });
+    if let End::Failed(error) = &end {
+        tracing::warn!(session = %key, %error, "a session could not be taken up");
+    }
+    inbox.close();
+    supervisor.ended(&key, serial);
+    while let Some(letter) = inbox.recv().await {
+        agent::answer_end(vec![*letter], &end).await;
+    }
+}
+
+fn mailbox_full(key: &SessionKey, letter: &Letter) -> Answer {
+    let message = format!("too many requests wait for session {}", key.id);
+    let error = Error::new(Reason::MailboxFull, message).retry_after_ms(Some(50)).for_request(&letter.request_id);
+    Answer::Refused(Box::new(error))
+}
