@@ -204,10 +204,10 @@ impl Agent {
 }
 
 impl Call {
-    /// Whether it ends the batch before it, because it may end the session.
+    /// Whether it ends the batch before it, because it may end the session or touch what no storage fences.
     fn stands_alone(&self) -> bool {
         use holdfast_protocol::subject::Verb;
-        matches!(self, Self::Handover | Self::Passivate(_) | Self::Verb(Verb::SessionClose))
+        matches!(self, Self::Handover | Self::Passivate(_) | Self::Verb(Verb::SessionClose | Verb::DocSave))
     }
 }
 

@@ -76,6 +76,17 @@ pub struct Change {
     pub event: Option<OpEvent>,
     /// The answer once it is committed.
     pub reply: Box<RawValue>,
+    /// What a retry of the request gets.
+    pub memory: Memory,
+}
+
+/// What is remembered of an answer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Memory {
+    /// The answer.
+    Answer,
+    /// Only that it was given: it is large, and a retry gets [`Machine::view`] instead.
+    Occurrence,
 }
 
 /// The state of one session.
@@ -113,6 +124,9 @@ pub trait Machine: Send + Sync {
     /// # Errors
     /// `record_invalid` when it is not one of this machine.
     fn restore(&mut self, state: &RawValue) -> Result<(), Error>;
+
+    /// The whole state as a reader sees it.
+    fn view(&self) -> Box<RawValue>;
 
     /// Counts accepted changes from 0.
     fn revision(&self) -> u64;

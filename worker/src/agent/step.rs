@@ -8,12 +8,15 @@ use holdfast_protocol::reply::{Renewed, Touched};
 use holdfast_protocol::request::{Empty, Request, ShowToken, parse};
 use holdfast_protocol::subject::Verb;
 use holdfast_protocol::{Error, RequestId, lock};
+use holdfast_store::StoreError;
 use serde::Serialize;
+use serde_json::value::RawValue;
 
 use super::commit::{Batch, Staged, refused};
+use super::record::storage_unavailable;
 use super::{Agent, End, Flow, answer_all};
 use crate::letter::{Answer, Call, Letter};
-use crate::machine::{Access, Ask, Change, Decision};
+use crate::machine::{Access, Ask, Change, Decision, Memory};
 
 /// What to do with one letter.
 enum Verdict {
@@ -50,7 +53,7 @@ impl Agent {
     async fn stage(&mut self, batch: &mut Batch, letter: Letter, ask: Ask, request_id: RequestId, decision: Decision) {
         let reply = match decision {
             Decision::Reply(reply) => reply,
-            Decision::Change(Change { change, event, reply }) => {
+            Decision::Change(Change { change, event, reply, memory }) => {
                 if let Err(error) = self.machine.apply(&change) {
                     tracing::error!(session = %self.key, %error, "a decided change could not be made");
                     // `apply` may have stopped half way.
@@ -59,7 +62,11 @@ impl Agent {
                     letter.reply.send(refused(&error, &request_id)).await;
                     return;
                 }
-                batch.ops.push(Op { request_id: request_id.clone(), event, change, reply: reply.clone() });
+                let remembered = match memory {
+                    Memory::Answer => reply.clone(),
+                    Memory::Occurrence => RawValue::NULL.to_owned(),
+                };
+                batch.ops.push(Op { request_id: request_id.clone(), event, change, reply: remembered });
                 reply
             }
         };
@@ -144,6 +151,7 @@ impl Agent {
         let no = |error: &Error| Ok(Verdict::Now(refused(error, &request_id)));
         if let Access::Write { token } = &ask.access {
             if let Some(reply) = self.answered.get(&request_id) {
+                let reply = if reply.get() == RawValue::NULL.get() { self.machine.view() } else { reply.to_owned() };
                 return Ok(Verdict::Now(Answer::Done(reply.get().to_owned().into())));
             }
             if let Some(place) = batch.staged.iter().position(|staged| staged.request_id == request_id) {
@@ -230,11 +238,32 @@ impl Agent {
         }
         match &letter.call {
             Call::Handover => self.hand_over(letter).await,
+            Call::Verb(Verb::DocSave) => self.save(letter).await,
             Call::Passivate(why) => {
                 let why = why.clone();
                 self.passivate(letter, why).await
             }
             _ => self.close(letter).await,
         }
+    }
+
+    /// `doc.save`: what it writes no storage can refuse, so the agent first proves that it owns the session.
+    async fn save(&mut self, letter: Letter) -> Flow {
+        let refusal = match self.append(Vec::new()).await {
+            Ok(()) => return self.serve(vec![letter]).await,
+            Err(StoreError::Moved { .. }) => match self.refresh_or_end().await {
+                // Only the lock changed, and it is checked again before the file is touched.
+                Ok(Ok(())) => return self.serve(vec![letter]).await,
+                Ok(Err(error)) => error,
+                Err(end) => {
+                    answer_end(vec![letter], &end).await;
+                    return Err(end);
+                }
+            },
+            Err(error) => storage_unavailable(&error),
+        };
+        let answer = refused(&refusal, &letter.request_id);
+        letter.reply.send(answer).await;
+        Ok(())
     }
 }

@@ -1,7 +1,7 @@
 //! Requests that a document answers.
 
 use holdfast_protocol::error::Reason;
-use holdfast_protocol::request::{Consistency, DocGet, Edit, Request, Undo, parse as parse_body};
+use holdfast_protocol::request::{Consistency, DocGet, Edit, Load, Request, Save, Undo, parse as parse_body};
 use holdfast_protocol::subject::Verb;
 use holdfast_protocol::{Error, Limits, RequestId};
 
@@ -12,6 +12,8 @@ pub(super) enum Body {
     Get,
     Edit(Edit),
     Undo(Undo),
+    Load(Load),
+    Save(Save),
 }
 
 pub(super) fn parse(verb: Verb, payload: &[u8], limits: &Limits) -> Result<Ask, Error> {
@@ -31,6 +33,14 @@ pub(super) fn parse(verb: Verb, payload: &[u8], limits: &Limits) -> Result<Ask, 
         Verb::DocUndo | Verb::DocRedo => {
             let undo: Undo = parse_body(payload, limits)?;
             ask(verb, undo, |undo| (Access::Write { token: undo.token.clone() }, Body::Undo(undo)))
+        }
+        Verb::DocLoad => {
+            let load: Load = parse_body(payload, limits)?;
+            ask(verb, load, |load| (Access::Write { token: load.token.clone() }, Body::Load(load)))
+        }
+        Verb::DocSave => {
+            let save: Save = parse_body(payload, limits)?;
+            ask(verb, save, |save| (Access::Write { token: save.token.clone() }, Body::Save(save)))
         }
         verb => Err(Error::invalid(Reason::BadValue, format!("a document does not answer {verb}"))),
     }

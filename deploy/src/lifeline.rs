@@ -1,0 +1,76 @@
+//! Starts a nats-server that cannot outlive this process, not even when this process is killed
+//! with SIGKILL.
+//!
+//! ```text
+//!  this process ──(write end of a pipe)──▶ sh, waiting for the end of it
+//!       │ parent of                          │ child of
+//!       └───────────────▶ nats-server ◀──────┘
+//! ```
+//!
+//! Only this process has the write end. When it ends, in whatever way, the kernel closes the pipe,
+//! and the shell stops the server. `PR_SET_PDEATHSIG` is not used: it needs unsafe code, exists on Linux
+//! only, and goes off when the *thread* ends that started the server.
+//!
+//! The shell knows the server's process id because it forks off from the very process that becomes the
+//! server. A process id can be used again once its process was waited for; so [`Lifeline::let_go`],
+//! after waiting, sends the shell away before the id can mean somebody else.
+
+use std::fs::File;
+use std::io::{self, Write};
+use std::os::unix::process::CommandExt;
+use std::process::{Child, ChildStdin, Command, Stdio};
+
+/// Given: standard input is the pipe, standard output the log, standard error the file that locks
+/// the data folder. The server gets the lock file as its standard input, which it does not read: so the
+/// folder stays locked for exactly as long as the server runs. A line from the pipe means that the
+/// server is gone already; its end means that our process is.
+const SCRIPT: &str = r#"
+exec 3<&0
+(
+  exec >/dev/null 2>&1
+  read -r _ <&3 && exit
+  kill -TERM $$ && kill -CONT $$
+  waited=0
+  while kill -0 $$ && [ $waited -lt 20 ]; do
+    sleep 0.1
+    waited=$((waited + 1))
+  done
+  kill -KILL $$
+) &
+exec "$@" 3<&- 0<&2 2>&1
+"#;
+
+/// Our end of the pipe. Dropping it ends the server that hangs on it.
+pub(crate) struct Lifeline(ChildStdin);
+
+impl Lifeline {
+    /// To be called as soon as the server was waited for.
+    pub(crate) fn let_go(mut self) {
+        if let Err(error) = self.0.write_all(b"\n") {
+            // The shell is gone too, which is what we want.
+            tracing::debug!(%error, "the shell that watches nats-server is gone");
+        }
+    }
+}
+
+/// Starts `command` so that it ends with this process. It writes to `log` and holds `lock`.
+///
+/// It is in a process group of its own: Ctrl-C in a terminal is for Holdfast, which ends its work
+/// before it stops the server.
+///
+/// # Errors
+/// When there is no `sh`, or no process can be made. A server that cannot be run is seen as one
+/// that ends at once, with the reason in its log.
+pub(crate) fn spawn(command: &Command, log: File, lock: File) -> io::Result<(Child, Lifeline)> {
+    let mut child = Command::new("sh")
+        .args(["-c", SCRIPT, "sh"])
+        .arg(command.get_program())
+        .args(command.get_args())
+        .stdin(Stdio::piped())
+        .stdout(log)
+        .stderr(lock)
+        .process_group(0)
+        .spawn()?;
+    let pipe = child.stdin.take().expect("standard input was asked to be piped");
+    Ok((child, Lifeline(pipe)))
+}

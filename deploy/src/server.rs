@@ -1,0 +1,338 @@
+//! One nats-server on loopback, as a child process: start, stop, and what faults do to it.
+//!
+//! [`Server::start`] returns when the server takes connections. A [`Server`] that is dropped, or
+//! whose process ends, takes its nats-server along.
+
+use std::borrow::Cow;
+use std::fs;
+use std::io;
+use std::net::Ipv4Addr;
+use std::path::PathBuf;
+use std::process::{Child, Command, ExitStatus};
+use std::time::Duration;
+
+use rustix::process::{Pid, Signal, kill_process};
+use tokio::io::AsyncReadExt;
+use tokio::net::TcpStream;
+use tokio::time::Instant;
+
+use crate::NATS_CONF;
+use crate::data::DataFolder;
+use crate::error::StartError;
+use crate::lifeline::{self, Lifeline};
+use crate::port::free_port;
+
+/// A server with a large store reads it before it is ready.
+const READY_DEADLINE: Duration = Duration::from_secs(60);
+
+const POLL: Duration = Duration::from_millis(10);
+
+/// How often another port is tried when the server may have any.
+const PORT_TRIES: usize = 5;
+
+/// How to run one nats-server.
+#[derive(Debug, Clone)]
+pub struct ServerOptions {
+    /// The executable, from [`Finder::find`](crate::Finder::find).
+    pub binary: PathBuf,
+    /// The port on 127.0.0.1, or any free one.
+    pub port: Option<u16>,
+    /// The folder for streams, log and settings; made if it does not exist.
+    pub data: PathBuf,
+    /// The name of the server; in a cluster it must be unique, and stay the same.
+    pub name: String,
+    /// The settings: [`NATS_CONF`], unless a test needs a server that is set up wrongly.
+    pub conf: Cow<'static, str>,
+    /// The cluster this server is part of, if any.
+    pub cluster: Option<ClusterOptions>,
+}
+
+/// The cluster that one server is part of; all of it is on 127.0.0.1.
+#[derive(Debug, Clone)]
+pub struct ClusterOptions {
+    /// The name of the cluster.
+    pub name: String,
+    /// The port that this server listens on for other servers.
+    pub port: u16,
+    /// The `port` of each server of the cluster, this one included.
+    pub routes: Vec<u16>,
+}
+
+impl ServerOptions {
+    /// A server of its own on a free port, with our `nats.conf`.
+    pub fn new(binary: impl Into<PathBuf>, data: impl Into<PathBuf>, name: &str) -> Self {
+        Self {
+            binary: binary.into(),
+            port: None,
+            data: data.into(),
+            name: name.to_owned(),
+            conf: Cow::Borrowed(NATS_CONF),
+            cluster: None,
+        }
+    }
+}
+
+/// A nats-server that we started.
+pub struct Server {
+    options: ServerOptions,
+    port: u16,
+    data: DataFolder,
+    /// Where the current run begins in the log.
+    log_begin: u64,
+    /// There while the process was not waited for: until then its id belongs to nobody else.
+    running: Option<Running>,
+}
+
+struct Running {
+    child: Child,
+    lifeline: Lifeline,
+}
+
+impl Server {
+    /// Starts a server, and waits until it takes connections.
+    ///
+    /// # Errors
+    /// [`StartError`], which says what is in the way. No process is left then.
+    pub async fn start(options: ServerOptions) -> Result<Self, StartError> {
+        if let Some(port) = options.port {
+            return Self::start_on(options, port).await;
+        }
+        let mut tried = 0;
+        loop {
+            let port = free_port().ok_or(StartError::NoFreePort)?;
+            tried += 1;
+            match Self::start_on(options.clone(), port).await {
+                // Somebody took it since we looked.
+                Err(StartError::PortTaken { port: taken }) if taken == port && tried < PORT_TRIES => {}
+                other => return other,
+            }
+        }
+    }
+
+    async fn start_on(options: ServerOptions, port: u16) -> Result<Self, StartError> {
+        let data = DataFolder::create(&options.data)?;
+        let mut server = Self { options, port, data, log_begin: 0, running: None };
+        server.run().await?;
+        Ok(server)
+    }
+
+    /// Starts the server again, on the same port and with the same data. One that runs is killed.
+    ///
+    /// # Errors
+    /// [`StartError`], as with [`Server::start`].
+    pub async fn restart(&mut self) -> Result<(), StartError> {
+        self.kill9().map_err(|e| StartError::io("kill the server of", self.data.path(), e))?;
+        self.run().await
+    }
+
+    async fn run(&mut self) -> Result<(), StartError> {
+        let lock = self.data.lock().await?;
+        let conf = self.data.conf();
+        fs::write(&conf, self.options.conf.as_ref()).map_err(|e| StartError::io("write", &conf, e))?;
+        self.data.forget_ports()?;
+        let (log, begin) = self.data.open_log()?;
+        self.log_begin = begin;
+        let (child, lifeline) =
+            lifeline::spawn(&self.command(), log, lock).map_err(|e| StartError::io("run", &self.options.binary, e))?;
+        self.running = Some(Running { child, lifeline });
+        let ready = self.ready().await;
+        if ready.is_err() {
+            self.end();
+        }
+        ready
+    }
+
+    fn command(&self) -> Command {
+        let mut command = Command::new(&self.options.binary);
+        command.arg("-c").arg(self.data.conf());
+        command.args(["-a", "127.0.0.1", "-p", &self.port.to_string()]);
+        command.args(["-n", &self.options.name]);
+        command.arg("-sd").arg(self.data.path());
+        command.arg("-P").arg(self.data.pid());
+        command.arg("--ports_file_dir").arg(self.data.path());
+        if let Some(cluster) = &self.options.cluster {
+            let route = |port: &u16| format!("nats://127.0.0.1:{port}");
+            let routes: Vec<String> = cluster.routes.iter().map(route).collect();
+            command.args(["--cluster_name", &cluster.name]);
+            command.args(["--cluster", &route(&cluster.port)]);
+            command.args(["--routes", &routes.join(",")]);
+        }
+        command
+    }
+
+    /// Waits for the server's own word that it listens, then for an answer on its port. The port
+    /// alone proves nothing: a stranger may listen there.
+    async fn ready(&mut self) -> Result<(), StartError> {
+        let deadline = Instant::now() + READY_DEADLINE;
+        while Instant::now() < deadline {
+            if let Some(status) = self.exited() {
+                return Err(self.why_ended(status));
+            }
+            let pid = self.pid().unwrap_or_default();
+            if self.data.has_ports(pid) && greets(self.port).await {
+                return Ok(());
+            }
+            tokio::time::sleep(POLL).await;
+        }
+        Err(StartError::NotReady { log: self.data.log(), last_lines: self.log_end() })
+    }
+
+    fn why_ended(&self, status: ExitStatus) -> StartError {
+        let last_lines = self.log_end();
+        match port_in_use(&last_lines) {
+            Some(port) => StartError::PortTaken { port },
+            None => StartError::Ended { status, log: self.data.log(), last_lines },
+        }
+    }
+
+    /// Where to connect to, as in `nats://127.0.0.1:4222`.
+    pub fn url(&self) -> String {
+        format!("nats://127.0.0.1:{}", self.port)
+    }
+
+    /// The port on 127.0.0.1.
+    pub fn port(&self) -> u16 {
+        self.port
+    }
+
+    /// The name of the server.
+    pub fn name(&self) -> &str {
+        &self.options.name
+    }
+
+    /// The process id, while the server runs.
+    pub fn pid(&self) -> Option<u32> {
+        self.running.as_ref().map(|running| running.child.id())
+    }
+
+    /// The log file.
+    pub fn log(&self) -> PathBuf {
+        self.data.log()
+    }
+
+    /// The last lines that the server logged since it was last started.
+    pub fn log_end(&self) -> String {
+        self.data.last_lines(self.log_begin)
+    }
+
+    /// Whether the server has ended since it was last asked; not by [`Server::stop`] or
+    /// [`Server::kill9`], which have waited for it themselves.
+    pub fn exited(&mut self) -> Option<ExitStatus> {
+        let status = match self.running.as_mut()?.child.try_wait() {
+            Ok(status) => status?,
+            Err(error) => {
+                tracing::warn!(%error, "cannot ask for the state of nats-server");
+                return None;
+            }
+        };
+        self.let_go();
+        Some(status)
+    }
+
+    /// Waits until the server has ended by itself. Never returns for one that was stopped.
+    pub async fn wait(&mut self) -> ExitStatus {
+        loop {
+            if let Some(status) = self.exited() {
+                return status;
+            }
+            tokio::time::sleep(POLL * 10).await;
+        }
+    }
+
+    /// Stops the server with SIGTERM, and with SIGKILL if it still runs after `grace`.
+    ///
+    /// # Errors
+    /// When the process cannot be signalled.
+    pub async fn stop(&mut self, grace: Duration) -> io::Result<()> {
+        if self.running.is_none() {
+            return Ok(());
+        }
+        self.signal(Signal::TERM)?;
+        let deadline = Instant::now() + grace;
+        while Instant::now() < deadline {
+            if self.exited().is_some() {
+                return Ok(());
+            }
+            tokio::time::sleep(POLL).await;
+        }
+        self.kill9()
+    }
+
+    /// Kills the server with SIGKILL, as a crash would; nothing happens if it does not run.
+    ///
+    /// # Errors
+    /// When the process cannot be signalled.
+    pub fn kill9(&mut self) -> io::Result<()> {
+        let Some(running) = &mut self.running else {
+            return Ok(());
+        };
+        running.child.kill()?;
+        running.child.wait()?;
+        self.let_go();
+        Ok(())
+    }
+
+    /// Freezes the server with SIGSTOP: its connections stay open and nothing answers.
+    ///
+    /// # Errors
+    /// When the server does not run.
+    pub fn pause(&self) -> io::Result<()> {
+        self.signal(Signal::STOP)
+    }
+
+    /// Thaws a server that was paused.
+    ///
+    /// # Errors
+    /// When the server does not run.
+    pub fn resume(&self) -> io::Result<()> {
+        self.signal(Signal::CONT)
+    }
+
+    fn signal(&self, signal: Signal) -> io::Result<()> {
+        let running = self
+            .running
+            .as_ref()
+            .ok_or_else(|| io::Error::new(io::ErrorKind::NotFound, "this nats-server does not run"))?;
+        kill_process(Pid::from_child(&running.child), signal)?;
+        Ok(())
+    }
+
+    fn end(&mut self) {
+        if let Err(error) = self.kill9() {
+            tracing::warn!(%error, "cannot kill nats-server");
+        }
+    }
+
+    fn let_go(&mut self) {
+        if let Some(running) = self.running.take() {
+            running.lifeline.let_go();
+        }
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        self.end();
+    }
+}
+
+/// Whether a server answers on `port` with the line that every NATS connection begins with.
+async fn greets(port: u16) -> bool {
+    let greeting = async {
+        let mut connection = TcpStream::connect((Ipv4Addr::LOCALHOST, port)).await?;
+        let mut begin = [0; 5];
+        connection.read_exact(&mut begin).await?;
+        io::Result::Ok(begin == *b"INFO ")
+    };
+    let deadline = Duration::from_secs(1);
+    matches!(tokio::time::timeout(deadline, greeting).await, Ok(Ok(true)))
+}
+
+/// The port in `listen tcp 127.0.0.1:4222: bind: address already in use`.
+fn port_in_use(log: &str) -> Option<u16> {
+    let (before, _) = log.split_once(": bind: address already in use")?;
+    before.rsplit_once(':')?.1.parse().ok()
+}
+
+#[cfg(test)]
+mod tests;

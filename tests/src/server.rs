@@ -1,0 +1,176 @@
+//! Gives a test its server: a real nats-server with our `nats.conf`, found as `holdfast up` finds it.
+//!
+//! | a test that | asks for |
+//! |---|---|
+//! | needs any server, and works in a namespace of its own | [`shared`] |
+//! | needs three replicas | [`shared_cluster`] |
+//! | stops, pauses or kills servers, or fills them | [`own`], [`own_cluster`] |
+//!
+//! What is shared is shared by the tests of one process: `cargo test` runs all tests in one, `nextest` each in
+//! its own. Statics are never dropped, so shared servers end by the lifeline that holds every server to
+//! its process (see `deploy`), and shared containers by a like one (`container.rs`).
+
+mod container;
+mod folder;
+#[cfg(test)]
+mod tests;
+
+use std::env;
+use std::io::Write;
+use std::ops::{Deref, DerefMut};
+
+use anyhow::{Context, Result, bail};
+use holdfast_deploy::{Binary, Cluster, Finder, Server, ServerOptions};
+use tokio::sync::OnceCell;
+
+use container::Container;
+use folder::Folder;
+
+/// The environment variable that says where [`shared`] runs its server: `local` or `container`.
+/// Without it, in a container where an engine answers, and else as a local process.
+pub const TEST_SERVER_VARIABLE: &str = "HOLDFAST_TEST_SERVER";
+
+/// How many servers a cluster of the tests has.
+const CLUSTER_SIZE: usize = 3;
+
+/// A server for all tests of this process.
+pub struct Shared {
+    url: String,
+    // One of the two is what keeps the server running.
+    _process: Option<Own>,
+    _container: Option<Container>,
+}
+
+impl Shared {
+    /// Where to connect to, as in `nats://127.0.0.1:4222`.
+    pub fn url(&self) -> &str {
+        &self.url
+    }
+}
+
+/// The server that all tests of this process share. Work in a namespace of your own, and leave it running.
+///
+/// # Errors
+/// When no server can be started.
+pub async fn shared() -> Result<&'static Shared> {
+    static SHARED: OnceCell<Shared> = OnceCell::const_new();
+    SHARED.get_or_try_init(start_shared).await
+}
+
+/// The cluster of three that all tests of this process share; always local processes. Leave it as it is.
+///
+/// # Errors
+/// When it cannot be started.
+pub async fn shared_cluster() -> Result<&'static Cluster> {
+    static SHARED: OnceCell<OwnCluster> = OnceCell::const_new();
+    Ok(&SHARED.get_or_try_init(own_cluster).await?.cluster)
+}
+
+/// A server of the test's own; it ends when dropped, and leaves its log behind if the test failed.
+pub struct Own {
+    // Dropped in this order: a server writes to its folder until it ends.
+    server: Server,
+    _folder: Folder,
+}
+
+/// A cluster of the test's own; it ends when dropped, and leaves its logs behind if the test failed.
+pub struct OwnCluster {
+    cluster: Cluster,
+    _folder: Folder,
+}
+
+/// Starts a server that only this test uses; `change` may ask for something else than the usual.
+///
+/// # Errors
+/// When it cannot be started.
+pub async fn own(change: impl FnOnce(&mut ServerOptions)) -> Result<Own> {
+    let folder = Folder::create("own")?;
+    let mut options = ServerOptions::new(&binary().await?.path, folder.path(), "test");
+    change(&mut options);
+    let server = Server::start(options).await?;
+    Ok(Own { server, _folder: folder })
+}
+
+/// Starts a cluster of three that only this test uses.
+///
+/// # Errors
+/// When it cannot be started.
+pub async fn own_cluster() -> Result<OwnCluster> {
+    let folder = Folder::create("cluster")?;
+    let cluster = Cluster::start(&binary().await?.path, folder.path(), CLUSTER_SIZE).await?;
+    Ok(OwnCluster { cluster, _folder: folder })
+}
+
+/// The nats-server that local servers run.
+///
+/// # Errors
+/// When there is none and none can be installed.
+pub async fn binary() -> Result<&'static Binary> {
+    static FOUND: OnceCell<Binary> = OnceCell::const_new();
+    let find = async || Finder::from_env().find(&say).await;
+    Ok(FOUND.get_or_try_init(find).await?)
+}
+
+async fn start_shared() -> Result<Shared> {
+    let wanted = env::var(TEST_SERVER_VARIABLE).unwrap_or_default();
+    match wanted.as_str() {
+        "local" => start_process().await,
+        "container" => start_container().await,
+        "" if container::engine_answers().await => match start_container().await {
+            Ok(shared) => Ok(shared),
+            Err(error) => {
+                say(&format!("test server: no container ({error:#}), so a local process"));
+                start_process().await
+            }
+        },
+        "" => start_process().await,
+        other => bail!("{TEST_SERVER_VARIABLE} is {other:?}, and can be `local` or `container`"),
+    }
+}
+
+async fn start_process() -> Result<Shared> {
+    let own = own(|_| ()).await?;
+    let Binary { path, version, .. } = binary().await?;
+    say(&format!("test server: nats-server {version} ({}), log {}", path.display(), own.log().display()));
+    Ok(Shared { url: own.url(), _process: Some(own), _container: None })
+}
+
+async fn start_container() -> Result<Shared> {
+    let container = Container::start().await.context("starting nats-server in a container")?;
+    say(&format!("test server: container {} of image {}", container.id(), container::IMAGE));
+    Ok(Shared { url: container.url().to_owned(), _process: None, _container: Some(container) })
+}
+
+/// Tells something once per process, past the capturing of `cargo test`.
+fn say(line: &str) {
+    // Where nobody listens there is nobody to tell.
+    writeln!(std::io::stderr(), "{line}").unwrap_or_default();
+}
+
+impl Deref for Own {
+    type Target = Server;
+
+    fn deref(&self) -> &Server {
+        &self.server
+    }
+}
+
+impl DerefMut for Own {
+    fn deref_mut(&mut self) -> &mut Server {
+        &mut self.server
+    }
+}
+
+impl Deref for OwnCluster {
+    type Target = Cluster;
+
+    fn deref(&self) -> &Cluster {
+        &self.cluster
+    }
+}
+
+impl DerefMut for OwnCluster {
+    fn deref_mut(&mut self) -> &mut Cluster {
+        &mut self.cluster
+    }
+}
