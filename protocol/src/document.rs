@@ -34,7 +34,7 @@ impl Content {
     /// Checks the sizes.
     ///
     /// # Errors
-    /// `too_large`, or `bad_value` for fields that are nested too deeply.
+    /// `body_too_large` or `fields_too_large`.
     pub fn check(&self, limits: &Limits) -> Result<(), Error> {
         if self.body.as_ref().is_some_and(|body| body.len() > limits.body_bytes) {
             return Err(body_too_large(limits));
@@ -52,7 +52,7 @@ pub fn body_too_large(limits: &Limits) -> Error {
 /// Checks size and nesting of fields.
 ///
 /// # Errors
-/// `fields_too_large`, or `bad_value` for fields that are nested too deeply.
+/// `fields_too_large`.
 pub fn check_fields(fields: &Map<String, Value>, limits: &Limits) -> Result<(), Error> {
     let levels = 1 + fields.values().map(levels).max().unwrap_or(0);
     if levels > limits.fields_levels {

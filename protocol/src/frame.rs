@@ -151,11 +151,13 @@ impl Frame {
         if self.ops.is_empty() {
             return Ok(&[]);
         }
-        if self.first_op > seen + 1 {
-            let message = format!("the log of session {} lacks ops {} to {}", key.id, seen + 1, self.first_op - 1);
+        // A stored number may be anything: it must not overflow.
+        let next = seen.saturating_add(1);
+        if self.first_op > next {
+            let message = format!("the log of session {} lacks ops {next} to {}", key.id, self.first_op - 1);
             return Err(Error::new(Reason::RecordInvalid, message).detail("session_id", key.id.as_str()));
         }
-        let known = usize::try_from(seen + 1 - self.first_op).unwrap_or(usize::MAX);
+        let known = usize::try_from(next - self.first_op).unwrap_or(usize::MAX);
         Ok(self.ops.get(known..).unwrap_or(&[]))
     }
 }

@@ -239,7 +239,7 @@ pub fn takeover(
     asked: &Asked<'_>,
 ) -> LockDecision<TakenOver> {
     let previous = record.lock.as_ref().map(|lock| lock.owner.clone());
-    if let Some(grant) = asked.regrant(record) {
+    if let Some(grant) = asked.regrant(record).filter(|grant| grant.owner == request.owner) {
         let previous_owner = record.event.as_ref().and_then(|event| event.previous_owner.clone());
         return LockDecision::Unchanged(TakenOver { grant, previous_owner, reason: request.reason.clone() });
     }

@@ -46,6 +46,7 @@ pub struct Session {
     /// Where it is in its life.
     pub state: State,
     /// Its agent.
+    #[serde(deserialize_with = "tolerant::owner")]
     pub owner: Option<Owner>,
     /// Its lock, while held.
     pub lock: Option<LockView>,
@@ -54,6 +55,7 @@ pub struct Session {
     /// The record's KV revision.
     pub revision: Revision,
     /// Settings.
+    #[serde(deserialize_with = "tolerant::config")]
     pub config: SessionConfig,
     /// When it was created, RFC 3339.
     pub created_at: String,
@@ -76,6 +78,37 @@ impl Session {
             config: record.config.clone(),
             created_at: record.created_at.clone(),
         }
+    }
+}
+
+/// Readers of replies ignore members that they do not know, where the record, which shares these types, refuses them.
+mod tolerant {
+    use serde::{Deserialize, Deserializer};
+
+    use crate::id::{Activation, Boot, WorkerName};
+    use crate::record::{LockMode, OnIdle, Owner, SessionConfig};
+
+    pub(super) fn owner<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Owner>, D::Error> {
+        #[derive(Deserialize)]
+        struct Known {
+            worker: WorkerName,
+            boot: Boot,
+            activation: Activation,
+            since: String,
+        }
+        let known = Option::<Known>::deserialize(deserializer)?;
+        Ok(known.map(|Known { worker, boot, activation, since }| Owner { worker, boot, activation, since }))
+    }
+
+    pub(super) fn config<'de, D: Deserializer<'de>>(deserializer: D) -> Result<SessionConfig, D::Error> {
+        #[derive(Deserialize)]
+        struct Known {
+            idle_timeout_ms: u64,
+            on_idle: OnIdle,
+            lock: LockMode,
+        }
+        let Known { idle_timeout_ms, on_idle, lock } = Known::deserialize(deserializer)?;
+        Ok(SessionConfig { idle_timeout_ms, on_idle, lock })
     }
 }
 

@@ -203,9 +203,6 @@ request!(
     |acquire, limits| {
         text("owner", Some(&acquire.owner), limits)?;
         token_shape("expected_token", acquire.expected_token.as_deref())?;
-        if acquire.rotate == Some(true) && acquire.expected_token.is_none() {
-            return Err(Error::invalid(Reason::MissingField, "rotate needs expected_token"));
-        }
         within("ttl_ms", acquire.ttl_ms, limits.ttl_ms)?;
         within("wait_ms", acquire.wait_ms, (0, limits.wait_ms))
     }

@@ -1,1 +1,7 @@
-//! x
+//! Integration tests over a real nats-server with our nats.conf. One binary, one file per capability.
+
+mod document;
+mod lock;
+mod main_path;
+mod session;
+mod takeover;

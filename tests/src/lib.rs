@@ -3,5 +3,11 @@
 //! A test gets its server from [`server`] and waits for things with [`wait`]. Nothing here knows what is
 //! tested; the tests are in `it/`.
 
+pub mod fleet;
 pub mod server;
 pub mod wait;
+
+/// blake3 of `bytes` in hex, computed here and not by the code under test.
+pub fn blake3_hex(bytes: &[u8]) -> String {
+    blake3::hash(bytes).to_hex().to_string()
+}

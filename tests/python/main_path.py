@@ -1,0 +1,195 @@
+"""The main path with nats-py, a client that is not ours, against the release binary started as a stranger would.
+
+    HOLDFAST_BIN=target/release/holdfast python tests/python/main_path.py
+"""
+
+import asyncio
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+import traceback
+
+import nats
+from nats.js.errors import KeyWrongLastSequenceError
+
+BIN = os.environ.get("HOLDFAST_BIN", "target/release/holdfast")
+
+
+def free_port():
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
+class Holdfast:
+    """`holdfast up` as a child process."""
+
+    def __init__(self, folder):
+        self.port, self.folder = free_port(), folder
+        self.log = open(os.path.join(folder, "up.log"), "w+")
+        self.start()
+
+    def start(self):
+        command = [BIN, "up", "--port", str(self.port), "--data", os.path.join(self.folder, "data")]
+        self.process = subprocess.Popen(command, stdout=self.log, stderr=subprocess.STDOUT)
+
+    def stop(self, how=signal.SIGINT):
+        self.process.send_signal(how)
+        return self.process.wait(timeout=60)
+
+    async def connect(self):
+        deadline = time.monotonic() + 120
+        while True:
+            try:
+                client = await nats.connect(f"nats://127.0.0.1:{self.port}", allow_reconnect=False)
+                await client.request("hf.sys.worker.list", b"{}", timeout=1)
+                return client
+            except Exception as error:  # noqa: BLE001 - whatever it is, it is told at the deadline
+                if time.monotonic() > deadline or self.process.poll() is not None:
+                    self.log.seek(0)
+                    raise SystemExit(f"holdfast up did not come up: {error!r}\n{self.log.read()}")
+                await asyncio.sleep(0.05)
+
+
+class Client:
+    """Requests as any program would make them."""
+
+    def __init__(self, connection):
+        self.nats = connection
+
+    async def raw(self, subject, body):
+        return await self.nats.request(subject, body, timeout=20)
+
+    async def ask(self, verb, session="", **body):
+        subject = f"hf.default.{verb}" + (f".{session}" if session else "")
+        message = await self.raw(subject, json.dumps(body).encode())
+        reply = json.loads(message.data)
+        assert ("error" in reply) == bool((message.headers or {}).get("Nats-Service-Error-Code")), reply
+        return reply
+
+    async def ok(self, verb, session="", **body):
+        reply = await self.ask(verb, session, **body)
+        assert "error" not in reply, reply
+        return reply
+
+    async def refused(self, reason, verb, session="", **body):
+        error = (await self.ask(verb, session, **body))["error"]
+        assert error["reason"] == reason, error
+        return error
+
+
+async def sessions_locks_and_takeover(client):
+    first = await client.ok("session.open", id="s1")
+    assert first["created"] and first["state"] == "active", first
+    grant = await client.ok("lock.acquire", "s1", owner="client-a", ttl_ms=30000)
+    await client.ok("doc.edit", "s1", token=grant["lock_token"], body="hello")
+    refusal = await client.refused("lock_held", "lock.acquire", "s1", owner="client-b")
+    assert refusal["details"]["owner"] == "client-a" and refusal["details"]["expires_in_ms"] > 0, refusal
+    await client.ok("admin.takeover", "s1", owner="ops", reason="stuck")
+    await client.refused("stale_token", "doc.edit", "s1", token=grant["lock_token"], body="late")
+    assert (await client.ok("doc.get", "s1"))["body"] == "hello"
+
+
+async def bad_input_is_answered(client):
+    for body, reason in [
+        (b"{", "bad_json"),
+        (b"\xff\xfe", "bad_json"),
+        (b"[]", "bad_value"),
+        (b"[" * 100000 + b"]" * 100000, "bad_value"),
+        (b'{"id":"a","nope":1}', "unknown_field"),
+        (b'{"id":7}', "bad_value"),
+        (b'{"id":"a b"}', "invalid_session_id"),
+        (b'{"path":"../x"}', "path_escape"),
+    ]:
+        error = json.loads((await client.raw("hf.default.session.open", body)).data)["error"]
+        assert error["reason"] == reason, (body[:40], error)
+    error = json.loads((await client.raw("hf.default.session.frobnicate", b"{}")).data)["error"]
+    assert error["code"] == "invalid_params", error
+
+
+async def break_glass_is_honoured_by_the_next_write(client):
+    heard = []
+
+    async def hear(message):
+        heard.append(message.subject)
+
+    await client.nats.subscribe("hf.default.signal.s2.lock.changed", cb=hear)
+    await client.ok("session.open", id="s2")
+    grant = await client.ok("lock.acquire", "s2", owner="client-a")
+    bucket = await client.nats.jetstream().key_value("sessions")
+    entry = await bucket.get("default.s2")
+    record = json.loads(entry.value)
+    assert grant["lock_token"] not in entry.value.decode(), "a token is stored"
+    record["lock"] = None
+    record["lock_revision"] += 1
+    try:
+        await bucket.update("default.s2", b"{}", last=entry.revision - 1)
+        raise AssertionError("an old revision was taken")
+    except KeyWrongLastSequenceError:
+        pass
+    await bucket.update("default.s2", json.dumps(record).encode(), last=entry.revision)
+    await client.refused("not_locked", "doc.edit", "s2", token=grant["lock_token"], body="late")
+    deadline = time.monotonic() + 10
+    while not heard and time.monotonic() < deadline:
+        await asyncio.sleep(0.01)
+    assert heard, "the hand edit was not announced"
+    keys = await bucket.keys()
+    assert all(key.startswith("default.") for key in keys), keys
+
+
+async def the_micro_service_shows_itself(client):
+    info = json.loads((await client.raw("$SRV.INFO.holdfast", b"")).data)
+    subjects = {endpoint["subject"] for endpoint in info["endpoints"]}
+    assert info["name"] == "holdfast" and "hf.*.lock.acquire.*" in subjects and len(subjects) == 22, info
+    stats = json.loads((await client.raw("$SRV.STATS.holdfast", b"")).data)
+    acquired = next(e for e in stats["endpoints"] if e["subject"] == "hf.*.lock.acquire.*")
+    assert acquired["num_requests"] >= 2 and acquired["num_errors"] >= 1, acquired
+
+
+async def everything_is_there_after_a_restart(holdfast, client, how):
+    await client.ok("session.open", id="kept")
+    grant = await client.ok("lock.acquire", "kept", owner=f"client-{how}")
+    edited = await client.ok("doc.edit", "kept", token=grant["lock_token"], body=f"before {how}")
+    await client.nats.close()
+    code = holdfast.stop(how)
+    assert how == signal.SIGKILL or code == 0, f"up ended with {code}"
+    holdfast.start()
+    client = Client(await holdfast.connect())
+    document = await client.ok("doc.get", "kept")
+    assert document["body"] == f"before {how}" and document["revision"] == edited["revision"], document
+    await client.ok("lock.release", "kept", token=grant["lock_token"])
+    return client
+
+
+async def main():
+    with tempfile.TemporaryDirectory() as folder:
+        holdfast = Holdfast(folder)
+        try:
+            client = Client(await holdfast.connect())
+            for step in [
+                sessions_locks_and_takeover,
+                bad_input_is_answered,
+                break_glass_is_honoured_by_the_next_write,
+                the_micro_service_shows_itself,
+            ]:
+                await step(client)
+                print(f"ok {step.__name__}", flush=True)
+            for how in [signal.SIGTERM, signal.SIGKILL]:
+                client = await everything_is_there_after_a_restart(holdfast, client, how)
+                print(f"ok everything_is_there_after_{how.name}", flush=True)
+            await client.nats.close()
+        except Exception:  # noqa: BLE001 - its log tells more than its trace
+            traceback.print_exc()
+            holdfast.log.seek(0)
+            sys.exit(f"the log of holdfast up:\n{holdfast.log.read()}")
+        finally:
+            if holdfast.process.poll() is None:
+                holdfast.stop()
+
+
+asyncio.run(main())
