@@ -1,2 +1,53 @@
-//! The command `holdfast`.
-fn main() {}
+//! The command `holdfast`: reads the command line, hears signals, and turns what happened into an exit status.
+//!
+//! Invariant: only this file hears SIGINT and SIGTERM. The first one cancels the one token that everything else watches, the
+//! second one ends the process at once.
+//! Deliberately absent: everything that Holdfast does. It is in `coordinator`, `worker` and `client`.
+
+mod admin;
+mod command;
+mod connect;
+mod content;
+mod doc;
+mod exit;
+mod lock;
+mod logs;
+mod output;
+mod serve;
+mod session;
+mod signals;
+mod stop;
+mod table;
+mod up;
+mod worker;
+mod workspace;
+
+use std::process::ExitCode;
+
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+use command::Cli;
+use exit::Failure;
+
+fn main() -> ExitCode {
+    let cli = Cli::read();
+    logs::start(cli.is_daemon());
+    let format = cli.format();
+    let outcome = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
+        Ok(runtime) => runtime.block_on(run(cli)),
+        Err(error) => Err(Failure::Other(anyhow::Error::new(error).context("cannot start the runtime"))),
+    };
+    exit::report(outcome, format)
+}
+
+async fn run(cli: Cli) -> Result<(), Failure> {
+    let (stop, ended) = (CancellationToken::new(), CancellationToken::new());
+    let tracker = TaskTracker::new();
+    tracker.spawn(stop::on_signals(stop.clone(), ended.clone()));
+    let outcome = cli.run(&stop).await;
+    ended.cancel();
+    tracker.close();
+    tracker.wait().await;
+    outcome
+}

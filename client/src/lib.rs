@@ -1,1 +1,46 @@
-//! See ARCHITECTURE.md.
+//! The Rust client of Holdfast: typed requests over the public subjects of the contract, and nothing else.
+//!
+//! Invariant: one logical request has one `request_id`, made once and sent with every retry, so that asking again never does
+//! a thing twice. A refusal is returned at once; what may pass by itself is asked again until a deadline.
+//! Deliberately absent: private subjects, JetStream, and any decision. Whatever this crate does, a program in another
+//! language does with plain NATS request-reply.
+//!
+//! ```no_run
+//! use std::time::Duration;
+//! use holdfast_client::{Acquire, Client, Edit, Open};
+//!
+//! # async fn example() -> Result<(), Box<dyn std::error::Error>> {
+//! let client = Client::new(async_nats::connect("nats://127.0.0.1:4222").await?).acting_as("ann");
+//! let opened = client.open(Open::file("notes/plan.md")).await?;
+//! let session = client.session(opened.session.id);
+//!
+//! let lock = session.lock(Acquire::by("ann").ttl(Duration::from_secs(30)).wait(Duration::from_secs(5))).await?;
+//! session.edit(Edit::body("# Plan\n").token(lock.token())).await?;
+//! lock.release().await?;
+//! # Ok(())
+//! # }
+//! ```
+//!
+//! Every method that asks returns a [`Call`], which is sent when it is awaited and can be given a `request_id`, an actor or a
+//! deadline of its own before that.
+
+pub mod admin;
+mod client;
+pub mod document;
+mod error;
+pub mod lock;
+mod request;
+mod retry;
+pub mod session;
+pub mod signals;
+
+pub use client::{Client, SessionClient};
+pub use document::Edit;
+pub use error::Error;
+pub use lock::{Acquire, HeldLock, Token};
+pub use request::{Ask, Call};
+pub use session::Open;
+pub use signals::{Event, Follower};
+
+/// The words of the contract: ids, replies, errors and signals.
+pub use holdfast_protocol as protocol;

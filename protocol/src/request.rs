@@ -402,7 +402,12 @@ pub fn peek_request_id(payload: &[u8]) -> Option<String> {
 /// serde_json tells kinds of data errors apart only in its messages; a test pins them.
 fn refusal(error: &serde_json::Error) -> Error {
     let message = error.to_string();
-    let quoted = || message.split('`').nth(1).unwrap_or_default().to_owned();
+    // A caller's own name may have backticks in it; what follows it has words of ours.
+    let quoted = || {
+        let name = message.split_once('`').map_or("", |(_, rest)| rest);
+        let end = name.rfind("`, expected ").or_else(|| name.find('`'));
+        end.map_or(name, |end| &name[..end]).to_owned()
+    };
     if !error.is_data() {
         Error::invalid(Reason::BadJson, format!("the request is not JSON: {message}"))
     } else if message.starts_with("unknown field") {

@@ -5,6 +5,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use async_trait::async_trait;
 use bytes::Bytes;
@@ -13,7 +14,7 @@ use holdfast_protocol::{Namespace, Revision, SessionKey, WorkerName};
 
 use crate::{Rollup, Storage, StoreError, Stored, StoredFrame, WriteId};
 
-/// How often which fault comes, in parts of 1,000 writes.
+/// How often which fault comes, in parts of 1,000 calls.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Faults {
     /// Seed of the choice.
@@ -24,6 +25,14 @@ pub struct Faults {
     pub lost_ack: u64,
     /// The write is lost, and nobody says so.
     pub lost_write: u64,
+    /// The write's outcome is unknown, and it is tried some calls later, after its caller has given up.
+    pub late: u64,
+    /// A record or a log cannot be read.
+    pub unreadable: u64,
+    /// The longest that a call is under way before it takes effect, and again before it is answered, milliseconds.
+    pub delay_ms: u64,
+    /// Frames of more bytes are refused, as by a server with a small `max_payload`; 0: none is.
+    pub frame_bytes_max: usize,
 }
 
 /// An accepted write.
@@ -41,18 +50,37 @@ pub enum Accepted {
         sequence: u64,
         /// The frame.
         value: Bytes,
+        /// Whether it replaced those before it.
+        rollup: Rollup,
     },
 }
 
 #[derive(Default)]
 struct Inner {
+    faults: Faults,
     sequence: u64,
     records: BTreeMap<SessionKey, Vec<Stored>>,
     logs: BTreeMap<SessionKey, Vec<StoredFrame>>,
     leases: BTreeMap<WorkerName, (Revision, WorkerLease)>,
     accepted: Vec<Accepted>,
     written: BTreeMap<WriteId, u64>,
+    late: Vec<Write>,
     random: u64,
+}
+
+/// One conditional write.
+struct Write {
+    key: SessionKey,
+    expected: Revision,
+    id: WriteId,
+    value: Bytes,
+    what: What,
+}
+
+#[derive(Clone, Copy)]
+enum What {
+    Record,
+    Frame(Rollup),
 }
 
 /// What becomes of one write.
@@ -62,6 +90,7 @@ enum Fate {
     Unavailable,
     LostAck,
     LostWrite,
+    Late,
 }
 
 impl Inner {
@@ -74,22 +103,84 @@ impl Inner {
         self.records.get(key).and_then(|revisions| revisions.last()).map_or(Revision(0), |stored| stored.revision)
     }
 
-    /// splitmix64
-    fn draw(&mut self, faults: Faults) -> Fate {
+    /// A number below `bound` (splitmix64).
+    fn roll(&mut self, bound: u64) -> u64 {
         self.random = self.random.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mut z = self.random ^ faults.seed.wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        let mut z = self.random ^ self.faults.seed.wrapping_mul(0xbf58_476d_1ce4_e5b9);
         z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
         z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        let roll = (z ^ (z >> 31)) % 1000;
-        if roll < faults.unavailable {
-            Fate::Unavailable
-        } else if roll < faults.unavailable + faults.lost_ack {
-            Fate::LostAck
-        } else if roll < faults.unavailable + faults.lost_ack + faults.lost_write {
-            Fate::LostWrite
-        } else {
-            Fate::Fine
+        (z ^ (z >> 31)) % bound
+    }
+
+    fn draw(&mut self) -> Fate {
+        let Faults { unavailable, lost_ack, lost_write, late, .. } = self.faults;
+        let mut roll = self.roll(1000);
+        for (share, fate) in [
+            (unavailable, Fate::Unavailable),
+            (lost_ack, Fate::LostAck),
+            (lost_write, Fate::LostWrite),
+            (late, Fate::Late),
+        ] {
+            if roll < share {
+                return fate;
+            }
+            roll -= share;
         }
+        Fate::Fine
+    }
+
+    /// Some of the writes that are late arrive now.
+    fn arrive(&mut self) {
+        for write in std::mem::take(&mut self.late) {
+            if self.roll(4) > 0 {
+                self.late.push(write);
+            } else {
+                // Nobody waits for the answer any more.
+                self.apply(write).ok();
+            }
+        }
+    }
+
+    fn apply(&mut self, write: Write) -> Result<u64, StoreError> {
+        let Write { key, expected, id, value, what } = write;
+        if let Some(sequence) = self.written.get(&id) {
+            return Ok(*sequence);
+        }
+        if self.revision(&key) != expected {
+            return Err(StoreError::Moved { expected });
+        }
+        let sequence = self.next();
+        self.written.insert(id.clone(), sequence);
+        match what {
+            What::Record => {
+                self.put(Stored { key, revision: Revision(sequence), value: Some(value), write_id: Some(id) });
+            }
+            What::Frame(rollup) => {
+                self.accepted.push(Accepted::Frame {
+                    key: key.clone(),
+                    fence: expected,
+                    sequence,
+                    value: value.clone(),
+                    rollup,
+                });
+                let log = self.logs.entry(key).or_default();
+                if rollup == Rollup::Replace {
+                    log.clear();
+                }
+                log.push(StoredFrame { sequence, value });
+                let surplus = log.len().saturating_sub(64);
+                log.drain(..surplus);
+            }
+        }
+        Ok(sequence)
+    }
+
+    fn put(&mut self, stored: Stored) {
+        self.accepted.push(Accepted::Record(stored.clone()));
+        let revisions = self.records.entry(stored.key.clone()).or_default();
+        revisions.push(stored);
+        let surplus = revisions.len().saturating_sub(64);
+        revisions.drain(..surplus);
     }
 }
 
@@ -97,17 +188,21 @@ impl Inner {
 #[derive(Default)]
 pub struct Memory {
     inner: Mutex<Inner>,
-    faults: Faults,
 }
 
 impl Memory {
     /// A store with `faults`.
     pub fn new(faults: Faults) -> Self {
-        Self { inner: Mutex::default(), faults }
+        Self { inner: Mutex::new(Inner { faults, ..Inner::default() }) }
     }
 
     fn inner(&self) -> MutexGuard<'_, Inner> {
         self.inner.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// From now on, `faults`.
+    pub fn set_faults(&self, faults: Faults) {
+        self.inner().faults = faults;
     }
 
     /// Every accepted write, in commit order.
@@ -115,49 +210,79 @@ impl Memory {
         self.inner().accepted.clone()
     }
 
+    /// The sequence of the last accepted write.
+    pub fn last_sequence(&self) -> u64 {
+        self.inner().sequence
+    }
+
     /// Writes a record as a KV client would: without a write id, and without faults.
     pub fn edit_by_hand(&self, key: &SessionKey, value: Option<Bytes>) -> Revision {
         let mut inner = self.inner();
         let revision = Revision(inner.next());
-        put(&mut inner, Stored { key: key.clone(), revision, value, write_id: None });
+        inner.put(Stored { key: key.clone(), revision, value, write_id: None });
         revision
     }
 
-    /// How many messages a log has.
-    pub fn log_len(&self, key: &SessionKey) -> usize {
-        self.inner().logs.get(key).map_or(0, Vec::len)
+    /// A log as it is this very moment, without faults.
+    pub fn log_now(&self, key: &SessionKey) -> Vec<StoredFrame> {
+        self.inner().logs.get(key).cloned().unwrap_or_default()
     }
 
-    fn write(
-        &self,
-        id: &WriteId,
-        apply: impl FnOnce(&mut Inner) -> Result<u64, StoreError>,
-    ) -> Result<u64, StoreError> {
-        let mut inner = self.inner();
-        let fate = inner.draw(self.faults);
-        match fate {
-            Fate::Unavailable => return Err(StoreError::Unavailable("simulated".to_owned())),
-            Fate::LostWrite => return Err(StoreError::Unknown("simulated: lost write".to_owned())),
-            Fate::Fine | Fate::LostAck => {}
-        }
-        let sequence = match inner.written.get(id) {
-            Some(sequence) => *sequence,
-            None => apply(&mut inner)?,
+    async fn delay(&self) {
+        let delay_ms = {
+            let mut inner = self.inner();
+            let bound = inner.faults.delay_ms;
+            if bound == 0 { 0 } else { inner.roll(bound + 1) }
         };
-        inner.written.insert(id.clone(), sequence);
-        if fate == Fate::LostAck {
-            return Err(StoreError::Unknown("simulated: lost acknowledgement".to_owned()));
+        if delay_ms > 0 {
+            tokio::time::sleep(Duration::from_millis(delay_ms)).await;
         }
-        Ok(sequence)
     }
-}
 
-fn put(inner: &mut Inner, stored: Stored) {
-    inner.accepted.push(Accepted::Record(stored.clone()));
-    let revisions = inner.records.entry(stored.key.clone()).or_default();
-    revisions.push(stored);
-    let surplus = revisions.len().saturating_sub(64);
-    revisions.drain(..surplus);
+    async fn write(&self, write: Write) -> Result<u64, StoreError> {
+        self.delay().await;
+        let written = self.try_write(write);
+        self.delay().await;
+        written
+    }
+
+    fn try_write(&self, write: Write) -> Result<u64, StoreError> {
+        let mut inner = self.inner();
+        inner.arrive();
+        let bytes_max = inner.faults.frame_bytes_max;
+        if matches!(write.what, What::Frame(_)) && bytes_max > 0 && write.value.len() > bytes_max {
+            return Err(StoreError::Refused("simulated: maximum payload exceeded".to_owned()));
+        }
+        match inner.draw() {
+            Fate::Unavailable => Err(StoreError::Unavailable("simulated".to_owned())),
+            Fate::LostWrite => Err(StoreError::Unknown("simulated: lost write".to_owned())),
+            Fate::Late => {
+                inner.late.push(write);
+                Err(StoreError::Unknown("simulated: late write".to_owned()))
+            }
+            Fate::LostAck => {
+                inner.apply(write)?;
+                Err(StoreError::Unknown("simulated: lost acknowledgement".to_owned()))
+            }
+            Fate::Fine => inner.apply(write),
+        }
+    }
+
+    async fn look<T>(&self, look: impl FnOnce(&Inner) -> T) -> Result<T, StoreError> {
+        self.delay().await;
+        let seen = {
+            let mut inner = self.inner();
+            inner.arrive();
+            let unreadable = inner.faults.unreadable;
+            if inner.roll(1000) < unreadable {
+                Err(StoreError::Unavailable("simulated: not readable".to_owned()))
+            } else {
+                Ok(look(&inner))
+            }
+        };
+        self.delay().await;
+        seen
+    }
 }
 
 #[async_trait]
@@ -167,7 +292,7 @@ impl Storage for Memory {
     }
 
     async fn read(&self, key: &SessionKey) -> Result<Option<Stored>, StoreError> {
-        Ok(self.inner().records.get(key).and_then(|revisions| revisions.last()).cloned())
+        self.look(|inner| inner.records.get(key).and_then(|revisions| revisions.last()).cloned()).await
     }
 
     async fn commit(
@@ -177,21 +302,7 @@ impl Storage for Memory {
         record: Bytes,
         id: WriteId,
     ) -> Result<Revision, StoreError> {
-        let sequence = self.write(&id, |inner| {
-            if inner.revision(key) != expected {
-                return Err(StoreError::Moved { expected });
-            }
-            let sequence = inner.next();
-            let stored = Stored {
-                key: key.clone(),
-                revision: Revision(sequence),
-                value: Some(record),
-                write_id: Some(id.clone()),
-            };
-            put(inner, stored);
-            Ok(sequence)
-        })?;
-        Ok(Revision(sequence))
+        self.write(Write { key: key.clone(), expected, id, value: record, what: What::Record }).await.map(Revision)
     }
 
     async fn append(
@@ -202,27 +313,15 @@ impl Storage for Memory {
         rollup: Rollup,
         id: WriteId,
     ) -> Result<u64, StoreError> {
-        self.write(&id, |inner| {
-            if inner.revision(key) != fence {
-                return Err(StoreError::Moved { expected: fence });
-            }
-            let sequence = inner.next();
-            inner.accepted.push(Accepted::Frame { key: key.clone(), fence, sequence, value: frame.clone() });
-            let log = inner.logs.entry(key.clone()).or_default();
-            if rollup == Rollup::Replace {
-                log.clear();
-            }
-            log.push(StoredFrame { sequence, value: frame });
-            let surplus = log.len().saturating_sub(64);
-            log.drain(..surplus);
-            Ok(sequence)
-        })
+        self.write(Write { key: key.clone(), expected: fence, id, value: frame, what: What::Frame(rollup) }).await
     }
 
     async fn read_log(&self, key: &SessionKey, after: u64, until: u64) -> Result<Vec<StoredFrame>, StoreError> {
-        let inner = self.inner();
-        let frames = inner.logs.get(key).map(Vec::as_slice).unwrap_or_default();
-        Ok(frames.iter().filter(|frame| frame.sequence > after && frame.sequence <= until).cloned().collect())
+        self.look(|inner| {
+            let frames = inner.logs.get(key).map(Vec::as_slice).unwrap_or_default();
+            frames.iter().filter(|frame| frame.sequence > after && frame.sequence <= until).cloned().collect()
+        })
+        .await
     }
 
     async fn history(&self, key: &SessionKey) -> Result<Vec<Stored>, StoreError> {

@@ -8,14 +8,18 @@ mod commit;
 mod leave;
 mod record;
 mod recover;
+#[cfg(test)]
+mod simulation;
 mod step;
 
 pub(crate) use step::answer_end;
 
+use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
+use futures_util::FutureExt;
 use holdfast_protocol::frame::SNAPSHOT_EVERY_BYTES;
 use holdfast_protocol::id::{Activation, Boot};
 use holdfast_protocol::internal::Activate;
@@ -30,6 +34,7 @@ use crate::lease::LeaseHealth;
 use crate::letter::{Answer, Call, Letter};
 use crate::log::LogPosition;
 use crate::machine::{Machine, Surroundings};
+use recover::Barrier;
 
 /// How many letters one frame may answer.
 const BATCH_LETTERS: usize = 256;
@@ -76,6 +81,8 @@ pub(crate) enum End {
     Moved,
     /// The session cannot be served: its record or log is broken, or its file cannot be read.
     Failed(Box<Error>),
+    /// The session's machine panicked; the next request builds the session again from its log.
+    Panicked,
 }
 
 /// Whether to go on.
@@ -98,6 +105,13 @@ enum Doubt {
     UnknownFrame(Revision),
 }
 
+/// What an agent leaves to the next one of its session in this process, which may have the same fence.
+#[derive(Default)]
+pub(crate) struct Legacy {
+    doubt: Option<Doubt>,
+    barrier: Option<Box<Barrier>>,
+}
+
 /// A session in memory.
 pub(crate) struct Agent {
     core: Arc<Core>,
@@ -113,42 +127,76 @@ pub(crate) struct Agent {
     log: LogPosition,
     lock_clock: Option<LockClock>,
     doubt: Option<Doubt>,
+    barrier: Option<Box<Barrier>>,
     /// After a failed attempt to leave: not again before.
     stay_until: Option<Instant>,
 }
 
-/// Runs the session of `key` until it ends. Letters that are left in `mailbox` then are the caller's to answer.
+/// Runs the session of `key` until it ends. Letters that are left in `mailbox` then are the caller's to answer; `legacy` is
+/// what an earlier agent left, and what this one leaves.
 pub(crate) async fn run(
     core: Arc<Core>,
     key: SessionKey,
     activity: Activity,
     mailbox: &mut mpsc::Receiver<Box<Letter>>,
     start: Start,
+    legacy: &mut Legacy,
 ) -> End {
-    // Boxed, because a task is as large as its largest await, and a hundred thousand idle ones are in memory.
-    let mut agent = match Box::pin(Agent::start(core, key, activity, start)).await {
+    let made = match Box::pin(start.hint(&core, &key)).await {
+        Ok(hint) => Agent::new(core, key, activity, hint),
+        Err(end) => return end,
+    };
+    let mut agent = match made {
         Ok(agent) => agent,
         Err(end) => return end,
     };
-    loop {
-        let wake = agent.wake_at();
-        let letter = tokio::select! {
-            biased;
-            letter = mailbox.recv() => letter,
-            () = tokio::time::sleep_until(wake) => {
-                if let Err(end) = Box::pin(agent.tick()).await { return end }
-                continue;
-            }
-        };
-        // The supervisor lets go of the mailbox only when the worker ends.
-        let Some(letter) = letter else { return End::Moved };
-        if let Err(end) = Box::pin(agent.turn(letter, mailbox)).await {
-            return end;
-        }
+    (agent.doubt, agent.barrier) = (legacy.doubt.take(), legacy.barrier.take());
+    let end = agent.live(mailbox, start).await;
+    *legacy = Legacy { doubt: agent.doubt, barrier: agent.barrier };
+    end
+}
+
+/// Boxed, because a task is as large as its largest await, and a hundred thousand idle ones are in memory.
+async fn guarded(work: impl Future<Output = Flow>) -> Flow {
+    AssertUnwindSafe(Box::pin(work)).catch_unwind().await.unwrap_or(Err(End::Panicked))
+}
+
+impl Legacy {
+    /// Whether an agent that ended so has anything to leave.
+    pub(crate) fn matters(&self, end: &End) -> bool {
+        matches!(end, End::Failed(_) | End::Panicked) || matches!(self.doubt, Some(Doubt::UnknownFrame(_)))
     }
 }
 
 impl Agent {
+    async fn live(&mut self, mailbox: &mut mpsc::Receiver<Box<Letter>>, start: Start) -> End {
+        if let Err(end) = guarded(self.take_up(start)).await {
+            return end;
+        }
+        loop {
+            let wake = self.wake_at();
+            let letter = tokio::select! {
+                biased;
+                letter = mailbox.recv() => letter,
+                () = tokio::time::sleep_until(wake) => {
+                    if let Err(end) = guarded(self.tick()).await { return end }
+                    continue;
+                }
+            };
+            // The supervisor lets go of the mailbox only when the worker ends.
+            let Some(letter) = letter else { return End::Moved };
+            if let Err(end) = guarded(self.turn(letter, mailbox)).await {
+                return end;
+            }
+            // What waited had its chance to renew the lock. A mailbox that is never empty must not keep it alive.
+            if self.lock_clock.is_some_and(|clock| clock.deadline <= Instant::now())
+                && let Err(end) = guarded(self.tick()).await
+            {
+                return end;
+            }
+        }
+    }
+
     /// Takes `first` and what else waits, commits it together, answers it.
     async fn turn(&mut self, first: Box<Letter>, mailbox: &mut mpsc::Receiver<Box<Letter>>) -> Flow {
         let mut letters = Vec::new();
@@ -204,10 +252,13 @@ impl Agent {
 }
 
 impl Call {
-    /// Whether it ends the batch before it, because it may end the session or touch what no storage fences.
+    /// Whether it ends the batch before it, because it may begin or end the session, or touch what no storage fences.
     fn stands_alone(&self) -> bool {
         use holdfast_protocol::subject::Verb;
-        matches!(self, Self::Handover | Self::Passivate(_) | Self::Verb(Verb::SessionClose | Verb::DocSave))
+        matches!(
+            self,
+            Self::Activate(_) | Self::Handover | Self::Passivate(_) | Self::Verb(Verb::SessionClose | Verb::DocSave)
+        )
     }
 }
 

@@ -25,7 +25,7 @@ impl LeaseHealth {
         Self { epoch, confirmed_ms: Arc::default() }
     }
 
-    fn confirm(&self, sent: Instant) {
+    pub(crate) fn confirm(&self, sent: Instant) {
         let ms = sent.saturating_duration_since(self.epoch).as_millis();
         self.confirmed_ms.store(u64::try_from(ms).unwrap_or(u64::MAX), Ordering::Relaxed);
     }

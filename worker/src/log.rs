@@ -28,11 +28,6 @@ pub(crate) struct LogPosition {
 }
 
 impl LogPosition {
-    /// An empty log that has frames of an earlier session before it: the first frame must replace them.
-    pub(crate) fn over_old_frames() -> Self {
-        Self { frames: SNAPSHOT_EVERY, ..Self::default() }
-    }
-
     /// Whether a snapshot is due.
     pub(crate) fn wants_snapshot(&self) -> bool {
         self.frames >= SNAPSHOT_EVERY || self.bytes >= SNAPSHOT_EVERY_BYTES
@@ -50,7 +45,11 @@ impl LogPosition {
 
     /// Whether a snapshot can take all unannounced events along.
     pub(crate) fn can_carry(&self) -> bool {
-        let bytes = |unannounced: &Unannounced| 160 + unannounced.event.request_id.as_str().len();
+        let text = |text: &Option<String>| text.as_ref().map_or(0, String::len);
+        let bytes = |unannounced: &Unannounced| {
+            let CarriedEvent { request_id, event, .. } = &unannounced.event;
+            200 + request_id.as_str().len() + text(&event.actor) + text(&event.path)
+        };
         self.unannounced.iter().map(bytes).sum::<usize>() <= CARRIED_BYTES_MAX
     }
 

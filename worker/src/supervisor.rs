@@ -3,20 +3,19 @@
 //! Invariant: at most one agent per session in this process. An agent that panics takes nobody else down; its session is
 //! built again from its log at the next request.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashMap;
 use std::panic::AssertUnwindSafe;
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use futures_util::FutureExt;
 use holdfast_protocol::error::Reason;
-use holdfast_protocol::id::Activation;
 use holdfast_protocol::{Error, Namespace, SessionKey};
 use tokio::sync::mpsc;
 use tokio::sync::mpsc::error::TrySendError;
 use tokio_util::task::TaskTracker;
 
-use crate::agent::{self, Activity, Core, End, Start};
+use crate::agent::{self, Activity, Core, End, Legacy, Start};
 use crate::letter::{Answer, Call, Letter};
 
 /// A session that is in memory.
@@ -31,8 +30,8 @@ struct Handle {
 struct Agents {
     by_key: HashMap<SessionKey, Handle>,
     serial: u64,
-    /// Activations whose agent panicked: what a coordinator said of their empty log may not be true any more.
-    crashed: HashSet<Activation>,
+    /// What agents left to the next ones of their sessions.
+    left: HashMap<SessionKey, Legacy>,
 }
 
 /// All agents of a worker.
@@ -96,12 +95,13 @@ impl Supervisor {
             Call::Hint(_) | Call::Lease | Call::Handover | Call::Passivate(_) => return Err((letter, Answer::Moved)),
             Call::Activate(given) => {
                 let mut given = given.clone();
-                let activation = given.hint.record.owner.as_ref().map(|owner| owner.activation);
-                given.created &= activation.is_none_or(|activation| !agents.crashed.contains(&activation));
+                // What a coordinator said of an empty log may not be true any more.
+                given.created &= !agents.left.contains_key(&key);
                 Start::Given(given)
             }
             Call::Verb(_) => Start::OnDemand,
         };
+        let legacy = agents.left.remove(&key).unwrap_or_default();
         agents.serial += 1;
         let serial = agents.serial;
         let (mailbox, inbox) = mpsc::channel(self.core.config.mailbox);
@@ -112,20 +112,19 @@ impl Supervisor {
         }
         agents.by_key.insert(key.clone(), Handle { serial, mailbox, activity: activity.clone() });
         drop(agents);
-        self.tasks.spawn(host(self.clone(), key, serial, activity, inbox, start));
+        let hosted = Hosted { key, serial, activity, start, legacy };
+        self.tasks.spawn(host(self.clone(), hosted, inbox));
         Ok(())
+    }
+
+    fn leave(&self, key: &SessionKey, legacy: Legacy) {
+        self.agents().left.insert(key.clone(), legacy);
     }
 
     fn ended(&self, key: &SessionKey, serial: u64) {
         let mut agents = self.agents();
         if agents.by_key.get(key).is_some_and(|handle| handle.serial == serial) {
             agents.by_key.remove(key);
-        }
-    }
-
-    fn crashed(&self, activation: Option<Activation>) {
-        if let Some(activation) = activation {
-            self.agents().crashed.insert(activation);
         }
     }
 
@@ -137,27 +136,30 @@ impl Supervisor {
     }
 }
 
-/// The task of one agent.
-async fn host(
-    supervisor: Arc<Supervisor>,
+/// What a task needs to be one session's agent.
+struct Hosted {
     key: SessionKey,
     serial: u64,
     activity: Activity,
-    mut inbox: mpsc::Receiver<Box<Letter>>,
     start: Start,
-) {
-    let activation = match &start {
-        Start::Given(given) => given.hint.record.owner.as_ref().map(|owner| owner.activation),
-        Start::OnDemand => None,
-    };
-    let running = agent::run(supervisor.core.clone(), key.clone(), activity, &mut inbox, start);
-    let end = AssertUnwindSafe(running).catch_unwind().await.unwrap_or_else(|_| {
-        tracing::error!(session = %key, "a session's agent panicked; its session is built again from its log");
-        supervisor.crashed(activation);
-        End::Moved
-    });
-    if let End::Failed(error) = &end {
-        tracing::warn!(session = %key, %error, "a session could not be taken up");
+    legacy: Legacy,
+}
+
+/// The task of one agent.
+async fn host(supervisor: Arc<Supervisor>, hosted: Hosted, mut inbox: mpsc::Receiver<Box<Letter>>) {
+    let Hosted { key, serial, activity, start, mut legacy } = hosted;
+    let running = agent::run(supervisor.core.clone(), key.clone(), activity, &mut inbox, start, &mut legacy);
+    let end = AssertUnwindSafe(running).catch_unwind().await.unwrap_or(End::Panicked);
+    match &end {
+        End::Moved => {}
+        End::Failed(error) => tracing::warn!(session = %key, %error, "a session could not be taken up"),
+        End::Panicked => {
+            tracing::error!(session = %key, "a session's agent panicked; its session is built again from its log");
+        }
+    }
+    // Before the mailbox closes, because from then on the next agent may start.
+    if legacy.matters(&end) {
+        supervisor.leave(&key, legacy);
     }
     inbox.close();
     supervisor.ended(&key, serial);

@@ -12,7 +12,7 @@ use tokio::time::Instant;
 
 use super::record::{Standing, storage_unavailable};
 use super::{Agent, Doubt, Flow};
-use crate::letter::{Answer, Letter, ReplyTo};
+use crate::letter::{Answer, Call, Letter, ReplyTo};
 use crate::log::frame;
 use crate::machine::Access;
 
@@ -24,7 +24,8 @@ pub(super) struct Staged {
     pub(super) letter: Letter,
     pub(super) request_id: RequestId,
     pub(super) access: Access,
-    pub(super) reply: Box<RawValue>,
+    /// A refusal waits as well, when it was decided on changes that are not committed yet.
+    pub(super) answer: Result<Box<RawValue>, Error>,
     /// Copies of the same request in the same batch.
     pub(super) copies: Vec<ReplyTo>,
 }
@@ -35,12 +36,6 @@ pub(super) struct Batch {
     pub(super) staged: Vec<Staged>,
     pub(super) ops: Vec<Op>,
     pub(super) first_revision: u64,
-}
-
-impl Batch {
-    pub(super) fn letters(self) -> Vec<Letter> {
-        self.staged.into_iter().map(|staged| staged.letter).collect()
-    }
 }
 
 /// What became of a batch.
@@ -58,6 +53,11 @@ impl Agent {
             return Ok(Committed::Answered);
         }
         loop {
+            // The record may have changed since they were decided, and the frame's fence does not know under which lock.
+            if self.doubt.is_some() || !self.all_may_proceed(&batch) {
+                self.doubt = Some(Doubt::Ahead);
+                return Ok(Committed::Again(with_copies(batch)));
+            }
             if let Err(error) = self.make_room().await {
                 self.doubt = Some(Doubt::Ahead);
                 refuse(batch, &error).await;
@@ -70,9 +70,10 @@ impl Agent {
                 }
                 Err(StoreError::Moved { .. }) => {
                     match self.refresh().await {
+                        // Only the lock changed. If nobody's token lost: the same frame again under the new fence.
                         Ok(Standing::Owner) => {}
                         Ok(Standing::Gone) => {
-                            super::answer_all(batch.letters(), |_| Answer::Moved).await;
+                            super::answer_all(with_copies(batch), |_| Answer::Moved).await;
                             return Err(super::End::Moved);
                         }
                         Err(error) => {
@@ -81,16 +82,8 @@ impl Agent {
                             return Ok(Committed::Answered);
                         }
                     }
-                    // Only the lock changed. Nobody's token lost: the same frame again under the new fence.
-                    if !self.all_may_proceed(&batch) {
-                        self.doubt = Some(Doubt::Ahead);
-                        return Ok(Committed::Again(with_copies(batch)));
-                    }
                 }
-                Err(StoreError::Unknown(_)) => {
-                    self.doubt = Some(Doubt::UnknownFrame(self.revision));
-                    return Ok(Committed::Again(with_copies(batch)));
-                }
+                Err(StoreError::Unknown(_)) => return Ok(Committed::Again(with_copies(batch))),
                 Err(error) => {
                     self.doubt = Some(Doubt::Ahead);
                     refuse(batch, &storage_unavailable(&error)).await;
@@ -108,7 +101,7 @@ impl Agent {
     }
 
     /// Waits until the next frame may be appended.
-    async fn make_room(&mut self) -> Result<(), Error> {
+    pub(super) async fn make_room(&mut self) -> Result<(), Error> {
         let deadline = Instant::now() + ANNOUNCE_TIMEOUT;
         loop {
             self.log.announced(self.core.floor.get());
@@ -159,11 +152,15 @@ impl Agent {
             if matches!(&staged.access, Access::Write { token: Some(_) }) {
                 self.renew_lock_clock();
             }
-            let reply = Bytes::copy_from_slice(staged.reply.get().as_bytes());
+            let reply = staged.answer.map(|reply| Bytes::copy_from_slice(reply.get().as_bytes()));
+            let answer = || match &reply {
+                Ok(reply) => Answer::Done(reply.clone()),
+                Err(error) => refused(error, &staged.request_id),
+            };
             for copy in staged.copies {
-                copy.send(Answer::Done(reply.clone())).await;
+                copy.send(answer()).await;
             }
-            staged.letter.reply.send(Answer::Done(reply)).await;
+            staged.letter.reply.send(answer()).await;
         }
     }
 
@@ -171,6 +168,8 @@ impl Agent {
     pub(super) async fn serve(&mut self, letters: Vec<Letter>) -> Flow {
         let deadline = Instant::now() + 2 * self.core.config.recover_timeout;
         let mut letters = letters;
+        // Whether a frame that has them may be in the log.
+        let mut is_sent = false;
         while !letters.is_empty() {
             let settled = match self.settle().await {
                 Ok(settled) => settled,
@@ -180,28 +179,26 @@ impl Agent {
                 }
             };
             if let Err(error) = settled {
-                super::answer_all(letters, |letter| refused(&error, &letter.request_id)).await;
+                refuse_all(letters, is_sent, &error).await;
                 return Ok(());
             }
+            is_sent = false;
             let batch = self.decide_all(letters).await?;
             letters = if self.doubt.is_some() {
                 with_copies(batch)
             } else {
                 match self.commit(batch).await? {
                     Committed::Answered => return Ok(()),
-                    Committed::Again(letters) => letters,
+                    Committed::Again(letters) => {
+                        is_sent = matches!(self.doubt, Some(Doubt::UnknownFrame(_)));
+                        letters
+                    }
                 }
             };
             if Instant::now() > deadline {
-                let error = match self.doubt {
-                    Some(Doubt::UnknownFrame(_)) => Error::new(
-                        Reason::AckTimeout,
-                        "the change may or may not be there; ask again with the same request_id",
-                    ),
-                    _ => Error::new(Reason::StorageUnavailable, "the session's record changes too fast")
-                        .retry_after_ms(Some(100)),
-                };
-                super::answer_all(letters, |letter| refused(&error, &letter.request_id)).await;
+                let error = Error::new(Reason::StorageUnavailable, "the session's record changes too fast")
+                    .retry_after_ms(Some(100));
+                refuse_all(letters, is_sent, &error).await;
                 return Ok(());
             }
         }
@@ -209,8 +206,18 @@ impl Agent {
     }
 }
 
+/// Answers with `error`, unless a frame that has the letters may be in the log.
+async fn refuse_all(letters: Vec<Letter>, is_sent: bool, error: &Error) {
+    let unknown = storage_unavailable(&StoreError::Unknown(error.message.clone()));
+    super::answer_all(letters, |letter| {
+        let is_read = matches!(letter.call, Call::Verb(verb) if verb.is_read());
+        refused(if is_sent && !is_read { &unknown } else { error }, &letter.request_id)
+    })
+    .await;
+}
+
 /// The letters of a batch, those of copies included: each is decided again, and a copy finds the first's answer.
-fn with_copies(batch: Batch) -> Vec<Letter> {
+pub(super) fn with_copies(batch: Batch) -> Vec<Letter> {
     let mut letters = Vec::with_capacity(batch.staged.len());
     for staged in batch.staged {
         let copies: Vec<Letter> =

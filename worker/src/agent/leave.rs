@@ -13,7 +13,7 @@ use tokio::time::Instant;
 use super::commit::refused;
 use super::record::{Standing, storage_unavailable};
 use super::step::{answer_end, chosen_id, done};
-use super::{Agent, Doubt, End, Flow};
+use super::{Agent, End, Flow};
 use crate::letter::{Answer, Letter, Passivation};
 
 /// After a failed attempt to leave.
@@ -102,11 +102,7 @@ impl Agent {
         if self.doubt.is_some() || !self.log.can_shrink() {
             return Ok(());
         }
-        let compacted = self.append_snapshot().await;
-        if matches!(compacted, Err(StoreError::Unknown(_))) {
-            self.doubt = Some(Doubt::UnknownFrame(self.revision));
-        }
-        compacted
+        self.append_snapshot().await
     }
 
     /// Finishes, so that the coordinator that asked can give the session to another.

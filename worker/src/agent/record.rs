@@ -10,7 +10,7 @@ use holdfast_store::StoreError;
 use tokio::time::Instant;
 use uuid::Uuid;
 
-use super::{Agent, End, LockClock};
+use super::{Agent, Doubt, End, LockClock};
 
 /// What the record says of this agent.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -72,8 +72,15 @@ impl Agent {
         // A record that is gone, or broken by hand, or somebody else's: whoever routes the next request sees it too.
         let Some(stored) = stored else { return Ok(Standing::Gone) };
         let Some(json) = &stored.value else { return Ok(Standing::Gone) };
+        // A hand edit may have brought back an owner from before somebody else wrote to the log.
+        let by_hand = stored.write_id.is_none() && stored.revision > self.revision;
         match SessionRecord::from_json(json, &self.key) {
-            Ok(record) => Ok(self.adopt(record, stored.revision)),
+            Ok(record) => {
+                if by_hand && self.doubt.is_none() {
+                    self.doubt = Some(Doubt::Ahead);
+                }
+                Ok(self.adopt(record, stored.revision))
+            }
             Err(error) => {
                 tracing::warn!(session = %self.key, %error, "the record was broken under its agent");
                 Ok(Standing::Gone)

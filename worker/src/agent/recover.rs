@@ -15,7 +15,7 @@ use holdfast_protocol::frame::{Frame, Op, Snapshot};
 use holdfast_protocol::internal::Hint;
 use holdfast_protocol::record::{EventType, SessionRecord};
 use holdfast_protocol::{Error, RequestId, Revision, SessionKey};
-use holdfast_store::{Rollup, StoreError};
+use holdfast_store::{Rollup, StoreError, WriteId};
 use tokio::time::Instant;
 use uuid::Uuid;
 
@@ -24,32 +24,50 @@ use super::{Activity, Agent, Core, Doubt, End, Start};
 use crate::answered::Answered;
 use crate::log::{LogPosition, frame};
 
+/// A frame that proves that the record is unchanged. While the fence stays the same it is never appended twice: each one is a
+/// message more in a log that must stay short, and the storage may not be readable for long.
+pub(super) struct Barrier {
+    fence: Revision,
+    id: WriteId,
+    /// Where it stands, once that is known.
+    sequence: Option<u64>,
+}
+
+impl Start {
+    /// The record to start with.
+    pub(super) async fn hint(&self, core: &Core, key: &SessionKey) -> Result<Hint, End> {
+        match self {
+            Self::Given(given) => Ok(given.hint.clone()),
+            Self::OnDemand => read_record(core, key).await,
+        }
+    }
+}
+
 impl Agent {
-    /// Takes the session up.
-    pub(super) async fn start(core: Arc<Core>, key: SessionKey, activity: Activity, start: Start) -> Result<Self, End> {
+    /// Comes to its state.
+    pub(super) async fn take_up(&mut self, start: Start) -> Result<(), End> {
         match start {
             Start::OnDemand => {
-                let hint = read_record(&core, &key).await?;
-                let mut agent = Self::new(core, key, activity, hint)?;
-                agent.build_from_log().await?;
-                agent.begin(None, RequestId::made(Uuid::now_v7())).await?;
-                Ok(agent)
+                self.build_from_log().await?;
+                self.begin(None, RequestId::made(Uuid::now_v7())).await
             }
             Start::Given(given) => {
-                let over_old_frames = given.hint.record.log_after > 0;
-                let mut agent = Self::new(core, key, activity, given.hint)?;
-                if !given.created {
-                    agent.build_from_log().await?;
-                } else if over_old_frames {
-                    agent.log = LogPosition::over_old_frames();
+                // Frames of an earlier session of the same id may have events that nobody was told of yet.
+                let is_empty = given.created && self.record.log_after == 0;
+                if !is_empty {
+                    self.build_from_log().await?;
                 }
-                agent.begin(given.content.as_ref(), given.request_id).await?;
-                Ok(agent)
+                self.begin(given.content.as_ref(), given.request_id).await
             }
         }
     }
 
-    fn new(core: Arc<Core>, key: SessionKey, activity: Activity, Hint { revision, record }: Hint) -> Result<Self, End> {
+    pub(super) fn new(
+        core: Arc<Core>,
+        key: SessionKey,
+        activity: Activity,
+        Hint { revision, record }: Hint,
+    ) -> Result<Self, End> {
         if !record.is_owned_by(&core.config.name, core.boot) {
             return Err(End::Moved);
         }
@@ -72,6 +90,7 @@ impl Agent {
             log: LogPosition::default(),
             lock_clock: None,
             doubt: None,
+            barrier: None,
             stay_until: None,
         };
         agent.touch();
@@ -96,6 +115,7 @@ impl Agent {
     async fn append_or_end(&mut self, ops: Vec<Op>) -> Result<(), End> {
         let deadline = Instant::now() + self.core.config.recover_timeout;
         loop {
+            self.make_room().await.map_err(|error| End::Failed(Box::new(error)))?;
             match self.append(ops.clone()).await {
                 Ok(()) => return Ok(()),
                 Err(StoreError::Moved { .. }) if Instant::now() < deadline => {
@@ -110,32 +130,34 @@ impl Agent {
     ///
     /// The inner error is for whoever waits; the doubt stays, and the next request tries again.
     pub(super) async fn settle(&mut self) -> Result<Result<(), Error>, End> {
-        let Some(doubt) = self.doubt else { return Ok(Ok(())) };
-        match self.rebuild(Some(doubt)).await? {
-            Ok(()) => {
-                self.doubt = None;
-                Ok(Ok(()))
-            }
-            Err(error) => Ok(Err(storage_unavailable(&error))),
+        if self.doubt.is_none() {
+            return Ok(Ok(()));
         }
+        // Whatever could not be written or read here, it was not the change that somebody waits for.
+        Ok(self.rebuild().await?.map_err(|error| storage_unavailable(&StoreError::Unavailable(error.to_string()))))
     }
 
     async fn build_from_log(&mut self) -> Result<(), End> {
-        self.rebuild(None).await?.map_err(|error| End::Failed(Box::new(storage_unavailable(&error))))
+        self.rebuild().await?.map_err(|error| End::Failed(Box::new(storage_unavailable(&error))))
     }
 
-    async fn rebuild(&mut self, doubt: Option<Doubt>) -> Result<Result<(), StoreError>, End> {
+    async fn rebuild(&mut self) -> Result<Result<(), StoreError>, End> {
         let deadline = Instant::now() + self.core.config.recover_timeout;
         let mut pause = Duration::from_millis(1);
+        // Sessions that lost the storage at the same moment do not come back to it at the same moment.
+        let spread = 0.5 + f64::from(self.activation.0.as_bytes()[15]) / 256.0;
         loop {
-            let error = match self.try_rebuild(doubt).await? {
-                Ok(()) => return Ok(Ok(())),
+            let error = match self.try_rebuild().await? {
+                Ok(()) => {
+                    self.doubt = None;
+                    return Ok(Ok(()));
+                }
                 Err(error) => error,
             };
             if Instant::now() + pause > deadline {
                 return Ok(Err(error));
             }
-            tokio::time::sleep(pause.mul_f64(rand::random_range(0.5..1.5))).await;
+            tokio::time::sleep(pause.mul_f64(spread)).await;
             pause = (pause * 2).min(Duration::from_millis(200));
             match self.refresh().await {
                 Ok(Standing::Owner) | Err(_) => {}
@@ -144,8 +166,8 @@ impl Agent {
         }
     }
 
-    async fn try_rebuild(&mut self, doubt: Option<Doubt>) -> Result<Result<(), StoreError>, End> {
-        if let Some(Doubt::UnknownFrame(fence)) = doubt
+    async fn try_rebuild(&mut self) -> Result<Result<(), StoreError>, End> {
+        if let Some(Doubt::UnknownFrame(fence)) = self.doubt
             && self.revision <= fence
         {
             let reason = Some("the outcome of a write was unknown; fenced and read back".to_owned());
@@ -155,28 +177,62 @@ impl Agent {
                 return Ok(Err(error));
             }
         }
-        let barrier = Frame::barrier(self.activation).to_json();
-        let id = Uuid::now_v7().to_string();
-        let appended = self.core.store.append(&self.key, self.revision, barrier.into(), Rollup::Keep, id).await;
-        let until = match appended {
+        let until = match self.raise_barrier().await {
             Ok(sequence) => sequence,
             Err(error) => return Ok(Err(error)),
         };
-        let frames = match self.core.store.read_log(&self.key, self.record.log_after, until).await {
+        let frames = match self.core.store.read_log(&self.key, 0, until).await {
             Ok(frames) => frames,
             Err(error) => return Ok(Err(error)),
         };
-        let fail = |error| End::Failed(Box::new(error));
         self.reset();
         for stored in &frames {
-            let frame = Frame::from_json(&stored.value, &self.key).map_err(fail)?;
-            self.replay(&frame).map_err(fail)?;
+            let is_void = stored.sequence <= self.record.log_after;
+            let frame = match Frame::from_json(&stored.value, &self.key) {
+                Err(_) if is_void => continue,
+                frame => frame.map_err(|error| End::Failed(Box::new(error)))?,
+            };
+            if !is_void {
+                self.replay(&frame).map_err(|error| End::Failed(Box::new(error)))?;
+            }
             self.log.appended(&frame, stored.sequence, stored.value.len());
         }
-        if self.log.wants_snapshot() {
-            return Ok(self.append_snapshot().await);
+        Ok(self.shorten().await)
+    }
+
+    /// Appends the barrier, or finds the one that stands there already.
+    async fn raise_barrier(&mut self) -> Result<u64, StoreError> {
+        let fence = self.revision;
+        let raised = self.barrier.take().filter(|barrier| barrier.fence == fence);
+        let barrier =
+            raised.unwrap_or_else(|| Box::new(Barrier { fence, id: Uuid::now_v7().to_string(), sequence: None }));
+        if let Some(sequence) = barrier.sequence {
+            self.barrier = Some(barrier);
+            return Ok(sequence);
         }
-        Ok(Ok(()))
+        let frame = Frame::barrier(self.activation).to_json();
+        let id = barrier.id.clone();
+        let barrier = self.barrier.insert(barrier);
+        let sequence = self.core.store.append(&self.key, fence, frame.into(), Rollup::Keep, id).await?;
+        barrier.sequence = Some(sequence);
+        Ok(sequence)
+    }
+
+    /// Compacts a long log that was just read. That it does not work is no reason not to serve the session.
+    async fn shorten(&mut self) -> Result<(), StoreError> {
+        self.log.announced(self.core.floor.get());
+        if !self.log.wants_snapshot() || !self.log.can_carry() {
+            return Ok(());
+        }
+        match self.append_snapshot().await {
+            // It would replace what comes after it: fence it first.
+            Err(error @ StoreError::Unknown(_)) => Err(error),
+            Err(error) => {
+                tracing::warn!(session = %self.key, %error, "a long log could not be compacted yet");
+                Ok(())
+            }
+            Ok(()) => Ok(()),
+        }
     }
 
     fn reset(&mut self) {
@@ -227,8 +283,13 @@ impl Agent {
         let bytes = json.len();
         let rollup = if frame.snapshot.is_some() { Rollup::Replace } else { Rollup::Keep };
         let id = Uuid::now_v7().to_string();
-        let sequence = self.core.store.append(&self.key, self.revision, json.into(), rollup, id).await?;
-        self.log.appended(frame, sequence, bytes);
+        // A read up to it is no longer complete.
+        self.barrier = None;
+        let appended = self.core.store.append(&self.key, self.revision, json.into(), rollup, id).await;
+        if matches!(appended, Err(StoreError::Unknown(_))) {
+            self.doubt = Some(Doubt::UnknownFrame(self.revision));
+        }
+        self.log.appended(frame, appended?, bytes);
         Ok(())
     }
 }

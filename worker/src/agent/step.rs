@@ -4,6 +4,7 @@
 
 use holdfast_protocol::error::Reason;
 use holdfast_protocol::frame::Op;
+use holdfast_protocol::internal::Activate;
 use holdfast_protocol::reply::{Renewed, Touched};
 use holdfast_protocol::request::{Empty, Request, ShowToken, parse};
 use holdfast_protocol::subject::Verb;
@@ -12,8 +13,8 @@ use holdfast_store::StoreError;
 use serde::Serialize;
 use serde_json::value::RawValue;
 
-use super::commit::{Batch, Staged, refused};
-use super::record::storage_unavailable;
+use super::commit::{Batch, Staged, refused, with_copies};
+use super::record::{Standing, storage_unavailable};
 use super::{Agent, End, Flow, answer_all};
 use crate::letter::{Answer, Call, Letter};
 use crate::machine::{Access, Ask, Change, Decision, Memory};
@@ -23,7 +24,7 @@ enum Verdict {
     /// Answer it now.
     Now(Answer),
     /// Answer it when the frame is in the log.
-    Stage { ask: Box<Ask>, request_id: RequestId, decision: Decision },
+    Stage { ask: Box<Ask>, request_id: RequestId, decision: Result<Decision, Error> },
     /// It is a copy of the staged request with this place.
     CopyOf(usize),
 }
@@ -41,7 +42,7 @@ impl Agent {
                     self.stage(&mut batch, letter, *ask, request_id, decision).await
                 }
                 Err(end) => {
-                    let rest = batch.letters().into_iter().chain([letter]).chain(letters).collect();
+                    let rest = with_copies(batch).into_iter().chain([letter]).chain(letters).collect();
                     answer_end(rest, &end).await;
                     return Err(end);
                 }
@@ -50,10 +51,18 @@ impl Agent {
         Ok(batch)
     }
 
-    async fn stage(&mut self, batch: &mut Batch, letter: Letter, ask: Ask, request_id: RequestId, decision: Decision) {
-        let reply = match decision {
-            Decision::Reply(reply) => reply,
-            Decision::Change(Change { change, event, reply, memory }) => {
+    async fn stage(
+        &mut self,
+        batch: &mut Batch,
+        letter: Letter,
+        ask: Ask,
+        request_id: RequestId,
+        decision: Result<Decision, Error>,
+    ) {
+        let answer = match decision {
+            Err(error) => Err(error),
+            Ok(Decision::Reply(reply)) => Ok(reply),
+            Ok(Decision::Change(Change { change, event, reply, memory })) => {
                 if let Err(error) = self.machine.apply(&change) {
                     tracing::error!(session = %self.key, %error, "a decided change could not be made");
                     // `apply` may have stopped half way.
@@ -67,10 +76,10 @@ impl Agent {
                     Memory::Occurrence => RawValue::NULL.to_owned(),
                 };
                 batch.ops.push(Op { request_id: request_id.clone(), event, change, reply: remembered });
-                reply
+                Ok(reply)
             }
         };
-        batch.staged.push(Staged { letter, request_id, access: ask.access, reply, copies: Vec::new() });
+        batch.staged.push(Staged { letter, request_id, access: ask.access, answer, copies: Vec::new() });
     }
 
     async fn decide(&mut self, letter: &Letter, batch: &Batch) -> Result<Verdict, End> {
@@ -81,31 +90,19 @@ impl Agent {
         }
         match &letter.call {
             Call::Hint(hint) => match self.adopt(hint.record.clone(), hint.revision) {
-                super::record::Standing::Owner => {
+                Standing::Owner => {
                     self.touch();
                     Ok(Verdict::Now(Answer::Done("{}".into())))
                 }
-                super::record::Standing::Gone => Err(End::Moved),
+                Standing::Gone => Err(End::Moved),
             },
-            Call::Activate(given) => self.decide_activate(given).await,
             Call::Lease => Ok(Verdict::Now(done(&self.lease_view()))),
             Call::Verb(Verb::SessionTouch) => Ok(Verdict::Now(self.decide_touch(letter))),
             Call::Verb(Verb::LockRenew) => self.decide_renew(letter).await,
             Call::Verb(verb) => self.decide_request(*verb, letter, batch).await,
             // They end a batch before they come here.
-            Call::Handover | Call::Passivate(_) => Ok(Verdict::Now(Answer::Moved)),
+            Call::Activate(_) | Call::Handover | Call::Passivate(_) => Ok(Verdict::Now(Answer::Moved)),
         }
-    }
-
-    async fn decide_activate(&mut self, given: &holdfast_protocol::internal::Activate) -> Result<Verdict, End> {
-        if self.adopt(given.hint.record.clone(), given.hint.revision) == super::record::Standing::Gone {
-            return Err(End::Moved);
-        }
-        self.touch();
-        if given.content.is_some() {
-            self.begin(given.content.as_ref(), given.request_id.clone()).await?;
-        }
-        Ok(Verdict::Now(Answer::Done("{}".into())))
     }
 
     fn decide_touch(&self, letter: &Letter) -> Answer {
@@ -170,8 +167,19 @@ impl Agent {
                 Ok(Verdict::Now(Answer::Done(reply.get().to_owned().into())))
             }
             // A read behind changes of its own batch must not be answered before they are committed.
-            Ok(decision) => Ok(Verdict::Stage { ask: Box::new(ask), request_id, decision }),
-            Err(error) => no(&error),
+            Ok(decision) => Ok(Verdict::Stage { ask: Box::new(ask), request_id, decision: Ok(decision) }),
+            Err(error) => {
+                // So must a refusal behind such changes; any other is good if this agent still owns the session.
+                if batch.ops.is_empty() {
+                    if let Err(unread) = self.refresh_or_end().await? {
+                        return no(&unread);
+                    }
+                    if self.doubt.is_none() {
+                        return no(&error);
+                    }
+                }
+                Ok(Verdict::Stage { ask: Box::new(ask), request_id, decision: Err(error) })
+            }
         }
     }
 
@@ -215,7 +223,7 @@ pub(super) fn done<T: Serialize>(reply: &T) -> Answer {
 /// Answers what can no longer be served here.
 pub(crate) async fn answer_end(letters: Vec<Letter>, end: &End) {
     answer_all(letters, |letter| match end {
-        End::Moved => Answer::Moved,
+        End::Moved | End::Panicked => Answer::Moved,
         End::Failed(error) => refused(error, &letter.request_id),
     })
     .await;
@@ -237,6 +245,10 @@ impl Agent {
             }
         }
         match &letter.call {
+            Call::Activate(given) => {
+                let given = given.clone();
+                self.be_there(letter, &given).await
+            }
             Call::Handover => self.hand_over(letter).await,
             Call::Verb(Verb::DocSave) => self.save(letter).await,
             Call::Passivate(why) => {
@@ -247,8 +259,33 @@ impl Agent {
         }
     }
 
+    /// A coordinator says that the session is here, and perhaps what it begins with.
+    async fn be_there(&mut self, letter: Letter, given: &Activate) -> Flow {
+        let begun = match self.adopt(given.hint.record.clone(), given.hint.revision) {
+            Standing::Gone => Err(End::Moved),
+            Standing::Owner if given.content.is_none() => Ok(()),
+            Standing::Owner => self.begin(given.content.as_ref(), given.request_id.clone()).await,
+        };
+        self.touch();
+        match begun {
+            Ok(()) => {
+                letter.reply.send(Answer::Done("{}".into())).await;
+                Ok(())
+            }
+            Err(end) => {
+                answer_end(vec![letter], &end).await;
+                Err(end)
+            }
+        }
+    }
+
     /// `doc.save`: what it writes no storage can refuse, so the agent first proves that it owns the session.
     async fn save(&mut self, letter: Letter) -> Flow {
+        if let Err(error) = self.make_room().await {
+            let answer = refused(&error, &letter.request_id);
+            letter.reply.send(answer).await;
+            return Ok(());
+        }
         let refusal = match self.append(Vec::new()).await {
             Ok(()) => return self.serve(vec![letter]).await,
             Err(StoreError::Moved { .. }) => match self.refresh_or_end().await {

@@ -179,7 +179,8 @@ fn write(workspace: &Workspace, path: &str, bytes: &[u8], over: &Written) -> std
     let root = open(workspace)?;
     if let Written::Only(expected) = over {
         let found = read(workspace, path, u64::MAX - 1)?.map(|bytes| baseline(&bytes));
-        if found != *expected {
+        // An earlier copy of the same request may have written the file, and not its frame.
+        if found != *expected && found != Some(baseline(bytes)) {
             return Ok(Save::Diverged { expected: expected.clone(), found });
         }
     }

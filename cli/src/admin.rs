@@ -1,0 +1,99 @@
+//! `holdfast admin`: takeover, unlock, move, reclaim.
+
+use std::time::Duration;
+
+use clap::{Args, Subcommand};
+use holdfast_client::admin::{Move, Takeover, Unlock};
+use holdfast_client::protocol::WorkerName;
+
+use crate::command::{Asker, Audit};
+use crate::connect::Connection;
+use crate::exit::Failure;
+use crate::output::Format;
+use crate::session::Of;
+
+/// The group's requests.
+#[derive(Args, Debug)]
+pub(crate) struct Group {
+    #[command(flatten)]
+    audit: Audit,
+    #[command(subcommand)]
+    request: Request,
+}
+
+#[derive(Subcommand, Debug)]
+enum Request {
+    /// Take the lock from whoever holds it; the reply has the new token
+    Takeover {
+        #[command(flatten)]
+        session: Of,
+        /// The new holder's name
+        #[arg(long, value_name = "NAME")]
+        owner: String,
+        #[command(flatten)]
+        reason: Reason,
+        /// It is lost when not renewed for this long [default: it is kept until released]
+        #[arg(long, value_name = "MS")]
+        ttl_ms: Option<u64>,
+        /// Only if the lock still is the one that you saw
+        #[arg(long, value_name = "N")]
+        expected_lock_revision: Option<u64>,
+    },
+    /// Free the lock, whoever holds it
+    Unlock {
+        #[command(flatten)]
+        session: Of,
+        #[command(flatten)]
+        reason: Reason,
+        /// Only if the lock still is the one that you saw
+        #[arg(long, value_name = "N")]
+        expected_lock_revision: Option<u64>,
+    },
+    /// Move a session to another worker
+    Move {
+        #[command(flatten)]
+        session: Of,
+        /// Where to [default: any other worker]
+        #[arg(long, value_name = "NAME", value_parser = WorkerName::parse)]
+        worker: Option<WorkerName>,
+        #[command(flatten)]
+        reason: Reason,
+    },
+    /// Take sessions that are idle out of memory
+    Reclaim {
+        /// Idle for at least this long
+        #[arg(long, value_name = "MS")]
+        max_idle_ms: u64,
+    },
+}
+
+/// Why.
+#[derive(Args, Debug)]
+pub(crate) struct Reason {
+    /// Why, for the audit trail
+    #[arg(long, value_name = "TEXT")]
+    pub(crate) reason: String,
+}
+
+impl Group {
+    /// Asks.
+    pub(crate) async fn run(self, connection: &Connection, format: Format) -> Result<(), Failure> {
+        let asker = Asker::connect(connection, self.audit, format).await?;
+        match self.request {
+            Request::Takeover { session, owner, reason, ttl_ms, expected_lock_revision } => {
+                let takeover = Takeover { owner, reason: reason.reason, ttl_ms, expected_lock_revision };
+                asker.ask(asker.session(&session).take_over(takeover)).await
+            }
+            Request::Unlock { session, reason, expected_lock_revision } => {
+                let unlock = Unlock { reason: reason.reason, expected_lock_revision };
+                asker.ask(asker.session(&session).unlock(unlock)).await
+            }
+            Request::Move { session, worker, reason } => {
+                asker.ask(asker.session(&session).move_away(Move { worker, reason: reason.reason })).await
+            }
+            Request::Reclaim { max_idle_ms } => {
+                asker.ask(asker.client.reclaim(Duration::from_millis(max_idle_ms))).await
+            }
+        }
+    }
+}

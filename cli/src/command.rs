@@ -1,0 +1,162 @@
+//! The command line: all commands and the options that they share.
+
+use clap::parser::ValueSource;
+use clap::{ArgMatches, Args, CommandFactory, FromArgMatches, Parser, Subcommand};
+use holdfast_client::protocol::RequestId;
+use holdfast_client::{Ask, Call, Client, SessionClient};
+use tokio_util::sync::CancellationToken;
+
+use crate::connect::Connection;
+use crate::exit::Failure;
+use crate::output::{self, Format};
+use crate::session::Of;
+use crate::table::Shown;
+use crate::{admin, doc, lock, serve, session, signals, up, worker};
+
+/// Sessions, locks and documents for a fleet, on NATS JetStream.
+#[derive(Parser, Debug)]
+#[command(name = "holdfast", version, after_help = STATUS, max_term_width = 110)]
+pub(crate) struct Cli {
+    #[command(flatten)]
+    connection: Connection,
+    /// Print replies and errors as JSON, as they came
+    #[arg(long, global = true)]
+    json: bool,
+    #[command(subcommand)]
+    command: Command,
+}
+
+const STATUS: &str = "Exit status: 0 done, 2 the command line is wrong, 3 conflict, 4 not found,
+5 unavailable or unknown outcome, 1 anything else.";
+
+#[derive(Subcommand, Debug)]
+enum Command {
+    /// Run everything on this machine: a nats-server, a coordinator and workers
+    Up(up::Up),
+    /// Run a coordinator
+    Coordinator,
+    /// Run a worker, or list, drain and undrain workers
+    Worker(worker::Worker),
+    /// Open, show, list, touch and close sessions
+    Session(session::Group),
+    /// Acquire, validate, renew and release locks
+    Lock(lock::Group),
+    /// Read and change documents
+    Doc(doc::Group),
+    /// Take over and free locks, move and reclaim sessions
+    Admin(admin::Group),
+    /// Follow the signals of a session
+    Signals(signals::Signals),
+}
+
+impl Cli {
+    /// Reads the command line of this process; ends the process when it is wrong, or asks for help.
+    pub(crate) fn read() -> Self {
+        let matches = Self::command().get_matches();
+        Self::of(&matches).unwrap_or_else(|error| error.exit())
+    }
+
+    fn of(matches: &ArgMatches) -> Result<Self, clap::Error> {
+        let mut cli = Self::from_arg_matches(matches)?;
+        if let Command::Up(up) = &mut cli.command {
+            // The environment says where *commands* go; `up` uses a server of others only when told so.
+            let said = |option| matches.value_source(option) == Some(ValueSource::CommandLine);
+            up.is_server_given = said("nats") || said("context");
+        }
+        Ok(cli)
+    }
+
+    /// Who reads the output.
+    pub(crate) fn format(&self) -> Format {
+        if self.json { Format::Json } else { Format::People }
+    }
+
+    /// Whether it runs until it is told to end.
+    pub(crate) fn is_daemon(&self) -> bool {
+        match &self.command {
+            Command::Coordinator => true,
+            Command::Worker(worker) => worker.is_daemon(),
+            _ => false,
+        }
+    }
+
+    /// Does what was asked, until it is done or `stop` is cancelled.
+    pub(crate) async fn run(self, stop: &CancellationToken) -> Result<(), Failure> {
+        let format = self.format();
+        let connection = &self.connection;
+        match self.command {
+            Command::Up(up) => up.run(connection, stop).await,
+            Command::Coordinator => serve::coordinator(connection, stop).await,
+            Command::Worker(worker) => worker.run(connection, format, stop).await,
+            Command::Signals(signals) => signals.run(connection, format, stop).await,
+            Command::Session(group) => until(stop, group.run(connection, format)).await,
+            Command::Lock(group) => until(stop, group.run(connection, format)).await,
+            Command::Doc(group) => until(stop, group.run(connection, format)).await,
+            Command::Admin(group) => until(stop, group.run(connection, format)).await,
+        }
+    }
+}
+
+/// Runs a request unless `stop` is cancelled first.
+pub(crate) async fn until(
+    stop: &CancellationToken,
+    request: impl Future<Output = Result<(), Failure>>,
+) -> Result<(), Failure> {
+    tokio::select! {
+        outcome = request => outcome,
+        () = stop.cancelled() => Err(Failure::Interrupted),
+    }
+}
+
+/// What every request may carry.
+#[derive(Args, Clone, Debug, Default)]
+pub(crate) struct Audit {
+    /// Name of the request: the same again gets the same outcome
+    #[arg(long, global = true, value_name = "ID", value_parser = RequestId::parse)]
+    request_id: Option<RequestId>,
+    /// Who asks, for the audit trail
+    #[arg(long, global = true, env = "USER", value_name = "TEXT")]
+    actor: Option<String>,
+}
+
+/// A client, and how its requests are made and its replies shown.
+pub(crate) struct Asker {
+    pub(crate) client: Client,
+    audit: Audit,
+    format: Format,
+}
+
+impl Asker {
+    /// Connects.
+    pub(crate) async fn connect(connection: &Connection, audit: Audit, format: Format) -> Result<Self, Failure> {
+        Ok(Self { client: connection.client().await?, audit, format })
+    }
+
+    /// The session that a command line names.
+    pub(crate) fn session(&self, of: &Of) -> SessionClient {
+        self.client.session(of.id.clone())
+    }
+
+    /// Sends one request and shows its reply.
+    pub(crate) async fn ask<A>(&self, mut call: Call<A>) -> Result<(), Failure>
+    where
+        A: Ask,
+        A::Reply: Shown,
+    {
+        if let Some(request_id) = self.audit.request_id.clone() {
+            call = call.request_id(request_id);
+        }
+        if let Some(actor) = self.audit.actor.clone().filter(|actor| !actor.is_empty()) {
+            call = call.actor(actor);
+        }
+        let reply = call.send_raw().await?;
+        let written = match self.format {
+            Format::Json => output::line(&reply),
+            Format::People => output::text(&call.read(&reply)?.shown()),
+        };
+        written.map_err(Failure::Output)
+    }
+}
+
+#[cfg(test)]
+mod tests;

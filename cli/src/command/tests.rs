@@ -1,0 +1,126 @@
+//! The command line, read as a shell gives it.
+
+use super::*;
+
+fn read(line: &[&str]) -> Result<Cli, clap::Error> {
+    let matches = Cli::command().try_get_matches_from([&["holdfast"], line].concat())?;
+    Cli::of(&matches)
+}
+
+fn status(line: &[&str]) -> i32 {
+    read(line).map(|_| 0).unwrap_or_else(|error| error.exit_code())
+}
+
+#[test]
+fn the_command_line_is_consistent() {
+    Cli::command().debug_assert();
+}
+
+#[test]
+fn every_request_of_the_contract_is_a_command() {
+    let lines: &[&[&str]] = &[
+        &["session", "open"],
+        &["session", "open", "s1", "--mode", "create", "--idle-timeout-ms", "5000", "--on-idle", "close"],
+        &["session", "open", "--path", "a.md", "--workspace", "w", "--lock", "required", "--body", "-x"],
+        &["session", "open", "s1", "--body-file", "-", "--fields", r#"{"a":1}"#],
+        &["session", "get", "s1"],
+        &["session", "list", "--limit", "5", "--after", "s0", "--state", "passive", "--worker", "w1"],
+        &["session", "touch", "s1"],
+        &["session", "close", "s1", "--token", "t", "--discard"],
+        &["lock", "acquire", "s1", "--owner", "me", "--ttl-ms", "5000", "--wait-ms", "100"],
+        &["lock", "acquire", "s1", "--owner", "me", "--expected-token", "t", "--rotate"],
+        &["lock", "validate", "s1", "--token", "t"],
+        &["lock", "renew", "s1", "--token", "t"],
+        &["lock", "release", "s1", "--token", "t"],
+        &["doc", "get", "s1", "--consistency", "linearizable"],
+        &["doc", "edit", "s1", "--token", "t", "--expected-revision", "3", "--body", "x", "--fields", "{}"],
+        &["doc", "edit", "s1", "--splice", "0:1:a:b", "--splice", "2:0:c"],
+        &["doc", "load", "s1", "--discard"],
+        &["doc", "save", "s1", "--overwrite"],
+        &["doc", "undo", "s1", "--expected-revision", "3"],
+        &["doc", "redo", "s1", "--token", "t"],
+        &["admin", "takeover", "s1", "--owner", "ops", "--reason", "r", "--expected-lock-revision", "1"],
+        &["admin", "unlock", "s1", "--reason", "r", "--expected-lock-revision", "1"],
+        &["admin", "move", "s1", "--worker", "w2", "--reason", "r"],
+        &["admin", "reclaim", "--max-idle-ms", "5000"],
+        &["worker", "list"],
+        &["worker", "drain", "w1", "--reason", "r"],
+        &["worker", "undrain", "w1", "--reason", "r"],
+        &["signals", "s1", "--group", "lock", "--count", "3"],
+    ];
+    for line in lines {
+        read(line).unwrap_or_else(|error| panic!("{line:?}: {error}"));
+        let audited = [*line, &["--request-id", "r1", "--actor", "ann"]].concat();
+        assert_eq!(status(&audited), if line[0] == "signals" { 2 } else { 0 }, "{line:?}");
+    }
+}
+
+#[test]
+fn a_wrong_command_line_is_status_two() {
+    let lines: &[&[&str]] = &[
+        &[],
+        &["frobnicate"],
+        &["session", "get"],
+        &["session", "get", "a.b"],
+        &["session", "open", "s1", "--path", "a.md"],
+        &["session", "open", "--workspace", "w"],
+        &["session", "open", "--body", "x", "--body-file", "f"],
+        &["session", "open", "--fields", "[]"],
+        &["lock", "acquire", "s1"],
+        &["lock", "acquire", "s1", "--owner", "me", "--rotate"],
+        &["doc", "edit", "s1"],
+        &["doc", "edit", "s1", "--body", "x", "--splice", "0:0:a"],
+        &["doc", "get", "s1", "--consistency", "eventual"],
+        &["admin", "takeover", "s1", "--owner", "ops"],
+        &["worker", "drain", "w1"],
+        &["-n", "sys", "session", "list"],
+        &["--root", "a.b", "session", "list"],
+        &["--timeout", "soon", "session", "list"],
+        &["up", "--port", "0"],
+        &["up", "--workers", "0"],
+        &["up", "--workspace", "main"],
+        &["session", "get", "s1", "--request-id", ""],
+    ];
+    for line in lines {
+        assert_eq!(status(line), 2, "{line:?}");
+    }
+}
+
+#[test]
+fn shared_options_stand_anywhere() {
+    for line in [["--json", "session", "get", "s1"], ["session", "get", "s1", "--json"]] {
+        assert_eq!(read(&line).unwrap().format(), Format::Json);
+    }
+    let cli = read(&["session", "list", "-n", "team", "--nats", "nats://h:1", "--timeout", "3s"]).unwrap();
+    assert_eq!(cli.connection.namespace.as_str(), "team");
+    assert_eq!(cli.connection.nats.as_deref(), Some("nats://h:1"));
+    assert_eq!(cli.connection.timeout.as_secs(), 3);
+}
+
+#[test]
+fn a_worker_without_a_request_is_a_daemon() {
+    let daemon = read(&["worker", "--name", "w9", "--workspace", "main=.", "--workspace", "b=/b:ro"]).unwrap();
+    assert!(daemon.is_daemon());
+    assert!(read(&["coordinator"]).unwrap().is_daemon());
+    assert!(!read(&["worker", "list"]).unwrap().is_daemon());
+}
+
+#[test]
+fn up_uses_a_server_of_others_only_when_told_so() {
+    let is_given = |line: &[&str]| match read(line).unwrap().command {
+        Command::Up(up) => up.is_server_given,
+        other => panic!("{other:?}"),
+    };
+    assert!(!is_given(&["up"]));
+    assert!(is_given(&["up", "--nats", "nats://h:1"]));
+    assert!(is_given(&["--nats", "nats://h:1", "up"]));
+    assert!(is_given(&["up", "--context", "prod"]));
+}
+
+#[test]
+fn a_token_is_not_in_the_debug_text_of_a_command() {
+    for line in [&["lock", "renew", "s1", "--token", "secret"], &["doc", "undo", "s1", "--token", "secret"]] {
+        let shown = format!("{:?}", read(line).unwrap());
+        assert!(!shown.contains("secret"), "{shown}");
+    }
+}

@@ -1,0 +1,158 @@
+//! `holdfast doc`: get, edit, load, save, undo, redo.
+
+use clap::{ArgGroup, Args, Subcommand, ValueEnum};
+use holdfast_client::Edit;
+use holdfast_client::document::{Get, Load, Redo, Save, Undo};
+use holdfast_client::protocol::document::Splice;
+use holdfast_client::protocol::request::Consistency;
+
+use crate::command::{Asker, Audit};
+use crate::connect::Connection;
+use crate::content::{Body, Fields, fields, splice};
+use crate::exit::Failure;
+use crate::lock::OptionalToken;
+use crate::output::Format;
+use crate::session::Of;
+
+/// The group's requests.
+#[derive(Args, Debug)]
+pub(crate) struct Group {
+    #[command(flatten)]
+    audit: Audit,
+    #[command(subcommand)]
+    request: Request,
+}
+
+#[derive(Subcommand, Debug)]
+enum Request {
+    /// Read the document
+    Get {
+        #[command(flatten)]
+        session: Of,
+        /// How current the answer must be [default: local]
+        #[arg(long)]
+        consistency: Option<ConsistencyArg>,
+    },
+    /// Change the document: a whole new text, or splices of it, or its fields
+    Edit(Box<EditArgs>),
+    /// Read the file again
+    Load {
+        #[command(flatten)]
+        session: Of,
+        #[command(flatten)]
+        token: OptionalToken,
+        /// Give unsaved changes up
+        #[arg(long)]
+        discard: bool,
+    },
+    /// Write the file
+    Save {
+        #[command(flatten)]
+        session: Of,
+        #[command(flatten)]
+        token: OptionalToken,
+        /// Write over what somebody else wrote
+        #[arg(long)]
+        overwrite: bool,
+    },
+    /// Take the last change back
+    Undo(UndoArgs),
+    /// Make an undone change again
+    Redo(UndoArgs),
+}
+
+#[derive(Args, Debug)]
+#[command(group(ArgGroup::new("change").required(true).multiple(true).args(["body", "body_file", "splices", "fields"])))]
+struct EditArgs {
+    #[command(flatten)]
+    session: Of,
+    #[command(flatten)]
+    token: OptionalToken,
+    /// Only if the document is at this revision
+    #[arg(long, value_name = "N")]
+    expected_revision: Option<u64>,
+    #[command(flatten)]
+    body: Body,
+    /// At character AT, take DELETE characters out and put INSERT in; each on the result of the one before
+    #[arg(
+        long = "splice",
+        value_name = "AT:DELETE:INSERT",
+        value_parser = splice,
+        conflicts_with_all = ["body", "body_file"]
+    )]
+    splices: Option<Vec<Splice>>,
+    /// JSON merge patch of the fields; null takes one away
+    #[arg(long, value_name = "JSON", value_parser = fields)]
+    fields: Option<Fields>,
+}
+
+#[derive(Args, Debug)]
+struct UndoArgs {
+    #[command(flatten)]
+    session: Of,
+    #[command(flatten)]
+    token: OptionalToken,
+    /// Only if the document is at this revision
+    #[arg(long, value_name = "N")]
+    expected_revision: Option<u64>,
+}
+
+#[derive(Clone, Copy, Debug, ValueEnum)]
+enum ConsistencyArg {
+    /// What the session's agent has
+    Local,
+    /// What it has while it provably owns the session
+    Linearizable,
+}
+
+impl From<ConsistencyArg> for Consistency {
+    fn from(consistency: ConsistencyArg) -> Self {
+        match consistency {
+            ConsistencyArg::Local => Self::Local,
+            ConsistencyArg::Linearizable => Self::Linearizable,
+        }
+    }
+}
+
+impl EditArgs {
+    fn edit(self) -> Result<Edit, Failure> {
+        Ok(Edit {
+            token: self.token.token,
+            expected_revision: self.expected_revision,
+            body: self.body.read()?,
+            splices: self.splices,
+            fields: self.fields,
+        })
+    }
+}
+
+impl Group {
+    /// Asks.
+    pub(crate) async fn run(self, connection: &Connection, format: Format) -> Result<(), Failure> {
+        let asker = Asker::connect(connection, self.audit, format).await?;
+        match self.request {
+            Request::Get { session, consistency } => {
+                let get = Get { consistency: consistency.map(Consistency::from) };
+                asker.ask(asker.session(&session).document(get)).await
+            }
+            Request::Edit(edit) => {
+                let session = asker.session(&edit.session);
+                asker.ask(session.edit(edit.edit()?)).await
+            }
+            Request::Load { session, token, discard } => {
+                let load = Load { token: token.token, discard: discard.then_some(true) };
+                asker.ask(asker.session(&session).load(load)).await
+            }
+            Request::Save { session, token, overwrite } => {
+                let save = Save { token: token.token, overwrite: overwrite.then_some(true) };
+                asker.ask(asker.session(&session).save(save)).await
+            }
+            Request::Undo(UndoArgs { session, token, expected_revision }) => {
+                asker.ask(asker.session(&session).undo(Undo { token: token.token, expected_revision })).await
+            }
+            Request::Redo(UndoArgs { session, token, expected_revision }) => {
+                asker.ask(asker.session(&session).redo(Redo { token: token.token, expected_revision })).await
+            }
+        }
+    }
+}

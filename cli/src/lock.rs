@@ -1,0 +1,100 @@
+//! `holdfast lock`: acquire, validate, renew, release; and how a token is given.
+
+use std::convert::Infallible;
+
+use clap::{Args, Subcommand};
+use holdfast_client::{Acquire, Token};
+
+use crate::command::{Asker, Audit};
+use crate::connect::Connection;
+use crate::exit::Failure;
+use crate::output::Format;
+use crate::session::Of;
+
+/// The group's requests.
+#[derive(Args, Debug)]
+pub(crate) struct Group {
+    #[command(flatten)]
+    audit: Audit,
+    #[command(subcommand)]
+    request: Request,
+}
+
+#[derive(Subcommand, Debug)]
+enum Request {
+    /// Take the lock; the reply has the token that proves it
+    Acquire(AcquireArgs),
+    /// Ask whether a token is the current one
+    Validate(ShowToken),
+    /// Restart the lock's lease
+    Renew(ShowToken),
+    /// Give the lock back
+    Release(ShowToken),
+}
+
+#[derive(Args, Debug)]
+struct AcquireArgs {
+    #[command(flatten)]
+    session: Of,
+    /// The holder's name; it is no proof
+    #[arg(long, value_name = "NAME")]
+    owner: String,
+    /// It is lost when not renewed for this long [default: it is kept until released]
+    #[arg(long, value_name = "MS")]
+    ttl_ms: Option<u64>,
+    /// Wait up to this long while another holds it
+    #[arg(long, value_name = "MS")]
+    wait_ms: Option<u64>,
+    /// The token that should be current: the same grant again
+    #[arg(long, value_name = "TOKEN", value_parser = token)]
+    expected_token: Option<Token>,
+    /// Ask for a new token in place of the expected one
+    #[arg(long, requires = "expected_token")]
+    rotate: bool,
+}
+
+#[derive(Args, Debug)]
+struct ShowToken {
+    #[command(flatten)]
+    session: Of,
+    /// The lock's token
+    #[arg(long, value_name = "TOKEN", env = "HOLDFAST_TOKEN", hide_env_values = true, value_parser = token)]
+    token: Token,
+}
+
+/// A token that a change may need.
+#[derive(Args, Debug)]
+pub(crate) struct OptionalToken {
+    /// The lock's token, while it is held
+    #[arg(long, value_name = "TOKEN", env = "HOLDFAST_TOKEN", hide_env_values = true, value_parser = token)]
+    pub(crate) token: Option<Token>,
+}
+
+fn token(text: &str) -> Result<Token, Infallible> {
+    Ok(Token::new(text))
+}
+
+impl AcquireArgs {
+    fn acquire(self) -> Acquire {
+        Acquire {
+            owner: self.owner,
+            expected_token: self.expected_token,
+            rotate: self.rotate.then_some(true),
+            ttl_ms: self.ttl_ms,
+            wait_ms: self.wait_ms,
+        }
+    }
+}
+
+impl Group {
+    /// Asks.
+    pub(crate) async fn run(self, connection: &Connection, format: Format) -> Result<(), Failure> {
+        let asker = Asker::connect(connection, self.audit, format).await?;
+        match self.request {
+            Request::Acquire(args) => asker.ask(asker.session(&args.session).acquire(args.acquire())).await,
+            Request::Validate(shown) => asker.ask(asker.session(&shown.session).validate(&shown.token)).await,
+            Request::Renew(shown) => asker.ask(asker.session(&shown.session).renew(&shown.token)).await,
+            Request::Release(shown) => asker.ask(asker.session(&shown.session).release(&shown.token)).await,
+        }
+    }
+}

@@ -1,0 +1,221 @@
+//! `holdfast session`: open, get, list, touch, close.
+
+use clap::{Args, Subcommand, ValueEnum};
+use holdfast_client::Open;
+use holdfast_client::protocol::document::Content;
+use holdfast_client::protocol::record::{LockMode, OnIdle, State};
+use holdfast_client::protocol::request::Mode;
+use holdfast_client::protocol::{SessionId, WorkerName};
+use holdfast_client::session::{Close, Config, List};
+
+use crate::command::{Asker, Audit};
+use crate::connect::Connection;
+use crate::content::{Body, Fields, fields};
+use crate::exit::Failure;
+use crate::lock::OptionalToken;
+use crate::output::Format;
+
+/// Which session.
+#[derive(Args, Debug)]
+pub(crate) struct Of {
+    /// The session's id
+    #[arg(value_name = "ID", value_parser = SessionId::parse)]
+    pub(crate) id: SessionId,
+}
+
+/// The group's requests.
+#[derive(Args, Debug)]
+pub(crate) struct Group {
+    #[command(flatten)]
+    audit: Audit,
+    #[command(subcommand)]
+    request: Request,
+}
+
+#[derive(Subcommand, Debug)]
+enum Request {
+    /// Find a session or create it: by id, by file, or a new one with an id of its own
+    Open(Box<OpenArgs>),
+    /// Show a session, without activating or touching it
+    Get {
+        #[command(flatten)]
+        session: Of,
+    },
+    /// List the namespace's sessions
+    List(ListArgs),
+    /// Count as activity, so that the session is not idle
+    Touch {
+        #[command(flatten)]
+        session: Of,
+    },
+    /// End a session
+    Close {
+        #[command(flatten)]
+        session: Of,
+        #[command(flatten)]
+        token: OptionalToken,
+        /// Give unsaved changes up
+        #[arg(long)]
+        discard: bool,
+    },
+}
+
+#[derive(Args, Debug)]
+struct OpenArgs {
+    /// The session's id
+    #[arg(value_name = "ID", value_parser = SessionId::parse, conflicts_with_all = ["path", "workspace"])]
+    session: Option<SessionId>,
+    /// The file's path in its workspace
+    #[arg(long)]
+    path: Option<String>,
+    /// The file's workspace [default: main]
+    #[arg(long, requires = "path", value_name = "NAME")]
+    workspace: Option<String>,
+    /// How to treat existence [default: ensure]
+    #[arg(long)]
+    mode: Option<ModeArg>,
+    /// How long without activity counts as idle
+    #[arg(long, value_name = "MS")]
+    idle_timeout_ms: Option<u64>,
+    /// What then happens [default: passivate]
+    #[arg(long)]
+    on_idle: Option<OnIdleArg>,
+    /// Whether changes need the lock [default: optional]
+    #[arg(long)]
+    lock: Option<LockArg>,
+    #[command(flatten)]
+    body: Body,
+    /// The fields that a new session begins with
+    #[arg(long, value_name = "JSON", value_parser = fields)]
+    fields: Option<Fields>,
+}
+
+#[derive(Args, Debug)]
+struct ListArgs {
+    /// Most sessions to show, 1 to 1000
+    #[arg(long, value_name = "N")]
+    limit: Option<u64>,
+    /// Go on behind here: `next` of the page before
+    #[arg(long, value_name = "CURSOR")]
+    after: Option<String>,
+    /// Only sessions in this state
+    #[arg(long)]
+    state: Option<StateArg>,
+    /// Only sessions on this worker
+    #[arg(long, value_name = "NAME", value_parser = WorkerName::parse)]
+    worker: Option<WorkerName>,
+}
+
+#[derive(Clone, Copy, Debug, ValueEnum)]
+enum ModeArg {
+    /// Create on demand
+    Ensure,
+    /// Refuse an existing one
+    Create,
+    /// Refuse a missing one
+    Attach,
+}
+
+#[derive(Clone, Copy, Debug, ValueEnum)]
+enum OnIdleArg {
+    /// It leaves memory and comes back when asked for
+    Passivate,
+    /// It ends
+    Close,
+}
+
+#[derive(Clone, Copy, Debug, ValueEnum)]
+enum LockArg {
+    /// While the lock is free, anybody may change the document
+    Optional,
+    /// Only the holder may
+    Required,
+}
+
+#[derive(Clone, Copy, Debug, ValueEnum)]
+enum StateArg {
+    /// An agent owns it
+    Active,
+    /// Nobody owns it
+    Passive,
+    /// It is over
+    Closed,
+}
+
+impl From<ModeArg> for Mode {
+    fn from(mode: ModeArg) -> Self {
+        match mode {
+            ModeArg::Ensure => Self::Ensure,
+            ModeArg::Create => Self::Create,
+            ModeArg::Attach => Self::Attach,
+        }
+    }
+}
+
+impl From<OnIdleArg> for OnIdle {
+    fn from(on_idle: OnIdleArg) -> Self {
+        match on_idle {
+            OnIdleArg::Passivate => Self::Passivate,
+            OnIdleArg::Close => Self::Close,
+        }
+    }
+}
+
+impl From<LockArg> for LockMode {
+    fn from(lock: LockArg) -> Self {
+        match lock {
+            LockArg::Optional => Self::Optional,
+            LockArg::Required => Self::Required,
+        }
+    }
+}
+
+impl From<StateArg> for State {
+    fn from(state: StateArg) -> Self {
+        match state {
+            StateArg::Active => Self::Active,
+            StateArg::Passive => Self::Passive,
+            StateArg::Closed => Self::Closed,
+        }
+    }
+}
+
+impl OpenArgs {
+    fn open(self) -> Result<Open, Failure> {
+        let body = self.body.read()?;
+        let content = (body.is_some() || self.fields.is_some()).then_some(Content { body, fields: self.fields });
+        Ok(Open {
+            id: self.session.map(|id| id.to_string()),
+            path: self.path,
+            workspace: self.workspace,
+            mode: self.mode.map(Mode::from),
+            config: Config {
+                idle_timeout_ms: self.idle_timeout_ms,
+                on_idle: self.on_idle.map(OnIdle::from),
+                lock: self.lock.map(LockMode::from),
+            },
+            content,
+        })
+    }
+}
+
+impl Group {
+    /// Asks.
+    pub(crate) async fn run(self, connection: &Connection, format: Format) -> Result<(), Failure> {
+        let asker = Asker::connect(connection, self.audit, format).await?;
+        let client = &asker.client;
+        match self.request {
+            Request::Open(open) => asker.ask(client.open(open.open()?)).await,
+            Request::Get { session } => asker.ask(asker.session(&session).get()).await,
+            Request::List(ListArgs { limit, after, state, worker }) => {
+                let state = state.map(State::from);
+                asker.ask(client.list(List { limit, after, state, worker })).await
+            }
+            Request::Touch { session } => asker.ask(asker.session(&session).touch()).await,
+            Request::Close { session, token, discard } => {
+                let close = Close { token: token.token, discard: discard.then_some(true) };
+                asker.ask(asker.session(&session).close(close)).await
+            }
+        }
+    }
+}

@@ -1,0 +1,255 @@
+//! Replies as tables for people.
+//!
+//! Invariant: a token is shown where it was granted, in the replies of acquire and takeover, and nowhere else.
+
+use comfy_table::{Table, presets};
+use holdfast_client::protocol::record::State;
+use holdfast_client::protocol::reply::{
+    Closed, Document, Drained, Edited, Grant, Opened, Reclaimed, Released, Renewed, Saved, Session, SessionPage,
+    TakenOver, Touched, Unlocked, Validated, WorkerList, WorkerState,
+};
+
+use crate::output::plain;
+
+/// A reply for a person.
+pub(crate) trait Shown {
+    /// The text, which ends its own last line.
+    fn shown(&self) -> String;
+}
+
+/// Names and values below each other.
+struct Facts(Table);
+
+impl Facts {
+    fn new() -> Self {
+        let mut table = Table::new();
+        table.load_style(presets::NOTHING);
+        Self(table)
+    }
+
+    fn add(mut self, name: &str, value: impl ToString) -> Self {
+        self.0.add_row([name.to_owned(), plain(&value.to_string())]);
+        self
+    }
+
+    fn add_some(self, name: &str, value: Option<impl ToString>) -> Self {
+        match value {
+            Some(value) => self.add(name, value),
+            None => self,
+        }
+    }
+
+    fn shown(self) -> String {
+        let lines: Vec<String> = self.0.lines().map(|line| line.trim().to_owned()).collect();
+        lines.join("\n") + "\n"
+    }
+}
+
+fn list(header: &[&str], rows: impl Iterator<Item = Vec<String>>) -> String {
+    let mut table = Table::new();
+    table.load_style(presets::UTF8_FULL_CONDENSED).set_header(header.to_vec());
+    table.add_rows(rows.map(|row| row.iter().map(|cell| plain(cell)).collect::<Vec<_>>()));
+    format!("{table}\n")
+}
+
+fn state(state: State) -> &'static str {
+    match state {
+        State::Active => "active",
+        State::Passive => "passive",
+        State::Closed => "closed",
+    }
+}
+
+fn ttl(ttl_ms: Option<u64>) -> String {
+    ttl_ms.map_or("until released".to_owned(), |ttl| format!("{ttl} ms without renewal"))
+}
+
+fn file(workspace: Option<&String>, path: Option<&String>) -> Option<String> {
+    Some(format!("{} in workspace {}", path?, workspace?))
+}
+
+fn session(session: &Session) -> Facts {
+    let lock = session.lock.as_ref().map_or("free".to_owned(), |lock| format!("held by {}", lock.owner));
+    Facts::new()
+        .add("session", &session.id)
+        .add("state", state(session.state))
+        .add_some("worker", session.owner.as_ref().map(|owner| &owner.worker))
+        .add_some("file", file(session.workspace.as_ref(), session.path.as_ref()))
+        .add("lock", lock)
+        .add_some("since", session.lock.as_ref().map(|lock| &lock.acquired_at))
+        .add("lock revision", session.lock_revision)
+        .add("revision", session.revision)
+        .add("idle timeout", format!("{} ms", session.config.idle_timeout_ms))
+        .add("created", &session.created_at)
+}
+
+impl Shown for Session {
+    fn shown(&self) -> String {
+        session(self).shown()
+    }
+}
+
+impl Shown for Opened {
+    fn shown(&self) -> String {
+        session(&self.session).add("created now", if self.created { "yes" } else { "no" }).shown()
+    }
+}
+
+impl Shown for SessionPage {
+    fn shown(&self) -> String {
+        let row = |session: &Session| {
+            vec![
+                session.id.to_string(),
+                state(session.state).to_owned(),
+                session.owner.as_ref().map(|owner| owner.worker.to_string()).unwrap_or_default(),
+                session.lock.as_ref().map(|lock| lock.owner.clone()).unwrap_or_default(),
+                file(session.workspace.as_ref(), session.path.as_ref()).unwrap_or_default(),
+            ]
+        };
+        let mut text = list(&["session", "state", "worker", "locked by", "file"], self.sessions.iter().map(row));
+        if let Some(next) = &self.next {
+            text.push_str(&format!("there is more: --after {next}\n"));
+        }
+        text
+    }
+}
+
+impl Shown for Touched {
+    fn shown(&self) -> String {
+        Facts::new().add("session", &self.session_id).add("state", state(self.state)).shown()
+    }
+}
+
+impl Shown for Closed {
+    fn shown(&self) -> String {
+        format!("session {} is closed\n", self.session_id)
+    }
+}
+
+fn grant(grant: &Grant) -> Facts {
+    Facts::new()
+        .add("session", &grant.session_id)
+        .add("owner", &grant.owner)
+        .add("token", &grant.lock_token)
+        .add("lock revision", grant.lock_revision)
+        .add("lives", ttl(grant.ttl_ms))
+}
+
+impl Shown for Grant {
+    fn shown(&self) -> String {
+        grant(self).shown()
+    }
+}
+
+impl Shown for TakenOver {
+    fn shown(&self) -> String {
+        let previous = self.previous_owner.as_deref().unwrap_or("nobody");
+        grant(&self.grant).add("taken from", previous).add("reason", &self.reason).shown()
+    }
+}
+
+impl Shown for Validated {
+    fn shown(&self) -> String {
+        format!("the token is current: {} holds session {}\n", plain(&self.owner), self.session_id)
+    }
+}
+
+impl Shown for Renewed {
+    fn shown(&self) -> String {
+        Facts::new()
+            .add("session", &self.session_id)
+            .add("owner", &self.owner)
+            .add("lock revision", self.lock_revision)
+            .add("lives", ttl(self.expires_in_ms))
+            .shown()
+    }
+}
+
+impl Shown for Released {
+    fn shown(&self) -> String {
+        format!("the lock of session {} is free, at lock revision {}\n", self.session_id, self.lock_revision)
+    }
+}
+
+impl Shown for Unlocked {
+    fn shown(&self) -> String {
+        let previous = self.previous_owner.as_deref().unwrap_or("nobody");
+        format!("{}it was held by {}\n", self.released.shown(), plain(previous))
+    }
+}
+
+impl Shown for Document {
+    fn shown(&self) -> String {
+        let fields = (!self.fields.is_empty()).then(|| serde_json::Value::Object(self.fields.clone()));
+        let facts = Facts::new()
+            .add("session", &self.session_id)
+            .add("revision", self.revision)
+            .add("unsaved", if self.dirty { "yes" } else { "no" })
+            .add_some("file", file(self.workspace.as_ref(), self.path.as_ref()))
+            .add_some("fields", fields);
+        let end = if self.body.is_empty() || self.body.ends_with('\n') { "" } else { "\n" };
+        format!("{}\n{}{end}", facts.shown(), self.body)
+    }
+}
+
+impl Shown for Edited {
+    fn shown(&self) -> String {
+        Facts::new()
+            .add("session", &self.session_id)
+            .add("revision", self.revision)
+            .add("before", self.previous_revision)
+            .add("unsaved", if self.dirty { "yes" } else { "no" })
+            .shown()
+    }
+}
+
+impl Shown for Saved {
+    fn shown(&self) -> String {
+        Facts::new()
+            .add("session", &self.session_id)
+            .add("revision", self.revision)
+            .add("bytes", self.bytes)
+            .add("digest", &self.digest)
+            .shown()
+    }
+}
+
+impl Shown for Reclaimed {
+    fn shown(&self) -> String {
+        let ids: String = self.reclaimed.iter().map(|id| format!("  {id}\n")).collect();
+        format!("{} reclaimed\n{ids}", self.reclaimed.len())
+    }
+}
+
+fn worker_state(state: WorkerState) -> &'static str {
+    match state {
+        WorkerState::Ready => "ready",
+        WorkerState::Draining => "draining",
+    }
+}
+
+impl Shown for WorkerList {
+    fn shown(&self) -> String {
+        let rows = self.workers.iter().map(|worker| {
+            vec![
+                worker.worker.to_string(),
+                worker_state(worker.state).to_owned(),
+                worker.sessions.to_string(),
+                worker.workspaces.join(", "),
+                worker.version.clone(),
+                worker.boot.to_string(),
+            ]
+        });
+        list(&["worker", "state", "sessions", "workspaces", "version", "boot"], rows)
+    }
+}
+
+impl Shown for Drained {
+    fn shown(&self) -> String {
+        Facts::new()
+            .add("worker", &self.worker)
+            .add("state", worker_state(self.state))
+            .add("sessions left", self.sessions_left)
+            .shown()
+    }
+}

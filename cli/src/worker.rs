@@ -1,0 +1,87 @@
+//! `holdfast worker`: the daemon itself, and below it the requests about workers.
+
+use clap::{Args, Subcommand};
+use holdfast_client::protocol::WorkerName;
+use tokio_util::sync::CancellationToken;
+
+use crate::admin::Reason;
+use crate::command::{Asker, Audit, until};
+use crate::connect::Connection;
+use crate::exit::Failure;
+use crate::output::Format;
+use crate::serve;
+use crate::workspace::WorkspaceArg;
+
+/// The daemon, or a request.
+#[derive(Args, Debug)]
+pub(crate) struct Worker {
+    #[command(flatten)]
+    daemon: Daemon,
+    #[command(flatten)]
+    audit: Audit,
+    #[command(subcommand)]
+    request: Option<Request>,
+}
+
+/// How to run a worker.
+#[derive(Args, Debug)]
+pub(crate) struct Daemon {
+    /// Name of this worker, unique in the fleet [default: w- and six random characters]
+    #[arg(long, value_name = "NAME", value_parser = WorkerName::parse)]
+    pub(crate) name: Option<WorkerName>,
+    /// A folder whose files this worker serves; any number
+    #[arg(long = "workspace", value_name = "NAME=DIR[:ro]", value_parser = WorkspaceArg::parse)]
+    pub(crate) workspaces: Vec<WorkspaceArg>,
+}
+
+#[derive(Subcommand, Debug)]
+enum Request {
+    /// List all live workers
+    List,
+    /// Empty a worker: its sessions move, and it gets no new ones
+    Drain {
+        #[arg(value_name = "WORKER", value_parser = WorkerName::parse)]
+        worker: WorkerName,
+        #[command(flatten)]
+        reason: Reason,
+    },
+    /// Let a worker take sessions again
+    Undrain {
+        #[arg(value_name = "WORKER", value_parser = WorkerName::parse)]
+        worker: WorkerName,
+        #[command(flatten)]
+        reason: Reason,
+    },
+}
+
+impl Worker {
+    /// Whether it runs until it is told to end.
+    pub(crate) fn is_daemon(&self) -> bool {
+        self.request.is_none()
+    }
+
+    /// Runs the daemon until `stop` is cancelled, or asks.
+    pub(crate) async fn run(
+        self,
+        connection: &Connection,
+        format: Format,
+        stop: &CancellationToken,
+    ) -> Result<(), Failure> {
+        let Some(request) = self.request else { return serve::worker(self.daemon, connection, stop).await };
+        if self.daemon.name.is_some() || !self.daemon.workspaces.is_empty() {
+            return Err(Failure::Usage("--name and --workspace are of a worker that is to run here".to_owned()));
+        }
+        until(stop, request.ask(connection, self.audit, format)).await
+    }
+}
+
+impl Request {
+    async fn ask(self, connection: &Connection, audit: Audit, format: Format) -> Result<(), Failure> {
+        let asker = Asker::connect(connection, audit, format).await?;
+        match self {
+            Self::List => asker.ask(asker.client.workers()).await,
+            Self::Drain { worker, reason } => asker.ask(asker.client.drain(&worker, reason.reason)).await,
+            Self::Undrain { worker, reason } => asker.ask(asker.client.undrain(&worker, reason.reason)).await,
+        }
+    }
+}

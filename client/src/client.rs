@@ -1,0 +1,107 @@
+//! Who asks, where: the connection, the subject root, the namespace and the actor that all requests of a client share.
+
+use std::time::Duration;
+
+use holdfast_protocol::subject::{Root, Target, Verb};
+use holdfast_protocol::{Namespace, SessionId, SessionKey, WorkerName};
+
+use crate::request::{Ask, Call};
+
+/// How long a request may take with all its retries, unless the caller says otherwise.
+const PATIENCE: Duration = Duration::from_secs(10);
+
+/// A client of one namespace. Cheap to clone; clones share the connection.
+#[derive(Clone, Debug)]
+pub struct Client {
+    pub(crate) nats: async_nats::Client,
+    root: Root,
+    namespace: Namespace,
+    pub(crate) actor: Option<String>,
+    pub(crate) patience: Duration,
+}
+
+impl Client {
+    /// A client of the namespace `default` below the root `hf`.
+    pub fn new(nats: async_nats::Client) -> Self {
+        let namespace = Namespace::parse("default").expect("it follows the rule for namespaces");
+        Self { nats, root: Root::default(), namespace, actor: None, patience: PATIENCE }
+    }
+
+    /// Asks below another subject root.
+    #[must_use]
+    pub fn below(mut self, root: Root) -> Self {
+        self.root = root;
+        self
+    }
+
+    /// Asks in another namespace.
+    #[must_use]
+    pub fn in_namespace(mut self, namespace: Namespace) -> Self {
+        self.namespace = namespace;
+        self
+    }
+
+    /// Says who asks, for the audit trail. It is free text and proves nothing.
+    #[must_use]
+    pub fn acting_as(mut self, actor: impl Into<String>) -> Self {
+        self.actor = Some(actor.into());
+        self
+    }
+
+    /// How long a request may take with all its retries; 10 seconds unless said. What a request waits for on purpose, as
+    /// with [`Acquire::wait`](crate::Acquire::wait), comes on top.
+    #[must_use]
+    pub fn patience(mut self, patience: Duration) -> Self {
+        self.patience = patience;
+        self
+    }
+
+    /// The session `id` of this client's namespace. Nothing is asked yet, so it need not exist.
+    pub fn session(&self, id: SessionId) -> SessionClient {
+        SessionClient { client: self.clone(), key: SessionKey::new(self.namespace.clone(), id) }
+    }
+
+    /// A request about the namespace or the fleet as a whole.
+    pub(crate) fn call<A: Ask>(&self, ask: A) -> Call<A> {
+        debug_assert!(matches!(A::VERB.target(), Target::Namespace | Target::Fleet));
+        let subject = match A::VERB.target() {
+            Target::Fleet => self.root.sys_request(A::VERB, None),
+            _ => self.root.namespace_request(A::VERB, &self.namespace),
+        };
+        Call::new(self.clone(), subject, ask)
+    }
+
+    /// A request about one worker.
+    pub(crate) fn call_worker<A: Ask>(&self, worker: &WorkerName, ask: A) -> Call<A> {
+        debug_assert_eq!(A::VERB.target(), Target::Worker);
+        Call::new(self.clone(), self.root.sys_request(A::VERB, Some(worker)), ask)
+    }
+}
+
+/// One session, to be asked about. Cheap to clone.
+#[derive(Clone, Debug)]
+pub struct SessionClient {
+    pub(crate) client: Client,
+    key: SessionKey,
+}
+
+impl SessionClient {
+    /// The session's id.
+    pub fn id(&self) -> &SessionId {
+        &self.key.id
+    }
+
+    pub(crate) fn call<A: Ask>(&self, ask: A) -> Call<A> {
+        debug_assert_eq!(A::VERB.target(), Target::Session);
+        Call::new(self.client.clone(), self.subject(A::VERB), ask)
+    }
+
+    fn subject(&self, verb: Verb) -> String {
+        self.client.root.session_request(verb, &self.key)
+    }
+
+    /// The subject of the session's signals, or of one group of them.
+    pub(crate) fn signals_subject(&self, group: Option<&str>) -> String {
+        self.client.root.signals(&self.key, group)
+    }
+}

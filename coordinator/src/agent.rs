@@ -1,0 +1,178 @@
+//! Messages to session agents, and what became of them.
+//!
+//! Invariant: silence is never taken for a no. A message that nobody listened to had no effect; one that was not answered in
+//! time may have had one.
+
+use std::time::Duration;
+
+use async_nats::header::HeaderMap;
+use async_nats::{HeaderValue, Message, Request, RequestErrorKind};
+use bytes::Bytes;
+use holdfast_protocol::document::Content;
+use holdfast_protocol::error::ErrorReply;
+use holdfast_protocol::internal::{Activate, Hint, LeaseView, MOVED_HEADER, REVISION_HEADER, call};
+use holdfast_protocol::record::Owner;
+use holdfast_protocol::{Error, SessionKey};
+use serde::Serialize;
+
+use crate::cache::Known;
+use crate::call::Call;
+use crate::config::LEASE_VIEW_TIMEOUT;
+use crate::error;
+use crate::hub::Hub;
+use crate::micro::NUMBER_HEADER;
+
+/// What became of a message to an agent. Without `Debug`, so that no body reaches a log line.
+pub(crate) enum Reply {
+    /// It answered, maybe with an error.
+    Said(Message),
+    /// Its worker does not own the session.
+    Moved,
+    /// Nobody listened: no effect.
+    Unheard,
+    /// No answer in time: maybe an effect.
+    Silent,
+    /// The message is over the server's limit with what was added to it.
+    TooLarge,
+}
+
+/// A message to an agent.
+pub(crate) struct Letter<'a> {
+    pub(crate) key: &'a SessionKey,
+    pub(crate) call: &'a str,
+    pub(crate) headers: Option<HeaderMap>,
+    pub(crate) payload: Bytes,
+    pub(crate) timeout: Duration,
+}
+
+/// Asks the agent that `owner` names.
+pub(crate) async fn ask(hub: &Hub, owner: &Owner, letter: Letter<'_>) -> Reply {
+    let subject = hub.config.root.agent(&owner.worker, owner.boot, letter.key, letter.call);
+    let request = Request {
+        payload: Some(letter.payload),
+        headers: letter.headers,
+        timeout: Some(Some(letter.timeout)),
+        inbox: None,
+    };
+    match hub.client.send_request(subject, request).await {
+        Ok(message) if has(&message, MOVED_HEADER) => Reply::Moved,
+        Ok(message) => Reply::Said(message),
+        Err(error) => match error.kind() {
+            RequestErrorKind::NoResponders => {
+                hub.registry.unheard(&owner.worker, owner.boot);
+                Reply::Unheard
+            }
+            RequestErrorKind::MaxPayloadExceeded => Reply::TooLarge,
+            RequestErrorKind::TimedOut | RequestErrorKind::InvalidSubject | RequestErrorKind::Other => Reply::Silent,
+        },
+    }
+}
+
+fn has(message: &Message, header: &str) -> bool {
+    message.headers.as_ref().is_some_and(|headers| headers.get(header).is_some())
+}
+
+/// What an agent's answer says, if it is an error.
+pub(crate) fn refusal(message: &Message) -> Option<Error> {
+    if !has(message, NUMBER_HEADER) {
+        return None;
+    }
+    Some(match serde_json::from_slice::<ErrorReply>(&message.payload) {
+        Ok(reply) => reply.error,
+        Err(_) => error::bug("a worker answered with an error that does not parse"),
+    })
+}
+
+/// What became of taking a session up.
+#[derive(Debug)]
+pub(crate) enum Activated {
+    /// The agent is up.
+    Up,
+    /// The session is to be placed or looked up again.
+    Elsewhere,
+    /// To be told to whoever asked.
+    Refused(Error),
+}
+
+/// How an agent is to begin.
+#[derive(Clone, Debug)]
+pub(crate) enum Beginning {
+    /// From its log.
+    Log,
+    /// As a session that was just made: its log is empty.
+    Blank(Option<Content>),
+    /// From its log, and with this content if that is empty: an open that is asked again.
+    LogOr(Option<Content>),
+}
+
+/// Asks the owner of `known` to take the session up.
+pub(crate) async fn activate(hub: &Hub, known: &Known, beginning: Beginning, call: &Call) -> Activated {
+    let Some(owner) = &known.record.owner else { return Activated::Elsewhere };
+    let (created, content) = match beginning {
+        Beginning::Log => (false, None),
+        Beginning::Blank(content) => (true, content),
+        Beginning::LogOr(content) => (false, content),
+    };
+    let activate = Activate { hint: hint_of(known), created, content, request_id: call.request_id.clone() };
+    let key = known.record.key();
+    let letter =
+        Letter { key: &key, call: call::ACTIVATE, headers: None, payload: json(&activate), timeout: call.left() };
+    match ask(hub, owner, letter).await {
+        Reply::Said(message) => refusal(&message).map_or(Activated::Up, Activated::Refused),
+        Reply::Moved | Reply::Unheard => {
+            hub.records.forget(&key);
+            Activated::Elsewhere
+        }
+        Reply::Silent => Activated::Refused(error::unknown_outcome(&key)),
+        Reply::TooLarge => Activated::Refused(error::too_large()),
+    }
+}
+
+/// Tells the owner of `known` what was just written. Without an answer: an agent that misses it learns by its next frame.
+pub(crate) async fn hint(hub: &Hub, known: &Known) {
+    let Some(owner) = &known.record.owner else { return };
+    let key = known.record.key();
+    let subject = hub.config.root.agent(&owner.worker, owner.boot, &key, call::HINT);
+    if let Err(error) = hub.client.publish(subject, json(&hint_of(known))).await {
+        tracing::debug!(%key, %error, "hint not sent");
+    }
+}
+
+/// How the lock of `known` stands on its agent's clock, if the agent says so in time.
+pub(crate) async fn lease(hub: &Hub, known: &Known) -> Option<LeaseView> {
+    let owner = known.record.owner.as_ref()?;
+    let key = known.record.key();
+    let payload = Bytes::from_static(b"{}");
+    // The hint of a lock that was granted a moment ago may be on its way still.
+    let mut headers = HeaderMap::new();
+    headers.insert(REVISION_HEADER, HeaderValue::from(known.revision.0));
+    let letter = Letter { key: &key, call: call::LEASE, headers: Some(headers), payload, timeout: LEASE_VIEW_TIMEOUT };
+    match ask(hub, owner, letter).await {
+        Reply::Said(message) => serde_json::from_slice(&message.payload).ok(),
+        Reply::Moved | Reply::Unheard | Reply::Silent | Reply::TooLarge => None,
+    }
+}
+
+/// Asks `owner` to finish with a session before it moves. Whether it does is its own affair: the record decides.
+pub(crate) async fn handover(hub: &Hub, owner: &Owner, key: &SessionKey, timeout: Duration) {
+    let payload = Bytes::from_static(b"{}");
+    let letter = Letter { key, call: call::HANDOVER, headers: None, payload, timeout };
+    let outcome = match ask(hub, owner, letter).await {
+        Reply::Said(message) => match refusal(&message) {
+            None => return,
+            Some(refusal) => refusal.reason.as_str(),
+        },
+        Reply::Moved => "it does not own it",
+        Reply::Unheard => "nobody listens",
+        Reply::Silent | Reply::TooLarge => "no answer",
+    };
+    tracing::info!(%key, worker = %owner.worker, outcome, "the session moves without a handover");
+}
+
+fn hint_of(known: &Known) -> Hint {
+    Hint { revision: known.revision, record: known.record.as_ref().clone() }
+}
+
+fn json(value: &impl Serialize) -> Bytes {
+    serde_json::to_vec(value).expect("a record and content are strings, numbers and JSON values").into()
+}

@@ -1,0 +1,108 @@
+//! What goes back to a client: a body, and for errors the micro service's headers.
+//!
+//! Invariant: every error has a `request_id`, and its headers are one line each.
+
+use async_nats::Message;
+use async_nats::header::{HeaderMap, HeaderValue};
+use bytes::Bytes;
+use holdfast_protocol::{Error, Reason, RequestId, request};
+use serde::Serialize;
+
+use crate::micro::{ERROR_HEADER, NUMBER_HEADER};
+
+/// Most characters of an error's message in a header; the body has all of it.
+const HEADER_CHARS: usize = 500;
+
+/// A reply.
+pub(crate) struct Answer {
+    pub(crate) headers: Option<HeaderMap>,
+    pub(crate) body: Bytes,
+    /// `number:message` of an error, for the statistics.
+    pub(crate) fault: Option<String>,
+}
+
+impl Answer {
+    /// A reply of this coordinator.
+    pub(crate) fn of(reply: &impl Serialize) -> Result<Self, Error> {
+        match serde_json::to_vec(reply) {
+            Ok(body) => Ok(Self { headers: None, body: body.into(), fault: None }),
+            Err(error) => Err(crate::error::bug(&format!("a reply cannot be written: {error}"))),
+        }
+    }
+
+    /// A reply of an agent, as it is.
+    pub(crate) fn relayed(message: Message) -> Self {
+        let fault = message.headers.as_ref().and_then(fault_of);
+        Self { headers: message.headers, body: message.payload, fault }
+    }
+
+    /// An error, for a request with this body; `made` is its idempotency key if the body has none.
+    pub(crate) fn error(mut error: Error, payload: &[u8], made: &RequestId) -> Self {
+        if error.request_id.is_empty() {
+            error.request_id = request::peek_request_id(payload).unwrap_or_else(|| made.as_str().to_owned());
+        }
+        if error.reason == Reason::AckTimeout {
+            let request_id = error.request_id.clone();
+            error = error.detail("request_id", request_id);
+        }
+        let mut headers = HeaderMap::new();
+        headers.insert(ERROR_HEADER, one_line(&error.message));
+        headers.insert(NUMBER_HEADER, HeaderValue::from(error.code.number()));
+        Self { fault: fault_of(&headers), headers: Some(headers), body: error.to_json().into() }
+    }
+}
+
+fn fault_of(headers: &HeaderMap) -> Option<String> {
+    let number = headers.get_last(NUMBER_HEADER)?;
+    let message = headers.get_last(ERROR_HEADER).map(HeaderValue::as_str).unwrap_or_default();
+    Some(format!("{number}:{message}"))
+}
+
+fn one_line(message: &str) -> String {
+    message.chars().map(|char| if char.is_control() { ' ' } else { char }).take(HEADER_CHARS).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use holdfast_protocol::error::ErrorReply;
+
+    use super::*;
+
+    #[test]
+    fn an_error_has_a_body_two_headers_of_one_line_and_the_callers_request_id() {
+        let refused = || Error::new(Reason::LockHeld, "locked\r\nby somebody\n");
+        let made = RequestId::parse("made").unwrap();
+        let answer = Answer::error(refused(), br#"{"owner":"a","request_id":"r1"}"#, &made);
+        let headers = answer.headers.unwrap();
+        assert_eq!(headers.get(ERROR_HEADER).unwrap().as_str(), "locked  by somebody ");
+        assert_eq!(headers.get(NUMBER_HEADER).unwrap().as_str(), "409");
+        assert_eq!(answer.fault.unwrap(), "409:locked  by somebody ");
+        let body: ErrorReply = serde_json::from_slice(&answer.body).unwrap();
+        assert_eq!(body.error.request_id, "r1");
+
+        let body: ErrorReply = serde_json::from_slice(&Answer::error(refused(), b"\xff[", &made).body).unwrap();
+        assert_eq!(body.error.request_id, "made");
+        let unknown = Answer::error(Error::new(Reason::AckTimeout, ""), b"{}", &made);
+        let body: ErrorReply = serde_json::from_slice(&unknown.body).unwrap();
+        assert_eq!(body.error.details["request_id"], "made");
+    }
+
+    #[test]
+    fn an_agents_reply_is_passed_on_as_it_is() {
+        let mut headers = HeaderMap::new();
+        headers.insert(ERROR_HEADER, "no");
+        headers.insert(NUMBER_HEADER, "404");
+        let message = Message {
+            subject: "inbox".into(),
+            reply: None,
+            payload: Bytes::from_static(b"{}"),
+            headers: Some(headers.clone()),
+            status: None,
+            description: None,
+            length: 0,
+        };
+        let answer = Answer::relayed(message);
+        assert_eq!((answer.headers, &answer.body[..]), (Some(headers), &b"{}"[..]));
+        assert_eq!(answer.fault.as_deref(), Some("404:no"));
+    }
+}

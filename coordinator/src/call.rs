@@ -1,0 +1,138 @@
+//! One request on its way through this coordinator: who asked, since when, and until when it may take.
+
+use std::sync::{Mutex, PoisonError};
+use std::time::Duration;
+
+use bytes::Bytes;
+use holdfast_protocol::lock::{Asked, Secret};
+use holdfast_protocol::request::{self, Request};
+use holdfast_protocol::{Error, Limits, RequestId, SessionKey};
+use tokio::sync::OwnedSemaphorePermit;
+use tokio::time::Instant;
+use uuid::Uuid;
+
+use crate::decide::Author;
+use crate::error;
+
+/// The bounds of the pause before a request that met a change is tried again.
+const PAUSE: (Duration, Duration) = (Duration::from_micros(500), Duration::from_millis(20));
+
+/// Now, RFC 3339, for people.
+pub(crate) fn now() -> String {
+    jiff::Timestamp::now().to_string()
+}
+
+/// A request as it came in.
+pub(crate) struct Incoming {
+    /// The body, unread.
+    pub(crate) payload: Bytes,
+    /// Its idempotency key, should the caller have given none.
+    pub(crate) made: RequestId,
+    /// When it came.
+    pub(crate) arrived: Instant,
+    /// How long one attempt at it may take.
+    pub(crate) timeout: Duration,
+    /// Its place among those that are worked on.
+    pub(crate) permit: Mutex<Option<OwnedSemaphorePermit>>,
+}
+
+impl Incoming {
+    /// Reads the body.
+    ///
+    /// # Errors
+    /// `invalid_params` or `too_large`.
+    pub(crate) fn parse<R: Request>(&self, limits: &Limits) -> Result<(R, Call), Error> {
+        let request: R = request::parse(&self.payload, limits)?;
+        let call = self.call(request.request_id(), request.actor());
+        Ok((request, call))
+    }
+
+    /// The circumstances of a request whose body is for an agent to read. It is read here for its `request_id` only, and
+    /// wholly, so this is for the rare paths.
+    pub(crate) fn peeked(&self) -> Call {
+        self.call(request::peek_request_id(&self.payload).as_deref(), None)
+    }
+
+    fn call(&self, request_id: Option<&str>, actor: Option<&str>) -> Call {
+        // A malformed one was refused by the parser.
+        let given = request_id.and_then(|id| RequestId::parse(id).ok());
+        Call {
+            by_caller: given.is_some(),
+            request_id: given.unwrap_or_else(|| self.made.clone()),
+            actor: actor.map(str::to_owned),
+            arrived: self.arrived,
+            deadline: self.arrived + self.timeout,
+            timeout: self.timeout,
+        }
+    }
+
+    /// Makes place for others while this request waits for something that may take long.
+    pub(crate) fn step_aside(&self) {
+        self.permit.lock().unwrap_or_else(PoisonError::into_inner).take();
+    }
+}
+
+/// A request's circumstances.
+#[derive(Clone, Debug)]
+pub(crate) struct Call {
+    /// Its idempotency key.
+    pub(crate) request_id: RequestId,
+    /// Whether that is the caller's own, so that there may have been an earlier copy.
+    pub(crate) by_caller: bool,
+    /// Who asks.
+    pub(crate) actor: Option<String>,
+    /// What is decided rests on what was read after this.
+    pub(crate) arrived: Instant,
+    /// When it must have been answered.
+    pub(crate) deadline: Instant,
+    timeout: Duration,
+}
+
+impl Call {
+    /// Something that this coordinator does of its own accord.
+    pub(crate) fn own(timeout: Duration) -> Self {
+        let now = Instant::now();
+        Self {
+            request_id: RequestId::made(Uuid::now_v7()),
+            by_caller: false,
+            actor: None,
+            arrived: now,
+            deadline: now + timeout,
+            timeout,
+        }
+    }
+
+    /// The same request, beginning now: after a wait.
+    pub(crate) fn again(&self) -> Self {
+        let now = Instant::now();
+        Self { arrived: now, deadline: now + self.timeout, ..self.clone() }
+    }
+
+    /// How long is left.
+    pub(crate) fn left(&self) -> Duration {
+        self.deadline.saturating_duration_since(Instant::now())
+    }
+
+    /// Refuses to begin another attempt after the deadline.
+    ///
+    /// # Errors
+    /// `busy` / `draining`: nothing was changed by this request.
+    pub(crate) fn in_time(&self, key: &SessionKey) -> Result<(), Error> {
+        if self.left().is_zero() { Err(error::contended(key)) } else { Ok(()) }
+    }
+
+    /// Waits a little, at random, so that those who collided do not collide again.
+    pub(crate) async fn pause(&self) {
+        tokio::time::sleep(rand::random_range(PAUSE.0..PAUSE.1).min(self.left())).await;
+    }
+
+    /// What a record says of a change that this request makes.
+    pub(crate) fn author<'a>(&'a self, reason: Option<&'a str>) -> Author<'a> {
+        Author { actor: self.actor.as_deref(), reason, request_id: Some(&self.request_id) }
+    }
+
+    /// What the lock rules want to know.
+    pub(crate) fn asked<'a>(&'a self, at: &'a str, secret: &'a Secret) -> Asked<'a> {
+        Asked { request_id: &self.request_id, actor: self.actor.as_deref(), at, nonce: Uuid::now_v7(), secret }
+    }
+}

@@ -1,0 +1,165 @@
+//! One change of a record's lock: read, decide, compare-and-set, and on a mismatch again.
+//!
+//! Invariant: a yes may rest on the cache, because the compare-and-set proves it. A no, and an answer that changes nothing,
+//! rest on a read or write that was begun after the request arrived.
+
+use std::sync::Arc;
+
+use holdfast_protocol::lock::{Asked, LockDecision};
+use holdfast_protocol::{Error, Revision, SessionKey, SessionRecord};
+
+use crate::agent::Beginning;
+use crate::cache::Known;
+use crate::call::{Call, now};
+use crate::decide::{self, Standing};
+use crate::error;
+use crate::hub::Hub;
+use crate::past::Past;
+use crate::place;
+use crate::records::CommitError;
+
+/// A request that changes a lock.
+pub(crate) trait Change: Sync {
+    /// Its answer.
+    type Reply: Send;
+
+    /// Whether it gives way to the relay when that is behind. Operators do not.
+    const GIVES_WAY: bool;
+    /// Whether a late copy of it would do harm, so that an earlier copy is looked for before anything else.
+    const LOOKS_BACK_FIRST: bool;
+
+    /// What to do about it.
+    fn decide(&self, record: &SessionRecord, revision: Revision, asked: &Asked<'_>) -> LockDecision<Self::Reply>;
+
+    /// What an earlier copy of it was answered.
+    fn replay(&self, past: &Past, asked: &Asked<'_>) -> Option<Self::Reply>;
+}
+
+/// A change that was made, or that needed no making.
+pub(crate) struct Done<Reply> {
+    /// The record after it.
+    pub(crate) known: Known,
+    /// The answer.
+    pub(crate) reply: Reply,
+    /// Whether this request wrote `known`.
+    pub(crate) written: bool,
+}
+
+/// A change that was not made.
+#[derive(Debug)]
+pub(crate) enum NotDone {
+    /// The lock rules say no, by this record.
+    Refused(Box<Error>, Known),
+    /// Something else is in the way.
+    Failed(Error),
+}
+
+impl From<Error> for NotDone {
+    fn from(error: Error) -> Self {
+        Self::Failed(error)
+    }
+}
+
+enum Step<Reply> {
+    Done(Done<Reply>),
+    /// Nobody holds the session: place it first.
+    Place,
+    /// The relay must come this far first.
+    Announce(Revision),
+    /// Another writer was first.
+    Again,
+}
+
+/// Makes `change`.
+pub(crate) async fn make<C: Change>(
+    hub: &Hub,
+    key: &SessionKey,
+    call: &Call,
+    change: &C,
+) -> Result<Done<C::Reply>, NotDone> {
+    loop {
+        call.in_time(key)?;
+        match attempt(hub, key, call, change).await? {
+            Step::Done(done) => return Ok(done),
+            Step::Place => {
+                place::place(hub, key, call, &Beginning::Log).await?;
+            }
+            Step::Announce(mark) => hub.announced(mark, call.deadline).await?,
+            Step::Again => call.pause().await,
+        }
+    }
+}
+
+async fn attempt<C: Change>(hub: &Hub, key: &SessionKey, call: &Call, change: &C) -> Result<Step<C::Reply>, NotDone> {
+    let _lane = hub.records.lane(key).await;
+    let at = now();
+    let asked = call.asked(&at, &hub.secret);
+    let mut known = hub.records.record(key, call.deadline).await?;
+    loop {
+        let is_proven = known.is_as_of(call.arrived);
+        match decide::standing(&known.record, |owner| hub.registry.is_lost(owner)) {
+            Standing::Closed if is_proven => return Err(error::no_session(key).into()),
+            Standing::Closed => {
+                known = hub.records.read_record(key, call.deadline).await?;
+                continue;
+            }
+            Standing::Passive | Standing::Orphaned(_) => return Ok(Step::Place),
+            Standing::Active(_) => {}
+        }
+        if C::LOOKS_BACK_FIRST
+            && let Some(reply) = replay(hub, &known, call, change, &asked).await?
+        {
+            return Ok(Step::Done(Done { known, reply, written: false }));
+        }
+        match change.decide(&known.record, known.revision, &asked) {
+            LockDecision::Commit { next, reply } => return commit::<C>(hub, &known, *next, reply, call).await,
+            LockDecision::Unchanged(reply) if is_proven => {
+                return Ok(Step::Done(Done { known, reply, written: false }));
+            }
+            LockDecision::Refuse(refusal) if is_proven => {
+                return match replay(hub, &known, call, change, &asked).await? {
+                    Some(reply) => Ok(Step::Done(Done { known, reply, written: false })),
+                    None => Err(NotDone::Refused(Box::new(refusal), known)),
+                };
+            }
+            LockDecision::Unchanged(_) | LockDecision::Refuse(_) => {
+                known = hub.records.read_record(key, call.deadline).await?;
+            }
+        }
+    }
+}
+
+async fn commit<C: Change>(
+    hub: &Hub,
+    known: &Known,
+    next: SessionRecord,
+    reply: C::Reply,
+    call: &Call,
+) -> Result<Step<C::Reply>, NotDone> {
+    if C::GIVES_WAY
+        && let Some(mark) = known.record.must_be_announced().filter(|mark| !hub.is_announced(*mark))
+    {
+        return Ok(Step::Announce(mark));
+    }
+    let key = known.record.key();
+    match hub.records.commit(&key, known.revision, next, call.deadline).await {
+        Ok(known) => Ok(Step::Done(Done { known, reply, written: true })),
+        Err(CommitError::Moved) => Ok(Step::Again),
+        Err(CommitError::Failed(error)) => Err(error.into()),
+    }
+}
+
+/// What an earlier copy of this request was answered, if there was one.
+async fn replay<C: Change>(
+    hub: &Hub,
+    known: &Known,
+    call: &Call,
+    change: &C,
+    asked: &Asked<'_>,
+) -> Result<Option<C::Reply>, Error> {
+    if !call.by_caller {
+        return Ok(None);
+    }
+    let past: Arc<Past> = hub.records.past(&known.record.key(), known.revision, call.deadline).await?;
+    Ok(change.replay(&past, asked))
+}

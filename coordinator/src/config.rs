@@ -1,0 +1,84 @@
+//! What can be set on a coordinator. Every value has a default that fits one machine as well as a fleet.
+//!
+//! Deliberately absent: connection settings (`store::connect`) and where settings come from (`cli`).
+
+use std::time::Duration;
+
+use holdfast_protocol::Limits;
+use holdfast_protocol::subject::Root;
+use holdfast_store::{LEASE_RENEW, LEASE_TTL};
+
+/// How long a relay may be silent before another coordinator's takes its place.
+pub(crate) const PIN_TIMEOUT: Duration = Duration::from_secs(3);
+/// How long one pull of the relay waits for messages; each renews its pin.
+pub(crate) const PULL_EXPIRES: Duration = Duration::from_millis(750);
+// A relay that misses one pull keeps its pin.
+const _: () = assert!(PULL_EXPIRES.as_millis() * 3 < PIN_TIMEOUT.as_millis());
+/// How long the relay's consumer waits for an acknowledgement before it delivers a message again.
+pub(crate) const RELAY_ACK_WAIT: Duration = Duration::from_secs(10);
+// A message is delivered again only when whoever had it has lost the pin or has given up.
+const _: () = assert!(PIN_TIMEOUT.as_millis() * 2 < RELAY_ACK_WAIT.as_millis());
+
+/// How long an agent may take to say how long a lock lives; a conflict is explained without it otherwise.
+pub(crate) const LEASE_VIEW_TIMEOUT: Duration = Duration::from_millis(250);
+/// How long a change waits for the relay to catch up before it is refused as busy.
+pub(crate) const ANNOUNCE_TIMEOUT: Duration = Duration::from_secs(2);
+
+/// Settings of one coordinator.
+#[derive(Clone, Debug)]
+pub struct Config {
+    /// The installation's subject root.
+    pub root: Root,
+    /// A name for people, shown in the micro service's metadata.
+    pub name: String,
+    /// The version that the micro service shows (semver).
+    pub version: String,
+    /// What clients may ask for.
+    pub limits: Limits,
+    /// How long one request may take in all, waiting for a lock apart. An agent that has not answered by then leaves the
+    /// outcome unknown.
+    pub request_timeout: Duration,
+    /// How many requests are worked on at once; more are refused as busy. Those that wait for a lock do not count.
+    pub max_in_flight: usize,
+    /// How many requests may wait for locks at once.
+    pub max_waiters: usize,
+    /// How often a waiter looks for itself, in case no signal reaches it.
+    pub waiter_poll: Duration,
+    /// How many session records are kept at hand.
+    pub cache_entries: u64,
+    /// How often workers' leases are read.
+    pub lease_poll: Duration,
+    /// How long a lease may stay as it is before its worker counts as gone.
+    pub lease_ttl: Duration,
+    /// How long a lease that was there a moment ago may be missing before its worker counts as gone: after an outage of
+    /// JetStream all leases are missing until their workers have written them again.
+    pub lease_grace: Duration,
+    /// How often all records are looked through for those whose worker is gone.
+    pub sweep_interval: Duration,
+    /// How long after a worker seems lost that is done.
+    pub sweep_delay: Duration,
+    /// How many sessions one sweep takes back per second.
+    pub sweep_per_second: u32,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Self {
+            root: Root::default(),
+            name: "coordinator".to_owned(),
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            limits: Limits::default(),
+            request_timeout: Duration::from_secs(5),
+            max_in_flight: 4096,
+            max_waiters: 4096,
+            waiter_poll: Duration::from_secs(1),
+            cache_entries: 65_536,
+            lease_poll: Duration::from_secs(1),
+            lease_ttl: LEASE_TTL,
+            lease_grace: LEASE_RENEW * 2,
+            sweep_interval: Duration::from_secs(180),
+            sweep_delay: Duration::from_secs(3),
+            sweep_per_second: 500,
+        }
+    }
+}

@@ -1,0 +1,123 @@
+//! A running coordinator: its tasks, and how they end.
+//!
+//! Invariant: every task has an end that [`Coordinator::stop`] waits for. Requests that were taken are answered; the relay's
+//! pin is given up, so that another coordinator goes on at once.
+
+use std::future::Future;
+use std::sync::Arc;
+use std::time::Duration;
+
+use async_nats::Client;
+use holdfast_protocol::lock::Secret;
+use holdfast_store::Store;
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+use crate::config::Config;
+use crate::endpoint::Endpoints;
+use crate::error::StartError;
+use crate::hub::Hub;
+use crate::micro::Micro;
+use crate::relay::{self, Pin};
+use crate::sweep;
+
+/// How long tasks that were told to end at once may take to notice.
+const ABORT_GRACE: Duration = Duration::from_secs(1);
+
+/// A running coordinator.
+pub struct Coordinator {
+    hub: Arc<Hub>,
+    /// Tasks that go on until all requests are answered.
+    background: TaskTracker,
+    /// Ends them in order.
+    ending: CancellationToken,
+}
+
+impl Coordinator {
+    /// Starts one on a provisioned store. Any number of them share the work.
+    ///
+    /// # Errors
+    /// [`StartError`] when the connection takes no subscriptions.
+    pub async fn start(client: Client, store: Store, secret: Secret, config: Config) -> Result<Self, StartError> {
+        let hub = Arc::new(Hub::new(client, store, secret, config));
+        let coordinator = Self { hub: hub.clone(), background: TaskTracker::new(), ending: CancellationToken::new() };
+        if let Err(error) = hub.registry.refresh().await {
+            tracing::warn!(%error, "workers are not known yet");
+        }
+        let micro = Arc::new(Micro::new(&hub.config));
+        coordinator.begin_background(&micro).await?;
+        let endpoints = Endpoints::new(hub.clone(), micro);
+        for subscriber in endpoints.subscribe().await? {
+            hub.tasks.spawn(coordinator.abortable(endpoints.clone().run(subscriber)));
+        }
+        if let Err(error) = hub.client.flush().await {
+            tracing::debug!(%error, "the connection is closed");
+        }
+        tracing::info!(root = %hub.config.root, "coordinator started");
+        Ok(coordinator)
+    }
+
+    async fn begin_background(&self, micro: &Arc<Micro>) -> Result<(), StartError> {
+        let hub = &self.hub;
+        let subject = hub.config.root.relay_floor();
+        let floor = hub.client.subscribe(subject.clone()).await;
+        let floor = floor.map_err(|source| StartError::Subscribe { subject, source })?;
+        self.begin(self.until_ending(relay::follow_floor(hub.clone(), floor)));
+        let questions = micro.listen(&hub.client).await?;
+        let (micro, client) = (micro.clone(), hub.client.clone());
+        self.begin(self.until_ending(async move { micro.answer(&client, questions).await }));
+        let (registry, ending) = (hub.clone(), self.ending.clone());
+        self.begin(async move { registry.registry.run(registry.config.lease_poll, ending).await });
+        let pin = Arc::new(Pin::default());
+        self.begin(relay::run(hub.clone(), pin.clone(), self.ending.clone()));
+        self.begin(sweep::run(hub.clone(), pin, self.ending.clone()));
+        Ok(())
+    }
+
+    fn begin(&self, task: impl Future<Output = ()> + Send + 'static) {
+        self.background.spawn(self.abortable(task));
+    }
+
+    fn until_ending<F: Future<Output = ()>>(&self, task: F) -> impl Future<Output = ()> + use<F> {
+        let ending = self.ending.clone();
+        async move {
+            ending.run_until_cancelled(task).await;
+        }
+    }
+
+    fn abortable<F: Future<Output = ()>>(&self, task: F) -> impl Future<Output = ()> + use<F> {
+        let abort = self.hub.abort.clone();
+        async move {
+            abort.run_until_cancelled(task).await;
+        }
+    }
+
+    /// Stops taking requests, answers those that were taken, lets another coordinator relay, and ends. What has not ended
+    /// after `grace` is dropped where it is: clients see a timeout then, and ask again with the same `request_id`.
+    pub async fn stop(self, grace: Duration) {
+        let until = Instant::now() + grace;
+        self.hub.leaving.cancel();
+        self.hub.tasks.close();
+        if tokio::time::timeout_at(until, self.hub.tasks.wait()).await.is_err() {
+            tracing::warn!(requests = self.hub.tasks.len(), "requests are dropped unanswered");
+        }
+        self.ending.cancel();
+        self.background.close();
+        if tokio::time::timeout_at(until.max(Instant::now() + ABORT_GRACE), self.background.wait()).await.is_err() {
+            tracing::warn!(tasks = self.background.len(), "tasks are dropped");
+        }
+        self.hub.abort.cancel();
+        let rest = async {
+            self.hub.tasks.wait().await;
+            self.background.wait().await;
+            // So that the last replies have left when the caller closes the connection.
+            self.hub.client.flush().await
+        };
+        match tokio::time::timeout(ABORT_GRACE, rest).await {
+            Ok(Ok(())) => tracing::info!("coordinator stopped"),
+            Ok(Err(error)) => tracing::debug!(%error, "the connection is closed"),
+            Err(_) => tracing::warn!("coordinator stopped with tasks left"),
+        }
+    }
+}

@@ -1,0 +1,112 @@
+//! Saying why: who holds a lock, for how long, for how long still, and a signal for those who watch.
+//!
+//! Invariant: an explanation is for people and for waiting; nothing is decided by it. The holder's clock is the agent's, so
+//! only the agent is asked how long a lock will live.
+
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use holdfast_protocol::record::Lock;
+use holdfast_protocol::signal::{self, Signal};
+use holdfast_protocol::{Error, Reason, SessionKey, lock};
+use tokio::time::Instant;
+use uuid::Uuid;
+
+use crate::agent;
+use crate::cache::Known;
+use crate::call::{Call, now};
+use crate::hub::Hub;
+
+/// Conflict signals per second and session.
+const SIGNALS_PER_SECOND: u32 = 10;
+
+/// Completes a refusal that was decided on `known`, and announces it.
+pub(crate) async fn conflict(hub: &Hub, known: &Known, mut error: Error, call: &Call) -> Error {
+    complete(hub, known, &mut error).await;
+    announce(hub, known, &error, call).await;
+    error
+}
+
+/// Completes a refusal that was decided on `known`.
+pub(crate) async fn complete(hub: &Hub, known: &Known, error: &mut Error) {
+    if !is_about_a_lock(error) {
+        return;
+    }
+    let Some(held) = &known.record.lock else { return };
+    let expires_in_ms = match held.ttl_ms {
+        None => None,
+        Some(_) => agent::lease(hub, known)
+            .await
+            .filter(|view| view.lock_revision == held.revision)
+            .and_then(|view| view.expires_in_ms),
+    };
+    lock::explain(error, held_for_ms(held), expires_in_ms);
+}
+
+fn is_about_a_lock(error: &Error) -> bool {
+    matches!(error.reason, Reason::LockHeld | Reason::StaleToken | Reason::LockMoved)
+}
+
+/// By this machine's clock and the one of whoever granted it: for people only.
+fn held_for_ms(held: &Lock) -> Option<u64> {
+    let since: jiff::Timestamp = held.acquired_at.parse().ok()?;
+    let held_for = jiff::Timestamp::now().duration_since(since).as_millis();
+    Some(u64::try_from(held_for).unwrap_or(0))
+}
+
+/// Publishes `lock.conflict`. Best effort: it is no commit.
+async fn announce(hub: &Hub, known: &Known, error: &Error, call: &Call) {
+    let key = known.record.key();
+    if !is_about_a_lock(error) || !hub.conflicts.may_announce(&key) {
+        return;
+    }
+    let happening = signal::of_conflict(error, call.actor.as_deref(), &call.request_id);
+    let id = format!("conflict:{}", Uuid::now_v7());
+    let signal = Signal::uncommitted(&key, id, known.revision, &now(), happening);
+    let subject = hub.config.root.signal(&key, "lock", "conflict");
+    if let Err(error) = hub.client.publish(subject, signal.to_json().into()).await {
+        tracing::debug!(%key, %error, "conflict not announced");
+    }
+}
+
+/// Token buckets, one per session with conflicts.
+pub(crate) struct Conflicts(moka::sync::Cache<SessionKey, Arc<Mutex<Bucket>>>);
+
+struct Bucket {
+    left: u32,
+    since: Instant,
+}
+
+impl Default for Conflicts {
+    fn default() -> Self {
+        Self(moka::sync::Cache::builder().max_capacity(10_000).time_to_idle(Duration::from_secs(10)).build())
+    }
+}
+
+impl Conflicts {
+    fn may_announce(&self, key: &SessionKey) -> bool {
+        let full = || Arc::new(Mutex::new(Bucket { left: SIGNALS_PER_SECOND, since: Instant::now() }));
+        let bucket = self.0.get_with_by_ref(key, full);
+        let mut bucket = bucket.lock().unwrap_or_else(PoisonError::into_inner);
+        if bucket.since.elapsed() >= Duration::from_secs(1) {
+            *bucket = Bucket { left: SIGNALS_PER_SECOND, since: Instant::now() };
+        }
+        let may = bucket.left > 0;
+        bucket.left = bucket.left.saturating_sub(1);
+        may
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::fixture::key;
+
+    #[test]
+    fn conflicts_are_announced_at_most_ten_times_a_second_and_session() {
+        let conflicts = Conflicts::default();
+        let announced = (0..100).filter(|_| conflicts.may_announce(&key("s1"))).count();
+        assert_eq!(announced, 10);
+        assert!(conflicts.may_announce(&key("s2")));
+    }
+}

@@ -1,0 +1,60 @@
+//! From a parsed subject to the function that answers it: one file per group of verbs.
+//!
+//! Deliberately absent: the verbs that an agent answers, which go through `route` unread.
+
+use std::sync::Arc;
+
+use holdfast_protocol::Error;
+use holdfast_protocol::subject::{RequestSubject, Verb};
+
+use crate::answer::Answer;
+use crate::call::Incoming;
+use crate::error;
+use crate::hub::Hub;
+use crate::route;
+
+mod acquire;
+mod admin;
+mod list;
+mod lock;
+mod open;
+mod reassign;
+mod session;
+mod worker;
+
+/// Answers one request.
+///
+/// # Errors
+/// Whatever the contract has for it.
+pub(crate) async fn answer(hub: &Arc<Hub>, subject: RequestSubject, incoming: &Incoming) -> Result<Answer, Error> {
+    match &subject {
+        RequestSubject::Session(verb, key) => match verb {
+            Verb::SessionGet => session::get(hub, key, incoming).await,
+            Verb::LockAcquire => acquire::acquire(hub, key, incoming).await,
+            Verb::LockValidate => lock::validate(hub, key, incoming).await,
+            Verb::LockRelease => lock::release(hub, key, incoming).await,
+            Verb::AdminTakeover => admin::takeover(hub, key, incoming).await,
+            Verb::AdminUnlock => admin::unlock(hub, key, incoming).await,
+            Verb::AdminMove => reassign::reassign(hub, key, incoming).await,
+            verb if verb.is_relayed() => route::relay(hub, *verb, key, incoming).await,
+            verb => Err(not_answered(*verb)),
+        },
+        RequestSubject::Namespace(verb, namespace) => match verb {
+            Verb::SessionOpen => open::open(hub, namespace, incoming).await,
+            Verb::SessionList => list::list(hub, namespace, incoming).await,
+            Verb::AdminReclaim => worker::reclaim(hub, namespace, incoming).await,
+            verb => Err(not_answered(*verb)),
+        },
+        RequestSubject::Worker(verb, name) => match verb {
+            Verb::WorkerDrain | Verb::WorkerUndrain => worker::set_state(hub, *verb, name, incoming).await,
+            verb => Err(not_answered(*verb)),
+        },
+        RequestSubject::Fleet(Verb::WorkerList) => worker::list(hub, incoming).await,
+        RequestSubject::Fleet(verb) => Err(not_answered(*verb)),
+    }
+}
+
+/// A verb whose target in `protocol` is not the one that it is answered for here.
+fn not_answered(verb: Verb) -> Error {
+    error::bug(&format!("{verb} is not answered for what its subject names"))
+}

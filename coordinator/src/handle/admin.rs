@@ -1,0 +1,58 @@
+//! `admin.takeover` and `admin.unlock`: an operator overrides a lock.
+//!
+//! Invariant: a late copy of an override does not override again. It would hit whoever has the lock by then, so an earlier
+//! copy is looked for first.
+
+use holdfast_protocol::lock::{self, Asked, LockDecision};
+use holdfast_protocol::reply::{TakenOver, Unlocked};
+use holdfast_protocol::request::{Takeover, Unlock};
+use holdfast_protocol::{Error, Revision, SessionKey, SessionRecord};
+
+use crate::answer::Answer;
+use crate::call::Incoming;
+use crate::change::{self, Change};
+use crate::handle::lock::finish;
+use crate::hub::Hub;
+use crate::past::Past;
+
+impl Change for Takeover {
+    type Reply = TakenOver;
+    const GIVES_WAY: bool = false;
+    const LOOKS_BACK_FIRST: bool = true;
+
+    fn decide(&self, record: &SessionRecord, revision: Revision, asked: &Asked<'_>) -> LockDecision<TakenOver> {
+        lock::takeover(record, revision, self, asked)
+    }
+
+    fn replay(&self, past: &Past, asked: &Asked<'_>) -> Option<TakenOver> {
+        past.takeover(asked).filter(|taken| taken.grant.owner == self.owner)
+    }
+}
+
+impl Change for Unlock {
+    type Reply = Unlocked;
+    const GIVES_WAY: bool = false;
+    const LOOKS_BACK_FIRST: bool = true;
+
+    fn decide(&self, record: &SessionRecord, revision: Revision, asked: &Asked<'_>) -> LockDecision<Unlocked> {
+        lock::unlock(record, revision, self, asked)
+    }
+
+    fn replay(&self, past: &Past, asked: &Asked<'_>) -> Option<Unlocked> {
+        past.unlock(asked.request_id)
+    }
+}
+
+/// Takes the lock from whoever holds it.
+pub(crate) async fn takeover(hub: &Hub, key: &SessionKey, incoming: &Incoming) -> Result<Answer, Error> {
+    let (request, call) = incoming.parse::<Takeover>(&hub.config.limits)?;
+    let outcome = change::make(hub, key, &call, &request).await;
+    Answer::of(&finish(hub, key, &call, outcome).await?)
+}
+
+/// Frees the lock, whoever holds it.
+pub(crate) async fn unlock(hub: &Hub, key: &SessionKey, incoming: &Incoming) -> Result<Answer, Error> {
+    let (request, call) = incoming.parse::<Unlock>(&hub.config.limits)?;
+    let outcome = change::make(hub, key, &call, &request).await;
+    Answer::of(&finish(hub, key, &call, outcome).await?)
+}

@@ -1,0 +1,79 @@
+//! `admin.move`: an operator gives a session to another worker.
+//!
+//! Invariant: the old agent finishes first if it can; whether it did or not, the record decides.
+
+use holdfast_protocol::record::EventType;
+use holdfast_protocol::reply::Session;
+use holdfast_protocol::request::Move;
+use holdfast_protocol::{Boot, Error, SessionKey, WorkerName};
+
+use crate::agent::{self, Activated, Beginning};
+use crate::answer::Answer;
+use crate::cache::Known;
+use crate::call::{Call, Incoming};
+use crate::decide::{self, Standing};
+use crate::error;
+use crate::hub::Hub;
+use crate::place;
+use crate::records::CommitError;
+
+/// Moves a session to the worker that was named, or to any other.
+pub(crate) async fn reassign(hub: &Hub, key: &SessionKey, incoming: &Incoming) -> Result<Answer, Error> {
+    let (request, call) = incoming.parse::<Move>(&hub.config.limits)?;
+    let known = moved(hub, key, &request, &call).await?;
+    Answer::of(&Session::of(&known.record, known.revision))
+}
+
+async fn moved(hub: &Hub, key: &SessionKey, request: &Move, call: &Call) -> Result<Known, Error> {
+    loop {
+        call.in_time(key)?;
+        let known = hub.records.read_record(key, call.deadline).await?;
+        if decide::standing(&known.record, |_| false) == Standing::Closed {
+            return Err(error::no_session(key));
+        }
+        if was_moved_before(hub, &known, call).await? {
+            return Ok(known);
+        }
+        let target = target(hub, key, request, &known).await?;
+        let owner = known.record.owner.as_ref();
+        if owner.is_some_and(|owner| (&owner.worker, owner.boot) == (&target.0, target.1)) {
+            return Ok(known);
+        }
+        if let Some(owner) = owner {
+            // Half of the time, so that the new owner has some too.
+            agent::handover(hub, owner, key, call.left() / 2).await;
+        }
+        let next = decide::placed(&known.record, place::new_owner(target), call.author(Some(&request.reason)));
+        let written = {
+            let _lane = hub.records.lane(key).await;
+            hub.records.commit(key, known.revision, next, call.deadline).await
+        };
+        match written {
+            Ok(known) => match agent::activate(hub, &known, Beginning::Log, call).await {
+                Activated::Up => return Ok(known),
+                Activated::Refused(error) => return Err(error),
+                Activated::Elsewhere => {}
+            },
+            Err(CommitError::Moved) => {}
+            Err(CommitError::Failed(error)) => return Err(error),
+        }
+        call.pause().await;
+    }
+}
+
+/// Whether an earlier copy of this request moved it.
+async fn was_moved_before(hub: &Hub, known: &Known, call: &Call) -> Result<bool, Error> {
+    if !call.by_caller {
+        return Ok(false);
+    }
+    let past = hub.records.past(&known.record.key(), known.revision, call.deadline).await?;
+    Ok(past.made_by(&call.request_id, &[EventType::SessionMoved, EventType::SessionActivated]).is_some())
+}
+
+async fn target(hub: &Hub, key: &SessionKey, request: &Move, known: &Known) -> Result<(WorkerName, Boot), Error> {
+    let workspace = known.record.workspace.as_ref();
+    match &request.worker {
+        Some(name) => hub.registry.named(name, workspace).await,
+        None => hub.registry.choose(key, workspace, known.record.owner.as_ref().map(|owner| &owner.worker)).await,
+    }
+}

@@ -1,0 +1,93 @@
+//! What every request needs: the ways to records, agents and workers, and who waits for which lock.
+//!
+//! Invariant: nothing here is truth; a coordinator that loses all of it answers the same.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use async_nats::Client;
+use holdfast_protocol::lock::Secret;
+use holdfast_protocol::{Error, Reason, Revision};
+use holdfast_store::{Floor, Store};
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+use crate::config::{ANNOUNCE_TIMEOUT, Config};
+use crate::error;
+use crate::explain::Conflicts;
+use crate::records::Records;
+use crate::registry::Registry;
+use crate::relay;
+use crate::waiters::Waiters;
+
+/// How often a change that waits for the relay looks again.
+const FLOOR_POLL: Duration = Duration::from_millis(4);
+/// How often it asks the relay's consumer itself, in case no word of progress got through.
+const FLOOR_ASK: Duration = Duration::from_millis(250);
+
+/// Everything that requests share.
+pub(crate) struct Hub {
+    pub(crate) client: Client,
+    pub(crate) store: Store,
+    pub(crate) secret: Secret,
+    pub(crate) config: Config,
+    pub(crate) records: Records,
+    pub(crate) registry: Registry,
+    pub(crate) waiters: Arc<Waiters>,
+    pub(crate) conflicts: Conflicts,
+    pub(crate) floor: Floor,
+    /// Tasks that belong to requests.
+    pub(crate) tasks: TaskTracker,
+    /// Cancelled when this coordinator takes no more requests.
+    pub(crate) leaving: CancellationToken,
+    /// Cancelled when whatever is under way is to be dropped.
+    pub(crate) abort: CancellationToken,
+}
+
+impl Hub {
+    pub(crate) fn new(client: Client, store: Store, secret: Secret, config: Config) -> Self {
+        Self {
+            records: Records::new(store.clone(), config.cache_entries),
+            registry: Registry::new(store.clone(), &config),
+            waiters: Arc::new(Waiters::new(config.max_waiters)),
+            conflicts: Conflicts::default(),
+            floor: Floor::default(),
+            tasks: TaskTracker::new(),
+            leaving: CancellationToken::new(),
+            abort: CancellationToken::new(),
+            client,
+            store,
+            secret,
+            config,
+        }
+    }
+
+    /// Whether the relay has announced everything up to `mark`.
+    pub(crate) fn is_announced(&self, mark: Revision) -> bool {
+        self.floor.get() >= mark.0
+    }
+
+    /// Waits until the relay has announced `mark`. The bucket keeps 64 revisions of a record, and the relay must see each.
+    ///
+    /// # Errors
+    /// `busy` when it is too far behind.
+    pub(crate) async fn announced(&self, mark: Revision, deadline: Instant) -> Result<(), Error> {
+        let begun = Instant::now();
+        let until = deadline.min(begun + ANNOUNCE_TIMEOUT);
+        let mut ask = begun + FLOOR_ASK;
+        while !self.is_announced(mark) {
+            let now = Instant::now();
+            if now >= until {
+                let why = "announcements are behind; this session changes faster than its signals are published";
+                return Err(error::busy(Reason::MailboxFull, why));
+            }
+            if now >= ask {
+                ask = now + FLOOR_ASK;
+                relay::learn_floor(self).await;
+            }
+            tokio::time::sleep(FLOOR_POLL).await;
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,87 @@
+//! Giving a session that nobody holds, or whose holder is gone, to a worker.
+//!
+//! Invariant: the record is what gives; the worker is told afterwards, and would find out by itself.
+
+use holdfast_protocol::record::Owner;
+use holdfast_protocol::{Activation, Boot, Error, Revision, SessionKey, SessionRecord, WorkerName};
+use uuid::Uuid;
+
+use crate::agent::{self, Activated, Beginning};
+use crate::cache::Known;
+use crate::call::{Call, now};
+use crate::decide::{self, Standing};
+use crate::error;
+use crate::hub::Hub;
+use crate::records::CommitError;
+
+/// What one attempt came to.
+enum Step {
+    /// Somebody has it.
+    Held(Known),
+    /// This attempt gave it to a worker.
+    Given(Known),
+    /// The relay must come this far first.
+    Announce(Revision),
+    /// Another writer was first.
+    Again,
+}
+
+/// Sees to it that somebody holds the session, and says how its record stands then.
+///
+/// # Errors
+/// `no_session`, `no_live_worker`, `no_workspace`, what the worker refuses with, and faults of the store.
+pub(crate) async fn place(hub: &Hub, key: &SessionKey, call: &Call, beginning: &Beginning) -> Result<Known, Error> {
+    loop {
+        call.in_time(key)?;
+        match attempt(hub, key, call).await? {
+            Step::Held(known) => return Ok(known),
+            Step::Given(known) => match agent::activate(hub, &known, beginning.clone(), call).await {
+                Activated::Up => return Ok(known),
+                Activated::Refused(error) => return Err(error),
+                Activated::Elsewhere => call.pause().await,
+            },
+            Step::Announce(mark) => hub.announced(mark, call.deadline).await?,
+            Step::Again => call.pause().await,
+        }
+    }
+}
+
+async fn attempt(hub: &Hub, key: &SessionKey, call: &Call) -> Result<Step, Error> {
+    let _lane = hub.records.lane(key).await;
+    let mut known = hub.records.record(key, call.deadline).await?;
+    let mut standing = decide::standing(&known.record, |owner| hub.registry.is_lost(owner));
+    if standing == Standing::Closed && !known.is_as_of(call.arrived) {
+        known = hub.records.read_record(key, call.deadline).await?;
+        standing = decide::standing(&known.record, |owner| hub.registry.is_lost(owner));
+    }
+    let reason = match standing {
+        Standing::Closed => return Err(error::no_session(key)),
+        Standing::Active(_) => return Ok(Step::Held(known)),
+        Standing::Passive => None,
+        Standing::Orphaned(owner) => Some(is_gone(&owner.worker)),
+    };
+    if let Some(mark) = known.record.must_be_announced().filter(|mark| !hub.is_announced(*mark)) {
+        return Ok(Step::Announce(mark));
+    }
+    let chosen = hub.registry.choose(key, known.record.workspace.as_ref(), None).await?;
+    let next = decide::placed(&known.record, new_owner(chosen), call.author(reason.as_deref()));
+    write(hub, key, &known, next, call).await
+}
+
+async fn write(hub: &Hub, key: &SessionKey, known: &Known, next: SessionRecord, call: &Call) -> Result<Step, Error> {
+    match hub.records.commit(key, known.revision, next, call.deadline).await {
+        Ok(known) => Ok(Step::Given(known)),
+        Err(CommitError::Moved) => Ok(Step::Again),
+        Err(CommitError::Failed(error)) => Err(error),
+    }
+}
+
+/// A new assignment to a worker.
+pub(crate) fn new_owner((worker, boot): (WorkerName, Boot)) -> Owner {
+    Owner { worker, boot, activation: Activation(Uuid::now_v7()), since: now() }
+}
+
+/// The reason that a record gives for leaving `worker`.
+pub(crate) fn is_gone(worker: &WorkerName) -> String {
+    format!("worker {worker} is gone")
+}

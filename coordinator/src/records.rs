@@ -1,0 +1,175 @@
+//! Reading and writing session records on behalf of requests.
+//!
+//! Invariant: a record that does not parse is reported and never written over. Changes of one record by this coordinator
+//! stand in line, in order of arrival, so that under contention nobody starves; other coordinators are met by the
+//! compare-and-set.
+
+use std::hash::{BuildHasher, RandomState};
+use std::sync::Arc;
+
+use holdfast_protocol::{Error, Revision, SessionKey, SessionRecord};
+use holdfast_store::{Store, StoreError, Stored};
+use tokio::sync::{Mutex, MutexGuard};
+use tokio::time::{Instant, timeout_at};
+use uuid::Uuid;
+
+use crate::cache::{Cache, Known};
+use crate::error;
+use crate::past::{Past, Pasts};
+
+/// How many lanes the sessions share.
+const LANES: usize = 4096;
+
+/// What stands under a session's key.
+#[derive(Clone, Debug)]
+pub(crate) enum Found {
+    /// A record, which may be a closed session's.
+    Record(Known),
+    /// Nothing, or the mark that a KV client's deletion leaves.
+    Nothing {
+        /// The key's revision, 0 where there was none ever.
+        revision: Revision,
+    },
+}
+
+/// Why a record was not written.
+#[derive(Debug)]
+pub(crate) enum CommitError {
+    /// Another writer was first: read again and decide again.
+    Moved,
+    /// To be told to whoever asked.
+    Failed(Error),
+}
+
+/// The way to the records.
+pub(crate) struct Records {
+    store: Store,
+    cache: Cache,
+    pasts: Pasts,
+    lanes: Box<[Mutex<()>]>,
+    hasher: RandomState,
+}
+
+impl Records {
+    pub(crate) fn new(store: Store, cache_entries: u64) -> Self {
+        Self {
+            store,
+            cache: Cache::new(cache_entries),
+            pasts: Pasts::default(),
+            lanes: (0..LANES).map(|_| Mutex::new(())).collect(),
+            hasher: RandomState::new(),
+        }
+    }
+
+    /// The place in line for changes of `key`. To be held around reading, deciding and committing only. Some sessions share
+    /// a lane, so nobody may hold two.
+    pub(crate) async fn lane(&self, key: &SessionKey) -> MutexGuard<'_, ()> {
+        let lane = self.hasher.hash_one(key) as usize % LANES;
+        self.lanes[lane].lock().await
+    }
+
+    /// The record as this coordinator last saw it.
+    pub(crate) fn cached(&self, key: &SessionKey) -> Option<Known> {
+        self.cache.get(key)
+    }
+
+    /// Drops what this coordinator has seen: it turned out to be old.
+    pub(crate) fn forget(&self, key: &SessionKey) {
+        self.cache.forget(key);
+    }
+
+    /// What stands under `key`, from the stream's leader.
+    ///
+    /// # Errors
+    /// `record_invalid`, or `storage_unavailable`.
+    pub(crate) async fn read(&self, key: &SessionKey, deadline: Instant) -> Result<Found, Error> {
+        let since = Instant::now();
+        let late = |_| Err(StoreError::Unavailable("the record was not read in time".to_owned()));
+        let stored = timeout_at(deadline, self.store.read(key)).await.unwrap_or_else(late);
+        let nothing = |revision| {
+            self.cache.forget(key);
+            Ok(Found::Nothing { revision })
+        };
+        match stored.map_err(|error| error::of_store(&error, key))? {
+            None => nothing(Revision(0)),
+            Some(Stored { value: None, revision, .. }) => nothing(revision),
+            Some(Stored { value: Some(json), revision, .. }) => {
+                let record = SessionRecord::from_json(&json, key).map_err(|error| {
+                    self.cache.forget(key);
+                    error.detail("revision", revision.0)
+                })?;
+                Ok(Found::Record(self.cache.learn(key, Known { revision, record: Arc::new(record), since })))
+            }
+        }
+    }
+
+    /// As [`Records::read`], where there must be a record.
+    ///
+    /// # Errors
+    /// As there, and `no_session`. A closed session is a record.
+    pub(crate) async fn read_record(&self, key: &SessionKey, deadline: Instant) -> Result<Known, Error> {
+        match self.read(key, deadline).await? {
+            Found::Record(known) => Ok(known),
+            Found::Nothing { .. } => Err(error::no_session(key)),
+        }
+    }
+
+    /// The record as this coordinator last saw it, or from the leader when it did not.
+    ///
+    /// # Errors
+    /// As [`Records::read_record`].
+    pub(crate) async fn record(&self, key: &SessionKey, deadline: Instant) -> Result<Known, Error> {
+        match self.cache.get(key) {
+            Some(known) => Ok(known),
+            None => self.read_record(key, deadline).await,
+        }
+    }
+
+    /// Writes `next` if the key still is at `expected`.
+    pub(crate) async fn commit(
+        &self,
+        key: &SessionKey,
+        expected: Revision,
+        next: SessionRecord,
+        deadline: Instant,
+    ) -> Result<Known, CommitError> {
+        let record = next.marked(expected);
+        let since = Instant::now();
+        let write_id = Uuid::now_v7().simple().to_string();
+        let write = self.store.commit(key, expected, record.to_json().into(), write_id);
+        let late = |_| Err(StoreError::Unknown("the write was not answered in time".to_owned()));
+        match timeout_at(deadline, write).await.unwrap_or_else(late) {
+            Ok(revision) => {
+                let known = Known { revision, record: Arc::new(record), since };
+                self.cache.learn(key, known.clone());
+                Ok(known)
+            }
+            Err(fault) => {
+                self.cache.forget(key);
+                match fault {
+                    StoreError::Moved { .. } => Err(CommitError::Moved),
+                    fault => Err(CommitError::Failed(error::of_store(&fault, key))),
+                }
+            }
+        }
+    }
+
+    /// The stored revisions of a record that is at `revision`.
+    ///
+    /// # Errors
+    /// `storage_unavailable`.
+    pub(crate) async fn past(
+        &self,
+        key: &SessionKey,
+        revision: Revision,
+        deadline: Instant,
+    ) -> Result<Arc<Past>, Error> {
+        if let Some(past) = self.pasts.get(key, revision) {
+            return Ok(past);
+        }
+        let late = |_| Err(StoreError::Unavailable("the record's history was not read in time".to_owned()));
+        let history = timeout_at(deadline, self.store.history(key)).await.unwrap_or_else(late);
+        let history = history.map_err(|error| error::of_store(&error, key))?;
+        Ok(self.pasts.keep(key, revision, Past::of(key, &history)))
+    }
+}

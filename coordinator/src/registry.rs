@@ -1,0 +1,197 @@
+//! Who of the workers seems alive: leases read every second, and every message that found nobody there.
+//!
+//! Invariant: this decides only when to try and whom; a wrong belief costs a little time and never safety.
+
+use std::sync::{PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
+
+use holdfast_protocol::id::WorkspaceName;
+use holdfast_protocol::internal::WorkerLease;
+use holdfast_protocol::record::Owner;
+use holdfast_protocol::reply::WorkerState;
+use holdfast_protocol::{Boot, Error, Reason, SessionKey, WorkerName};
+use holdfast_store::{Store, StoreError};
+use tokio::sync::{Mutex, Notify};
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+
+use crate::config::Config;
+use crate::error;
+use crate::placement::{self, Candidate};
+
+mod workers;
+
+pub(crate) use workers::Liveness;
+use workers::Workers;
+
+/// What is known of the workers.
+pub(crate) struct Registry {
+    store: Store,
+    workers: RwLock<Workers>,
+    /// When the last reading of all leases was begun. Held while one is under way.
+    reading: Mutex<Option<Instant>>,
+    lost: Notify,
+}
+
+impl Registry {
+    pub(crate) fn new(store: Store, config: &Config) -> Self {
+        Self {
+            store,
+            workers: RwLock::new(Workers::new(config.lease_ttl, config.lease_grace)),
+            reading: Mutex::new(None),
+            lost: Notify::new(),
+        }
+    }
+
+    // A panic while it was held left whole values behind.
+    fn workers(&self) -> RwLockReadGuard<'_, Workers> {
+        self.workers.read().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn workers_mut(&self) -> RwLockWriteGuard<'_, Workers> {
+        self.workers.write().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Reads all leases. Whoever asks while a reading is under way waits for the next one and shares it.
+    pub(crate) async fn refresh(&self) -> Result<(), StoreError> {
+        let asked = Instant::now();
+        let mut begun = self.reading.lock().await;
+        if begun.is_some_and(|begun| begun >= asked) {
+            return Ok(());
+        }
+        let now = Instant::now();
+        let leases = self.store.leases().await?;
+        *begun = Some(now);
+        if self.workers_mut().learn(leases, now) {
+            self.lost.notify_one();
+        }
+        Ok(())
+    }
+
+    /// Reads all leases again and again, until `cancel`.
+    pub(crate) async fn run(&self, poll: std::time::Duration, cancel: CancellationToken) {
+        let mut blind = false;
+        loop {
+            let pause = poll.mul_f64(rand::random_range(0.9..1.1));
+            tokio::select! {
+                () = cancel.cancelled() => return,
+                () = tokio::time::sleep(pause) => {}
+            }
+            match self.refresh().await {
+                Ok(()) if blind => tracing::info!("workers' leases can be read again"),
+                Err(error) if !blind => tracing::warn!(%error, "workers' leases cannot be read"),
+                Ok(()) | Err(_) => {}
+            }
+            blind = self.last_reading_is_older_than(poll * 2).await;
+        }
+    }
+
+    async fn last_reading_is_older_than(&self, age: std::time::Duration) -> bool {
+        self.reading.lock().await.is_none_or(|begun| begun.elapsed() > age)
+    }
+
+    /// Waits until a worker seems lost.
+    pub(crate) async fn lost(&self) {
+        self.lost.notified().await;
+    }
+
+    /// Nobody listened to a message for `boot` of `worker`: its process is gone, or cut off from NATS.
+    pub(crate) fn unheard(&self, worker: &WorkerName, boot: Boot) {
+        if self.workers_mut().unheard(worker, boot) {
+            tracing::warn!(%worker, %boot, "nobody listens for this worker; its sessions go elsewhere");
+            self.lost.notify_one();
+        }
+    }
+
+    /// A worker was told to be in `state`.
+    pub(crate) fn told(&self, worker: &WorkerName, state: WorkerState) {
+        self.workers_mut().told(worker, state);
+    }
+
+    /// Whether requests for `owner` should go elsewhere.
+    pub(crate) fn is_lost(&self, owner: &Owner) -> bool {
+        self.workers().is_lost(owner)
+    }
+
+    /// Whether the process behind `owner` seems alive.
+    pub(crate) fn liveness(&self, owner: &Owner) -> Liveness {
+        self.workers().liveness(owner)
+    }
+
+    /// Those that seem alive, in the order of their names.
+    pub(crate) fn live(&self) -> Vec<WorkerLease> {
+        let mut live: Vec<WorkerLease> = self.workers().live().cloned().collect();
+        live.sort_by(|left, right| left.worker.cmp(&right.worker));
+        live
+    }
+
+    /// A worker for `key`. Leases are read again before the answer is no.
+    ///
+    /// # Errors
+    /// `no_live_worker` or `no_workspace`.
+    pub(crate) async fn choose(
+        &self,
+        key: &SessionKey,
+        workspace: Option<&WorkspaceName>,
+        except: Option<&WorkerName>,
+    ) -> Result<(WorkerName, Boot), Error> {
+        if let Ok(chosen) = self.choose_known(key, workspace, except) {
+            return Ok(chosen);
+        }
+        self.refresh_or_explain().await?;
+        self.choose_known(key, workspace, except)
+    }
+
+    fn choose_known(
+        &self,
+        key: &SessionKey,
+        workspace: Option<&WorkspaceName>,
+        except: Option<&WorkerName>,
+    ) -> Result<(WorkerName, Boot), Error> {
+        let mut workers = self.workers_mut();
+        let candidates = workers.candidates(workspace, except)?;
+        let Some(Candidate { worker, boot, .. }) = placement::choose(key, &candidates) else {
+            return Err(error::no_live_worker("no worker is there to take the session"));
+        };
+        workers.placed(worker);
+        Ok((worker.clone(), *boot))
+    }
+
+    /// The worker of that name, which must be able to take a session of `workspace`.
+    ///
+    /// # Errors
+    /// `no_worker` when it is not there or takes none, `no_workspace` when it does not have the workspace.
+    pub(crate) async fn named(
+        &self,
+        name: &WorkerName,
+        workspace: Option<&WorkspaceName>,
+    ) -> Result<(WorkerName, Boot), Error> {
+        let lease = self.find(name).await?;
+        if lease.state != WorkerState::Ready {
+            let message = format!("worker {name} is draining and takes no sessions");
+            return Err(Error::new(Reason::NoWorker, message).detail("worker", name.as_str()));
+        }
+        match workspace.filter(|workspace| !workers::has(&lease, workspace)) {
+            Some(workspace) => Err(workers::no_workspace(workspace).detail("worker", name.as_str())),
+            None => Ok((lease.worker, lease.boot)),
+        }
+    }
+
+    /// The live worker of that name.
+    ///
+    /// # Errors
+    /// `no_worker`.
+    pub(crate) async fn find(&self, name: &WorkerName) -> Result<WorkerLease, Error> {
+        self.refresh_or_explain().await?;
+        self.live().into_iter().find(|lease| lease.worker == *name).ok_or_else(|| {
+            Error::new(Reason::NoWorker, format!("there is no worker {name}")).detail("worker", name.as_str())
+        })
+    }
+
+    /// Reads all leases now.
+    ///
+    /// # Errors
+    /// `storage_unavailable`.
+    pub(crate) async fn refresh_or_explain(&self) -> Result<(), Error> {
+        self.refresh().await.map_err(|error| error::storage_unavailable(&error.to_string()))
+    }
+}

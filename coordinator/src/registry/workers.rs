@@ -1,0 +1,356 @@
+//! What this coordinator believes about workers, from their leases and from what happened to its own messages.
+//!
+//! Invariant: only this machine's monotonic clock is used, counted from when a lease was seen to change, and only while
+//! leases could be read: an outage of JetStream makes nobody look dead.
+
+use std::collections::HashMap;
+use std::time::Duration;
+
+use holdfast_protocol::id::WorkspaceName;
+use holdfast_protocol::internal::WorkerLease;
+use holdfast_protocol::record::Owner;
+use holdfast_protocol::reply::WorkerState;
+use holdfast_protocol::{Boot, Error, Reason, Revision, WorkerName};
+use tokio::time::Instant;
+
+use crate::error;
+use crate::placement::Candidate;
+
+/// How long a worker that is gone is remembered, so that its return is recognised.
+const REMEMBERED: Duration = Duration::from_secs(600);
+
+/// Whether a process seems alive.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Liveness {
+    /// It does.
+    Live,
+    /// Its lease says so, but nobody listened to the last message.
+    Suspect,
+    /// Its lease is gone, stands still, or belongs to a later start of the worker.
+    Gone,
+}
+
+#[derive(Debug)]
+struct Entry {
+    lease: WorkerLease,
+    revision: Revision,
+    changed_at: Instant,
+    missing_since: Option<Instant>,
+    /// Sessions placed there since the lease last said how many it has.
+    placed: u64,
+    /// Nobody listened while the lease stood at this revision.
+    unheard_at: Option<Revision>,
+    /// What was last told to whoever waits for workers to be lost.
+    was_gone: bool,
+}
+
+/// All workers that were seen lately.
+#[derive(Debug)]
+pub(crate) struct Workers {
+    entries: HashMap<WorkerName, Entry>,
+    first_poll: Option<Instant>,
+    last_poll: Option<Instant>,
+    ttl: Duration,
+    grace: Duration,
+}
+
+impl Workers {
+    pub(crate) fn new(ttl: Duration, grace: Duration) -> Self {
+        Self { entries: HashMap::new(), first_poll: None, last_poll: None, ttl, grace }
+    }
+
+    /// Takes in all leases as they were at `now`. Returns whether a process was lost by it.
+    pub(crate) fn learn(&mut self, leases: Vec<(Revision, WorkerLease)>, now: Instant) -> bool {
+        self.forgive_blindness(now);
+        self.first_poll.get_or_insert(now);
+        self.last_poll = Some(now);
+        let mut lost = false;
+        for entry in self.entries.values_mut() {
+            entry.missing_since.get_or_insert(now);
+        }
+        for (revision, lease) in leases {
+            lost |= self.learn_one(revision, lease, now);
+        }
+        let (ttl, grace) = (self.ttl, self.grace);
+        for entry in self.entries.values_mut() {
+            let is_gone = entry.is_gone(now, ttl, grace);
+            lost |= is_gone && !entry.was_gone;
+            entry.was_gone = is_gone;
+        }
+        self.entries.retain(|_, entry| entry.missing_since.is_none_or(|since| now - since < REMEMBERED));
+        lost
+    }
+
+    /// Moves all clocks on by the time in which no lease could be read.
+    fn forgive_blindness(&mut self, now: Instant) {
+        let Some(blind) = self.last_poll.map(|last| now - last).filter(|blind| *blind > self.grace) else { return };
+        for entry in self.entries.values_mut() {
+            entry.changed_at += blind;
+            entry.missing_since = entry.missing_since.map(|since| since + blind);
+        }
+    }
+
+    fn learn_one(&mut self, revision: Revision, lease: WorkerLease, now: Instant) -> bool {
+        let Some(entry) = self.entries.get_mut(&lease.worker) else {
+            let entry = Entry {
+                revision,
+                changed_at: now,
+                missing_since: None,
+                placed: 0,
+                unheard_at: None,
+                was_gone: false,
+                lease: lease.clone(),
+            };
+            self.entries.insert(lease.worker, entry);
+            return false;
+        };
+        entry.missing_since = None;
+        if entry.revision == revision {
+            return false;
+        }
+        let restarted = entry.lease.boot != lease.boot;
+        entry.revision = revision;
+        entry.lease = lease;
+        entry.changed_at = now;
+        entry.placed = 0;
+        entry.unheard_at = None;
+        restarted
+    }
+
+    /// Nobody listened to a message for `boot` of `worker`. Returns whether that is news.
+    pub(crate) fn unheard(&mut self, worker: &WorkerName, boot: Boot) -> bool {
+        let Some(entry) = self.entries.get_mut(worker).filter(|entry| entry.lease.boot == boot) else { return false };
+        entry.unheard_at.replace(entry.revision) != Some(entry.revision)
+    }
+
+    /// A worker was told to be in `state`, ahead of its next lease.
+    pub(crate) fn told(&mut self, worker: &WorkerName, state: WorkerState) {
+        if let Some(entry) = self.entries.get_mut(worker) {
+            entry.lease.state = state;
+        }
+    }
+
+    /// Whether the process behind `owner` seems alive.
+    pub(crate) fn liveness(&self, owner: &Owner) -> Liveness {
+        let Some(now) = self.last_poll else { return Liveness::Live };
+        let Some(entry) = self.entries.get(&owner.worker) else {
+            let watched = self.first_poll.map_or(Duration::ZERO, |first| now - first);
+            return if watched >= self.grace { Liveness::Gone } else { Liveness::Live };
+        };
+        // Boots are UUIDv7. A later one than the lease's was placed by a coordinator that knows more.
+        if owner.boot > entry.lease.boot {
+            Liveness::Live
+        } else if owner.boot != entry.lease.boot || entry.is_gone(now, self.ttl, self.grace) {
+            Liveness::Gone
+        } else if entry.unheard_at.is_some() {
+            Liveness::Suspect
+        } else {
+            Liveness::Live
+        }
+    }
+
+    /// Whether requests for `owner` should go elsewhere. Without an elsewhere, its worker gets the benefit of the doubt
+    /// until a message finds nobody there.
+    pub(crate) fn is_lost(&self, owner: &Owner) -> bool {
+        match self.liveness(owner) {
+            Liveness::Live => false,
+            Liveness::Suspect => true,
+            Liveness::Gone => self.live().any(|lease| lease.state == WorkerState::Ready),
+        }
+    }
+
+    /// Those that seem alive.
+    pub(crate) fn live(&self) -> impl Iterator<Item = &WorkerLease> {
+        let now = self.last_poll;
+        self.entries
+            .values()
+            .filter(move |entry| now.is_some_and(|now| entry.is_present(now, self.ttl)))
+            .map(|entry| &entry.lease)
+    }
+
+    /// Those that may take a session of `workspace`, leaving out `except`.
+    ///
+    /// # Errors
+    /// `no_live_worker` when none is there, `no_workspace` when none of them has the workspace.
+    pub(crate) fn candidates(
+        &self,
+        workspace: Option<&WorkspaceName>,
+        except: Option<&WorkerName>,
+    ) -> Result<Vec<Candidate>, Error> {
+        let takers: Vec<&WorkerLease> =
+            self.live().filter(|lease| lease.state == WorkerState::Ready && Some(&lease.worker) != except).collect();
+        if takers.is_empty() {
+            return Err(error::no_live_worker("no worker is there to take the session"));
+        }
+        let fitting = takers.into_iter().filter(|lease| workspace.is_none_or(|workspace| has(lease, workspace)));
+        let candidates: Vec<Candidate> = fitting
+            .map(|lease| Candidate {
+                worker: lease.worker.clone(),
+                boot: lease.boot,
+                sessions: lease.sessions + self.entries.get(&lease.worker).map_or(0, |entry| entry.placed),
+            })
+            .collect();
+        match (candidates.is_empty(), workspace) {
+            (true, Some(workspace)) => Err(no_workspace(workspace)),
+            _ => Ok(candidates),
+        }
+    }
+
+    /// Counts a session that was just placed on `worker`.
+    pub(crate) fn placed(&mut self, worker: &WorkerName) {
+        if let Some(entry) = self.entries.get_mut(worker) {
+            entry.placed += 1;
+        }
+    }
+}
+
+impl Entry {
+    fn is_gone(&self, now: Instant, ttl: Duration, grace: Duration) -> bool {
+        now.saturating_duration_since(self.changed_at) >= ttl
+            || self.missing_since.is_some_and(|since| now.saturating_duration_since(since) >= grace)
+    }
+
+    fn is_present(&self, now: Instant, ttl: Duration) -> bool {
+        self.missing_since.is_none()
+            && self.unheard_at.is_none()
+            && now.saturating_duration_since(self.changed_at) < ttl
+    }
+}
+
+/// Whether a worker mounts `workspace`.
+pub(crate) fn has(lease: &WorkerLease, workspace: &WorkspaceName) -> bool {
+    lease.workspaces.iter().any(|name| name == workspace.as_str())
+}
+
+pub(crate) fn no_workspace(workspace: &WorkspaceName) -> Error {
+    Error::new(Reason::NoWorkspace, format!("no worker has the workspace {workspace}"))
+        .detail("workspace", workspace.as_str())
+}
+
+#[cfg(test)]
+mod tests {
+    use uuid::Uuid;
+
+    use super::*;
+
+    const TTL: Duration = Duration::from_secs(10);
+    const GRACE: Duration = Duration::from_secs(4);
+
+    fn lease(worker: &str, boot: u128) -> WorkerLease {
+        WorkerLease {
+            worker: WorkerName::parse(worker).unwrap(),
+            boot: Boot(Uuid::from_u128(boot)),
+            state: WorkerState::Ready,
+            sessions: 0,
+            workspaces: vec!["main".to_owned()],
+            version: String::new(),
+        }
+    }
+
+    fn owner(worker: &str, boot: u128) -> Owner {
+        Owner { boot: Boot(Uuid::from_u128(boot)), ..crate::fixture::owner(worker) }
+    }
+
+    /// A worker w1 (boot 5) at second 0 and w2 (boot 6), whose leases move on every second until told otherwise.
+    fn fleet() -> (Workers, Instant) {
+        let mut workers = Workers::new(TTL, GRACE);
+        let start = Instant::now();
+        workers.learn(vec![(Revision(1), lease("w1", 5)), (Revision(2), lease("w2", 6))], start);
+        (workers, start)
+    }
+
+    fn second(start: Instant, second: u64) -> Instant {
+        start + Duration::from_secs(second)
+    }
+
+    #[test]
+    fn a_lease_that_stands_still_for_its_lifetime_means_gone() {
+        let (mut workers, start) = fleet();
+        for n in 1..10 {
+            let lost =
+                workers.learn(vec![(Revision(1), lease("w1", 5)), (Revision(2 + n), lease("w2", 6))], second(start, n));
+            assert!(!lost && workers.liveness(&owner("w1", 5)) == Liveness::Live, "second {n}");
+        }
+        assert!(workers.learn(vec![(Revision(1), lease("w1", 5)), (Revision(99), lease("w2", 6))], second(start, 10)));
+        assert_eq!(workers.liveness(&owner("w1", 5)), Liveness::Gone);
+        assert!(workers.is_lost(&owner("w1", 5)));
+        assert_eq!(workers.liveness(&owner("w2", 6)), Liveness::Live);
+    }
+
+    #[test]
+    fn a_missing_lease_takes_no_sessions_at_once_and_loses_its_own_after_the_grace() {
+        let (mut workers, start) = fleet();
+        for n in 1..=5 {
+            let lost = workers.learn(vec![(Revision(2 + n), lease("w2", 6))], second(start, n));
+            assert_eq!(lost, n == 5, "told once, at the end of the grace");
+            assert_eq!(workers.liveness(&owner("w1", 5)) == Liveness::Gone, n == 5);
+            assert_eq!(workers.candidates(None, None).unwrap().len(), 1);
+        }
+    }
+
+    #[test]
+    fn time_without_reading_leases_does_not_count() {
+        let (mut workers, start) = fleet();
+        // A minute's outage; then w2 has written its lease again, and w1 not yet.
+        assert!(!workers.learn(vec![(Revision(9), lease("w2", 6))], second(start, 60)));
+        assert_eq!(workers.liveness(&owner("w1", 5)), Liveness::Live);
+        assert!(
+            !workers.learn(vec![(Revision(10), lease("w2", 6)), (Revision(11), lease("w1", 5))], second(start, 61))
+        );
+        assert_eq!(workers.candidates(None, None).unwrap().len(), 2);
+    }
+
+    #[test]
+    fn a_later_start_of_a_worker_loses_the_sessions_of_the_earlier_one() {
+        let (mut workers, start) = fleet();
+        assert!(workers.learn(vec![(Revision(3), lease("w1", 7)), (Revision(2), lease("w2", 6))], second(start, 1)));
+        assert_eq!(workers.liveness(&owner("w1", 5)), Liveness::Gone);
+        assert_eq!(workers.liveness(&owner("w1", 7)), Liveness::Live);
+        assert_eq!(workers.liveness(&owner("w1", 8)), Liveness::Live, "another coordinator knows more");
+    }
+
+    #[test]
+    fn a_worker_that_nobody_heard_of_is_suspect_until_its_lease_moves_on() {
+        let (mut workers, start) = fleet();
+        let boot = owner("w1", 5).boot;
+        assert!(workers.unheard(&owner("w1", 5).worker, boot));
+        assert!(!workers.unheard(&owner("w1", 5).worker, boot), "no news");
+        assert_eq!(workers.liveness(&owner("w1", 5)), Liveness::Suspect);
+        assert!(workers.is_lost(&owner("w1", 5)));
+        assert_eq!(workers.candidates(None, None).unwrap().len(), 1);
+        workers.learn(vec![(Revision(3), lease("w1", 5)), (Revision(4), lease("w2", 6))], second(start, 1));
+        assert_eq!(workers.liveness(&owner("w1", 5)), Liveness::Live);
+    }
+
+    #[test]
+    fn without_anybody_else_a_worker_without_a_lease_keeps_its_sessions() {
+        let mut workers = Workers::new(TTL, GRACE);
+        let start = Instant::now();
+        workers.learn(vec![], start);
+        assert_eq!(
+            workers.liveness(&owner("w1", 5)),
+            Liveness::Live,
+            "a coordinator that has just started knows little"
+        );
+        workers.learn(vec![], second(start, 4));
+        assert_eq!(workers.liveness(&owner("w1", 5)), Liveness::Gone);
+        assert!(!workers.is_lost(&owner("w1", 5)));
+    }
+
+    #[test]
+    fn candidates_are_ready_and_have_the_workspace() {
+        let mut workers = Workers::new(TTL, GRACE);
+        let reason = |result: Result<Vec<Candidate>, Error>| result.unwrap_err().reason;
+        let (main, other) = (WorkspaceName::parse("main").unwrap(), WorkspaceName::parse("other").unwrap());
+        assert_eq!(reason(workers.candidates(None, None)), Reason::NoLiveWorker);
+        workers.learn(vec![(Revision(1), lease("w1", 5)), (Revision(2), lease("w2", 6))], Instant::now());
+        assert_eq!(workers.candidates(Some(&main), None).unwrap().len(), 2);
+        assert_eq!(reason(workers.candidates(Some(&other), None)), Reason::NoWorkspace);
+        let w1 = owner("w1", 5).worker;
+        assert_eq!(workers.candidates(None, Some(&w1)).unwrap().len(), 1);
+        workers.told(&owner("w2", 6).worker, WorkerState::Draining);
+        assert_eq!(reason(workers.candidates(None, Some(&w1))), Reason::NoLiveWorker);
+        workers.placed(&w1);
+        assert_eq!(workers.candidates(None, None).unwrap()[0].sessions, 1);
+    }
+}

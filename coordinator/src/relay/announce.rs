@@ -1,0 +1,97 @@
+//! Publishing signals: of many sessions at once, of each session in order.
+//!
+//! Signals of `session` and `lock` are kept in a stream, so each of them is published as a request whose answer is the
+//! stream's acknowledgement, under the event's id, before the next one of its session. Those of `doc` are plain messages.
+
+use std::collections::HashMap;
+use std::time::Duration;
+
+use async_nats::Request;
+use async_nats::header::{HeaderMap, NATS_MESSAGE_ID};
+use futures_util::future::try_join_all;
+use holdfast_protocol::SessionKey;
+use serde::Deserialize;
+use tokio::time::Instant;
+
+use crate::hub::Hub;
+use crate::relay::RelayError;
+use crate::relay::translate::Announcement;
+
+/// How long one copy of a signal may stay unanswered before the next is sent.
+const COPY_TIMEOUT: Duration = Duration::from_millis(1_500);
+/// How long a signal is tried. The relay then begins again, from what is acknowledged.
+const TIMEOUT: Duration = Duration::from_secs(8);
+/// The bounds of the pause between two tries.
+const PAUSE: (Duration, Duration) = (Duration::from_millis(5), Duration::from_millis(250));
+
+#[derive(Deserialize)]
+struct Ack {
+    #[serde(default)]
+    stream: String,
+    error: Option<AckError>,
+}
+
+#[derive(Deserialize)]
+struct AckError {
+    #[serde(default)]
+    description: String,
+}
+
+/// Publishes all of them: sessions side by side, each session's in order.
+pub(super) async fn all(
+    hub: &Hub,
+    announcements: impl IntoIterator<Item = (SessionKey, Announcement)>,
+) -> Result<(), RelayError> {
+    let mut by_session: HashMap<SessionKey, Vec<Announcement>> = HashMap::new();
+    for (key, announcement) in announcements {
+        by_session.entry(key).or_default().push(announcement);
+    }
+    try_join_all(by_session.iter().map(|(key, announcements)| of_session(hub, key, announcements))).await?;
+    Ok(())
+}
+
+async fn of_session(hub: &Hub, key: &SessionKey, announcements: &[Announcement]) -> Result<(), RelayError> {
+    for announcement in announcements {
+        let (group, event) = announcement.name.split_once('.').unwrap_or((&announcement.name, "unknown"));
+        let subject = hub.config.root.signal(key, group, event);
+        let mut headers = HeaderMap::new();
+        headers.insert(NATS_MESSAGE_ID, announcement.signal.id.as_str());
+        let payload = announcement.signal.to_json().into();
+        if matches!(group, "session" | "lock") {
+            let request = || Request {
+                payload: Some(bytes::Bytes::clone(&payload)),
+                headers: Some(headers.clone()),
+                timeout: Some(Some(COPY_TIMEOUT)),
+                inbox: None,
+            };
+            keep(hub, &subject, request).await?;
+        } else {
+            let sent = hub.client.publish_with_headers(subject, headers, payload).await;
+            sent.map_err(|error| RelayError::Announce(error.to_string()))?;
+        }
+    }
+    Ok(())
+}
+
+/// Publishes one signal until its stream has it.
+async fn keep(hub: &Hub, subject: &str, request: impl Fn() -> Request) -> Result<(), RelayError> {
+    let deadline = Instant::now() + TIMEOUT;
+    let stream = hub.config.root.signals_stream();
+    let mut pause = PAUSE.0;
+    loop {
+        let why = match hub.client.send_request(subject.to_owned(), request()).await {
+            Ok(message) => match serde_json::from_slice::<Ack>(&message.payload) {
+                Ok(Ack { error: None, stream: by }) if by == stream => return Ok(()),
+                Ok(Ack { error: Some(error), .. }) => error.description,
+                Ok(_) | Err(_) => format!("the answer is not one of the stream {stream}"),
+            },
+            Err(error) => error.to_string(),
+        };
+        if Instant::now() + pause >= deadline {
+            return Err(RelayError::Announce(why));
+        }
+        tracing::debug!(subject, why, "signal not stored yet");
+        tokio::time::sleep(pause.mul_f64(rand::random_range(0.5..1.5))).await;
+        pause = (pause * 2).min(PAUSE.1);
+    }
+}

@@ -1,0 +1,43 @@
+//! How far the relay has come: published as it goes, and read from the consumer by whoever has heard nothing.
+
+use std::sync::Arc;
+
+use async_nats::Subscriber;
+use async_nats::jetstream::consumer::Info;
+use futures_util::StreamExt;
+use holdfast_protocol::internal::RelayFloor;
+
+use crate::hub::Hub;
+use crate::relay::info;
+
+/// The last sequence up to which everything was announced.
+pub(super) fn of(info: &Info) -> u64 {
+    info.ack_floor.stream_sequence
+}
+
+/// Tells everybody that everything up to `floor` was announced.
+pub(super) async fn publish(hub: &Hub, floor: u64) {
+    hub.floor.advance(floor);
+    let body = serde_json::to_vec(&RelayFloor { floor }).expect("a number is JSON");
+    if let Err(error) = hub.client.publish(hub.config.root.relay_floor(), body.into()).await {
+        tracing::debug!(%error, "the relay's progress was not published");
+    }
+}
+
+/// Asks the consumer itself.
+pub(crate) async fn learn_floor(hub: &Hub) {
+    match info(hub).await {
+        Ok(info) => hub.floor.advance(of(&info)),
+        Err(error) => tracing::debug!(%error, "the relay's progress is not known"),
+    }
+}
+
+/// Follows what the relay says, whichever coordinator's it is.
+pub(crate) async fn follow_floor(hub: Arc<Hub>, mut said: Subscriber) {
+    while let Some(message) = said.next().await {
+        match serde_json::from_slice::<RelayFloor>(&message.payload) {
+            Ok(RelayFloor { floor }) => hub.floor.advance(floor),
+            Err(error) => tracing::warn!(%error, "the relay's progress does not parse"),
+        }
+    }
+}

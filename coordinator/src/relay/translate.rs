@@ -1,0 +1,315 @@
+//! From a message of the stream to the signals that it means.
+//!
+//! Invariant: the same message always means the same signals, with the same ids, but for what memory saves: events that a
+//! snapshot carries on and that were announced before are left out, and may be announced again by a relay that has forgotten.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+
+use holdfast_protocol::frame::Frame;
+use holdfast_protocol::signal::{
+    Happening, Place, Signal, of_broken_record, of_deletion, of_event, of_hand_edit, of_op,
+};
+use holdfast_protocol::{Revision, SessionKey, SessionRecord};
+use holdfast_store::{Store, StoreError};
+
+use crate::relay::input::{Input, What, Writer};
+
+/// How many ranges are remembered apart; more are taken together, which costs repetitions at worst.
+const HOLES: usize = 64;
+
+/// A signal and where it goes.
+#[derive(Clone, Debug, PartialEq)]
+pub(super) struct Announcement {
+    /// `group.event`.
+    pub(super) name: String,
+    /// The signal.
+    pub(super) signal: Signal,
+}
+
+/// What a relay remembers of sessions, in bounds.
+pub(super) struct Translator {
+    stream: String,
+    /// The last record of each session that was seen, to compare a hand edit with.
+    records: moka::sync::Cache<SessionKey, Arc<SessionRecord>>,
+    /// The last message of each log that was announced.
+    frames: moka::sync::Cache<SessionKey, u64>,
+    /// Ranges (both ends outside) in which messages may have left the stream before this relay read them.
+    holes: VecDeque<(u64, u64)>,
+}
+
+impl Translator {
+    pub(super) fn new(stream: &str) -> Self {
+        Self {
+            stream: stream.to_owned(),
+            records: moka::sync::Cache::new(4_096),
+            frames: moka::sync::Cache::new(65_536),
+            holes: VecDeque::new(),
+        }
+    }
+
+    /// What stood between `after` and `until` was read late, so that some of it may have been replaced by snapshots that
+    /// are still to come: those announce it, whatever else of its session was announced.
+    pub(super) fn read_late(&mut self, after: u64, until: u64) {
+        self.holes.push_back((after, until));
+        if self.holes.len() > HOLES {
+            let (Some(first), Some(second)) = (self.holes.pop_front(), self.holes.pop_front()) else { return };
+            self.holes.push_front((first.0, second.1));
+        }
+    }
+
+    fn may_be_unannounced(&self, sequence: u64, announced: u64) -> bool {
+        sequence > announced || self.holes.iter().any(|(after, until)| sequence > *after && sequence < *until)
+    }
+
+    /// What `input` announces, in order.
+    ///
+    /// # Errors
+    /// A fault of the store, for a hand edit whose predecessor must be looked up.
+    pub(super) async fn translate(&self, store: &Store, input: &Input) -> Result<Vec<Announcement>, StoreError> {
+        match &input.what {
+            What::Record(key, writer) => self.record(store, input, key, *writer).await,
+            What::Frame(key) => Ok(self.frame(input, key)),
+            What::Other => Ok(Vec::new()),
+        }
+    }
+
+    async fn record(
+        &self,
+        store: &Store,
+        input: &Input,
+        key: &SessionKey,
+        writer: Writer,
+    ) -> Result<Vec<Announcement>, StoreError> {
+        let revision = Revision(input.sequence);
+        if input.value.is_empty() {
+            self.records.invalidate(key);
+            return Ok(self.place(input, key, of_deletion(revision)));
+        }
+        let happenings = match SessionRecord::from_json(&input.value, key) {
+            Err(error) => {
+                self.records.invalidate(key);
+                let problem = error.details.get("problem").and_then(|problem| problem.as_str());
+                of_broken_record(problem.unwrap_or(&error.message), revision)
+            }
+            Ok(record) => {
+                let happenings = match writer {
+                    Writer::Holdfast => of_event(&record, revision),
+                    Writer::Hand => {
+                        of_hand_edit(&record, revision, self.before(store, key, revision).await?.as_deref())
+                    }
+                };
+                self.records.insert(key.clone(), Arc::new(record));
+                happenings
+            }
+        };
+        Ok(self.place(input, key, happenings))
+    }
+
+    /// The record of the revision before.
+    async fn before(
+        &self,
+        store: &Store,
+        key: &SessionKey,
+        revision: Revision,
+    ) -> Result<Option<Arc<SessionRecord>>, StoreError> {
+        if let Some(record) = self.records.get(key) {
+            return Ok(Some(record));
+        }
+        let history = store.history(key).await?;
+        let before = history.into_iter().rev().find(|stored| stored.revision < revision);
+        let value = before.and_then(|stored| stored.value);
+        Ok(value.and_then(|json| SessionRecord::from_json(&json, key).ok()).map(Arc::new))
+    }
+
+    fn frame(&self, input: &Input, key: &SessionKey) -> Vec<Announcement> {
+        if input.value.is_empty() {
+            return Vec::new();
+        }
+        let frame = match Frame::from_json(&input.value, key) {
+            Ok(frame) => frame,
+            Err(error) => {
+                tracing::error!(%key, sequence = input.sequence, %error, "a frame cannot be announced");
+                return Vec::new();
+            }
+        };
+        let announced = self.frames.get(key).unwrap_or(0);
+        let carried = frame.snapshot.iter().flat_map(|snapshot| &snapshot.carried);
+        let mut announcements: Vec<Announcement> = carried
+            .filter(|carried| self.may_be_unannounced(carried.sequence, announced))
+            .map(|carried| {
+                let happening = of_op(&carried.event, &carried.request_id);
+                self.announcement(key, carried.sequence, carried.index, &input.time, happening)
+            })
+            .collect();
+        let own = frame.ops.iter().filter_map(|op| Some(of_op(op.event.as_ref()?, &op.request_id))).collect();
+        announcements.extend(self.place(input, key, own));
+        announcements
+    }
+
+    /// `input` was announced, and whatever its snapshot carries on.
+    pub(super) fn was_announced(&self, input: &Input) {
+        if let What::Frame(key) = &input.what {
+            self.frames.insert(key.clone(), input.sequence);
+        }
+    }
+
+    fn place(&self, input: &Input, key: &SessionKey, happenings: Vec<Happening>) -> Vec<Announcement> {
+        let numbered = (0..).zip(happenings);
+        numbered
+            .map(|(index, happening)| self.announcement(key, input.sequence, index, &input.time, happening))
+            .collect()
+    }
+
+    fn announcement(
+        &self,
+        key: &SessionKey,
+        sequence: u64,
+        index: u32,
+        time: &str,
+        happening: Happening,
+    ) -> Announcement {
+        let name = happening.name.clone();
+        let place = Place { stream: &self.stream, sequence, index, time };
+        Announcement { name, signal: Signal::committed(key, place, happening) }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use holdfast_protocol::frame::{CarriedEvent, FRAME_VERSION, Op, OpEvent, Snapshot};
+    use holdfast_protocol::record::{Event, EventType, State};
+    use holdfast_protocol::{Activation, RequestId};
+    use holdfast_store::memory::Memory;
+    use serde_json::value::RawValue;
+    use uuid::Uuid;
+
+    use super::*;
+    use crate::fixture;
+
+    fn raw() -> Box<RawValue> {
+        RawValue::from_string("{}".to_owned()).unwrap()
+    }
+
+    fn event(revision: u64) -> OpEvent {
+        OpEvent {
+            kind: "edited".to_owned(),
+            revision,
+            previous_revision: revision - 1,
+            changed: vec!["body".to_owned()],
+            actor: None,
+            path: None,
+        }
+    }
+
+    fn op(revision: Option<u64>) -> Op {
+        let request_id = RequestId::parse("r").unwrap();
+        Op { request_id, event: revision.map(event), change: raw(), reply: raw() }
+    }
+
+    fn frame(ops: Vec<Op>, carried: Vec<CarriedEvent>) -> Frame {
+        let snapshot = Snapshot { ops: 0, state: raw(), answered: Vec::new(), carried };
+        let snapshot = (!snapshot.carried.is_empty()).then_some(snapshot);
+        Frame { v: FRAME_VERSION, activation: Activation(Uuid::nil()), first_op: 1, first_revision: 0, ops, snapshot }
+    }
+
+    fn carried(sequence: u64, index: u32, revision: u64) -> CarriedEvent {
+        CarriedEvent { sequence, index, request_id: RequestId::parse("r").unwrap(), event: event(revision) }
+    }
+
+    fn input(sequence: u64, what: What, value: impl Into<bytes::Bytes>) -> Input {
+        Input { sequence, time: "2026-11-22T12:00:00Z".to_owned(), value: value.into(), what }
+    }
+
+    fn ids(announcements: &[Announcement]) -> Vec<(&str, &str)> {
+        announcements.iter().map(|one| (one.signal.id.as_str(), one.name.as_str())).collect()
+    }
+
+    async fn say(translator: &Translator, input: &Input) -> Vec<Announcement> {
+        let store: Store = Arc::new(Memory::default());
+        let announcements = translator.translate(&store, input).await.unwrap();
+        translator.was_announced(input);
+        announcements
+    }
+
+    #[tokio::test]
+    async fn a_group_commit_is_one_event_per_op_that_has_one() {
+        let translator = Translator::new("S");
+        let frame = frame(vec![op(Some(1)), op(None), op(Some(2))], Vec::new());
+        let said = say(&translator, &input(7, What::Frame(fixture::key("s1")), frame.to_json())).await;
+        assert_eq!(ids(&said), [("S:7", "doc.edited"), ("S:7:1", "doc.edited")]);
+    }
+
+    #[tokio::test]
+    async fn a_snapshot_announces_what_it_carries_and_only_what_was_not_announced() {
+        let key = fixture::key("s1");
+        let snapshot = frame(vec![op(Some(5))], vec![carried(7, 0, 1), carried(7, 1, 2), carried(9, 0, 3)]);
+        let snapshot = input(12, What::Frame(key.clone()), snapshot.to_json());
+        let forgetful = Translator::new("S");
+        let all = [("S:7", "doc.edited"), ("S:7:1", "doc.edited"), ("S:9", "doc.edited"), ("S:12", "doc.edited")];
+        assert_eq!(ids(&say(&forgetful, &snapshot).await), all);
+
+        let translator = Translator::new("S");
+        let first = frame(vec![op(Some(1)), op(Some(2))], Vec::new());
+        say(&translator, &input(7, What::Frame(key), first.to_json())).await;
+        assert_eq!(ids(&say(&translator, &snapshot).await), all[2..]);
+    }
+
+    #[tokio::test]
+    async fn what_may_have_left_the_stream_unread_is_announced_by_the_snapshot_that_replaced_it() {
+        let key = fixture::key("s1");
+        let mut translator = Translator::new("S");
+        // Frame 12 was in this relay's hands when it looked for what came before; frame 7 had gone by then.
+        translator.read_late(5, 12);
+        let late = frame(vec![op(Some(3))], Vec::new());
+        say(&translator, &input(12, What::Frame(key.clone()), late.to_json())).await;
+        let snapshot = frame(Vec::new(), vec![carried(5, 0, 1), carried(7, 0, 2), carried(12, 0, 3)]);
+        let said = say(&translator, &input(20, What::Frame(key), snapshot.to_json())).await;
+        assert_eq!(ids(&said), [("S:7", "doc.edited")]);
+        for n in 0..100 {
+            translator.read_late(100 + n, 101 + n);
+        }
+        assert!(translator.holes.len() <= HOLES && translator.may_be_unannounced(7, 50));
+    }
+
+    #[tokio::test]
+    async fn records_say_what_they_are_and_hand_edits_what_they_changed() {
+        let key = fixture::key("s1");
+        let by_us = |writer| What::Record(key.clone(), writer);
+        let translator = Translator::new("S");
+        let mut opened = fixture::active("s1", "w1");
+        opened.event = Some(Event {
+            kind: EventType::SessionOpened,
+            actor: None,
+            reason: None,
+            previous_owner: None,
+            previous_worker: None,
+            request_id: None,
+        });
+        let said = say(&translator, &input(1, by_us(Writer::Holdfast), opened.to_json())).await;
+        assert_eq!(ids(&said), [("S:1", "session.opened"), ("S:1:1", "session.activated")]);
+
+        let edited = SessionRecord { state: State::Passive, owner: None, ..opened };
+        let said = say(&translator, &input(2, by_us(Writer::Hand), edited.to_json())).await;
+        assert_eq!(ids(&said), [("S:2", "lock.changed"), ("S:2:1", "session.passivated")]);
+        let said = say(&translator, &input(3, by_us(Writer::Hand), "nonsense")).await;
+        assert_eq!(ids(&said), [("S:3", "lock.changed")]);
+        let said = say(&translator, &input(4, by_us(Writer::Hand), "")).await;
+        assert_eq!(ids(&said), [("S:4", "session.closed")]);
+        assert!(say(&translator, &input(5, What::Other, "x")).await.is_empty());
+    }
+
+    #[tokio::test]
+    async fn a_relay_that_has_forgotten_compares_a_hand_edit_with_what_is_stored() {
+        let key = fixture::key("s1");
+        let memory = Memory::default();
+        memory.edit_by_hand(&key, Some(fixture::active("s1", "w1").to_json().into()));
+        let edited = fixture::passive("s1").to_json();
+        let revision = memory.edit_by_hand(&key, Some(edited.clone().into()));
+        let store: Store = Arc::new(memory);
+        let edit = input(revision.0, What::Record(key, Writer::Hand), edited);
+        let said = Translator::new("S").translate(&store, &edit).await.unwrap();
+        assert_eq!(said[1].name, "session.passivated");
+        assert_eq!(said[1].signal.data["previous_worker"], "w1");
+    }
+}

@@ -1,0 +1,124 @@
+//! Finding a session's agent and passing requests to it unread.
+//!
+//! Invariant: a request is sent again only when the copy before had no effect: nobody listened, or the worker did not own
+//! the session. Silence is *unknown outcome* for a change, and *unavailable* for a read.
+
+use async_nats::header::HeaderMap;
+use async_nats::{HeaderValue, Message};
+use holdfast_protocol::internal::{REQUEST_ID_HEADER, REVISION_HEADER};
+use holdfast_protocol::record::{EventType, Owner, State};
+use holdfast_protocol::reply::{Closed, Touched};
+use holdfast_protocol::subject::Verb;
+use holdfast_protocol::{Error, SessionKey};
+use tokio::time::Instant;
+
+use crate::agent::{self, Beginning, Letter, Reply};
+use crate::answer::Answer;
+use crate::cache::Known;
+use crate::call::{Call, Incoming};
+use crate::decide::{self, Standing};
+use crate::error;
+use crate::hub::Hub;
+use crate::past::is_made_by;
+use crate::place;
+
+/// Passes a request to the session's agent, wherever that is, and its answer back.
+///
+/// # Errors
+/// What this coordinator says itself: `no_session`, `record_invalid`, `no_live_worker`, `unavailable`, `unknown_outcome`.
+pub(crate) async fn relay(hub: &Hub, verb: Verb, key: &SessionKey, incoming: &Incoming) -> Result<Answer, Error> {
+    let deadline = incoming.arrived + incoming.timeout;
+    let mut known = hub.records.record(key, deadline).await?;
+    if verb == Verb::SessionClose
+        && let Some(answer) = closed_before(hub, &known, incoming).await?
+    {
+        return Ok(answer);
+    }
+    loop {
+        let step = match decide::standing(&known.record, |owner| hub.registry.is_lost(owner)) {
+            Standing::Active(owner) => send(hub, verb, key, &known, owner, incoming).await?,
+            Standing::Closed | Standing::Passive if !known.is_as_of(incoming.arrived) => Step::Look,
+            Standing::Closed => return closed(verb, key, &known, incoming),
+            Standing::Passive if verb == Verb::SessionTouch => return touched(&known),
+            Standing::Passive | Standing::Orphaned(_) => Step::Place,
+        };
+        known = match step {
+            Step::Answered(message) => return Ok(Answer::relayed(message)),
+            Step::Place => place::place(hub, key, &incoming.peeked(), &Beginning::Log).await?,
+            Step::Look => hub.records.read_record(key, deadline).await?,
+            Step::LookLater => {
+                let call = incoming.peeked();
+                call.in_time(key)?;
+                call.pause().await;
+                hub.records.read_record(key, deadline).await?
+            }
+        };
+    }
+}
+
+/// What one attempt came to.
+enum Step {
+    Answered(Message),
+    /// Nobody holds it, or nobody any more: give it to a worker.
+    Place,
+    /// What is known is old.
+    Look,
+    /// What is known is old, and the next may be on its way.
+    LookLater,
+}
+
+async fn send(
+    hub: &Hub,
+    verb: Verb,
+    key: &SessionKey,
+    known: &Known,
+    owner: &Owner,
+    incoming: &Incoming,
+) -> Result<Step, Error> {
+    let mut headers = HeaderMap::new();
+    headers.insert(REVISION_HEADER, HeaderValue::from(known.revision.0));
+    headers.insert(REQUEST_ID_HEADER, incoming.made.as_str());
+    let timeout = (incoming.arrived + incoming.timeout).saturating_duration_since(Instant::now());
+    let payload = incoming.payload.clone();
+    let letter = Letter { key, call: verb.as_str(), headers: Some(headers), payload, timeout };
+    match agent::ask(hub, owner, letter).await {
+        Reply::Said(message) => Ok(Step::Answered(message)),
+        // Handed over a moment ago, maybe: then the record will say so in a moment.
+        Reply::Moved => Ok(Step::LookLater),
+        // The registry knows it by now, so that the session is placed anew, or there is nowhere to place it.
+        Reply::Unheard => Ok(Step::LookLater),
+        Reply::Silent if verb.is_read() => {
+            let why = format!("worker {} has session {} and did not answer in time", owner.worker, key.id);
+            Err(error::storage_unavailable(&why).detail("session_id", key.id.as_str()))
+        }
+        Reply::Silent => Err(error::unknown_outcome(key)),
+        Reply::TooLarge => Err(error::too_large()),
+    }
+}
+
+/// The answer to `session.close` of a session that a copy of the same request closed, and somebody opened again since.
+async fn closed_before(hub: &Hub, known: &Known, incoming: &Incoming) -> Result<Option<Answer>, Error> {
+    if known.record.log_after == 0 {
+        return Ok(None);
+    }
+    let call: Call = incoming.peeked();
+    if !call.by_caller {
+        return Ok(None);
+    }
+    let past = hub.records.past(&known.record.key(), known.revision, call.deadline).await?;
+    let is_closed = past.made_by(&call.request_id, &[EventType::SessionClosed]).is_some();
+    if is_closed { was_closed(&known.record.key()).map(Some) } else { Ok(None) }
+}
+
+fn closed(verb: Verb, key: &SessionKey, known: &Known, incoming: &Incoming) -> Result<Answer, Error> {
+    let by_this = || is_made_by(&known.record, &incoming.peeked().request_id, &[EventType::SessionClosed]);
+    if verb == Verb::SessionClose && by_this() { was_closed(key) } else { Err(error::no_session(key)) }
+}
+
+fn was_closed(key: &SessionKey) -> Result<Answer, Error> {
+    Answer::of(&Closed { session_id: key.id.clone(), closed: true })
+}
+
+fn touched(known: &Known) -> Result<Answer, Error> {
+    Answer::of(&Touched { session_id: known.record.id.clone(), state: State::Passive })
+}

@@ -1,0 +1,157 @@
+//! Looking for sessions whose worker is gone and that nobody has asked for since.
+//!
+//! Requests bring such a session back by themselves; the sweep is for those that nobody asks for: their locks with a lease
+//! must run out, and their records should say that nobody has them. One coordinator does it for all, the one that relays.
+//!
+//! Invariant: a lease or a silent worker only says where to look. Each record is read from the leader and written by
+//! compare-and-set; nothing is taken from a worker that answers.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures_util::StreamExt;
+use futures_util::stream;
+use holdfast_protocol::internal::call;
+use holdfast_protocol::record::Owner;
+use holdfast_protocol::{Boot, SessionKey, SessionRecord, WorkerName};
+use holdfast_store::StoreError;
+use tokio_util::sync::CancellationToken;
+
+use crate::agent::{self, Beginning, Letter, Reply};
+use crate::call::Call;
+use crate::config::LEASE_VIEW_TIMEOUT;
+use crate::decide::{self, Author, SweepDecision};
+use crate::hub::Hub;
+use crate::place;
+use crate::records::CommitError;
+use crate::registry::Liveness;
+use crate::relay::Pin;
+
+/// How many records are read at once.
+const CHUNK: usize = 250;
+/// How many sessions are taken back side by side.
+const SIDE_BY_SIDE: usize = 8;
+
+/// Sweeps at start, when a worker seems lost, and from time to time, until `cancel`.
+pub(crate) async fn run(hub: Arc<Hub>, pin: Arc<Pin>, cancel: CancellationToken) {
+    let sweeps = async {
+        tokio::time::sleep(jittered(hub.config.sweep_delay)).await;
+        loop {
+            let is_done = !pin.is_leading(&hub).await || sweep_and_report(&hub).await;
+            let pause = if is_done { hub.config.sweep_interval } else { hub.config.sweep_delay };
+            tokio::select! {
+                () = tokio::time::sleep(jittered(pause)) => {}
+                // Time for a worker that was only cut off to come back, and for more bad news.
+                () = hub.registry.lost() => tokio::time::sleep(jittered(hub.config.sweep_delay)).await,
+            }
+        }
+    };
+    cancel.run_until_cancelled(sweeps).await;
+}
+
+fn jittered(pause: Duration) -> Duration {
+    pause.mul_f64(rand::random_range(0.8..1.2))
+}
+
+/// Returns whether the sweep came to its end.
+async fn sweep_and_report(hub: &Hub) -> bool {
+    match sweep(hub).await {
+        Ok(0) => true,
+        Ok(taken) => {
+            tracing::info!(taken, "sessions of lost workers taken back");
+            true
+        }
+        Err(error) => {
+            tracing::warn!(%error, "the sweep ended early");
+            false
+        }
+    }
+}
+
+async fn sweep(hub: &Hub) -> Result<usize, StoreError> {
+    let keys = hub.store.keys(None).await?;
+    let mut lost = Lost::default();
+    let mut taken = 0;
+    for chunk in keys.chunks(CHUNK) {
+        let mut orphans = Vec::new();
+        for stored in hub.store.read_many(chunk).await? {
+            // One that does not parse is for an operator.
+            let Some(Ok(record)) = stored.value.as_deref().map(|json| SessionRecord::from_json(json, &stored.key))
+            else {
+                continue;
+            };
+            let Some(owner) = &record.owner else { continue };
+            if lost.holds(hub, &stored.key, owner).await {
+                orphans.push(stored.key);
+            }
+        }
+        let pace = Duration::from_secs(1).mul_f64(orphans.len() as f64 / f64::from(hub.config.sweep_per_second.max(1)));
+        let rescues = stream::iter(orphans).map(|key| rescue(hub, key, &lost)).buffer_unordered(SIDE_BY_SIDE);
+        taken += rescues.filter(|taken| std::future::ready(*taken)).count().await;
+        tokio::time::sleep(pace).await;
+    }
+    Ok(taken)
+}
+
+/// Which processes are lost, found out once per sweep.
+#[derive(Default)]
+struct Lost(HashMap<(WorkerName, Boot), bool>);
+
+impl Lost {
+    fn knows(&self, owner: &Owner) -> Option<bool> {
+        self.0.get(&(owner.worker.clone(), owner.boot)).copied()
+    }
+
+    /// Whether `owner`, who has the session `key`, is lost.
+    async fn holds(&mut self, hub: &Hub, key: &SessionKey, owner: &Owner) -> bool {
+        if let Some(known) = self.knows(owner) {
+            return known;
+        }
+        let is_lost = match hub.registry.liveness(owner) {
+            Liveness::Live => false,
+            Liveness::Gone => true,
+            // It may have been cut off for a moment only.
+            Liveness::Suspect => is_unheard(hub, key, owner).await,
+        };
+        self.0.insert((owner.worker.clone(), owner.boot), is_lost);
+        is_lost
+    }
+}
+
+async fn is_unheard(hub: &Hub, key: &SessionKey, owner: &Owner) -> bool {
+    let payload = bytes::Bytes::from_static(b"{}");
+    let letter = Letter { key, call: call::LEASE, headers: None, payload, timeout: LEASE_VIEW_TIMEOUT };
+    matches!(agent::ask(hub, owner, letter).await, Reply::Unheard)
+}
+
+/// Takes one session back, if its record still says what it said.
+async fn rescue(hub: &Hub, key: SessionKey, lost: &Lost) -> bool {
+    let key = &key;
+    let call = Call::own(hub.config.request_timeout);
+    let outcome = match hub.records.read_record(key, call.deadline).await {
+        Ok(known) => match decide::sweep(&known.record, |owner| lost.knows(owner).unwrap_or(false)) {
+            SweepDecision::Keep => return false,
+            SweepDecision::Move => place::place(hub, key, &call, &Beginning::Log).await.map(|_| true),
+            SweepDecision::Reclaim => {
+                if known.record.must_be_announced().is_some_and(|mark| !hub.is_announced(mark)) {
+                    return false;
+                }
+                let reason = known.record.owner.as_ref().map(|owner| place::is_gone(&owner.worker));
+                let author = Author { reason: reason.as_deref(), ..Author::default() };
+                let next = decide::reclaimed(&known.record, author);
+                let _lane = hub.records.lane(key).await;
+                match hub.records.commit(key, known.revision, next, call.deadline).await {
+                    Ok(_) => Ok(true),
+                    Err(CommitError::Moved) => Ok(false),
+                    Err(CommitError::Failed(error)) => Err(error),
+                }
+            }
+        },
+        Err(error) => Err(error),
+    };
+    outcome.unwrap_or_else(|error| {
+        tracing::info!(%key, %error, "a session of a lost worker stays for the next sweep");
+        false
+    })
+}

@@ -1,0 +1,200 @@
+//! What must hold, whatever happened: the log is folded from the first accepted frame to the last, and every answer is held
+//! against it.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::sync::Arc;
+
+use bytes::Bytes;
+use holdfast_protocol::error::Reason;
+use holdfast_protocol::frame::{FRAMES_MAX, Frame};
+use holdfast_protocol::record::Owner;
+use holdfast_protocol::subject::Verb;
+use holdfast_protocol::{Limits, RequestId, Revision, SessionRecord, lock};
+use holdfast_store::Rollup;
+use holdfast_store::memory::Accepted;
+
+use super::client::is_definite;
+use super::world::{Attempt, Noted, Notes, Outcome, World};
+use crate::document::DocumentKind;
+use crate::machine::{Kind, Machine, Surroundings};
+
+/// The log, folded.
+struct Fold<'a> {
+    world: &'a World,
+    notes: &'a Notes,
+    machine: Box<dyn Machine>,
+    /// Revisions of the record: at which sequence, and what could be read there.
+    records: BTreeMap<u64, Option<SessionRecord>>,
+    ops: u64,
+    /// Reply of each op, by its request.
+    replies: HashMap<RequestId, String>,
+    /// What a reader could see at each revision of the document.
+    views: HashMap<u64, BTreeSet<String>>,
+    /// When each revision of the document was committed.
+    committed_at: BTreeMap<u64, u64>,
+    events: Vec<(u64, u32)>,
+    log: usize,
+}
+
+pub(super) fn check(world: &World) {
+    let notes = world.notes.lock().unwrap();
+    let first = world.first.lock().unwrap().clone().unwrap().1.hint.record;
+    let surroundings = Surroundings { limits: Arc::new(Limits::default()), workspace: None };
+    let machine = DocumentKind.create(&first, surroundings);
+    let mut fold = Fold {
+        world,
+        notes: &notes,
+        views: HashMap::from([(0, BTreeSet::from([machine.view().get().to_owned()]))]),
+        machine,
+        records: BTreeMap::new(),
+        ops: 0,
+        replies: HashMap::new(),
+        committed_at: BTreeMap::from([(0, 0)]),
+        events: Vec::new(),
+        log: 0,
+    };
+    for accepted in world.memory.accepted() {
+        match accepted {
+            Accepted::Record(stored) => {
+                let record = stored.value.and_then(|json| SessionRecord::from_json(&json, &world.key).ok());
+                fold.records.insert(stored.revision.0, record);
+            }
+            Accepted::Frame { fence, sequence, value, rollup, .. } => fold.frame(fence, sequence, &value, rollup),
+        }
+    }
+    fold.every_answer_is_true();
+    fold.every_event_is_announced_in_order();
+}
+
+impl Fold<'_> {
+    fn frame(&mut self, fence: Revision, sequence: u64, value: &Bytes, rollup: Rollup) {
+        let frame = Frame::from_json(value, &self.world.key).unwrap();
+        let (at, record) = self.records.last_key_value().unwrap();
+        assert_eq!(*at, fence.0, "frame {sequence} was accepted under a fence that was not current");
+        let record = record.clone().unwrap_or_else(|| panic!("frame {sequence} was accepted under a broken record"));
+        let owner = record.owner.as_ref().map(|Owner { activation, .. }| *activation);
+        assert_eq!(owner, Some(frame.activation), "frame {sequence} is not its owner's");
+        self.length(&frame, sequence, rollup);
+        if !frame.ops.is_empty() {
+            assert_eq!(frame.first_op, self.ops + 1, "frame {sequence} repeats or skips ops");
+            assert_eq!(frame.first_revision, self.machine.revision(), "of frame {sequence}");
+        }
+        let mut index = 0;
+        for op in &frame.ops {
+            if let Some(place) = self.notes.by_id.get(&op.request_id) {
+                let token = self.notes.requests[*place].1.token.as_deref();
+                let allowed = lock::may_write(&record, fence, token);
+                assert!(allowed.is_ok(), "frame {sequence} has {:?}, whose token lost: {allowed:?}", op.request_id);
+            }
+            self.machine.apply(&op.change).unwrap();
+            self.ops += 1;
+            let twice = self.replies.insert(op.request_id.clone(), op.reply.get().to_owned());
+            assert!(twice.is_none(), "{:?} was committed twice, at last in frame {sequence}", op.request_id);
+            let revision = self.machine.revision();
+            self.views.entry(revision).or_default().insert(self.machine.view().get().to_owned());
+            self.committed_at.entry(revision).or_insert(sequence);
+            if op.event.is_some() {
+                self.events.push((sequence, index));
+                index += 1;
+            }
+        }
+        if let Some(snapshot) = &frame.snapshot {
+            assert_eq!(snapshot.ops, self.ops, "of the snapshot in frame {sequence}");
+            assert_eq!(snapshot.state.get(), self.machine.snapshot().get(), "of the snapshot in frame {sequence}");
+            assert_eq!(snapshot.answered.len(), self.replies.len(), "of the snapshot in frame {sequence}");
+            for answer in &snapshot.answered {
+                assert_eq!(self.replies.get(&answer.request_id).map(String::as_str), Some(answer.reply.get()));
+            }
+        }
+    }
+
+    fn length(&mut self, frame: &Frame, sequence: u64, rollup: Rollup) {
+        assert_eq!(frame.snapshot.is_some(), rollup == Rollup::Replace, "frame {sequence} is both or neither");
+        self.log = if rollup == Rollup::Replace { 1 } else { self.log + 1 };
+        // Barriers come on top of frames; the stream would drop the oldest of 65.
+        assert!(self.log as u64 <= FRAMES_MAX + 3, "the log has {} messages at {sequence}", self.log);
+    }
+
+    fn every_answer_is_true(&self) {
+        let mut seen: HashMap<u64, u64> = HashMap::new();
+        for (id, noted) in &self.notes.requests {
+            for attempt in &noted.attempts {
+                match (&attempt.outcome, noted.verb) {
+                    (Outcome::Done(reply), Verb::DocGet) => self.read_is_true(id, noted, attempt, reply, &mut seen),
+                    (Outcome::Done(reply), Verb::DocEdit | Verb::DocUndo | Verb::DocRedo) => {
+                        let committed = self.replies.get(id);
+                        assert_eq!(committed, Some(reply), "{id:?} was acknowledged otherwise than committed");
+                    }
+                    (Outcome::Refused(error), _) => self.refusal_is_true(id, noted, attempt, error),
+                    _ => {}
+                }
+            }
+            let refused = |attempt: &Attempt| matches!(&attempt.outcome, Outcome::Refused(error) if is_definite(error));
+            if noted.attempts.iter().all(refused) {
+                let outcome = &noted.attempts.last().unwrap().outcome;
+                assert!(!self.replies.contains_key(id), "{id:?} was refused and is in the log: {outcome:?}");
+            }
+        }
+    }
+
+    fn read_is_true(
+        &self,
+        id: &RequestId,
+        noted: &Noted,
+        attempt: &Attempt,
+        reply: &str,
+        seen: &mut HashMap<u64, u64>,
+    ) {
+        let revision = revision_of(reply);
+        let views = self.views.get(&revision);
+        assert!(views.is_some_and(|views| views.contains(reply)), "{id:?} read what was never committed: {reply}");
+        if noted.linearizable {
+            assert!(revision >= attempt.told_before, "{id:?} read {revision}, behind {}", attempt.told_before);
+        }
+        let before = seen.insert(noted.client, revision).unwrap_or(0);
+        assert!(revision >= before, "{id:?} read revision {revision} after {before}");
+    }
+
+    fn refusal_is_true(&self, id: &RequestId, noted: &Noted, attempt: &Attempt, error: &holdfast_protocol::Error) {
+        let revision = error.details.get("revision").and_then(serde_json::Value::as_u64);
+        match error.reason {
+            Reason::LockHeld | Reason::StaleToken | Reason::NotLocked | Reason::LockRequired => {
+                let at = revision.unwrap();
+                let record = self.records[&at].as_ref().unwrap();
+                let allowed = lock::may_write(record, Revision(at), noted.token.as_deref());
+                assert!(allowed.is_err(), "{id:?} was refused by a record that allows it: {error:?}");
+                let after = self.records.range(at + 1..).next().map(|(next, _)| *next);
+                let superseded = after.is_some_and(|next| next <= attempt.began_at);
+                assert!(!superseded, "{id:?} was refused by an old record: {error:?}");
+            }
+            Reason::RevisionMismatch | Reason::NothingToUndo => {
+                let revision = revision.unwrap();
+                assert!(self.committed_at.contains_key(&revision), "{id:?} was refused by what is not committed");
+                assert!(revision >= attempt.told_before, "{id:?} was refused by an old state: {error:?}");
+            }
+            Reason::StorageUnavailable | Reason::AckTimeout | Reason::LeaseLost | Reason::SnapshotPending => {}
+            // A splice outside of the text.
+            Reason::BadValue => {}
+            _ => panic!("{id:?} was refused for no reason: {error:?}"),
+        }
+    }
+
+    fn every_event_is_announced_in_order(&self) {
+        let mut last = None;
+        let mut announced = BTreeSet::new();
+        for event in &self.notes.announced {
+            if announced.insert(*event) {
+                assert!(last < Some(*event), "event {event:?} was announced after {last:?}");
+                last = Some(*event);
+            }
+        }
+        for event in &self.events {
+            assert!(announced.contains(event), "event {event:?} was never announced");
+        }
+    }
+}
+
+fn revision_of(reply: &str) -> u64 {
+    let reply: serde_json::Value = serde_json::from_str(reply).unwrap();
+    reply["revision"].as_u64().unwrap()
+}

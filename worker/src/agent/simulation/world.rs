@@ -1,0 +1,368 @@
+//! What all parts of a simulation share: the storage, the workers, and what the model is told.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use holdfast_protocol::id::{Activation, Boot};
+use holdfast_protocol::internal::{Activate, Hint, WorkerLease};
+use holdfast_protocol::lock::Secret;
+use holdfast_protocol::record::{Event, EventType, Owner, State};
+use holdfast_protocol::subject::Verb;
+use holdfast_protocol::{Error, Limits, Namespace, RequestId, Revision, SessionKey, SessionRecord, WorkerName};
+use holdfast_store::memory::{Faults, Memory};
+use holdfast_store::{Floor, Rollup, Storage, StoreError, Stored, StoredFrame, WriteId};
+use serde_json::json;
+use tokio::sync::{oneshot, watch};
+use tokio::time::Instant;
+use uuid::Uuid;
+
+use super::Dice;
+use crate::agent::Core;
+use crate::config::WorkerConfig;
+use crate::lease::LeaseHealth;
+use crate::letter::{Answer, Call, Letter, ReplyTo};
+use crate::supervisor::Supervisor;
+
+/// What a worker's process is doing.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Process {
+    Runs,
+    /// Stands still, as in a long pause; goes on later and does not know.
+    Stalls,
+    /// Is gone for good.
+    Dead,
+}
+
+/// The storage as one worker's process reaches it.
+struct Reach {
+    memory: Arc<Memory>,
+    process: watch::Receiver<Process>,
+}
+
+impl Reach {
+    /// Returns once the process runs; never, when it is dead.
+    async fn pass(&self) {
+        let mut process = self.process.clone();
+        if process.wait_for(|process| *process == Process::Runs).await.is_err() {
+            std::future::pending::<()>().await;
+        }
+    }
+}
+
+#[async_trait]
+impl Storage for Reach {
+    fn stream(&self) -> &str {
+        self.memory.stream()
+    }
+
+    async fn read(&self, key: &SessionKey) -> Result<Option<Stored>, StoreError> {
+        self.pass().await;
+        let read = self.memory.read(key).await;
+        self.pass().await;
+        read
+    }
+
+    async fn commit(&self, key: &SessionKey, at: Revision, record: Bytes, id: WriteId) -> Result<Revision, StoreError> {
+        self.pass().await;
+        let written = self.memory.commit(key, at, record, id).await;
+        self.pass().await;
+        written
+    }
+
+    async fn append(
+        &self,
+        key: &SessionKey,
+        fence: Revision,
+        frame: Bytes,
+        rollup: Rollup,
+        id: WriteId,
+    ) -> Result<u64, StoreError> {
+        self.pass().await;
+        let written = self.memory.append(key, fence, frame, rollup, id).await;
+        self.pass().await;
+        written
+    }
+
+    async fn read_log(&self, key: &SessionKey, after: u64, until: u64) -> Result<Vec<StoredFrame>, StoreError> {
+        self.pass().await;
+        let read = self.memory.read_log(key, after, until).await;
+        self.pass().await;
+        read
+    }
+
+    async fn history(&self, _: &SessionKey) -> Result<Vec<Stored>, StoreError> {
+        unreachable!("agents do not ask for it")
+    }
+
+    async fn keys(&self, _: Option<&Namespace>) -> Result<Vec<SessionKey>, StoreError> {
+        unreachable!("agents do not ask for it")
+    }
+
+    async fn read_many(&self, _: &[SessionKey]) -> Result<Vec<Stored>, StoreError> {
+        unreachable!("agents do not ask for it")
+    }
+
+    async fn put_lease(&self, _: &WorkerLease, _: Option<Revision>) -> Result<Revision, StoreError> {
+        unreachable!("agents do not ask for it")
+    }
+
+    async fn drop_lease(&self, _: &WorkerName) -> Result<(), StoreError> {
+        unreachable!("agents do not ask for it")
+    }
+
+    async fn leases(&self) -> Result<Vec<(Revision, WorkerLease)>, StoreError> {
+        unreachable!("agents do not ask for it")
+    }
+}
+
+/// One worker's process.
+pub(super) struct Node {
+    pub(super) name: WorkerName,
+    pub(super) boot: Boot,
+    pub(super) supervisor: Arc<Supervisor>,
+    pub(super) process: watch::Sender<Process>,
+    pub(super) floor: Floor,
+    health: LeaseHealth,
+}
+
+impl Node {
+    fn start(memory: &Arc<Memory>, name: WorkerName, boot: Boot) -> Arc<Self> {
+        let (process, state) = watch::channel(Process::Runs);
+        let epoch = Instant::now();
+        let (floor, health) = (Floor::default(), LeaseHealth::new(epoch));
+        let core = Core {
+            store: Arc::new(Reach { memory: memory.clone(), process: state }),
+            floor: floor.clone(),
+            config: WorkerConfig::new(name.clone()),
+            limits: Arc::new(Limits::default()),
+            boot,
+            health: health.clone(),
+            epoch,
+        };
+        Arc::new(Self { name, boot, supervisor: Supervisor::new(Arc::new(core)), process, floor, health })
+    }
+
+    pub(super) fn is(&self, process: Process) -> bool {
+        *self.process.borrow() == process
+    }
+
+    /// Gives the session's agent a letter; `None`: no answer came.
+    pub(super) async fn ask(&self, key: &SessionKey, call: Call, ask: Asked) -> Option<Answer> {
+        let (sender, answer) = oneshot::channel();
+        let Asked { payload, revision, request_id } = ask;
+        let letter = Letter { call, payload, revision, request_id, reply: ReplyTo::Local(sender) };
+        if self.is(Process::Runs) {
+            self.health.confirm(Instant::now());
+        }
+        self.supervisor.deliver(key.clone(), letter).await;
+        tokio::time::timeout(Duration::from_secs(20), answer).await.ok()?.ok()
+    }
+}
+
+/// The rest of a letter.
+pub(super) struct Asked {
+    pub(super) payload: Bytes,
+    pub(super) revision: Revision,
+    pub(super) request_id: RequestId,
+}
+
+/// What became of a request, as its client sees it.
+#[derive(Clone, Debug)]
+pub(super) enum Outcome {
+    Done(String),
+    Refused(Box<Error>),
+    Unknown,
+}
+
+/// One attempt at a request.
+pub(super) struct Attempt {
+    /// The last sequence of the stream before it was sent.
+    pub(super) began_at: u64,
+    /// The highest document revision that anybody had been told of before it was sent.
+    pub(super) told_before: u64,
+    pub(super) outcome: Outcome,
+}
+
+/// Everything that the model is told of one request.
+pub(super) struct Noted {
+    pub(super) client: u64,
+    pub(super) verb: Verb,
+    pub(super) token: Option<String>,
+    pub(super) linearizable: bool,
+    pub(super) attempts: Vec<Attempt>,
+}
+
+/// What was seen, for the model.
+#[derive(Default)]
+pub(super) struct Notes {
+    /// By request, in the order of their first attempt.
+    pub(super) requests: Vec<(RequestId, Noted)>,
+    pub(super) by_id: HashMap<RequestId, usize>,
+    /// The highest document revision that anybody was told of by an acknowledged change or a linearizable read.
+    pub(super) told: u64,
+    /// What the relay has announced: sequence and index of events.
+    pub(super) announced: Vec<(u64, u32)>,
+    pub(super) relayed: u64,
+}
+
+/// Everything there is.
+pub(super) struct World {
+    pub(super) memory: Arc<Memory>,
+    pub(super) faults: Faults,
+    pub(super) key: SessionKey,
+    pub(super) secret: Secret,
+    pub(super) nodes: Mutex<Vec<Arc<Node>>>,
+    pub(super) notes: Mutex<Notes>,
+    dice: Mutex<Dice>,
+    /// How the session was given to its first worker.
+    pub(super) first: Mutex<Option<(Arc<Node>, Activate)>>,
+}
+
+impl World {
+    /// Two workers, and a session that was just created on one of them.
+    pub(super) async fn new(mut dice: Dice, faults: Faults) -> Arc<Self> {
+        let memory = Arc::new(Memory::new(Faults::default()));
+        let key = SessionKey::new(
+            Namespace::parse("default").unwrap(),
+            holdfast_protocol::SessionId::parse("s1").unwrap(),
+        );
+        let idle_ms = 1000 + dice.below(3000);
+        let world = Arc::new(Self {
+            nodes: Mutex::default(),
+            notes: Mutex::default(),
+            secret: Secret::new([7; 32]),
+            dice: Mutex::new(dice),
+            first: Mutex::default(),
+            faults,
+            memory,
+            key,
+        });
+        world.start_node("w1");
+        world.start_node("w2");
+        let node = world.nodes.lock().unwrap()[0].clone();
+        let record = json!({
+            "v": 1, "namespace": "default", "id": "s1", "kind": "document", "state": "active",
+            "owner": world.owner(&node), "lock": null, "lock_revision": 0,
+            "config": {"idle_timeout_ms": idle_ms}, "event": {"type": "session.opened"},
+        });
+        let record = SessionRecord::from_json(record.to_string().as_bytes(), &world.key).unwrap();
+        let written = world.memory.commit(&world.key, Revision(0), record.to_json().into(), world.fresh_id()).await;
+        let content = json!({"body": "in the beginning", "fields": {"a": 1}});
+        let activate = Activate {
+            hint: Hint { revision: written.unwrap(), record },
+            created: true,
+            content: world.throw(|dice| dice.percent(60)).then(|| serde_json::from_value(content).unwrap()),
+            request_id: RequestId::parse("open").unwrap(),
+        };
+        *world.first.lock().unwrap() = Some((node.clone(), activate.clone()));
+        world.memory.set_faults(faults);
+        if world.throw(|dice| dice.percent(70)) {
+            let ask = world.plain_ask(activate.hint.revision);
+            node.ask(&world.key, Call::Activate(Box::new(activate)), ask).await;
+        }
+        world
+    }
+
+    pub(super) fn throw<T>(&self, throw: impl FnOnce(&mut Dice) -> T) -> T {
+        throw(&mut self.dice.lock().unwrap())
+    }
+
+    pub(super) fn fresh(&self) -> Uuid {
+        let (high, low) = self.throw(|dice| (dice.next(), dice.next()));
+        Uuid::from_u64_pair(high, low)
+    }
+
+    pub(super) fn fresh_id(&self) -> WriteId {
+        self.fresh().to_string()
+    }
+
+    pub(super) fn plain_ask(&self, revision: Revision) -> Asked {
+        Asked { payload: Bytes::new(), revision, request_id: RequestId::made(self.fresh()) }
+    }
+
+    pub(super) fn start_node(&self, name: &str) {
+        let node = Node::start(&self.memory, WorkerName::parse(name).unwrap(), Boot(self.fresh()));
+        self.nodes.lock().unwrap().push(node);
+    }
+
+    pub(super) fn any_node(&self) -> Arc<Node> {
+        let nodes = self.nodes.lock().unwrap();
+        let alive: Vec<_> = nodes.iter().filter(|node| !node.is(Process::Dead)).collect();
+        let choice = self.throw(|dice| dice.below(alive.len() as u64));
+        alive[usize::try_from(choice).unwrap()].clone()
+    }
+
+    pub(super) fn node_of(&self, record: &SessionRecord) -> Option<Arc<Node>> {
+        let nodes = self.nodes.lock().unwrap();
+        let owns = |node: &&Arc<Node>| record.is_owned_by(&node.name, node.boot) && !node.is(Process::Dead);
+        nodes.iter().find(owns).cloned()
+    }
+
+    fn owner(&self, node: &Node) -> Owner {
+        let activation = Activation(self.fresh());
+        Owner { worker: node.name.clone(), boot: node.boot, activation, since: String::new() }
+    }
+
+    /// The record from the leader; `Ok(None)`: it cannot be read as one.
+    pub(super) async fn read_record(&self) -> Result<Option<Hint>, StoreError> {
+        let Some(stored) = self.memory.read(&self.key).await? else { return Ok(None) };
+        let record = stored.value.and_then(|json| SessionRecord::from_json(&json, &self.key).ok());
+        Ok(record.map(|record| Hint { revision: stored.revision, record }))
+    }
+
+    pub(super) async fn write_record(&self, at: Revision, next: &SessionRecord) -> Result<Hint, StoreError> {
+        let record = next.clone().marked(at);
+        let revision = self.memory.commit(&self.key, at, record.to_json().into(), self.fresh_id()).await?;
+        Ok(Hint { revision, record })
+    }
+
+    /// Gives the session to `node`, with one compare-and-set.
+    pub(super) async fn give_to(&self, hint: &Hint, node: &Node, kind: EventType) -> Result<Hint, StoreError> {
+        let event = Event {
+            kind,
+            actor: None,
+            reason: None,
+            previous_owner: None,
+            previous_worker: None,
+            request_id: Some(RequestId::made(self.fresh())),
+        };
+        let owner = Some(self.owner(node));
+        let next = SessionRecord { state: State::Active, owner, event: Some(event), ..hint.record.clone() };
+        self.write_record(hint.revision, &next).await
+    }
+
+    /// Tells `node` that the session is its own, as a coordinator does after its compare-and-set.
+    pub(super) async fn activate(&self, node: &Node, hint: Hint) -> Option<Answer> {
+        let ask = self.plain_ask(hint.revision);
+        let activate = Activate { hint, created: false, content: None, request_id: ask.request_id.clone() };
+        node.ask(&self.key, Call::Activate(Box::new(activate)), ask).await
+    }
+
+    /// Everything that stood still goes on.
+    pub(super) fn heal(&self) {
+        for node in self.nodes.lock().unwrap().iter() {
+            node.process.send_if_modified(|process| {
+                let stalls = *process == Process::Stalls;
+                if stalls {
+                    *process = Process::Runs;
+                }
+                stalls
+            });
+        }
+    }
+
+    /// The record as it is this very moment, which no request can know.
+    pub(super) async fn peek(&self) -> Option<SessionRecord> {
+        let history = self.memory.history(&self.key).await.unwrap();
+        let json = history.into_iter().next_back()?.value?;
+        SessionRecord::from_json(&json, &self.key).ok()
+    }
+
+    /// Writes the record as a KV client does.
+    pub(super) fn write_by_hand(&self, record: &SessionRecord) {
+        self.memory.edit_by_hand(&self.key, Some(record.to_json().into()));
+    }
+}
