@@ -22,6 +22,9 @@ use crate::error;
 use crate::hub::Hub;
 use crate::micro::NUMBER_HEADER;
 
+/// How long an answer may take before it is asked, again and again, whether the process is still there.
+const PROBE: Duration = Duration::from_millis(400);
+
 /// What became of a message to an agent. Without `Debug`, so that no body reaches a log line.
 pub(crate) enum Reply {
     /// It answered, maybe with an error.
@@ -30,6 +33,9 @@ pub(crate) enum Reply {
     Moved,
     /// Nobody listened: no effect.
     Unheard,
+    /// Its process went away with the message in its hands: maybe an effect, which is in the log then, under the request's
+    /// id. Whoever gets the session next answers the same message by that.
+    Lost,
     /// No answer in time: maybe an effect.
     Silent,
     /// The message is over the server's limit with what was added to it.
@@ -45,8 +51,37 @@ pub(crate) struct Letter<'a> {
     pub(crate) timeout: Duration,
 }
 
-/// Asks the agent that `owner` names.
+/// Asks the agent that `owner` names, and does not wait for the answer of a process that is gone.
 pub(crate) async fn ask(hub: &Hub, owner: &Owner, letter: Letter<'_>) -> Reply {
+    let key = letter.key;
+    tokio::select! {
+        biased;
+        reply = send(hub, owner, letter) => reply,
+        () = death(hub, owner, key) => Reply::Lost,
+    }
+}
+
+/// Ends when nobody listens for `owner` any more.
+async fn death(hub: &Hub, owner: &Owner, key: &SessionKey) {
+    loop {
+        tokio::time::sleep(PROBE).await;
+        if is_unheard(hub, owner, key).await {
+            return;
+        }
+    }
+}
+
+/// Whether nobody listens for `owner`, by a question that does nothing.
+pub(crate) async fn is_unheard(hub: &Hub, owner: &Owner, key: &SessionKey) -> bool {
+    matches!(send(hub, owner, lease_letter(key)).await, Reply::Unheard)
+}
+
+fn lease_letter(key: &SessionKey) -> Letter<'_> {
+    let payload = Bytes::from_static(b"{}");
+    Letter { key, call: call::LEASE, headers: None, payload, timeout: LEASE_VIEW_TIMEOUT }
+}
+
+async fn send(hub: &Hub, owner: &Owner, letter: Letter<'_>) -> Reply {
     let subject = hub.config.root.agent(&owner.worker, owner.boot, letter.key, letter.call);
     let request = Request {
         payload: Some(letter.payload),
@@ -119,7 +154,7 @@ pub(crate) async fn activate(hub: &Hub, known: &Known, beginning: Beginning, cal
         Letter { key: &key, call: call::ACTIVATE, headers: None, payload: json(&activate), timeout: call.left() };
     match ask(hub, owner, letter).await {
         Reply::Said(message) => refusal(&message).map_or(Activated::Up, Activated::Refused),
-        Reply::Moved | Reply::Unheard => {
+        Reply::Moved | Reply::Unheard | Reply::Lost => {
             hub.records.forget(&key);
             Activated::Elsewhere
         }
@@ -142,14 +177,12 @@ pub(crate) async fn hint(hub: &Hub, known: &Known) {
 pub(crate) async fn lease(hub: &Hub, known: &Known) -> Option<LeaseView> {
     let owner = known.record.owner.as_ref()?;
     let key = known.record.key();
-    let payload = Bytes::from_static(b"{}");
     // The hint of a lock that was granted a moment ago may be on its way still.
     let mut headers = HeaderMap::new();
     headers.insert(REVISION_HEADER, HeaderValue::from(known.revision.0));
-    let letter = Letter { key: &key, call: call::LEASE, headers: Some(headers), payload, timeout: LEASE_VIEW_TIMEOUT };
-    match ask(hub, owner, letter).await {
+    match send(hub, owner, Letter { headers: Some(headers), ..lease_letter(&key) }).await {
         Reply::Said(message) => serde_json::from_slice(&message.payload).ok(),
-        Reply::Moved | Reply::Unheard | Reply::Silent | Reply::TooLarge => None,
+        Reply::Moved | Reply::Unheard | Reply::Lost | Reply::Silent | Reply::TooLarge => None,
     }
 }
 
@@ -163,7 +196,7 @@ pub(crate) async fn handover(hub: &Hub, owner: &Owner, key: &SessionKey, timeout
             Some(refusal) => refusal.reason.as_str(),
         },
         Reply::Moved => "it does not own it",
-        Reply::Unheard => "nobody listens",
+        Reply::Unheard | Reply::Lost => "nobody listens",
         Reply::Silent | Reply::TooLarge => "no answer",
     };
     tracing::info!(%key, worker = %owner.worker, outcome, "the session moves without a handover");

@@ -6,8 +6,9 @@
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+use holdfast_protocol::path::CanonicalPath;
 use holdfast_protocol::record::Lock;
-use holdfast_protocol::signal::{self, Signal};
+use holdfast_protocol::signal::{self, Happening, Signal};
 use holdfast_protocol::{Error, Reason, SessionKey, lock};
 use tokio::time::Instant;
 use uuid::Uuid;
@@ -61,11 +62,25 @@ async fn announce(hub: &Hub, known: &Known, error: &Error, call: &Call) {
         return;
     }
     let happening = signal::of_conflict(error, call.actor.as_deref(), &call.request_id);
-    let id = format!("conflict:{}", Uuid::now_v7());
+    publish(hub, known, happening).await;
+}
+
+/// Publishes `doc.failed` of a load or save that an agent refused. Best effort, as a conflict is.
+pub(crate) async fn failed(hub: &Hub, known: &Known, error: &Error, call: &Call) {
+    if hub.conflicts.may_announce(&known.record.key()) {
+        let path = known.record.path.as_ref().map(CanonicalPath::as_str);
+        publish(hub, known, signal::of_failure(error, path, &call.request_id)).await;
+    }
+}
+
+async fn publish(hub: &Hub, known: &Known, happening: Happening) {
+    let key = known.record.key();
+    let Some((group, event)) = happening.name.split_once('.') else { return };
+    let subject = hub.config.root.signal(&key, group, event);
+    let id = format!("{event}:{}", Uuid::now_v7());
     let signal = Signal::uncommitted(&key, id, known.revision, &now(), happening);
-    let subject = hub.config.root.signal(&key, "lock", "conflict");
     if let Err(error) = hub.client.publish(subject, signal.to_json().into()).await {
-        tracing::debug!(%key, %error, "conflict not announced");
+        tracing::debug!(%key, %error, "a refusal was not announced");
     }
 }
 

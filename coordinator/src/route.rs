@@ -1,7 +1,8 @@
 //! Finding a session's agent and passing requests to it unread.
 //!
-//! Invariant: a request is sent again only when the copy before had no effect: nobody listened, or the worker did not own
-//! the session. Silence is *unknown outcome* for a change, and *unavailable* for a read.
+//! Invariant: a request is sent again only when the copy before had no effect (nobody listened, or the worker did not own
+//! the session), or when the process that had it is gone: then whatever it did is in the log under the request's id, and the
+//! next owner answers by that. Silence of a living process is *unknown outcome* for a change, and *unavailable* for a read.
 
 use async_nats::header::HeaderMap;
 use async_nats::{HeaderValue, Message};
@@ -18,6 +19,7 @@ use crate::cache::Known;
 use crate::call::{Call, Incoming};
 use crate::decide::{self, Standing};
 use crate::error;
+use crate::explain;
 use crate::hub::Hub;
 use crate::past::is_made_by;
 use crate::place;
@@ -43,7 +45,14 @@ pub(crate) async fn relay(hub: &Hub, verb: Verb, key: &SessionKey, incoming: &In
             Standing::Passive | Standing::Orphaned(_) => Step::Place,
         };
         known = match step {
-            Step::Answered(message) => return Ok(Answer::relayed(message)),
+            Step::Answered(message) => {
+                if matches!(verb, Verb::DocLoad | Verb::DocSave)
+                    && let Some(refusal) = agent::refusal(&message)
+                {
+                    explain::failed(hub, &known, &refusal, &incoming.peeked()).await;
+                }
+                return Ok(Answer::relayed(message));
+            }
             Step::Place => place::place(hub, key, &incoming.peeked(), &Beginning::Log).await?,
             Step::Look => hub.records.read_record(key, deadline).await?,
             Step::LookLater => {
@@ -86,7 +95,7 @@ async fn send(
         // Handed over a moment ago, maybe: then the record will say so in a moment.
         Reply::Moved => Ok(Step::LookLater),
         // The registry knows it by now, so that the session is placed anew, or there is nowhere to place it.
-        Reply::Unheard => Ok(Step::LookLater),
+        Reply::Unheard | Reply::Lost => Ok(Step::LookLater),
         Reply::Silent if verb.is_read() => {
             let why = format!("worker {} has session {} and did not answer in time", owner.worker, key.id);
             Err(error::storage_unavailable(&why).detail("session_id", key.id.as_str()))

@@ -12,15 +12,13 @@ use std::time::Duration;
 
 use futures_util::StreamExt;
 use futures_util::stream;
-use holdfast_protocol::internal::call;
 use holdfast_protocol::record::Owner;
 use holdfast_protocol::{Boot, SessionKey, SessionRecord, WorkerName};
 use holdfast_store::StoreError;
 use tokio_util::sync::CancellationToken;
 
-use crate::agent::{self, Beginning, Letter, Reply};
+use crate::agent::{self, Beginning};
 use crate::call::Call;
-use crate::config::LEASE_VIEW_TIMEOUT;
 use crate::decide::{self, Author, SweepDecision};
 use crate::hub::Hub;
 use crate::place;
@@ -112,17 +110,11 @@ impl Lost {
             Liveness::Live => false,
             Liveness::Gone => true,
             // It may have been cut off for a moment only.
-            Liveness::Suspect => is_unheard(hub, key, owner).await,
+            Liveness::Suspect => agent::is_unheard(hub, owner, key).await,
         };
         self.0.insert((owner.worker.clone(), owner.boot), is_lost);
         is_lost
     }
-}
-
-async fn is_unheard(hub: &Hub, key: &SessionKey, owner: &Owner) -> bool {
-    let payload = bytes::Bytes::from_static(b"{}");
-    let letter = Letter { key, call: call::LEASE, headers: None, payload, timeout: LEASE_VIEW_TIMEOUT };
-    matches!(agent::ask(hub, owner, letter).await, Reply::Unheard)
 }
 
 /// Takes one session back, if its record still says what it said.

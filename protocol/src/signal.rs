@@ -209,6 +209,20 @@ pub fn of_op(event: &OpEvent, request_id: &RequestId) -> Happening {
     Happening { name: format!("doc.{}", event.kind), request_id: Some(request_id.clone()), data }
 }
 
+/// A load or save that failed.
+pub fn of_failure(error: &crate::Error, path: Option<&str>, request_id: &RequestId) -> Happening {
+    let detail = |name: &str| error.details.get(name).cloned().unwrap_or(Value::Null);
+    let data = map([
+        ("revision", detail("revision")),
+        ("previous_revision", Value::Null),
+        ("changed", json!([])),
+        ("actor", Value::Null),
+        ("path", json!(path)),
+        ("error", json!({"code": error.code, "reason": error.reason, "message": error.message})),
+    ]);
+    Happening { name: DOC_FAILED.to_owned(), request_id: Some(request_id.clone()), data }
+}
+
 /// A refused acquire or change.
 pub fn of_conflict(error: &crate::Error, actor: Option<&str>, request_id: &RequestId) -> Happening {
     let detail = |name: &str| error.details.get(name).cloned().unwrap_or(Value::Null);

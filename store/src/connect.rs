@@ -132,11 +132,12 @@ pub async fn connect(options: &ConnectOptions) -> Result<async_nats::Client, Con
         .ping_interval(Duration::from_secs(5))
         .connection_timeout(Duration::from_secs(5))
         .max_reconnects(None)
-        .reconnect_delay_callback(|attempts| Duration::from_millis(50 << attempts.min(5)))
+        .reconnect_delay_callback(reconnect_delay)
         .event_callback(|event| async move {
             match event {
                 async_nats::Event::Connected => tracing::info!("connected to NATS"),
                 async_nats::Event::SlowConsumer(_) => tracing::error!("messages were lost: {event}"),
+                async_nats::Event::Closed => tracing::debug!("connection to NATS closed"),
                 event => tracing::warn!("NATS connection: {event}"),
             }
         });
@@ -165,4 +166,12 @@ pub async fn connect(options: &ConnectOptions) -> Result<async_nats::Client, Con
         .connect(addresses)
         .await
         .map_err(|error| ConnectError::Refused { url: url.clone(), why: error.to_string() })
+}
+
+/// At once the first time, then at growing distances.
+fn reconnect_delay(attempts: usize) -> Duration {
+    match attempts {
+        0 | 1 => Duration::ZERO,
+        attempts => Duration::from_millis(25 << attempts.min(6)),
+    }
 }

@@ -3,6 +3,10 @@
 //!
 //! Tests speak the contract as a foreign client would: subjects and JSON, not our types.
 
+mod mortal;
+mod operator;
+mod reply;
+
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -23,6 +27,8 @@ use holdfast_worker::{Worker, WorkerConfig, Workspace};
 use serde_json::{Value, json};
 
 use crate::wait::until;
+use mortal::Mortal;
+pub use reply::Reply;
 
 /// How long a test waits for what should take milliseconds.
 pub const SOON: Duration = Duration::from_secs(20);
@@ -43,6 +49,31 @@ pub struct Fleet {
     secret: Secret,
     coordinators: Vec<Coordinator>,
     workers: BTreeMap<String, Worker>,
+    mortal_coordinators: Vec<Mortal<Coordinator>>,
+    mortal_workers: BTreeMap<String, Mortal<Worker>>,
+}
+
+fn worker_config(root: &Root, name: &str, workspaces: &[(&str, &std::path::Path)]) -> Result<WorkerConfig> {
+    let mut config = WorkerConfig::new(WorkerName::parse(name)?);
+    config.root = root.clone();
+    for (name, dir) in workspaces {
+        let workspace = Workspace { dir: dir.to_path_buf(), writable: true };
+        config.workspaces.insert(WorkspaceName::parse(name)?, workspace);
+    }
+    Ok(config)
+}
+
+async fn begin_worker(url: String, config: WorkerConfig) -> Result<Worker> {
+    let client = connect(&ConnectOptions::to(url)).await?;
+    let store = Arc::new(Jetstream::new(client.clone(), config.root.clone()).await?);
+    Ok(Worker::start(client, store, config).await?)
+}
+
+async fn begin_coordinator(url: String, root: Root, secret: Secret) -> Result<Coordinator> {
+    let client = connect(&ConnectOptions::to(url)).await?;
+    let store = Arc::new(Jetstream::new(client.clone(), root.clone()).await?);
+    let config = Config { root, ..Config::default() };
+    Ok(Coordinator::start(client, store, secret, config).await?)
 }
 
 impl Fleet {
@@ -64,6 +95,8 @@ impl Fleet {
             secret: found.secret,
             coordinators: Vec::new(),
             workers: BTreeMap::new(),
+            mortal_coordinators: Vec::new(),
+            mortal_workers: BTreeMap::new(),
         })
     }
 
@@ -83,10 +116,8 @@ impl Fleet {
     /// # Errors
     /// When it does not start.
     pub async fn add_coordinator(&mut self) -> Result<()> {
-        let client = connect(&ConnectOptions::to(&self.url)).await?;
-        let store = Arc::new(Jetstream::new(client.clone(), self.root.clone()).await?);
-        let config = Config { root: self.root.clone(), ..Config::default() };
-        self.coordinators.push(Coordinator::start(client, store, self.secret.clone(), config).await?);
+        let begin = begin_coordinator(self.url.clone(), self.root.clone(), self.secret.clone());
+        self.coordinators.push(begin.await?);
         Ok(())
     }
 
@@ -95,15 +126,21 @@ impl Fleet {
     /// # Errors
     /// When it does not start.
     pub async fn add_worker(&mut self, name: &str, workspaces: &[(&str, &std::path::Path)]) -> Result<()> {
-        let client = connect(&ConnectOptions::to(&self.url)).await?;
-        let store = Arc::new(Jetstream::new(client.clone(), self.root.clone()).await?);
-        let mut config = WorkerConfig::new(WorkerName::parse(name)?);
-        config.root = self.root.clone();
-        for (name, dir) in workspaces {
-            let workspace = Workspace { dir: dir.to_path_buf(), writable: true };
-            config.workspaces.insert(WorkspaceName::parse(name)?, workspace);
-        }
-        self.workers.insert(name.to_owned(), Worker::start(client, store, config).await?);
+        self.add_worker_at(&self.url.clone(), name, workspaces).await
+    }
+
+    /// One more worker, which reaches its servers at `url`.
+    ///
+    /// # Errors
+    /// When it does not start.
+    pub async fn add_worker_at(
+        &mut self,
+        url: &str,
+        name: &str,
+        workspaces: &[(&str, &std::path::Path)],
+    ) -> Result<()> {
+        let config = worker_config(&self.root, name, workspaces)?;
+        self.workers.insert(name.to_owned(), begin_worker(url.to_owned(), config).await?);
         Ok(())
     }
 
@@ -123,7 +160,8 @@ impl Fleet {
 
     /// How many sessions a worker has in memory.
     pub fn sessions_on(&self, name: &str) -> usize {
-        self.workers.get(name).map_or(0, Worker::sessions)
+        let here = self.workers.get(name).map(Worker::sessions);
+        here.or_else(|| self.mortal_workers.get(name).map(Mortal::sessions)).unwrap_or(0)
     }
 
     /// Asks `group.verb` in namespace `default`, about one session where `id` is not empty.
@@ -145,6 +183,23 @@ impl Fleet {
         let request = async_nats::Request::new().payload(body.into()).timeout(Some(Duration::from_secs(70)));
         let message = self.nats.send_request(subject.to_owned(), request).await;
         Reply::of(subject, message.unwrap_or_else(|error| panic!("{subject} was not answered: {error}")))
+    }
+
+    /// As [`Fleet::ask`], where no answer in time is an answer too.
+    ///
+    /// # Errors
+    /// When nobody answers in time, or nobody listens.
+    pub async fn try_ask(
+        &self,
+        verb: &str,
+        id: &str,
+        body: &Value,
+        timeout: Duration,
+    ) -> Result<Reply, async_nats::RequestError> {
+        let subject = self.subject(verb, id);
+        let request = async_nats::Request::new().payload(body.to_string().into()).timeout(Some(timeout));
+        let message = self.nats.send_request(subject.clone(), request).await?;
+        Ok(Reply::of(&subject, message))
     }
 
     /// Opens a session by id.
@@ -176,13 +231,25 @@ impl Fleet {
         Ok(Signals { seen, _task: task })
     }
 
-    /// All messages of the sessions' stream, in commit order: subject, sequence, headers, body.
+    /// All messages of the sessions' stream, in commit order.
     ///
     /// # Errors
     /// When the stream cannot be read.
     pub async fn stream(&self) -> Result<Vec<Stored>> {
+        self.stream_named(self.root.sessions_stream()).await
+    }
+
+    /// All kept signals.
+    ///
+    /// # Errors
+    /// When the stream cannot be read.
+    pub async fn kept_signals(&self) -> Result<Vec<Stored>> {
+        self.stream_named(self.root.signals_stream()).await
+    }
+
+    async fn stream_named(&self, name: String) -> Result<Vec<Stored>> {
         let context = jetstream::new(self.nats.clone());
-        let mut stream = context.get_stream(self.root.sessions_stream()).await?;
+        let mut stream = context.get_stream(name).await?;
         let last = stream.info().await?.state.last_sequence;
         let consumer = stream.create_consumer(jetstream::consumer::pull::OrderedConfig::default()).await?;
         let mut messages = consumer.messages().await?;
@@ -191,34 +258,15 @@ impl Fleet {
             let next = tokio::time::timeout(SOON, messages.next()).await.context("the stream fell silent")?;
             let message = next.context("the stream ended")??;
             let sequence = message.info().map_err(|error| anyhow::anyhow!(error))?.stream_sequence;
-            all.push(Stored { subject: message.subject.to_string(), sequence, body: message.payload.to_vec() });
+            let headers = message.headers.as_ref().map(|headers| format!("{headers:?}")).unwrap_or_default();
+            all.push(Stored {
+                subject: message.subject.to_string(),
+                sequence,
+                headers,
+                body: message.payload.to_vec(),
+            });
         }
         Ok(all)
-    }
-
-    /// The record of a session of namespace `default`, as a KV client sees it.
-    ///
-    /// # Errors
-    /// When there is none.
-    pub async fn record(&self, id: &str) -> Result<(u64, Value)> {
-        let store = jetstream::new(self.nats.clone());
-        let stream = store.get_stream_no_info(self.root.sessions_stream()).await?;
-        let subject = format!("$KV.{}.default.{id}", self.root.sessions_bucket());
-        let message = stream.get_last_raw_message_by_subject(&subject).await?;
-        Ok((message.sequence, serde_json::from_slice(&message.payload)?))
-    }
-
-    /// Writes a record as `nats kv update` does: on condition of its revision, without any header of ours.
-    ///
-    /// # Errors
-    /// When the revision is not the current one.
-    pub async fn edit_record(&self, id: &str, revision: u64, body: Vec<u8>) -> Result<u64> {
-        let mut headers = async_nats::HeaderMap::new();
-        headers.insert("Nats-Expected-Last-Subject-Sequence", revision.to_string().as_str());
-        let subject = format!("$KV.{}.default.{id}", self.root.sessions_bucket());
-        let request = async_nats::Request::new().headers(headers).payload(body.into());
-        let ack: Value = serde_json::from_slice(&self.nats.send_request(subject, request).await?.payload)?;
-        ack["seq"].as_u64().filter(|_| ack.get("error").is_none()).with_context(|| format!("refused: {ack}"))
     }
 
     /// Waits until the relay has announced everything that is in the stream now.
@@ -233,13 +281,15 @@ impl Fleet {
     }
 }
 
-/// A message of the sessions' stream.
+/// A message of a stream.
 #[derive(Clone, Debug)]
 pub struct Stored {
     /// Its subject.
     pub subject: String,
     /// Its sequence.
     pub sequence: u64,
+    /// Its headers, for people and for looking for what must not be in them.
+    pub headers: String,
     /// Its body.
     pub body: Vec<u8>,
 }
@@ -248,77 +298,6 @@ impl Stored {
     /// The body as JSON; `null` when it is none.
     pub fn json(&self) -> Value {
         serde_json::from_slice(&self.body).unwrap_or(Value::Null)
-    }
-}
-
-/// An answer.
-#[derive(Clone, Debug)]
-pub struct Reply {
-    subject: String,
-    /// Its body.
-    pub body: Value,
-    /// The micro service's error number, of the header.
-    pub number: Option<String>,
-    /// The micro service's error text, of the header.
-    pub description: Option<String>,
-}
-
-impl Reply {
-    fn of(subject: &str, message: async_nats::Message) -> Self {
-        let header = |name: &str| Some(message.headers.as_ref()?.get_last(name)?.to_string());
-        Self {
-            subject: subject.to_owned(),
-            body: serde_json::from_slice(&message.payload).unwrap_or(Value::Null),
-            number: header("Nats-Service-Error-Code"),
-            description: header("Nats-Service-Error"),
-        }
-    }
-
-    /// The body of a success.
-    ///
-    /// # Panics
-    /// When it is an error.
-    #[track_caller]
-    pub fn ok(self) -> Value {
-        assert!(self.number.is_none() && self.body.get("error").is_none(), "{}: {}", self.subject, self.body);
-        assert!(self.body.is_object(), "{}: the reply is no object: {}", self.subject, self.body);
-        self.body
-    }
-
-    /// The error, which must be `reason` and have the contract's whole shape.
-    ///
-    /// # Panics
-    /// When it is a success, another error, or lacks a member or a header.
-    #[track_caller]
-    pub fn refused(self, code: &str, reason: &str) -> Value {
-        let error = &self.body["error"];
-        assert_eq!(
-            (error["code"].as_str(), error["reason"].as_str()),
-            (Some(code), Some(reason)),
-            "{}: {}",
-            self.subject,
-            self.body
-        );
-        for member in ["message", "request_id"] {
-            assert!(error[member].as_str().is_some_and(|text| !text.is_empty()), "{member} in {error}");
-        }
-        assert!(error["retryable"].is_boolean() && error["details"].is_object() && error["actions"].is_array(), "{error}");
-        let number = match code {
-            "invalid_params" => "400",
-            "forbidden" => "403",
-            "not_found" => "404",
-            "conflict" => "409",
-            "too_large" => "413",
-            "filesystem" => "422",
-            "busy" => "429",
-            "internal" => "500",
-            "unavailable" => "503",
-            "unknown_outcome" => "504",
-            other => panic!("{other} is no code of the contract"),
-        };
-        assert_eq!(self.number.as_deref(), Some(number), "the header's number of {error}");
-        assert!(self.description.is_some(), "the header's text of {error}");
-        error.clone()
     }
 }
 

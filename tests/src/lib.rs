@@ -4,6 +4,7 @@
 //! tested; the tests are in `it/`.
 
 pub mod fleet;
+pub mod link;
 pub mod server;
 pub mod wait;
 

@@ -11,6 +11,8 @@ mod recover;
 #[cfg(test)]
 mod simulation;
 mod step;
+#[cfg(test)]
+mod tests;
 
 pub(crate) use step::answer_end;
 
@@ -79,6 +81,8 @@ pub(crate) enum Start {
 pub(crate) enum End {
     /// The session is somebody else's, or nobody's.
     Moved,
+    /// Somebody is about to give the session to another worker; the record does not say so yet.
+    HandedOver,
     /// The session cannot be served: its record or log is broken, or its file cannot be read.
     Failed(Box<Error>),
     /// The session's machine panicked; the next request builds the session again from its log.
@@ -110,6 +114,10 @@ enum Doubt {
 pub(crate) struct Legacy {
     doubt: Option<Doubt>,
     barrier: Option<Box<Barrier>>,
+    /// The fence of the one that left.
+    pub(crate) fence: Revision,
+    /// A letter that was meant for it already.
+    pub(crate) letter: Option<Box<Letter>>,
 }
 
 /// A session in memory.
@@ -128,6 +136,8 @@ pub(crate) struct Agent {
     lock_clock: Option<LockClock>,
     doubt: Option<Doubt>,
     barrier: Option<Box<Barrier>>,
+    /// A letter for the next agent.
+    successor: Option<Box<Letter>>,
     /// After a failed attempt to leave: not again before.
     stay_until: Option<Instant>,
 }
@@ -152,7 +162,8 @@ pub(crate) async fn run(
     };
     (agent.doubt, agent.barrier) = (legacy.doubt.take(), legacy.barrier.take());
     let end = agent.live(mailbox, start).await;
-    *legacy = Legacy { doubt: agent.doubt, barrier: agent.barrier };
+    *legacy =
+        Legacy { doubt: agent.doubt, barrier: agent.barrier, fence: agent.revision, letter: agent.successor };
     end
 }
 
@@ -185,16 +196,22 @@ impl Agent {
             };
             // The supervisor lets go of the mailbox only when the worker ends.
             let Some(letter) = letter else { return End::Moved };
+            // What waits has its chance to renew a lock first, but a mailbox that is never empty must not keep it alive.
+            let was_due = self.lock_is_due();
             if let Err(end) = guarded(self.turn(letter, mailbox)).await {
                 return end;
             }
-            // What waited had its chance to renew the lock. A mailbox that is never empty must not keep it alive.
-            if self.lock_clock.is_some_and(|clock| clock.deadline <= Instant::now())
+            if was_due
+                && self.lock_is_due()
                 && let Err(end) = guarded(self.tick()).await
             {
                 return end;
             }
         }
+    }
+
+    fn lock_is_due(&self) -> bool {
+        self.lock_clock.is_some_and(|clock| clock.deadline <= Instant::now())
     }
 
     /// Takes `first` and what else waits, commits it together, answers it.

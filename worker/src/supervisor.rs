@@ -10,7 +10,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use futures_util::FutureExt;
 use holdfast_protocol::error::Reason;
-use holdfast_protocol::{Error, Namespace, SessionKey};
+use holdfast_protocol::{Error, Namespace, Revision, SessionKey};
 use tokio::sync::mpsc;
 use tokio::sync::mpsc::error::TrySendError;
 use tokio_util::task::TaskTracker;
@@ -32,6 +32,8 @@ struct Agents {
     serial: u64,
     /// What agents left to the next ones of their sessions.
     left: HashMap<SessionKey, Legacy>,
+    /// The highest fence that an agent left without moving it: what is said of an empty log under it may not be true.
+    left_fence: Revision,
 }
 
 /// All agents of a worker.
@@ -95,8 +97,7 @@ impl Supervisor {
             Call::Hint(_) | Call::Lease | Call::Handover | Call::Passivate(_) => return Err((letter, Answer::Moved)),
             Call::Activate(given) => {
                 let mut given = given.clone();
-                // What a coordinator said of an empty log may not be true any more.
-                given.created &= !agents.left.contains_key(&key);
+                given.created &= given.hint.revision > agents.left_fence;
                 Start::Given(given)
             }
             Call::Verb(_) => Start::OnDemand,
@@ -117,8 +118,14 @@ impl Supervisor {
         Ok(())
     }
 
-    fn leave(&self, key: &SessionKey, legacy: Legacy) {
-        self.agents().left.insert(key.clone(), legacy);
+    fn left(&self, key: &SessionKey, legacy: Legacy, end: &End) {
+        let mut agents = self.agents();
+        if !matches!(end, End::Moved) {
+            agents.left_fence = agents.left_fence.max(legacy.fence);
+        }
+        if legacy.matters(end) {
+            agents.left.insert(key.clone(), legacy);
+        }
     }
 
     fn ended(&self, key: &SessionKey, serial: u64) {
@@ -151,18 +158,20 @@ async fn host(supervisor: Arc<Supervisor>, hosted: Hosted, mut inbox: mpsc::Rece
     let running = agent::run(supervisor.core.clone(), key.clone(), activity, &mut inbox, start, &mut legacy);
     let end = AssertUnwindSafe(running).catch_unwind().await.unwrap_or(End::Panicked);
     match &end {
-        End::Moved => {}
+        End::Moved | End::HandedOver => {}
         End::Failed(error) => tracing::warn!(session = %key, %error, "a session could not be taken up"),
         End::Panicked => {
             tracing::error!(session = %key, "a session's agent panicked; its session is built again from its log");
         }
     }
     // Before the mailbox closes, because from then on the next agent may start.
-    if legacy.matters(&end) {
-        supervisor.leave(&key, legacy);
-    }
+    let successor = legacy.letter.take();
+    supervisor.left(&key, legacy, &end);
     inbox.close();
     supervisor.ended(&key, serial);
+    if let Some(letter) = successor {
+        supervisor.deliver(key.clone(), *letter).await;
+    }
     while let Some(letter) = inbox.recv().await {
         agent::answer_end(vec![*letter], &end).await;
     }

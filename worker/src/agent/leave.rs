@@ -112,7 +112,7 @@ impl Agent {
             tracing::debug!(session = %self.key, %error, "the log was not compacted before its handover");
         }
         letter.reply.send(Answer::Done("{}".into())).await;
-        Err(End::Moved)
+        Err(End::HandedOver)
     }
 
     /// `session.close`

@@ -91,6 +91,7 @@ impl Agent {
             lock_clock: None,
             doubt: None,
             barrier: None,
+            successor: None,
             stay_until: None,
         };
         agent.touch();
@@ -283,11 +284,13 @@ impl Agent {
         let bytes = json.len();
         let rollup = if frame.snapshot.is_some() { Rollup::Replace } else { Rollup::Keep };
         let id = Uuid::now_v7().to_string();
-        // A read up to it is no longer complete.
-        self.barrier = None;
         let appended = self.core.store.append(&self.key, self.revision, json.into(), rollup, id).await;
         if matches!(appended, Err(StoreError::Unknown(_))) {
             self.doubt = Some(Doubt::UnknownFrame(self.revision));
+        }
+        if matches!(appended, Ok(_) | Err(StoreError::Unknown(_))) {
+            // A read up to it is no longer complete.
+            self.barrier = None;
         }
         self.log.appended(frame, appended?, bytes);
         Ok(())

@@ -7,45 +7,46 @@
 
 mod client;
 mod model;
-mod operator;
-mod world;
+pub(crate) mod operator;
+pub(crate) mod world;
 
 use std::sync::Arc;
 use std::time::Duration;
 
 use holdfast_store::memory::Faults;
+use serde_json::json;
 
 use client::Client;
-use world::World;
+use world::{Opening, World};
 
 const CLIENTS: u64 = 3;
 const REQUESTS: u64 = 45;
 
 /// splitmix64: small, and the same everywhere.
-pub(super) struct Dice(u64);
+pub(crate) struct Dice(u64);
 
 impl Dice {
-    pub(super) fn new(seed: u64) -> Self {
+    pub(crate) fn new(seed: u64) -> Self {
         Self(seed)
     }
 
-    pub(super) fn next(&mut self) -> u64 {
+    pub(crate) fn next(&mut self) -> u64 {
         self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
         let mut z = (self.0 ^ (self.0 >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
         z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
         z ^ (z >> 31)
     }
 
-    pub(super) fn below(&mut self, bound: u64) -> u64 {
+    pub(crate) fn below(&mut self, bound: u64) -> u64 {
         self.next() % bound
     }
 
-    pub(super) fn percent(&mut self, percent: u64) -> bool {
+    pub(crate) fn percent(&mut self, percent: u64) -> bool {
         self.below(100) < percent
     }
 
     /// Another one, which throws differently.
-    pub(super) fn fork(&mut self) -> Self {
+    pub(crate) fn fork(&mut self) -> Self {
         Self(self.next())
     }
 }
@@ -66,12 +67,24 @@ fn faults_of(dice: &mut Dice) -> Faults {
     }
 }
 
+fn opening_of(dice: &mut Dice, faults: Faults) -> Opening {
+    let content = json!({ "body": "in the beginning", "fields": { "a": 1 } });
+    Opening {
+        faults,
+        config: json!({ "idle_timeout_ms": 1000 + dice.below(3000) }),
+        content: dice.percent(60).then_some(content),
+        activated: dice.percent(70),
+        seed: dice.next(),
+        ..Opening::default()
+    }
+}
+
 fn run(seed: u64) {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_time().start_paused(true).build().unwrap();
     runtime.block_on(async {
         let mut dice = Dice::new(seed);
         let faults = faults_of(&mut dice);
-        let world = World::new(dice.fork(), faults).await;
+        let world = World::new(opening_of(&mut dice, faults)).await;
         let clients: Vec<_> = (0..CLIENTS)
             .map(|number| {
                 let client = Client::new(number, world.clone(), dice.fork());
@@ -86,6 +99,9 @@ fn run(seed: u64) {
         operator.abort();
         relay.abort();
         settle(&world, dice.fork()).await;
+        if std::env::var_os("HOLDFAST_SEED").is_some() {
+            model::tell(&world);
+        }
         model::check(&world);
     });
 }

@@ -83,10 +83,13 @@ impl Agent {
     }
 
     async fn decide(&mut self, letter: &Letter, batch: &Batch) -> Result<Verdict, End> {
-        if letter.revision > self.revision {
-            if let Err(error) = self.refresh_or_end().await? {
-                return Ok(Verdict::Now(refused(&error, &letter.request_id)));
-            }
+        if let Call::Verb(verb) = letter.call
+            && !matches!(verb, Verb::SessionTouch | Verb::LockRenew)
+        {
+            return self.decide_request(verb, letter, batch).await;
+        }
+        if let Err(error) = self.catch_up(letter).await? {
+            return Ok(Verdict::Now(refused(&error, &letter.request_id)));
         }
         match &letter.call {
             Call::Hint(hint) => match self.adopt(hint.record.clone(), hint.revision) {
@@ -98,11 +101,18 @@ impl Agent {
             },
             Call::Lease => Ok(Verdict::Now(done(&self.lease_view()))),
             Call::Verb(Verb::SessionTouch) => Ok(Verdict::Now(self.decide_touch(letter))),
-            Call::Verb(Verb::LockRenew) => self.decide_renew(letter).await,
-            Call::Verb(verb) => self.decide_request(*verb, letter, batch).await,
+            Call::Verb(_) => self.decide_renew(letter).await,
             // They end a batch before they come here.
             Call::Activate(_) | Call::Handover | Call::Passivate(_) => Ok(Verdict::Now(Answer::Moved)),
         }
+    }
+
+    /// Learns of the record what the letter's sender knew.
+    async fn catch_up(&mut self, letter: &Letter) -> Result<Result<(), Error>, End> {
+        if letter.revision <= self.revision {
+            return Ok(Ok(()));
+        }
+        self.refresh_or_end().await
     }
 
     fn decide_touch(&self, letter: &Letter) -> Answer {
@@ -146,7 +156,8 @@ impl Agent {
         self.touch();
         let request_id = ask.request_id.clone().unwrap_or_else(|| letter.request_id.clone());
         let no = |error: &Error| Ok(Verdict::Now(refused(error, &request_id)));
-        if let Access::Write { token } = &ask.access {
+        if matches!(ask.access, Access::Write { .. }) {
+            // Whatever has happened to lock and owner since.
             if let Some(reply) = self.answered.get(&request_id) {
                 let reply = if reply.get() == RawValue::NULL.get() { self.machine.view() } else { reply.to_owned() };
                 return Ok(Verdict::Now(Answer::Done(reply.get().to_owned().into())));
@@ -154,9 +165,14 @@ impl Agent {
             if let Some(place) = batch.staged.iter().position(|staged| staged.request_id == request_id) {
                 return Ok(Verdict::CopyOf(place));
             }
-            if let Err(error) = self.check_lock(token.as_deref()).await? {
-                return no(&error);
-            }
+        }
+        if let Err(error) = self.catch_up(letter).await? {
+            return no(&error);
+        }
+        if let Access::Write { token } = &ask.access
+            && let Err(error) = self.check_lock(token.as_deref()).await?
+        {
+            return no(&error);
         }
         if ask.access == Access::Read && !self.core.health.is_confirmed() {
             let message = "this worker cannot prove that it still owns the session";
@@ -223,7 +239,7 @@ pub(super) fn done<T: Serialize>(reply: &T) -> Answer {
 /// Answers what can no longer be served here.
 pub(crate) async fn answer_end(letters: Vec<Letter>, end: &End) {
     answer_all(letters, |letter| match end {
-        End::Moved | End::Panicked => Answer::Moved,
+        End::Moved | End::HandedOver | End::Panicked => Answer::Moved,
         End::Failed(error) => refused(error, &letter.request_id),
     })
     .await;
@@ -261,7 +277,13 @@ impl Agent {
 
     /// A coordinator says that the session is here, and perhaps what it begins with.
     async fn be_there(&mut self, letter: Letter, given: &Activate) -> Flow {
-        let begun = match self.adopt(given.hint.record.clone(), given.hint.revision) {
+        let record = &given.hint.record;
+        let begun = match self.adopt(record.clone(), given.hint.revision) {
+            Standing::Gone if record.is_owned_by(&self.core.config.name, self.core.boot) => {
+                // The session went away and came back, and this agent was not told.
+                self.successor = Some(Box::new(letter));
+                return Err(End::Moved);
+            }
             Standing::Gone => Err(End::Moved),
             Standing::Owner if given.content.is_none() => Ok(()),
             Standing::Owner => self.begin(given.content.as_ref(), given.request_id.clone()).await,

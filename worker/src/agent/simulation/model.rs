@@ -36,6 +36,23 @@ struct Fold<'a> {
     log: usize,
 }
 
+/// Everything that was accepted, for whoever looks for a bug with `HOLDFAST_SEED`.
+pub(super) fn tell(world: &World) {
+    for accepted in world.memory.accepted() {
+        match accepted {
+            Accepted::Record(stored) => {
+                let json = stored.value.unwrap_or_default();
+                eprintln!("{} record {}", stored.revision, String::from_utf8_lossy(&json));
+            }
+            Accepted::Frame { fence, sequence, value, rollup, .. } => {
+                let Frame { activation, first_op, ops, .. } = Frame::from_json(&value, &world.key).unwrap();
+                let ids: Vec<_> = ops.iter().map(|op| op.request_id.as_str()).collect();
+                eprintln!("{sequence} frame at {fence} by {activation} {rollup:?} from op {first_op}: {ids:?}");
+            }
+        }
+    }
+}
+
 pub(super) fn check(world: &World) {
     let notes = world.notes.lock().unwrap();
     let first = world.first.lock().unwrap().clone().unwrap().1.hint.record;

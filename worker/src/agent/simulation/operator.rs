@@ -79,9 +79,9 @@ async fn stall(world: &World, dice: &mut Dice) {
 /// The storage is away for longer than agents try, or only its reads are.
 async fn cut_off(world: &World, dice: &mut Dice) {
     let unavailable = if dice.percent(50) { 0 } else { 1000 };
-    world.memory.set_faults(Faults { unavailable, unreadable: 1000, ..world.faults });
+    world.memory.set_faults(Faults { unavailable, unreadable: 1000, ..world.opening.faults });
     pause(dice, 12_000).await;
-    world.memory.set_faults(world.faults);
+    world.memory.set_faults(world.opening.faults);
 }
 
 async fn reclaim(world: &World) {
@@ -170,7 +170,7 @@ pub(super) async fn relay(world: Arc<World>, mut dice: Dice) {
 }
 
 /// Announces up to `most` messages.
-pub(super) async fn announce(world: &World, most: u64) {
+pub(crate) async fn announce(world: &World, most: u64) {
     let last = world.memory.last_sequence();
     let floor = {
         let notes = world.notes.lock().unwrap();

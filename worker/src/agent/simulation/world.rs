@@ -14,7 +14,7 @@ use holdfast_protocol::subject::Verb;
 use holdfast_protocol::{Error, Limits, Namespace, RequestId, Revision, SessionKey, SessionRecord, WorkerName};
 use holdfast_store::memory::{Faults, Memory};
 use holdfast_store::{Floor, Rollup, Storage, StoreError, Stored, StoredFrame, WriteId};
-use serde_json::json;
+use serde_json::{Value, json};
 use tokio::sync::{oneshot, watch};
 use tokio::time::Instant;
 use uuid::Uuid;
@@ -24,11 +24,12 @@ use crate::agent::Core;
 use crate::config::WorkerConfig;
 use crate::lease::LeaseHealth;
 use crate::letter::{Answer, Call, Letter, ReplyTo};
+use crate::machine::Kind;
 use crate::supervisor::Supervisor;
 
 /// What a worker's process is doing.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Process {
+pub(crate) enum Process {
     Runs,
     /// Stands still, as in a long pause; goes on later and does not know.
     Stalls,
@@ -119,24 +120,28 @@ impl Storage for Reach {
 }
 
 /// One worker's process.
-pub(super) struct Node {
-    pub(super) name: WorkerName,
-    pub(super) boot: Boot,
-    pub(super) supervisor: Arc<Supervisor>,
-    pub(super) process: watch::Sender<Process>,
-    pub(super) floor: Floor,
+pub(crate) struct Node {
+    pub(crate) name: WorkerName,
+    pub(crate) boot: Boot,
+    pub(crate) supervisor: Arc<Supervisor>,
+    pub(crate) process: watch::Sender<Process>,
+    pub(crate) floor: Floor,
     health: LeaseHealth,
 }
 
 impl Node {
-    fn start(memory: &Arc<Memory>, name: WorkerName, boot: Boot) -> Arc<Self> {
+    fn start(world: &World, name: WorkerName) -> Arc<Self> {
+        let (memory, boot) = (&world.memory, Boot(world.fresh()));
+        let mut config = WorkerConfig::new(name.clone());
+        config.kinds.extend(world.opening.kinds.clone());
+        config.mailbox = world.opening.mailbox;
         let (process, state) = watch::channel(Process::Runs);
         let epoch = Instant::now();
         let (floor, health) = (Floor::default(), LeaseHealth::new(epoch));
         let core = Core {
             store: Arc::new(Reach { memory: memory.clone(), process: state }),
             floor: floor.clone(),
-            config: WorkerConfig::new(name.clone()),
+            config,
             limits: Arc::new(Limits::default()),
             boot,
             health: health.clone(),
@@ -145,12 +150,12 @@ impl Node {
         Arc::new(Self { name, boot, supervisor: Supervisor::new(Arc::new(core)), process, floor, health })
     }
 
-    pub(super) fn is(&self, process: Process) -> bool {
+    pub(crate) fn is(&self, process: Process) -> bool {
         *self.process.borrow() == process
     }
 
     /// Gives the session's agent a letter; `None`: no answer came.
-    pub(super) async fn ask(&self, key: &SessionKey, call: Call, ask: Asked) -> Option<Answer> {
+    pub(crate) async fn ask(&self, key: &SessionKey, call: Call, ask: Asked) -> Option<Answer> {
         let (sender, answer) = oneshot::channel();
         let Asked { payload, revision, request_id } = ask;
         let letter = Letter { call, payload, revision, request_id, reply: ReplyTo::Local(sender) };
@@ -163,139 +168,170 @@ impl Node {
 }
 
 /// The rest of a letter.
-pub(super) struct Asked {
-    pub(super) payload: Bytes,
-    pub(super) revision: Revision,
-    pub(super) request_id: RequestId,
+pub(crate) struct Asked {
+    pub(crate) payload: Bytes,
+    pub(crate) revision: Revision,
+    pub(crate) request_id: RequestId,
 }
 
 /// What became of a request, as its client sees it.
 #[derive(Clone, Debug)]
-pub(super) enum Outcome {
+pub(crate) enum Outcome {
     Done(String),
     Refused(Box<Error>),
     Unknown,
 }
 
 /// One attempt at a request.
-pub(super) struct Attempt {
+pub(crate) struct Attempt {
     /// The last sequence of the stream before it was sent.
-    pub(super) began_at: u64,
+    pub(crate) began_at: u64,
     /// The highest document revision that anybody had been told of before it was sent.
-    pub(super) told_before: u64,
-    pub(super) outcome: Outcome,
+    pub(crate) told_before: u64,
+    pub(crate) outcome: Outcome,
 }
 
 /// Everything that the model is told of one request.
-pub(super) struct Noted {
-    pub(super) client: u64,
-    pub(super) verb: Verb,
-    pub(super) token: Option<String>,
-    pub(super) linearizable: bool,
-    pub(super) attempts: Vec<Attempt>,
+pub(crate) struct Noted {
+    pub(crate) client: u64,
+    pub(crate) verb: Verb,
+    pub(crate) token: Option<String>,
+    pub(crate) linearizable: bool,
+    pub(crate) attempts: Vec<Attempt>,
 }
 
 /// What was seen, for the model.
 #[derive(Default)]
-pub(super) struct Notes {
+pub(crate) struct Notes {
     /// By request, in the order of their first attempt.
-    pub(super) requests: Vec<(RequestId, Noted)>,
-    pub(super) by_id: HashMap<RequestId, usize>,
+    pub(crate) requests: Vec<(RequestId, Noted)>,
+    pub(crate) by_id: HashMap<RequestId, usize>,
     /// The highest document revision that anybody was told of by an acknowledged change or a linearizable read.
-    pub(super) told: u64,
+    pub(crate) told: u64,
     /// What the relay has announced: sequence and index of events.
-    pub(super) announced: Vec<(u64, u32)>,
-    pub(super) relayed: u64,
+    pub(crate) announced: Vec<(u64, u32)>,
+    pub(crate) relayed: u64,
+}
+
+/// How a world begins.
+pub(crate) struct Opening {
+    pub(crate) seed: u64,
+    pub(crate) faults: Faults,
+    /// Of the session.
+    pub(crate) kind: &'static str,
+    pub(crate) config: Value,
+    pub(crate) content: Option<Value>,
+    /// Whether its coordinator lives long enough to tell its worker.
+    pub(crate) activated: bool,
+    /// Of the workers, beside the built-in one.
+    pub(crate) kinds: Vec<(String, Arc<dyn Kind>)>,
+    pub(crate) mailbox: usize,
+}
+
+impl Default for Opening {
+    fn default() -> Self {
+        Self {
+            seed: 1,
+            faults: Faults::default(),
+            kind: "document",
+            config: json!({ "idle_timeout_ms": 60_000 }),
+            content: None,
+            activated: true,
+            kinds: Vec::new(),
+            mailbox: 256,
+        }
+    }
 }
 
 /// Everything there is.
-pub(super) struct World {
-    pub(super) memory: Arc<Memory>,
-    pub(super) faults: Faults,
-    pub(super) key: SessionKey,
-    pub(super) secret: Secret,
-    pub(super) nodes: Mutex<Vec<Arc<Node>>>,
-    pub(super) notes: Mutex<Notes>,
+pub(crate) struct World {
+    pub(crate) memory: Arc<Memory>,
+    pub(crate) opening: Opening,
+    pub(crate) key: SessionKey,
+    pub(crate) secret: Secret,
+    pub(crate) nodes: Mutex<Vec<Arc<Node>>>,
+    pub(crate) notes: Mutex<Notes>,
     dice: Mutex<Dice>,
     /// How the session was given to its first worker.
-    pub(super) first: Mutex<Option<(Arc<Node>, Activate)>>,
+    pub(crate) first: Mutex<Option<(Arc<Node>, Activate)>>,
 }
 
 impl World {
     /// Two workers, and a session that was just created on one of them.
-    pub(super) async fn new(mut dice: Dice, faults: Faults) -> Arc<Self> {
-        let memory = Arc::new(Memory::new(Faults::default()));
-        let key = SessionKey::new(
-            Namespace::parse("default").unwrap(),
-            holdfast_protocol::SessionId::parse("s1").unwrap(),
-        );
-        let idle_ms = 1000 + dice.below(3000);
+    pub(crate) async fn new(opening: Opening) -> Arc<Self> {
+        let session = holdfast_protocol::SessionId::parse("s1").unwrap();
         let world = Arc::new(Self {
+            memory: Arc::new(Memory::new(Faults::default())),
+            key: SessionKey::new(Namespace::parse("default").unwrap(), session),
+            secret: Secret::new([7; 32]),
             nodes: Mutex::default(),
             notes: Mutex::default(),
-            secret: Secret::new([7; 32]),
-            dice: Mutex::new(dice),
+            dice: Mutex::new(Dice::new(opening.seed)),
             first: Mutex::default(),
-            faults,
-            memory,
-            key,
+            opening,
         });
         world.start_node("w1");
         world.start_node("w2");
-        let node = world.nodes.lock().unwrap()[0].clone();
-        let record = json!({
-            "v": 1, "namespace": "default", "id": "s1", "kind": "document", "state": "active",
-            "owner": world.owner(&node), "lock": null, "lock_revision": 0,
-            "config": {"idle_timeout_ms": idle_ms}, "event": {"type": "session.opened"},
-        });
-        let record = SessionRecord::from_json(record.to_string().as_bytes(), &world.key).unwrap();
-        let written = world.memory.commit(&world.key, Revision(0), record.to_json().into(), world.fresh_id()).await;
-        let content = json!({"body": "in the beginning", "fields": {"a": 1}});
-        let activate = Activate {
-            hint: Hint { revision: written.unwrap(), record },
-            created: true,
-            content: world.throw(|dice| dice.percent(60)).then(|| serde_json::from_value(content).unwrap()),
-            request_id: RequestId::parse("open").unwrap(),
-        };
+        let node = world.node(0);
+        let hint = world.create(&world.key, &node).await;
+        let content = world.opening.content.clone().map(|content| serde_json::from_value(content).unwrap());
+        let activate = Activate { hint, created: true, content, request_id: RequestId::parse("open").unwrap() };
         *world.first.lock().unwrap() = Some((node.clone(), activate.clone()));
-        world.memory.set_faults(faults);
-        if world.throw(|dice| dice.percent(70)) {
+        world.memory.set_faults(world.opening.faults);
+        if world.opening.activated {
             let ask = world.plain_ask(activate.hint.revision);
             node.ask(&world.key, Call::Activate(Box::new(activate)), ask).await;
         }
         world
     }
 
-    pub(super) fn throw<T>(&self, throw: impl FnOnce(&mut Dice) -> T) -> T {
+    /// Creates a session on `node`, over whatever there was.
+    pub(crate) async fn create(&self, key: &SessionKey, node: &Node) -> Hint {
+        let before = self.memory.read(key).await.unwrap().map_or(Revision(0), |stored| stored.revision);
+        let record = json!({
+            "v": 1, "namespace": key.namespace, "id": key.id, "kind": self.opening.kind, "state": "active",
+            "owner": self.owner(node), "lock": null, "lock_revision": 0, "log_after": before,
+            "config": self.opening.config, "event": {"type": "session.opened"},
+        });
+        let record = SessionRecord::from_json(record.to_string().as_bytes(), key).unwrap();
+        let revision = self.memory.commit(key, before, record.to_json().into(), self.fresh_id()).await.unwrap();
+        Hint { revision, record }
+    }
+
+    pub(crate) fn node(&self, number: usize) -> Arc<Node> {
+        self.nodes.lock().unwrap()[number].clone()
+    }
+
+    pub(crate) fn throw<T>(&self, throw: impl FnOnce(&mut Dice) -> T) -> T {
         throw(&mut self.dice.lock().unwrap())
     }
 
-    pub(super) fn fresh(&self) -> Uuid {
+    pub(crate) fn fresh(&self) -> Uuid {
         let (high, low) = self.throw(|dice| (dice.next(), dice.next()));
         Uuid::from_u64_pair(high, low)
     }
 
-    pub(super) fn fresh_id(&self) -> WriteId {
+    pub(crate) fn fresh_id(&self) -> WriteId {
         self.fresh().to_string()
     }
 
-    pub(super) fn plain_ask(&self, revision: Revision) -> Asked {
+    pub(crate) fn plain_ask(&self, revision: Revision) -> Asked {
         Asked { payload: Bytes::new(), revision, request_id: RequestId::made(self.fresh()) }
     }
 
-    pub(super) fn start_node(&self, name: &str) {
-        let node = Node::start(&self.memory, WorkerName::parse(name).unwrap(), Boot(self.fresh()));
+    pub(crate) fn start_node(&self, name: &str) {
+        let node = Node::start(self, WorkerName::parse(name).unwrap());
         self.nodes.lock().unwrap().push(node);
     }
 
-    pub(super) fn any_node(&self) -> Arc<Node> {
+    pub(crate) fn any_node(&self) -> Arc<Node> {
         let nodes = self.nodes.lock().unwrap();
         let alive: Vec<_> = nodes.iter().filter(|node| !node.is(Process::Dead)).collect();
         let choice = self.throw(|dice| dice.below(alive.len() as u64));
         alive[usize::try_from(choice).unwrap()].clone()
     }
 
-    pub(super) fn node_of(&self, record: &SessionRecord) -> Option<Arc<Node>> {
+    pub(crate) fn node_of(&self, record: &SessionRecord) -> Option<Arc<Node>> {
         let nodes = self.nodes.lock().unwrap();
         let owns = |node: &&Arc<Node>| record.is_owned_by(&node.name, node.boot) && !node.is(Process::Dead);
         nodes.iter().find(owns).cloned()
@@ -307,20 +343,20 @@ impl World {
     }
 
     /// The record from the leader; `Ok(None)`: it cannot be read as one.
-    pub(super) async fn read_record(&self) -> Result<Option<Hint>, StoreError> {
+    pub(crate) async fn read_record(&self) -> Result<Option<Hint>, StoreError> {
         let Some(stored) = self.memory.read(&self.key).await? else { return Ok(None) };
         let record = stored.value.and_then(|json| SessionRecord::from_json(&json, &self.key).ok());
         Ok(record.map(|record| Hint { revision: stored.revision, record }))
     }
 
-    pub(super) async fn write_record(&self, at: Revision, next: &SessionRecord) -> Result<Hint, StoreError> {
+    pub(crate) async fn write_record(&self, at: Revision, next: &SessionRecord) -> Result<Hint, StoreError> {
         let record = next.clone().marked(at);
         let revision = self.memory.commit(&self.key, at, record.to_json().into(), self.fresh_id()).await?;
         Ok(Hint { revision, record })
     }
 
     /// Gives the session to `node`, with one compare-and-set.
-    pub(super) async fn give_to(&self, hint: &Hint, node: &Node, kind: EventType) -> Result<Hint, StoreError> {
+    pub(crate) async fn give_to(&self, hint: &Hint, node: &Node, kind: EventType) -> Result<Hint, StoreError> {
         let event = Event {
             kind,
             actor: None,
@@ -335,14 +371,14 @@ impl World {
     }
 
     /// Tells `node` that the session is its own, as a coordinator does after its compare-and-set.
-    pub(super) async fn activate(&self, node: &Node, hint: Hint) -> Option<Answer> {
+    pub(crate) async fn activate(&self, node: &Node, hint: Hint) -> Option<Answer> {
         let ask = self.plain_ask(hint.revision);
         let activate = Activate { hint, created: false, content: None, request_id: ask.request_id.clone() };
         node.ask(&self.key, Call::Activate(Box::new(activate)), ask).await
     }
 
     /// Everything that stood still goes on.
-    pub(super) fn heal(&self) {
+    pub(crate) fn heal(&self) {
         for node in self.nodes.lock().unwrap().iter() {
             node.process.send_if_modified(|process| {
                 let stalls = *process == Process::Stalls;
@@ -355,14 +391,14 @@ impl World {
     }
 
     /// The record as it is this very moment, which no request can know.
-    pub(super) async fn peek(&self) -> Option<SessionRecord> {
+    pub(crate) async fn peek(&self) -> Option<SessionRecord> {
         let history = self.memory.history(&self.key).await.unwrap();
         let json = history.into_iter().next_back()?.value?;
         SessionRecord::from_json(&json, &self.key).ok()
     }
 
     /// Writes the record as a KV client does.
-    pub(super) fn write_by_hand(&self, record: &SessionRecord) {
+    pub(crate) fn write_by_hand(&self, record: &SessionRecord) {
         self.memory.edit_by_hand(&self.key, Some(record.to_json().into()));
     }
 }

@@ -1,0 +1,92 @@
+//! Path sessions and their files: load, save, divergence, and nothing outside of the workspace.
+
+use std::path::Path;
+
+use holdfast_tests::fleet::Fleet;
+use holdfast_tests::server;
+use serde_json::json;
+
+async fn fleet(folder: &Path) -> Fleet {
+    let mut fleet = Fleet::empty(server::shared().await.unwrap().url()).await.unwrap();
+    fleet.add_worker("w1", &[("main", folder)]).await.unwrap();
+    fleet.add_coordinator().await.unwrap();
+    fleet
+}
+
+async fn open(fleet: &Fleet, path: &str) -> String {
+    let session = fleet.ask("session.open", "", json!({ "path": path })).await.ok();
+    session["id"].as_str().unwrap().to_owned()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_new_file_is_made_by_its_first_save_and_kept_byte_for_byte() {
+    let folder = tempfile::tempdir().unwrap();
+    let fleet = fleet(folder.path()).await;
+    let signals = fleet.signals().await.unwrap();
+    let id = open(&fleet, "deep/er/new.md").await;
+    fleet.ask("doc.load", &id, json!({})).await.refused("not_found", "no_file");
+    assert_eq!(signals.wait_for(&id, "doc.failed").await["data"]["error"]["reason"], "no_file");
+    let body = "\u{feff}line\r\nlast without end";
+    fleet.ask("doc.edit", &id, json!({"body": body})).await.ok();
+    fleet.ask("session.close", &id, json!({})).await.refused("conflict", "unsaved_changes");
+    let saved = fleet.ask("doc.save", &id, json!({})).await.ok();
+    assert_eq!((&saved["revision"], &saved["bytes"]), (&json!(1), &json!(body.len())));
+    assert_eq!(saved["digest"], holdfast_tests::blake3_hex(body.as_bytes()));
+    assert_eq!(std::fs::read(folder.path().join("deep/er/new.md")).unwrap(), body.as_bytes());
+    assert_eq!(std::fs::read_dir(folder.path().join("deep/er")).unwrap().count(), 1, "no stray files");
+    assert_eq!(fleet.ask("doc.get", &id, json!({})).await.ok()["dirty"], false);
+    fleet.ask("doc.undo", &id, json!({})).await.ok();
+    fleet.ask("session.close", &id, json!({"discard": true})).await.ok();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_somebody_else_wrote_is_never_written_over_unasked() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("a.md");
+    std::fs::write(&file, "one").unwrap();
+    let fleet = fleet(folder.path()).await;
+    let id = open(&fleet, "a.md").await;
+    fleet.ask("doc.edit", &id, json!({"body": "mine"})).await.ok();
+    std::fs::write(&file, "theirs").unwrap();
+    let refusal = fleet.ask("doc.save", &id, json!({})).await.refused("conflict", "disk_diverged");
+    assert_eq!(refusal["details"]["found_digest"], holdfast_tests::blake3_hex(b"theirs"));
+    assert_eq!(refusal["details"]["expected_digest"], holdfast_tests::blake3_hex(b"one"));
+    assert_eq!(std::fs::read(&file).unwrap(), b"theirs");
+    fleet.ask("doc.load", &id, json!({})).await.refused("conflict", "unsaved_changes");
+    let loaded = fleet.ask("doc.load", &id, json!({"discard": true, "request_id": "l1"})).await.ok();
+    assert_eq!((&loaded["body"], &loaded["dirty"]), (&json!("theirs"), &json!(false)));
+    assert_eq!(fleet.ask("doc.load", &id, json!({"discard": true, "request_id": "l1"})).await.ok(), loaded);
+    fleet.ask("doc.edit", &id, json!({"body": "mine"})).await.ok();
+    std::fs::write(&file, "theirs again").unwrap();
+    fleet.ask("doc.save", &id, json!({"overwrite": true})).await.ok();
+    assert_eq!(std::fs::read(&file).unwrap(), b"mine");
+    // What was unsaved is there after an absence, though the disk has moved on.
+    fleet.ask("doc.edit", &id, json!({"body": "unsaved"})).await.ok();
+    fleet.ask("admin.reclaim", "", json!({"max_idle_ms": 0})).await.ok();
+    std::fs::write(&file, "elsewhere").unwrap();
+    let back = fleet.ask("doc.get", &id, json!({})).await.ok();
+    assert_eq!((&back["body"], &back["dirty"]), (&json!("unsaved"), &json!(true)));
+    fleet.ask("doc.save", &id, json!({})).await.refused("conflict", "disk_diverged");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_link_out_of_the_workspace_leads_nowhere() {
+    let outside = tempfile::tempdir().unwrap();
+    let secret = outside.path().join("secret.md");
+    std::fs::write(&secret, "secret").unwrap();
+    let folder = tempfile::tempdir().unwrap();
+    std::os::unix::fs::symlink(&secret, folder.path().join("file.md")).unwrap();
+    std::os::unix::fs::symlink(outside.path(), folder.path().join("folder")).unwrap();
+    std::fs::write(folder.path().join("latin1.md"), b"\xe9t\xe9").unwrap();
+    let fleet = fleet(folder.path()).await;
+    for path in ["file.md", "folder/secret.md"] {
+        let reply = fleet.ask("session.open", "", json!({ "path": path })).await;
+        reply.refused("invalid_params", "path_escape");
+    }
+    fleet.ask("session.open", "", json!({"path": "latin1.md"})).await.refused("filesystem", "not_utf8");
+    let id = open(&fleet, "new.md").await;
+    fleet.ask("doc.edit", &id, json!({"body": "x"})).await.ok();
+    std::os::unix::fs::symlink(&secret, folder.path().join("new.md")).unwrap();
+    fleet.ask("doc.save", &id, json!({"overwrite": true})).await.ok();
+    assert_eq!(std::fs::read(&secret).unwrap(), b"secret", "the link was replaced, not followed");
+}

@@ -1,0 +1,85 @@
+//! Parts that can be killed: each on threads of its own, which end at once and in the middle of anything, as those of a
+//! process that got SIGKILL do. Its connection to NATS ends with it, and nothing is said before.
+
+use std::future::Future;
+
+use anyhow::{Context, Result};
+use holdfast_coordinator::Coordinator;
+use holdfast_worker::Worker;
+use tokio::runtime::{Builder, Runtime};
+
+use super::Fleet;
+
+/// A part and its threads.
+pub(super) struct Mortal<Part> {
+    part: Part,
+    threads: Option<Runtime>,
+}
+
+impl<Part: Send + 'static> Mortal<Part> {
+    async fn start(begin: impl Future<Output = Result<Part>> + Send + 'static) -> Result<Self> {
+        let threads = Builder::new_multi_thread().worker_threads(1).enable_all().build()?;
+        let begun = threads.spawn(begin).await;
+        match begun.context("the part panicked").and_then(|begun| begun) {
+            Ok(part) => Ok(Self { part, threads: Some(threads) }),
+            Err(error) => {
+                threads.shutdown_background();
+                Err(error)
+            }
+        }
+    }
+}
+
+impl<Part> Drop for Mortal<Part> {
+    fn drop(&mut self) {
+        // Dropping a runtime waits for its threads, which must not be done by a task.
+        if let Some(threads) = self.threads.take() {
+            threads.shutdown_background();
+        }
+    }
+}
+
+impl Mortal<Worker> {
+    pub(super) fn sessions(&self) -> usize {
+        self.part.sessions()
+    }
+}
+
+impl Fleet {
+    /// One more worker without workspaces, which [`Fleet::kill_worker`] can kill.
+    ///
+    /// # Errors
+    /// When it does not start.
+    pub async fn add_mortal_worker(&mut self, name: &str) -> Result<()> {
+        let begin = super::begin_worker(self.url.clone(), super::worker_config(&self.root, name, &[])?);
+        self.mortal_workers.insert(name.to_owned(), Mortal::start(begin).await?);
+        Ok(())
+    }
+
+    /// Kills a worker: its sessions stay its own until somebody notices.
+    ///
+    /// # Panics
+    /// When there is no mortal worker of that name.
+    pub fn kill_worker(&mut self, name: &str) {
+        self.mortal_workers.remove(name).expect("a mortal worker of that name");
+    }
+
+    /// One more coordinator, which [`Fleet::kill_coordinator`] can kill.
+    ///
+    /// # Errors
+    /// When it does not start.
+    pub async fn add_mortal_coordinator(&mut self) -> Result<()> {
+        let begin = super::begin_coordinator(self.url.clone(), self.root.clone(), self.secret.clone());
+        let started: Mortal<Coordinator> = Mortal::start(begin).await?;
+        self.mortal_coordinators.push(started);
+        Ok(())
+    }
+
+    /// Kills the mortal coordinator that was added last.
+    ///
+    /// # Panics
+    /// When there is none.
+    pub fn kill_coordinator(&mut self) {
+        self.mortal_coordinators.pop().expect("a mortal coordinator");
+    }
+}

@@ -1,0 +1,114 @@
+//! A lock's lease, on the agent's clock.
+
+use std::time::Duration;
+
+use holdfast_protocol::error::Reason;
+use holdfast_protocol::record::EventType;
+use holdfast_protocol::subject::Verb;
+use holdfast_store::memory::Faults;
+use serde_json::json;
+use tokio::time::Instant;
+
+use super::*;
+
+async fn sleep_ms(ms: u64) {
+    tokio::time::sleep(Duration::from_millis(ms)).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_lock_expires_on_the_agents_clock_and_not_before() {
+    let (world, node) = world().await;
+    let (grant, hint) = acquire(&world, "a", Some(2000)).await;
+    tell(&world, &node, hint).await;
+    sleep_ms(1999).await;
+    assert!(record(&world).await.lock.is_some());
+    sleep_ms(2).await;
+    let record = record(&world).await;
+    assert!(record.lock.is_none());
+    assert_eq!(record.lock_revision, grant.lock_revision + 1);
+    let event = record.event.unwrap();
+    assert_eq!((event.kind, event.previous_owner.as_deref()), (EventType::LockExpired, Some("a")));
+    let late = json!({ "token": grant.lock_token, "body": "late" });
+    assert_eq!(refused(&world, &node, Verb::DocEdit, late).await, Reason::NotLocked);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_renewal_and_an_edit_with_the_token_restart_the_lease() {
+    let (world, node) = world().await;
+    let (grant, hint) = acquire(&world, "a", Some(2000)).await;
+    tell(&world, &node, hint).await;
+    sleep_ms(1500).await;
+    let renewed = done(&world, &node, Verb::LockRenew, json!({ "token": grant.lock_token })).await;
+    assert_eq!(renewed["expires_in_ms"], 2000);
+    sleep_ms(1500).await;
+    done(&world, &node, Verb::DocEdit, json!({ "token": grant.lock_token, "body": "x" })).await;
+    sleep_ms(1999).await;
+    assert!(record(&world).await.lock.is_some());
+    sleep_ms(2).await;
+    assert!(record(&world).await.lock.is_none());
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_others_ask_does_not_restart_the_lease() {
+    let (world, node) = world().await;
+    let (_, hint) = acquire(&world, "a", Some(2000)).await;
+    tell(&world, &node, hint).await;
+    sleep_ms(1500).await;
+    assert_eq!(refused(&world, &node, Verb::DocEdit, edit("x")).await, Reason::LockHeld);
+    let stale = json!({ "token": "hft_other" });
+    assert_eq!(refused(&world, &node, Verb::LockRenew, stale).await, Reason::StaleToken);
+    done(&world, &node, Verb::DocGet, json!({})).await;
+    sleep_ms(501).await;
+    assert!(record(&world).await.lock.is_none());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_mailbox_that_is_never_empty_does_not_keep_a_lock_alive() {
+    let (world, node) = world().await;
+    let (_, hint) = acquire(&world, "a", Some(1000)).await;
+    tell(&world, &node, hint).await;
+    world.memory.set_faults(Faults { delay_ms: 5, ..Faults::default() });
+    let (began, mut crowd) = (Instant::now(), Vec::new());
+    for _ in 0..8 {
+        let (world, node) = (world.clone(), node.clone());
+        crowd.push(tokio::spawn(async move {
+            while began.elapsed() < Duration::from_secs(3) {
+                ask(&world, &node, Verb::DocEdit, edit("x")).await;
+            }
+        }));
+    }
+    sleep_ms(1200).await;
+    assert!(record(&world).await.lock.is_none(), "nobody renewed it");
+    for one in crowd {
+        one.await.unwrap();
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_holder_whose_renewal_waited_for_the_storage_keeps_its_lock() {
+    let (world, node) = world().await;
+    let (grant, hint) = acquire(&world, "a", Some(1000)).await;
+    tell(&world, &node, hint).await;
+    // The agent stands in an edit while the lease runs out; the renewal came in time, and waits behind it.
+    node.process.send_replace(super::super::simulation::world::Process::Stalls);
+    let slow = begin_asking(&world, &node, Call::Verb(Verb::DocEdit), edit("x")).await;
+    let renewal = begin_asking(&world, &node, Call::Verb(Verb::LockRenew), json!({ "token": grant.lock_token })).await;
+    sleep_ms(3000).await;
+    world.heal();
+    assert!(matches!(slow.await.unwrap(), Some(Answer::Refused(_))));
+    assert!(matches!(renewal.await.unwrap(), Some(Answer::Done(_))));
+    assert!(record(&world).await.lock.is_some());
+}
+
+#[tokio::test(start_paused = true)]
+async fn after_a_failover_the_countdown_restarts_in_full() {
+    let (world, node) = world().await;
+    let (_, hint) = acquire(&world, "a", Some(2000)).await;
+    tell(&world, &node, hint).await;
+    sleep_ms(1500).await;
+    give(&world, &world.node(1)).await;
+    sleep_ms(1999).await;
+    assert!(record(&world).await.lock.is_some());
+    sleep_ms(2).await;
+    assert!(record(&world).await.lock.is_none());
+}
