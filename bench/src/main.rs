@@ -29,29 +29,52 @@ async fn main() -> Result<()> {
     let installation = Installation::start().await?;
     let clients = installation.clients(MANY).await?;
     let raw = Raw::start(&installation).await?;
-    say(&format!("nats-server {}, one server, sync_interval: always; {rounds} rounds of {SPAN:?} a side", installation.version))?;
-    say("what                                     clients   holdfast/s        raw/s    ratio (min .. max)   p50 holdfast / raw")?;
+    say(&format!(
+        "nats-server {}, one server, sync_interval: always; {rounds} rounds of {SPAN:?} a side",
+        installation.version
+    ))?;
+    say(
+        "what                                     clients   holdfast/s        raw/s    ratio (min .. max)   p50 holdfast / raw",
+    )?;
     for count in [1, MANY] {
         let clients = &clients[..count];
         let sessions = open_sessions(&installation, clients).await?;
-        compare("lock.acquire + lock.release", rounds, clients, async |n| lock_cycle(&installation, &clients[n], &sessions[n]).await, async |n| {
-            raw.write(&clients[n], n).await?;
-            raw.ask(&clients[n]).await?;
-            raw.write(&clients[n], n).await?;
-            raw.ask(&clients[n]).await
-        })
+        compare(
+            "lock.acquire + lock.release",
+            rounds,
+            clients,
+            async |n| lock_cycle(&installation, &clients[n], &sessions[n]).await,
+            async |n| {
+                raw.write(&clients[n], n).await?;
+                raw.ask(&clients[n]).await?;
+                raw.write(&clients[n], n).await?;
+                raw.ask(&clients[n]).await
+            },
+        )
         .await?;
-        compare("doc.edit on distinct sessions", rounds, clients, async |n| edit(&installation, &clients[n], &sessions[n]).await, async |n| {
-            raw.write(&clients[n], n).await?;
-            raw.ask(&clients[n]).await?;
-            raw.ask(&clients[n]).await
-        })
+        compare(
+            "doc.edit on distinct sessions",
+            rounds,
+            clients,
+            async |n| edit(&installation, &clients[n], &sessions[n]).await,
+            async |n| {
+                raw.write(&clients[n], n).await?;
+                raw.ask(&clients[n]).await?;
+                raw.ask(&clients[n]).await
+            },
+        )
         .await?;
-        compare("session.open of new ids", rounds, clients, async |n| open(&installation, &clients[n]).await.map(|_| ()), async |n| {
-            raw.create(&clients[n]).await?;
-            raw.ask(&clients[n]).await?;
-            raw.ask(&clients[n]).await
-        })
+        compare(
+            "session.open of new ids",
+            rounds,
+            clients,
+            async |n| open(&installation, &clients[n]).await.map(|_| ()),
+            async |n| {
+                raw.create(&clients[n]).await?;
+                raw.ask(&clients[n]).await?;
+                raw.ask(&clients[n]).await
+            },
+        )
         .await?;
     }
     hot_session(&installation, &raw, &clients, rounds).await?;
@@ -129,7 +152,8 @@ async fn compare(
     }
     let (low, ratio, high) = spread(our_runs.iter().zip(&raw_runs).map(|(ours, raw)| ours.rate / raw.rate).collect());
     let rate = |runs: &[Measured]| spread(runs.iter().map(|run| run.rate).collect()).1;
-    let p50 = |runs: &[Measured]| Duration::from_secs_f64(spread(runs.iter().map(|run| run.p50.as_secs_f64()).collect()).1);
+    let p50 =
+        |runs: &[Measured]| Duration::from_secs_f64(spread(runs.iter().map(|run| run.p50.as_secs_f64()).collect()).1);
     say(&format!(
         "{what:<40} {:>7} {:>12.0} {:>12.0}    {ratio:.2} ({low:.2} .. {high:.2})   {:.2?} / {:.2?}",
         clients.len(),
@@ -146,7 +170,13 @@ fn spread(mut values: Vec<f64>) -> (f64, f64, f64) {
     (values[0], values[values.len() / 2], values[values.len() - 1])
 }
 
-async fn ask(installation: &Installation, client: &async_nats::Client, verb: &str, id: &str, body: Value) -> Result<Value> {
+async fn ask(
+    installation: &Installation,
+    client: &async_nats::Client,
+    verb: &str,
+    id: &str,
+    body: Value,
+) -> Result<Value> {
     let tail = if id.is_empty() { String::new() } else { format!(".{id}") };
     let subject = format!("{}.default.{verb}{tail}", installation.root);
     let reply: Value = serde_json::from_slice(&client.request(subject, body.to_string().into()).await?.payload)?;

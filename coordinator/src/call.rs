@@ -62,6 +62,7 @@ impl Incoming {
             actor: actor.map(str::to_owned),
             arrived: self.arrived,
             deadline: self.arrived + self.timeout,
+            gives_way: true,
             timeout: self.timeout,
         }
     }
@@ -85,10 +86,17 @@ pub(crate) struct Call {
     pub(crate) arrived: Instant,
     /// When it must have been answered.
     pub(crate) deadline: Instant,
+    /// Whether it waits when announcements are behind. Operators do not: they may be about to repair that.
+    pub(crate) gives_way: bool,
     timeout: Duration,
 }
 
 impl Call {
+    /// The same request, as an operator's.
+    pub(crate) fn of_operator(self) -> Self {
+        Self { gives_way: false, ..self }
+    }
+
     /// Something that this coordinator does of its own accord.
     pub(crate) fn own(timeout: Duration) -> Self {
         let now = Instant::now();
@@ -98,6 +106,7 @@ impl Call {
             actor: None,
             arrived: now,
             deadline: now + timeout,
+            gives_way: true,
             timeout,
         }
     }

@@ -18,13 +18,14 @@ use crate::past::Past;
 use crate::place;
 use crate::records::CommitError;
 
+#[cfg(test)]
+mod tests;
+
 /// A request that changes a lock.
 pub(crate) trait Change: Sync {
     /// Its answer.
     type Reply: Send;
 
-    /// Whether it gives way to the relay when that is behind. Operators do not.
-    const GIVES_WAY: bool;
     /// Whether a late copy of it would do harm, so that an earlier copy is looked for before anything else.
     const LOOKS_BACK_FIRST: bool;
 
@@ -136,9 +137,7 @@ async fn commit<C: Change>(
     reply: C::Reply,
     call: &Call,
 ) -> Result<Step<C::Reply>, NotDone> {
-    if C::GIVES_WAY
-        && let Some(mark) = known.record.must_be_announced().filter(|mark| !hub.is_announced(*mark))
-    {
+    if let Some(mark) = hub.unannounced(&known.record, call) {
         return Ok(Step::Announce(mark));
     }
     let key = known.record.key();

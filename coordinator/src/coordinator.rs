@@ -42,17 +42,15 @@ impl Coordinator {
     pub async fn start(client: Client, store: Store, secret: Secret, config: Config) -> Result<Self, StartError> {
         let hub = Arc::new(Hub::new(client, store, secret, config));
         let coordinator = Self { hub: hub.clone(), background: TaskTracker::new(), ending: CancellationToken::new() };
-        if let Err(error) = hub.registry.refresh().await {
-            tracing::warn!(%error, "workers are not known yet");
-        }
         let micro = Arc::new(Micro::new(&hub.config));
         coordinator.begin_background(&micro).await?;
         let endpoints = Endpoints::new(hub.clone(), micro);
         for subscriber in endpoints.subscribe().await? {
             hub.tasks.spawn(coordinator.abortable(endpoints.clone().run(subscriber)));
         }
-        if let Err(error) = hub.client.flush().await {
-            tracing::debug!(%error, "the connection is closed");
+        // Its answer also says that the server has the subscriptions: they were sent before.
+        if let Err(error) = hub.registry.refresh().await {
+            tracing::warn!(%error, "workers are not known yet");
         }
         tracing::info!(root = %hub.config.root, "coordinator started");
         Ok(coordinator)

@@ -16,7 +16,7 @@ use crate::route;
 mod acquire;
 mod admin;
 mod list;
-mod lock;
+pub(crate) mod lock;
 mod open;
 mod reassign;
 mod session;

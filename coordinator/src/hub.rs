@@ -7,12 +7,13 @@ use std::time::Duration;
 
 use async_nats::Client;
 use holdfast_protocol::lock::Secret;
-use holdfast_protocol::{Error, Reason, Revision};
+use holdfast_protocol::{Error, Reason, Revision, SessionRecord};
 use holdfast_store::{Floor, Store};
-use tokio::time::Instant;
+use tokio::time::{Instant, timeout_at};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+use crate::call::Call;
 use crate::config::{ANNOUNCE_TIMEOUT, Config};
 use crate::error;
 use crate::explain::Conflicts;
@@ -64,8 +65,13 @@ impl Hub {
     }
 
     /// Whether the relay has announced everything up to `mark`.
-    pub(crate) fn is_announced(&self, mark: Revision) -> bool {
+    fn is_announced(&self, mark: Revision) -> bool {
         self.floor.get() >= mark.0
+    }
+
+    /// The revision that the relay must have announced before `call` may change `record`, if it has not yet.
+    pub(crate) fn unannounced(&self, record: &SessionRecord, call: &Call) -> Option<Revision> {
+        record.must_be_announced().filter(|mark| call.gives_way && !self.is_announced(*mark))
     }
 
     /// Waits until the relay has announced `mark`. The bucket keeps 64 revisions of a record, and the relay must see each.
@@ -84,7 +90,11 @@ impl Hub {
             }
             if now >= ask {
                 ask = now + FLOOR_ASK;
-                relay::learn_floor(self).await;
+                // The consumer's leader may be away; then only a word of the relay helps.
+                let asked = timeout_at(until, relay::learn_floor(self)).await;
+                if asked.is_err() {
+                    continue;
+                }
             }
             tokio::time::sleep(FLOOR_POLL).await;
         }

@@ -60,10 +60,10 @@ async fn attempt(hub: &Hub, key: &SessionKey, call: &Call) -> Result<Step, Error
         Standing::Passive => None,
         Standing::Orphaned(owner) => Some(is_gone(&owner.worker)),
     };
-    if let Some(mark) = known.record.must_be_announced().filter(|mark| !hub.is_announced(*mark)) {
+    if let Some(mark) = hub.unannounced(&known.record, call) {
         return Ok(Step::Announce(mark));
     }
-    let chosen = hub.registry.choose(key, known.record.workspace.as_ref(), None).await?;
+    let chosen = hub.registry.choose(key, known.record.workspace.as_ref(), None, call.deadline).await?;
     let next = decide::placed(&known.record, new_owner(chosen), call.author(reason.as_deref()));
     write(hub, key, &known, next, call).await
 }

@@ -11,7 +11,7 @@ use holdfast_protocol::reply::WorkerState;
 use holdfast_protocol::{Boot, Error, Reason, SessionKey, WorkerName};
 use holdfast_store::{Store, StoreError};
 use tokio::sync::{Mutex, Notify};
-use tokio::time::Instant;
+use tokio::time::{Instant, timeout_at};
 use tokio_util::sync::CancellationToken;
 
 use crate::config::Config;
@@ -133,11 +133,12 @@ impl Registry {
         key: &SessionKey,
         workspace: Option<&WorkspaceName>,
         except: Option<&WorkerName>,
+        deadline: Instant,
     ) -> Result<(WorkerName, Boot), Error> {
         if let Ok(chosen) = self.choose_known(key, workspace, except) {
             return Ok(chosen);
         }
-        self.refresh_or_explain().await?;
+        self.refresh_or_explain(deadline).await?;
         self.choose_known(key, workspace, except)
     }
 
@@ -164,8 +165,9 @@ impl Registry {
         &self,
         name: &WorkerName,
         workspace: Option<&WorkspaceName>,
+        deadline: Instant,
     ) -> Result<(WorkerName, Boot), Error> {
-        let lease = self.find(name).await?;
+        let lease = self.find(name, deadline).await?;
         if lease.state != WorkerState::Ready {
             let message = format!("worker {name} is draining and takes no sessions");
             return Err(Error::new(Reason::NoWorker, message).detail("worker", name.as_str()));
@@ -180,8 +182,8 @@ impl Registry {
     ///
     /// # Errors
     /// `no_worker`.
-    pub(crate) async fn find(&self, name: &WorkerName) -> Result<WorkerLease, Error> {
-        self.refresh_or_explain().await?;
+    pub(crate) async fn find(&self, name: &WorkerName, deadline: Instant) -> Result<WorkerLease, Error> {
+        self.refresh_or_explain(deadline).await?;
         self.live().into_iter().find(|lease| lease.worker == *name).ok_or_else(|| {
             Error::new(Reason::NoWorker, format!("there is no worker {name}")).detail("worker", name.as_str())
         })
@@ -191,7 +193,9 @@ impl Registry {
     ///
     /// # Errors
     /// `storage_unavailable`.
-    pub(crate) async fn refresh_or_explain(&self) -> Result<(), Error> {
-        self.refresh().await.map_err(|error| error::storage_unavailable(&error.to_string()))
+    pub(crate) async fn refresh_or_explain(&self, deadline: Instant) -> Result<(), Error> {
+        let late = |_| Err(StoreError::Unavailable("workers' leases were not read in time".to_owned()));
+        let read = timeout_at(deadline, self.refresh()).await.unwrap_or_else(late);
+        read.map_err(|error| error::storage_unavailable(&error.to_string()))
     }
 }

@@ -28,6 +28,8 @@ use crate::relay::Pin;
 
 /// How many records are read at once.
 const CHUNK: usize = 250;
+/// The pause between two chunks: a sweep of a million records must not be felt by requests.
+const BREATH: Duration = Duration::from_millis(5);
 /// How many sessions are taken back side by side.
 const SIDE_BY_SIDE: usize = 8;
 
@@ -87,7 +89,7 @@ async fn sweep(hub: &Hub) -> Result<usize, StoreError> {
         let pace = Duration::from_secs(1).mul_f64(orphans.len() as f64 / f64::from(hub.config.sweep_per_second.max(1)));
         let rescues = stream::iter(orphans).map(|key| rescue(hub, key, &lost)).buffer_unordered(SIDE_BY_SIDE);
         taken += rescues.filter(|taken| std::future::ready(*taken)).count().await;
-        tokio::time::sleep(pace).await;
+        tokio::time::sleep(pace.max(BREATH)).await;
     }
     Ok(taken)
 }
@@ -126,7 +128,7 @@ async fn rescue(hub: &Hub, key: SessionKey, lost: &Lost) -> bool {
             SweepDecision::Keep => return false,
             SweepDecision::Move => place::place(hub, key, &call, &Beginning::Log).await.map(|_| true),
             SweepDecision::Reclaim => {
-                if known.record.must_be_announced().is_some_and(|mark| !hub.is_announced(mark)) {
+                if hub.unannounced(&known.record, &call).is_some() {
                     return false;
                 }
                 let reason = known.record.owner.as_ref().map(|owner| place::is_gone(&owner.worker));

@@ -165,6 +165,7 @@ fn parsed<R: Request>(value: &Value) -> Result<R, Error> {
 fn request<R: Request + Debug>(name: &str, value: Value) {
     let request: R = parsed(&value).unwrap_or_else(|error| panic!("{name}: {error}"));
     assert_eq!((request.request_id(), request.actor()), (Some("r-1"), Some("client-a")), "{name}");
+    assert!(!format!("{request:?}").contains("hft_"), "a token in a log line");
     for place in objects(&value) {
         let error = parsed::<R>(&with_unknown_member(&value, &place)).unwrap_err();
         assert_eq!(error.reason, Reason::UnknownField, "{name}{place}");

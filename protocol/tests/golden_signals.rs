@@ -13,10 +13,10 @@ use holdfast_protocol::frame::{Frame, OpEvent};
 use holdfast_protocol::record::EventType;
 use holdfast_protocol::signal::{
     DOC_FAILED, Happening, LOCK_CONFLICT, Place, Signal, of_broken_record, of_conflict, of_deletion, of_event,
-    of_hand_edit, of_op,
+    of_failure, of_hand_edit, of_op,
 };
 use holdfast_protocol::subject::Root;
-use holdfast_protocol::{Namespace, RequestId, Revision, SessionId, SessionKey, SessionRecord};
+use holdfast_protocol::{Error, Namespace, Reason, RequestId, Revision, SessionId, SessionKey, SessionRecord};
 use serde_json::{Value, json};
 
 #[path = "fixture/golden.rs"]
@@ -139,6 +139,9 @@ fn every_event_of_a_record_becomes_its_signal() {
         let signal = committed(of_event(&revision_of(kind), SEEN), 0);
         assert_eq!(signal, golden::value(&format!("signal/{}", kind.as_str())));
     }
+    for kind in kinds {
+        assert_eq!(json!(kind), kind.as_str(), "the record has the word of the signal");
+    }
     let alone = of_event(&revision_of(SessionActivated), SEEN);
     assert_eq!(alone.iter().map(|happening| happening.name.as_str()).collect::<Vec<_>>(), ["session.activated"]);
 }
@@ -212,13 +215,11 @@ fn what_was_not_committed_has_an_id_of_its_own() {
     let error: ErrorReply = serde_json::from_value(golden::value("error/lock_held")).unwrap();
     let conflict = of_conflict(&error.error, Some("client-b"), &RequestId::parse("r-2").unwrap());
     assert_eq!(conflict.name, LOCK_CONFLICT);
-    for (name, happening) in [(LOCK_CONFLICT, Some(conflict)), (DOC_FAILED, None)] {
-        let file: Signal = serde_json::from_value(golden::value(&format!("signal/{name}"))).unwrap();
-        let happening = happening.unwrap_or_else(|| Happening {
-            name: name.to_owned(),
-            request_id: file.correlationid.clone(),
-            data: file.data.clone(),
-        });
+    let full = Error::new(Reason::Io, "the disk is full");
+    let failed = of_failure(&full, Some("notes/plan.md"), &RequestId::parse("r-1").unwrap());
+    assert_eq!(failed.name, DOC_FAILED);
+    for happening in [conflict, failed] {
+        let file: Signal = serde_json::from_value(golden::value(&format!("signal/{}", happening.name))).unwrap();
         assert_eq!(Signal::uncommitted(&key(), file.id.clone(), SEEN, PLACE.time, happening), file);
     }
 }
@@ -228,6 +229,10 @@ fn data_over_the_limit_is_cut_and_says_so() {
     let long = record(json!({"lock_revision": 2, "event": {
         "type": "lock.rotated", "previous_owner": "client-a", "reason": "x".repeat(17_000)}}));
     assert_eq!(committed(of_event(&long, SEEN), 0), golden::value("signal/truncated"));
+    // No signal of the contract has so many members; cutting must come to an end all the same.
+    let data = (0..2_000).map(|member| (format!("member_{member}"), Value::Null)).collect();
+    let wide = Happening { name: "lock.changed".to_owned(), request_id: None, data };
+    assert_eq!(committed(vec![wide], 0)["data"].as_object().unwrap().len(), 2_000);
 }
 
 #[test]

@@ -24,8 +24,14 @@ async fn edits_splices_patches_undo_and_redo_do_what_they_say() {
     fleet.ask("doc.edit", "s1", json!({"splices": splices, "fields": {"title": null, "n": {"deep": 1}}})).await.ok();
     let document = fleet.ask("doc.get", "s1", json!({"consistency": "linearizable"})).await.ok();
     assert_eq!((&document["body"], &document["fields"]), (&json!("Ab🎉!"), &json!({"tags": ["x"], "n": {"deep": 1}})));
-    fleet.ask("doc.edit", "s1", json!({"body": "y", "expected_revision": 0})).await.refused("conflict", "revision_mismatch");
-    fleet.ask("doc.edit", "s1", json!({"splices": [{"at": 9, "delete": 0, "insert": ""}]})).await.refused("invalid_params", "bad_value");
+    fleet
+        .ask("doc.edit", "s1", json!({"body": "y", "expected_revision": 0}))
+        .await
+        .refused("conflict", "revision_mismatch");
+    fleet
+        .ask("doc.edit", "s1", json!({"splices": [{"at": 9, "delete": 0, "insert": ""}]}))
+        .await
+        .refused("invalid_params", "bad_value");
     assert_eq!(fleet.ask("doc.undo", "s1", json!({"expected_revision": 1})).await.ok()["revision"], 2);
     let undone = fleet.ask("doc.get", "s1", json!({})).await.ok();
     assert_eq!((&undone["body"], &undone["fields"]), (&begin["body"], &begin["fields"]));
@@ -47,7 +53,10 @@ async fn limits_are_those_of_the_contract() {
     let fields = json!({"fields": {"f": "x".repeat(64 * 1024)}});
     fleet.ask("doc.edit", "s1", fields).await.refused("too_large", "fields_too_large");
     let request = format!("{{\"body\":\"{}\"}}", "x".repeat(1024 * 1024));
-    fleet.ask_raw(&fleet.subject("doc.edit", "s1"), request.into_bytes()).await.refused("too_large", "request_too_large");
+    fleet
+        .ask_raw(&fleet.subject("doc.edit", "s1"), request.into_bytes())
+        .await
+        .refused("too_large", "request_too_large");
     // The worst a body can be in JSON, and then a log of them.
     let control = "\u{1}".repeat(100 * 1024);
     for n in 0..12 {

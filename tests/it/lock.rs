@@ -42,16 +42,23 @@ async fn acquire_validate_release_are_coherent_in_every_order() {
 async fn a_name_is_no_proof_and_a_token_is() {
     let fleet = fleet().await;
     fleet.open("s1").await;
-    fleet.ask("lock.acquire", "s1", json!({"owner": "a", "expected_token": "x"})).await.refused("conflict", "stale_token");
+    fleet
+        .ask("lock.acquire", "s1", json!({"owner": "a", "expected_token": "x"}))
+        .await
+        .refused("conflict", "stale_token");
     let token = fleet.acquire("s1", "a").await;
     let refusal = fleet.ask("lock.acquire", "s1", json!({"owner": "a"})).await.refused("conflict", "lock_held");
     assert_eq!(refusal["details"]["same_owner"], true);
     let same = fleet.ask("lock.acquire", "s1", json!({"owner": "a", "expected_token": token})).await.ok();
     assert_eq!((same["lock_token"].as_str(), &same["lock_revision"]), (Some(token.as_str()), &json!(1)));
-    let rotated = fleet.ask("lock.acquire", "s1", json!({"owner": "a", "expected_token": token, "rotate": true})).await.ok();
+    let rotated =
+        fleet.ask("lock.acquire", "s1", json!({"owner": "a", "expected_token": token, "rotate": true})).await.ok();
     assert_eq!(rotated["lock_revision"], 2);
     fleet.ask("lock.validate", "s1", json!({"token": token})).await.refused("conflict", "stale_token");
-    fleet.ask("lock.acquire", "s1", json!({"owner": "a", "expected_token": token})).await.refused("conflict", "stale_token");
+    fleet
+        .ask("lock.acquire", "s1", json!({"owner": "a", "expected_token": token}))
+        .await
+        .refused("conflict", "stale_token");
     fleet.ask("lock.validate", "s1", json!({"token": rotated["lock_token"]})).await.ok();
 }
 

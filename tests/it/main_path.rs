@@ -42,7 +42,6 @@ async fn main_path_of_two_clients_and_an_operator() {
     assert_eq!(heard["data"]["previous_owner"], "client-a");
     assert_eq!(heard["data"]["reason"], "stuck");
     fleet.all_announced(&signals).await;
-    let events: Vec<String> =
-        signals.events_of("s1").into_iter().filter(|event| event != "lock.conflict").collect();
+    let events: Vec<String> = signals.events_of("s1").into_iter().filter(|event| event != "lock.conflict").collect();
     assert_eq!(events, ["session.opened", "session.activated", "lock.acquired", "doc.edited", "lock.taken_over"]);
 }

@@ -31,7 +31,10 @@ async fn equivalent_paths_are_one_session_with_the_contracts_id() {
     let expected = "file-".to_owned() + &holdfast_tests::blake3_hex(b"main\0a/b.md")[..20];
     assert_eq!(ids, HashSet::from([expected.clone()]));
     let document = fleet.ask("doc.get", &expected, json!({})).await.ok();
-    assert_eq!((&document["body"], &document["revision"], &document["dirty"]), (&json!("from the file\n"), &json!(0), &json!(false)));
+    assert_eq!(
+        (&document["body"], &document["revision"], &document["dirty"]),
+        (&json!("from the file\n"), &json!(0), &json!(false))
+    );
 
     for path in ["/etc/passwd", "../x", "a/../../x"] {
         fleet.ask("session.open", "", json!({"path": path})).await.refused("invalid_params", "path_escape");
@@ -140,7 +143,10 @@ async fn idle_sessions_are_reclaimed_and_come_back_with_all_they_had() {
     let fleet = fleet().await;
     let signals = fleet.signals().await.unwrap();
     fleet.ask("session.open", "", json!({"id": "idle", "config": {"idle_timeout_ms": 1000}})).await.ok();
-    fleet.ask("session.open", "", json!({"id": "over", "config": {"idle_timeout_ms": 1000, "on_idle": "close"}})).await.ok();
+    fleet
+        .ask("session.open", "", json!({"id": "over", "config": {"idle_timeout_ms": 1000, "on_idle": "close"}}))
+        .await
+        .ok();
     let token = fleet.acquire("idle", "a").await;
     fleet.ask("doc.edit", "idle", json!({"token": token, "body": "kept", "request_id": "e1"})).await.ok();
     signals.wait_for("idle", "session.passivated").await;

@@ -41,7 +41,8 @@ async fn contend(mut fleet: Fleet) {
     };
     let operator = async {
         for n in 0..TAKEOVERS {
-            let taken = fleet.ask("admin.takeover", "s1", json!({"owner": format!("ops-{n}"), "reason": "test"})).await.ok();
+            let taken =
+                fleet.ask("admin.takeover", "s1", json!({"owner": format!("ops-{n}"), "reason": "test"})).await.ok();
             let lock_revision = taken["lock_revision"].as_u64().unwrap();
             token.send_replace((lock_revision, taken["lock_token"].as_str().unwrap().to_owned()));
             tokio::time::sleep(Duration::from_millis(3)).await; // The writers' turn; nothing is asserted on it.
@@ -73,7 +74,13 @@ fn assert_no_stale_frame(stream: &[Stored]) {
         }
         for op in json["ops"].as_array().into_iter().flatten() {
             let Some(insert) = op["change"]["step"]["splices"][0]["insert"].as_str() else { continue };
-            assert_eq!(insert, format!("<{current}>"), "sequence {} is stale: {}", stored.sequence, Value::from(op.clone()));
+            assert_eq!(
+                insert,
+                format!("<{current}>"),
+                "sequence {} is stale: {}",
+                stored.sequence,
+                Value::from(op.clone())
+            );
         }
     }
 }

@@ -162,8 +162,7 @@ pub(crate) async fn run(
     };
     (agent.doubt, agent.barrier) = (legacy.doubt.take(), legacy.barrier.take());
     let end = agent.live(mailbox, start).await;
-    *legacy =
-        Legacy { doubt: agent.doubt, barrier: agent.barrier, fence: agent.revision, letter: agent.successor };
+    *legacy = Legacy { doubt: agent.doubt, barrier: agent.barrier, fence: agent.revision, letter: agent.successor };
     end
 }
 

@@ -7,6 +7,8 @@ mod file;
 mod history;
 mod request;
 mod step;
+#[cfg(test)]
+mod tests;
 
 use std::sync::Arc;
 

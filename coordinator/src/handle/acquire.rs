@@ -22,7 +22,6 @@ use crate::waiters::{self, Waiting};
 
 impl Change for Acquire {
     type Reply = Grant;
-    const GIVES_WAY: bool = true;
     const LOOKS_BACK_FIRST: bool = false;
 
     fn decide(&self, record: &SessionRecord, revision: Revision, asked: &Asked<'_>) -> LockDecision<Grant> {

@@ -17,7 +17,6 @@ use crate::past::Past;
 
 impl Change for Takeover {
     type Reply = TakenOver;
-    const GIVES_WAY: bool = false;
     const LOOKS_BACK_FIRST: bool = true;
 
     fn decide(&self, record: &SessionRecord, revision: Revision, asked: &Asked<'_>) -> LockDecision<TakenOver> {
@@ -31,7 +30,6 @@ impl Change for Takeover {
 
 impl Change for Unlock {
     type Reply = Unlocked;
-    const GIVES_WAY: bool = false;
     const LOOKS_BACK_FIRST: bool = true;
 
     fn decide(&self, record: &SessionRecord, revision: Revision, asked: &Asked<'_>) -> LockDecision<Unlocked> {
@@ -46,6 +44,7 @@ impl Change for Unlock {
 /// Takes the lock from whoever holds it.
 pub(crate) async fn takeover(hub: &Hub, key: &SessionKey, incoming: &Incoming) -> Result<Answer, Error> {
     let (request, call) = incoming.parse::<Takeover>(&hub.config.limits)?;
+    let call = call.of_operator();
     let outcome = change::make(hub, key, &call, &request).await;
     Answer::of(&finish(hub, key, &call, outcome).await?)
 }
@@ -53,6 +52,7 @@ pub(crate) async fn takeover(hub: &Hub, key: &SessionKey, incoming: &Incoming) -
 /// Frees the lock, whoever holds it.
 pub(crate) async fn unlock(hub: &Hub, key: &SessionKey, incoming: &Incoming) -> Result<Answer, Error> {
     let (request, call) = incoming.parse::<Unlock>(&hub.config.limits)?;
+    let call = call.of_operator();
     let outcome = change::make(hub, key, &call, &request).await;
     Answer::of(&finish(hub, key, &call, outcome).await?)
 }

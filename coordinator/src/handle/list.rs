@@ -9,10 +9,11 @@ use holdfast_protocol::record::State;
 use holdfast_protocol::reply::{Session, SessionPage};
 use holdfast_protocol::request::List;
 use holdfast_protocol::{Error, Namespace, Reason, SessionId, SessionKey, SessionRecord, WorkerName};
-use holdfast_store::Stored;
+use holdfast_store::{StoreError, Stored};
+use tokio::time::timeout_at;
 
 use crate::answer::Answer;
-use crate::call::Incoming;
+use crate::call::{Call, Incoming};
 use crate::error;
 use crate::hub::Hub;
 
@@ -28,20 +29,25 @@ pub(crate) async fn list(hub: &Hub, namespace: &Namespace, incoming: &Incoming) 
     let (request, call) = incoming.parse::<List>(&hub.config.limits)?;
     let limit = usize::try_from(request.limit.unwrap_or(DEFAULT_LIMIT)).unwrap_or(usize::MAX);
     let after = request.after.as_deref().map(cursor).transpose()?;
-    let fault = |error| error::storage_unavailable(&format!("the sessions cannot be listed: {error}"));
-    let keys = hub.store.keys(Some(namespace)).await.map_err(fault)?;
+    let keys = in_time(&call, hub.store.keys(Some(namespace))).await?;
     let mut rest = behind(&keys, after.as_ref());
     let mut page = Page::new(limit);
     while !rest.is_empty() && !page.is_full() {
+        let (chunk, later) = rest.split_at(rest.len().min(CHUNK));
+        let stored = in_time(&call, hub.store.read_many(chunk)).await?;
+        page.take(chunk, &stored, &request);
+        rest = later;
         if call.left().is_zero() {
             break;
         }
-        let (chunk, later) = rest.split_at(rest.len().min(CHUNK));
-        let stored = hub.store.read_many(chunk).await.map_err(fault)?;
-        page.take(chunk, &stored, &request);
-        rest = later;
     }
     Answer::of(&page.finish(&keys))
+}
+
+async fn in_time<T>(call: &Call, reading: impl Future<Output = Result<T, StoreError>>) -> Result<T, Error> {
+    let late = |_| Err(StoreError::Unavailable("not in time".to_owned()));
+    let read = timeout_at(call.deadline, reading).await.unwrap_or_else(late);
+    read.map_err(|error| error::storage_unavailable(&format!("the sessions cannot be listed: {error}")))
 }
 
 fn cursor(after: &str) -> Result<SessionId, Error> {

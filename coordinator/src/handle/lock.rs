@@ -39,11 +39,11 @@ pub(crate) async fn validate(hub: &Hub, key: &SessionKey, incoming: &Incoming) -
     }
 }
 
-struct Release(ShowToken);
+/// A release, as a change.
+pub(crate) struct Release(pub(crate) ShowToken);
 
 impl Change for Release {
     type Reply = Released;
-    const GIVES_WAY: bool = true;
     const LOOKS_BACK_FIRST: bool = false;
 
     fn decide(&self, record: &SessionRecord, revision: Revision, asked: &Asked<'_>) -> LockDecision<Released> {

@@ -121,7 +121,7 @@ async fn attempt(hub: &Hub, wanted: &Wanted, call: &Call, guess: Option<Found>) 
     match (decide::open(&found, wanted.mode, key), found) {
         (OpenDecision::Create { expected, mark }, found) => {
             if let Found::Record(before) = &found
-                && let Some(mark) = before.record.must_be_announced().filter(|mark| !hub.is_announced(*mark))
+                && let Some(mark) = hub.unannounced(&before.record, call)
             {
                 return Ok(Step::Announce(mark));
             }
@@ -142,7 +142,7 @@ async fn attempt(hub: &Hub, wanted: &Wanted, call: &Call, guess: Option<Found>) 
 
 async fn create(hub: &Hub, wanted: &Wanted, call: &Call, expected: Revision, mark: Mark) -> Result<Step, Error> {
     let workspace = wanted.file.as_ref().map(|(workspace, _)| workspace);
-    let chosen = hub.registry.choose(&wanted.key, workspace, None).await?;
+    let chosen = hub.registry.choose(&wanted.key, workspace, None, call.deadline).await?;
     let blank = Blank {
         key: &wanted.key,
         file: wanted.file.clone(),

@@ -34,7 +34,7 @@ async fn moved(hub: &Hub, key: &SessionKey, request: &Move, call: &Call) -> Resu
         if was_moved_before(hub, &known, call).await? {
             return Ok(known);
         }
-        let target = target(hub, key, request, &known).await?;
+        let target = target(hub, key, request, &known, call).await?;
         let owner = known.record.owner.as_ref();
         if owner.is_some_and(|owner| (&owner.worker, owner.boot) == (&target.0, target.1)) {
             return Ok(known);
@@ -70,10 +70,17 @@ async fn was_moved_before(hub: &Hub, known: &Known, call: &Call) -> Result<bool,
     Ok(past.made_by(&call.request_id, &[EventType::SessionMoved, EventType::SessionActivated]).is_some())
 }
 
-async fn target(hub: &Hub, key: &SessionKey, request: &Move, known: &Known) -> Result<(WorkerName, Boot), Error> {
+async fn target(
+    hub: &Hub,
+    key: &SessionKey,
+    request: &Move,
+    known: &Known,
+    call: &Call,
+) -> Result<(WorkerName, Boot), Error> {
     let workspace = known.record.workspace.as_ref();
-    match &request.worker {
-        Some(name) => hub.registry.named(name, workspace).await,
-        None => hub.registry.choose(key, workspace, known.record.owner.as_ref().map(|owner| &owner.worker)).await,
+    if let Some(name) = &request.worker {
+        return hub.registry.named(name, workspace, call.deadline).await;
     }
+    let now_at = known.record.owner.as_ref().map(|owner| &owner.worker);
+    hub.registry.choose(key, workspace, now_at, call.deadline).await
 }

@@ -21,8 +21,8 @@ use crate::hub::Hub;
 
 /// Lists the live workers.
 pub(crate) async fn list(hub: &Hub, incoming: &Incoming) -> Result<Answer, Error> {
-    incoming.parse::<Empty>(&hub.config.limits)?;
-    hub.registry.refresh_or_explain().await?;
+    let (_, call) = incoming.parse::<Empty>(&hub.config.limits)?;
+    hub.registry.refresh_or_explain(call.deadline).await?;
     Answer::of(&WorkerList { workers: hub.registry.live() })
 }
 
@@ -30,7 +30,7 @@ pub(crate) async fn list(hub: &Hub, incoming: &Incoming) -> Result<Answer, Error
 pub(crate) async fn set_state(hub: &Hub, verb: Verb, name: &WorkerName, incoming: &Incoming) -> Result<Answer, Error> {
     let (request, call) = incoming.parse::<Drain>(&hub.config.limits)?;
     let state = if verb == Verb::WorkerDrain { WorkerState::Draining } else { WorkerState::Ready };
-    let lease = hub.registry.find(name).await?;
+    let lease = hub.registry.find(name, call.deadline).await?;
     let body = SetState { state, reason: request.reason };
     let drained: Drained = ask(hub, &lease, control::STATE, &body, &call).await.map_err(|fault| match fault {
         Fault::Refused(error) => error,
@@ -44,7 +44,7 @@ pub(crate) async fn set_state(hub: &Hub, verb: Verb, name: &WorkerName, incoming
 /// Reclaims what has been idle for long, on every live worker at once.
 pub(crate) async fn reclaim(hub: &Hub, namespace: &Namespace, incoming: &Incoming) -> Result<Answer, Error> {
     let (request, call) = incoming.parse::<Reclaim>(&hub.config.limits)?;
-    hub.registry.refresh_or_explain().await?;
+    hub.registry.refresh_or_explain(call.deadline).await?;
     let body = ReclaimIdle {
         namespace: namespace.clone(),
         max_idle_ms: request.max_idle_ms,

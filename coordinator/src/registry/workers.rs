@@ -3,7 +3,7 @@
 //! Invariant: only this machine's monotonic clock is used, counted from when a lease was seen to change, and only while
 //! leases could be read: an outage of JetStream makes nobody look dead.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::time::Duration;
 
 use holdfast_protocol::id::WorkspaceName;
@@ -18,6 +18,8 @@ use crate::placement::Candidate;
 
 /// How long a worker that is gone is remembered, so that its return is recognised.
 const REMEMBERED: Duration = Duration::from_secs(600);
+/// How many processes without a lease are remembered; each costs a message to nobody once it is forgotten.
+const STRANGERS: usize = 1_024;
 
 /// Whether a process seems alive.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -48,6 +50,8 @@ struct Entry {
 #[derive(Debug)]
 pub(crate) struct Workers {
     entries: HashMap<WorkerName, Entry>,
+    /// Processes that nobody listens for and that no lease was seen of. A record that was edited by hand may name anybody.
+    strangers: HashSet<(WorkerName, Boot)>,
     first_poll: Option<Instant>,
     last_poll: Option<Instant>,
     ttl: Duration,
@@ -56,7 +60,7 @@ pub(crate) struct Workers {
 
 impl Workers {
     pub(crate) fn new(ttl: Duration, grace: Duration) -> Self {
-        Self { entries: HashMap::new(), first_poll: None, last_poll: None, ttl, grace }
+        Self { entries: HashMap::new(), strangers: HashSet::new(), first_poll: None, last_poll: None, ttl, grace }
     }
 
     /// Takes in all leases as they were at `now`. Returns whether a process was lost by it.
@@ -91,6 +95,7 @@ impl Workers {
     }
 
     fn learn_one(&mut self, revision: Revision, lease: WorkerLease, now: Instant) -> bool {
+        self.strangers.remove(&(lease.worker.clone(), lease.boot));
         let Some(entry) = self.entries.get_mut(&lease.worker) else {
             let entry = Entry {
                 revision,
@@ -119,8 +124,15 @@ impl Workers {
 
     /// Nobody listened to a message for `boot` of `worker`. Returns whether that is news.
     pub(crate) fn unheard(&mut self, worker: &WorkerName, boot: Boot) -> bool {
-        let Some(entry) = self.entries.get_mut(worker).filter(|entry| entry.lease.boot == boot) else { return false };
-        entry.unheard_at.replace(entry.revision) != Some(entry.revision)
+        match self.entries.get_mut(worker).filter(|entry| entry.lease.boot == boot) {
+            Some(entry) => entry.unheard_at.replace(entry.revision) != Some(entry.revision),
+            None => {
+                if self.strangers.len() >= STRANGERS {
+                    self.strangers.clear();
+                }
+                self.strangers.insert((worker.clone(), boot))
+            }
+        }
     }
 
     /// A worker was told to be in `state`, ahead of its next lease.
@@ -132,6 +144,9 @@ impl Workers {
 
     /// Whether the process behind `owner` seems alive.
     pub(crate) fn liveness(&self, owner: &Owner) -> Liveness {
+        if self.strangers.contains(&(owner.worker.clone(), owner.boot)) {
+            return Liveness::Suspect;
+        }
         let Some(now) = self.last_poll else { return Liveness::Live };
         let Some(entry) = self.entries.get(&owner.worker) else {
             let watched = self.first_poll.map_or(Duration::ZERO, |first| now - first);
@@ -320,6 +335,23 @@ mod tests {
         assert_eq!(workers.candidates(None, None).unwrap().len(), 1);
         workers.learn(vec![(Revision(3), lease("w1", 5)), (Revision(4), lease("w2", 6))], second(start, 1));
         assert_eq!(workers.liveness(&owner("w1", 5)), Liveness::Live);
+    }
+
+    #[test]
+    fn a_process_without_a_lease_is_suspect_once_nobody_listens_for_it_until_its_lease_is_there() {
+        let (mut workers, start) = fleet();
+        for stranger in [owner("w1", 9), owner("w3", 5)] {
+            assert_eq!(workers.liveness(&stranger), Liveness::Live, "this coordinator may know too little");
+            assert!(workers.unheard(&stranger.worker, stranger.boot));
+            assert_eq!(workers.liveness(&stranger), Liveness::Suspect);
+        }
+        assert_eq!(workers.liveness(&owner("w1", 5)), Liveness::Live, "another process of that worker");
+        workers.learn(vec![(Revision(3), lease("w3", 5))], second(start, 1));
+        assert_eq!(workers.liveness(&owner("w3", 5)), Liveness::Live);
+        for boot in 0..2 * STRANGERS as u128 {
+            workers.unheard(&owner("w4", 1).worker, owner("w4", boot).boot);
+        }
+        assert!(workers.strangers.len() <= STRANGERS);
     }
 
     #[test]

@@ -53,7 +53,10 @@ impl Reply {
         for member in ["message", "request_id"] {
             assert!(error[member].as_str().is_some_and(|text| !text.is_empty()), "{member} in {error}");
         }
-        assert!(error["retryable"].is_boolean() && error["details"].is_object() && error["actions"].is_array(), "{error}");
+        assert!(
+            error["retryable"].is_boolean() && error["details"].is_object() && error["actions"].is_array(),
+            "{error}"
+        );
         let number = match code {
             "invalid_params" => "400",
             "forbidden" => "403",

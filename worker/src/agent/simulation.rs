@@ -122,7 +122,6 @@ fn the_log_and_the_answers_agree_under_faults_moves_and_kills() {
     let one = std::env::var("HOLDFAST_SEED").ok().map(|seed| seed.parse().expect("HOLDFAST_SEED is a number"));
     let count = std::env::var("HOLDFAST_SEEDS").ok().map_or(200, |count| count.parse().expect("a number"));
     let seeds: Vec<u64> = one.map_or_else(|| (0..count).collect(), |seed| vec![seed]);
-    let failed: Vec<u64> =
-        seeds.into_iter().filter(|seed| std::panic::catch_unwind(|| run(*seed)).is_err()).collect();
+    let failed: Vec<u64> = seeds.into_iter().filter(|seed| std::panic::catch_unwind(|| run(*seed)).is_err()).collect();
     assert!(failed.is_empty(), "these seeds failed; run one again with HOLDFAST_SEED={}: {failed:?}", failed[0]);
 }

@@ -4,6 +4,7 @@ mod commit;
 mod crash;
 mod idle;
 mod lease;
+mod memory;
 mod recovery;
 
 use std::sync::Arc;

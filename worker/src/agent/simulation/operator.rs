@@ -7,8 +7,8 @@ use std::time::Duration;
 use holdfast_protocol::frame::Frame;
 use holdfast_protocol::internal::{Activate, Hint};
 use holdfast_protocol::record::{EventType, Lock, SessionRecord};
-use holdfast_store::{Storage, StoredFrame};
 use holdfast_store::memory::Faults;
+use holdfast_store::{Storage, StoredFrame};
 
 use super::Dice;
 use super::world::{Process, World};

@@ -1,0 +1,187 @@
+//! Changes through whole coordinators over storage in memory, which answers with the faults of a server. Nothing is
+//! connected: agents hear nothing, and need not.
+
+use std::sync::Arc;
+
+use holdfast_protocol::lock::Secret;
+use holdfast_protocol::request::{Acquire, ShowToken, Takeover};
+use holdfast_protocol::{Reason, RequestId};
+use holdfast_store::memory::{Accepted, Faults, Memory};
+use tokio::task::JoinSet;
+
+use super::*;
+use crate::config::Config;
+use crate::fixture;
+use crate::handle::lock::Release;
+
+/// A coordinator that is not connected, over `store`, which others may use too.
+async fn coordinator(store: &Arc<Memory>) -> Arc<Hub> {
+    let options = async_nats::ConnectOptions::new().retry_on_initial_connect();
+    let client = options.connect("127.0.0.1:1").await.unwrap();
+    Arc::new(Hub::new(client, store.clone(), Secret::new([7; 32]), Config::default()))
+}
+
+async fn store_with(record: &SessionRecord, faults: Faults) -> Arc<Memory> {
+    let store = Arc::new(Memory::new(faults));
+    store.edit_by_hand(&record.key(), Some(record.to_json().into()));
+    store
+}
+
+fn call(request_id: &str) -> Call {
+    let mut call = Call::own(Config::default().request_timeout);
+    call.request_id = RequestId::parse(request_id).unwrap();
+    call.by_caller = true;
+    call
+}
+
+fn acquire(owner: &str) -> Acquire {
+    serde_json::from_value(serde_json::json!({ "owner": owner })).unwrap()
+}
+
+fn release(token: &str) -> Release {
+    Release(serde_json::from_value::<ShowToken>(serde_json::json!({ "token": token })).unwrap())
+}
+
+fn takeover(owner: &str) -> Takeover {
+    serde_json::from_value(serde_json::json!({ "owner": owner, "reason": "stuck" })).unwrap()
+}
+
+fn reason<Reply>(outcome: Result<Done<Reply>, NotDone>) -> Option<Reason> {
+    match outcome {
+        Ok(_) => None,
+        Err(NotDone::Refused(error, _)) => Some(error.reason),
+        Err(NotDone::Failed(error)) => Some(error.reason),
+    }
+}
+
+/// The record as it stands, past all faults.
+fn current(store: &Memory) -> SessionRecord {
+    let accepted = store.accepted();
+    let Some(Accepted::Record(stored)) = accepted.last() else { panic!("no record was written") };
+    SessionRecord::from_json(stored.value.as_ref().unwrap(), &fixture::key("s1")).unwrap()
+}
+
+#[tokio::test]
+async fn of_64_acquires_through_two_coordinators_one_is_granted_and_63_are_refused() {
+    let store = store_with(&fixture::active("s1", "w1"), Faults::default()).await;
+    let hubs = [coordinator(&store).await, coordinator(&store).await];
+    let mut tasks = JoinSet::new();
+    for n in 0..64 {
+        let hub = hubs[n % 2].clone();
+        tasks.spawn(async move {
+            let key = fixture::key("s1");
+            reason(make(&hub, &key, &call(&format!("r{n}")), &acquire(&format!("c{n}"))).await)
+        });
+    }
+    let outcomes = tasks.join_all().await;
+    assert_eq!(outcomes.iter().filter(|outcome| outcome.is_none()).count(), 1);
+    assert_eq!(outcomes.iter().filter(|outcome| **outcome == Some(Reason::LockHeld)).count(), 63);
+    assert_eq!(current(&store).lock_revision, 1);
+}
+
+#[tokio::test]
+async fn a_coordinator_with_an_old_record_neither_refuses_nor_confirms_by_it() {
+    let store = store_with(&fixture::active("s1", "w1"), Faults::default()).await;
+    let (one, two) = (coordinator(&store).await, coordinator(&store).await);
+    let key = fixture::key("s1");
+    let first = make(&one, &key, &call("r1"), &acquire("a")).await.unwrap().reply;
+    // The other takes it over and frees it; the first has not heard.
+    let taken = make(&two, &key, &call("r2"), &takeover("ops")).await.unwrap().reply;
+    assert_eq!(reason(make(&one, &key, &call("r3"), &release(&first.lock_token)).await), Some(Reason::StaleToken));
+    make(&two, &key, &call("r4"), &release(&taken.grant.lock_token)).await.unwrap();
+    let again = make(&one, &key, &call("r5"), &acquire("b")).await.unwrap().reply;
+    assert_eq!(again.lock_revision, 4);
+}
+
+#[tokio::test]
+async fn retries_after_lost_acknowledgements_have_one_effect_each() {
+    for seed in 1..=20 {
+        let faults = Faults {
+            seed,
+            unavailable: 100,
+            lost_ack: 250,
+            lost_write: 100,
+            late: 100,
+            unreadable: 50,
+            ..Faults::default()
+        };
+        let store = store_with(&fixture::active("s1", "w1"), faults).await;
+        let hubs = [coordinator(&store).await, coordinator(&store).await];
+        let key = fixture::key("s1");
+        let mut tries = 0;
+        for n in 0..10 {
+            let (id, back) = (format!("a{n}"), format!("r{n}"));
+            let grant = loop {
+                tries += 1;
+                match make(&hubs[tries % 2], &key, &call(&id), &acquire("a")).await {
+                    Ok(done) => break done.reply,
+                    Err(NotDone::Failed(error)) => assert!(error.retryable, "seed {seed}: {error}"),
+                    Err(refused) => panic!("seed {seed}: {refused:?}"),
+                }
+            };
+            assert_eq!(grant.lock_revision, 2 * n + 1, "seed {seed}");
+            loop {
+                tries += 1;
+                match make(&hubs[tries % 2], &key, &call(&back), &release(&grant.lock_token)).await {
+                    Ok(done) => break assert_eq!(done.reply.lock_revision, 2 * n + 2, "seed {seed}"),
+                    Err(NotDone::Failed(error)) => assert!(error.retryable, "seed {seed}: {error}"),
+                    Err(refused) => panic!("seed {seed}: {refused:?}"),
+                }
+            }
+        }
+        assert_eq!(current(&store).lock_revision, 20, "seed {seed}");
+    }
+}
+
+#[tokio::test]
+async fn a_late_copy_of_a_takeover_does_not_take_over_again() {
+    let store = store_with(&fixture::active("s1", "w1"), Faults::default()).await;
+    let hub = coordinator(&store).await;
+    let key = fixture::key("s1");
+    let first = make(&hub, &key, &call("t1"), &takeover("ops")).await.unwrap().reply;
+    make(&hub, &key, &call("t2"), &takeover("boss")).await.unwrap();
+    let late = make(&hub, &key, &call("t1"), &takeover("ops")).await.unwrap();
+    assert!(!late.written);
+    assert_eq!(late.reply, first);
+    assert_eq!(current(&store).lock.unwrap().owner, "boss");
+}
+
+#[tokio::test]
+async fn a_record_that_does_not_parse_is_never_written_over() {
+    let store = store_with(&fixture::active("s1", "w1"), Faults::default()).await;
+    let hub = coordinator(&store).await;
+    let key = fixture::key("s1");
+    let grant = make(&hub, &key, &call("r1"), &acquire("a")).await.unwrap().reply;
+    store.edit_by_hand(&key, Some("nonsense".into()));
+    let writes = store.accepted().len();
+    assert_eq!(reason(make(&hub, &key, &call("r2"), &release(&grant.lock_token)).await), Some(Reason::RecordInvalid));
+    assert_eq!(reason(make(&hub, &key, &call("r3"), &takeover("ops")).await), Some(Reason::RecordInvalid));
+    store.edit_by_hand(&key, None);
+    assert_eq!(reason(make(&hub, &key, &call("r4"), &takeover("ops")).await), Some(Reason::NoSession));
+    assert_eq!(store.accepted().len(), writes + 1);
+}
+
+#[tokio::test]
+async fn a_session_that_outruns_its_announcements_waits_and_operators_do_not() {
+    let store = store_with(&fixture::active("s1", "w1"), Faults::default()).await;
+    let hub = coordinator(&store).await;
+    let key = fixture::key("s1");
+    let mut changes = 0;
+    let refusal = loop {
+        let grant = match make(&hub, &key, &call(&format!("a{changes}")), &acquire("a")).await {
+            Ok(done) => done.reply,
+            Err(refusal) => break refusal,
+        };
+        changes += 1;
+        if let Err(refusal) = make(&hub, &key, &call(&format!("r{changes}")), &release(&grant.lock_token)).await {
+            break refusal;
+        }
+        changes += 1;
+        assert!(changes < 64, "a revision was lost unannounced");
+    };
+    assert!(matches!(refusal, NotDone::Failed(error) if error.reason == Reason::MailboxFull));
+    let operator = call("t1").of_operator();
+    make(&hub, &key, &operator, &takeover("ops")).await.unwrap();
+    hub.floor.advance(1_000);
+    make(&hub, &key, &call("t2"), &takeover("ops")).await.unwrap();
+}

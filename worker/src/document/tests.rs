@@ -1,0 +1,202 @@
+//! Documents against a model that keeps whole copies.
+
+use holdfast_protocol::request::Request;
+use proptest::prelude::*;
+use serde_json::json;
+
+use super::*;
+
+/// What a user does.
+#[derive(Clone, Debug)]
+enum Doing {
+    Body(String),
+    Splices(Vec<(u64, u64, String)>),
+    Fields(Vec<(u8, Option<u8>)>),
+    Both(String, Vec<(u8, Option<u8>)>),
+    Undo,
+    Redo,
+    /// Passes through a snapshot, as at a failover.
+    Failover,
+}
+
+fn doing() -> impl Strategy<Value = Doing> {
+    let text = "[abé🎉\n]{0,6}";
+    let splices = prop::collection::vec((0u64..8, 0u64..4, text), 0..4);
+    let fields = prop::collection::vec((0u8..4, prop::option::of(0u8..3)), 0..4);
+    prop_oneof![
+        3 => text.prop_map(Doing::Body),
+        4 => splices.prop_map(Doing::Splices),
+        3 => fields.clone().prop_map(Doing::Fields),
+        1 => (text, fields).prop_map(|(body, fields)| Doing::Both(body, fields)),
+        4 => Just(Doing::Undo),
+        3 => Just(Doing::Redo),
+        1 => Just(Doing::Failover),
+    ]
+}
+
+fn patch(fields: &[(u8, Option<u8>)]) -> Map<String, Value> {
+    // A member that is an object is patched inside, and set as a whole by its step.
+    let value = |value: u8| if value == 2 { json!({ "deep": { "x": 1, "y": null } }) } else { json!(value) };
+    fields.iter().map(|(name, new)| (format!("f{name}"), new.map_or(Value::Null, value))).collect()
+}
+
+fn document() -> Document {
+    Document {
+        id: SessionId::parse("s1").unwrap(),
+        limits: Arc::new(Limits::default()),
+        file: None,
+        state: State::default(),
+    }
+}
+
+/// The present and what can be reached from it, as whole copies.
+#[derive(Default)]
+struct Model {
+    now: (String, Map<String, Value>),
+    undo: Vec<(String, Map<String, Value>)>,
+    redo: Vec<(String, Map<String, Value>)>,
+    revision: u64,
+}
+
+impl Model {
+    /// What `doing` makes of it; `false`: it is refused.
+    fn make(&mut self, doing: &Doing) -> bool {
+        let before = self.now.clone();
+        match doing {
+            Doing::Failover => return true,
+            Doing::Undo => match self.undo.pop() {
+                Some(earlier) => self.redo.push(std::mem::replace(&mut self.now, earlier)),
+                None => return false,
+            },
+            Doing::Redo => match self.redo.pop() {
+                Some(later) => self.undo.push(std::mem::replace(&mut self.now, later)),
+                None => return false,
+            },
+            _ => {
+                if !self.edit(doing) {
+                    self.now = before;
+                    return false;
+                }
+                self.undo.push(before);
+                self.redo.clear();
+            }
+        }
+        self.revision += 1;
+        true
+    }
+
+    fn edit(&mut self, doing: &Doing) -> bool {
+        match doing {
+            Doing::Body(text) | Doing::Both(text, _) => self.now.0.clone_from(text),
+            Doing::Splices(splices) => {
+                for (at, delete, insert) in splices {
+                    let chars: Vec<char> = self.now.0.chars().collect();
+                    let (at, end) = (*at as usize, (*at + *delete) as usize);
+                    if end > chars.len() {
+                        return false;
+                    }
+                    let (head, tail): (String, String) = (chars[..at].iter().collect(), chars[end..].iter().collect());
+                    self.now.0 = format!("{head}{insert}{tail}");
+                }
+            }
+            _ => {}
+        }
+        if let Doing::Fields(fields) | Doing::Both(_, fields) = doing {
+            holdfast_protocol::document::merge_patch(&mut self.now.1, &patch(fields));
+        }
+        true
+    }
+}
+
+fn request(doing: &Doing) -> (Verb, Value) {
+    let splices = |splices: &[(u64, u64, String)]| -> Vec<Value> {
+        splices.iter().map(|(at, delete, insert)| json!({ "at": at, "delete": delete, "insert": insert })).collect()
+    };
+    match doing {
+        Doing::Body(text) => (Verb::DocEdit, json!({ "body": text })),
+        Doing::Splices(made) => (Verb::DocEdit, json!({ "splices": splices(made) })),
+        Doing::Fields(fields) => (Verb::DocEdit, json!({ "fields": patch(fields) })),
+        Doing::Both(text, fields) => (Verb::DocEdit, json!({ "body": text, "fields": patch(fields) })),
+        Doing::Undo => (Verb::DocUndo, json!({})),
+        Doing::Redo => (Verb::DocRedo, json!({})),
+        Doing::Failover => (Verb::DocGet, json!({})),
+    }
+}
+
+fn decide(document: &Document, verb: Verb, body: &Value) -> Result<Decision, Error> {
+    let ask = document.parse(verb, body.to_string().as_bytes())?;
+    futures_util::FutureExt::now_or_never(document.decide(&ask)).expect("nothing to wait for without a file")
+}
+
+proptest! {
+    #[test]
+    fn a_document_is_what_whole_copies_would_be(all in prop::collection::vec(doing(), 1..80)) {
+        let (mut document, mut model) = (document(), Model::default());
+        let mut log = Vec::new();
+        for doing in &all {
+            if matches!(doing, Doing::Failover) {
+                let snapshot = document.snapshot();
+                document = self::document();
+                document.restore(&snapshot).unwrap();
+            }
+            let (verb, body) = request(doing);
+            let made = match decide(&document, verb, &body) {
+                Ok(Decision::Change(change)) => {
+                    document.apply(&change.change).unwrap();
+                    log.push(change.change);
+                    true
+                }
+                Ok(Decision::Reply(_)) => true,
+                Err(_) => false,
+            };
+            prop_assert_eq!(made, model.make(doing), "{:?}", doing);
+            prop_assert_eq!(&document.state.body, &model.now.0);
+            prop_assert_eq!(&document.state.fields, &model.now.1);
+            prop_assert_eq!(document.revision(), model.revision);
+        }
+        let mut replayed = self::document();
+        for change in &log {
+            replayed.apply(change).unwrap();
+        }
+        prop_assert_eq!(&replayed.state, &document.state, "the log alone makes the state");
+    }
+}
+
+#[test]
+fn undo_is_bounded_in_number_and_in_bytes() {
+    let mut document = document();
+    let edit = |document: &mut Document, body: Value| {
+        let Ok(Decision::Change(change)) = decide(document, Verb::DocEdit, &body) else { panic!("refused") };
+        document.apply(&change.change).unwrap();
+    };
+    for number in 0..150 {
+        edit(&mut document, json!({ "fields": { "n": number } }));
+    }
+    let undone = (0..).take_while(|_| match decide(&document, Verb::DocUndo, &json!({})) {
+        Ok(Decision::Change(change)) => document.apply(&change.change).is_ok(),
+        _ => false,
+    });
+    assert_eq!(undone.count(), 100);
+    for number in 0..10 {
+        edit(&mut document, json!({ "body": number.to_string().repeat(400 * 1024) }));
+    }
+    assert!(document.snapshot().get().len() < 2 * 1024 * 1024);
+}
+
+#[test]
+fn a_change_of_another_kind_is_not_replayed() {
+    let mut document = document();
+    let nonsense = serde_json::value::to_raw_value(&json!({ "type": "nonsense" })).unwrap();
+    assert_eq!(document.apply(&nonsense).unwrap_err().reason, Reason::RecordInvalid);
+    let undo = raw(&DocumentChange::Undo);
+    assert_eq!(document.apply(&undo).unwrap_err().reason, Reason::RecordInvalid);
+}
+
+#[test]
+fn a_request_is_remembered_by_its_id() {
+    let edit = json!({ "body": "x", "request_id": "r1", "actor": "me" });
+    let ask = document().parse(Verb::DocEdit, edit.to_string().as_bytes()).unwrap();
+    assert_eq!(ask.request_id.as_ref().map(holdfast_protocol::RequestId::as_str), Some("r1"));
+    let body: Edit = serde_json::from_value(edit).unwrap();
+    assert_eq!(ask.actor.as_deref(), body.actor());
+}
