@@ -133,12 +133,19 @@ async fn attempt<C: Change>(hub: &Hub, key: &SessionKey, call: &Call, change: &C
 async fn commit<C: Change>(
     hub: &Hub,
     known: &Known,
-    next: SessionRecord,
+    mut next: SessionRecord,
     reply: C::Reply,
     call: &Call,
 ) -> Result<Step<C::Reply>, NotDone> {
     if let Some(mark) = hub.unannounced(&known.record, call) {
         return Ok(Step::Announce(mark));
+    }
+    if !call.by_caller
+        && let Some(lock) = next.lock.as_mut().filter(|lock| lock.request_id.as_ref() == Some(&call.request_id))
+    {
+        // Whoever asks again under the id of a grant gets it again. An id that was made here is announced and was nobody's
+        // secret, so it must not be worth a token.
+        lock.request_id = None;
     }
     let key = known.record.key();
     match hub.records.commit(&key, known.revision, next, call.deadline).await {

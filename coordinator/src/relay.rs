@@ -41,6 +41,11 @@ const BATCH: usize = 256;
 const MAX_ACK_PENDING: i64 = 4_096;
 /// How often an idle relay says how far it is, for those who have just come.
 const IDLE_TICK: Duration = Duration::from_secs(2);
+/// A step smaller than this is followed by a short rest, so that the next one is larger: announcing takes the processor from
+/// the requests themselves, and an acknowledgement a step costs the same for one message as for many.
+const SMALL_STEP: usize = 64;
+/// How long that rest is. It delays a signal by as much at most.
+const REST: Duration = Duration::from_millis(3);
 /// The bounds of the pause before the relay begins again after a fault.
 const RETRY: (Duration, Duration) = (Duration::from_millis(50), Duration::from_secs(2));
 
@@ -88,8 +93,12 @@ async fn relay(hub: &Hub, pin: &Pin, pause: &mut Duration) -> Result<(), RelayEr
         let (messages, end) = whole(batch);
         if !messages.is_empty() {
             pin.see(&messages);
+            let is_small = messages.len() < SMALL_STEP;
             progress.step(hub, &stream, &consumer, messages).await?;
             *pause = RETRY.0;
+            if is_small {
+                tokio::time::sleep(REST).await;
+            }
         }
         match end {
             Some(error) => return Err(RelayError::Consumer(error)),

@@ -28,7 +28,7 @@ pub struct Jetstream {
 }
 
 impl Jetstream {
-    /// The store of the installation below `root`; see [`crate::provision`] for making its streams.
+    /// The store of the installation below `root`; see [`crate::provision()`] for making its streams.
     ///
     /// # Errors
     /// [`StoreError::Refused`] when the stream's name is not valid.

@@ -161,3 +161,15 @@ async fn a_session_that_requires_its_lock_is_changed_only_under_it() {
     fleet.ask("doc.edit", "s1", json!({"body": "x", "token": "t"})).await.refused("conflict", "stale_token");
     fleet.ask("doc.edit", "s1", json!({"body": "x", "token": token})).await.ok();
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_announced_id_that_a_coordinator_made_is_worth_no_token() {
+    let fleet = fleet().await;
+    let signals = fleet.signals().await.unwrap();
+    fleet.open("s1").await;
+    fleet.acquire("s1", "a").await;
+    let announced = signals.wait_for("s1", "lock.acquired").await["correlationid"].clone();
+    assert!(announced.is_string());
+    let thief = json!({"owner": "a", "request_id": announced});
+    fleet.ask("lock.acquire", "s1", thief).await.refused("conflict", "lock_held");
+}

@@ -1,10 +1,17 @@
 //! Integration tests over a real nats-server with our nats.conf. One binary, one file per capability.
 
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on panics")]
+#![allow(clippy::disallowed_methods, reason = "the tasks of tests are owned by AbortOnDropHandle")]
+
 mod bad_input;
 mod document;
+mod failover;
 mod file;
 mod lock;
 mod main_path;
+mod outage;
 mod record;
 mod session;
+mod signals;
+mod start;
 mod takeover;

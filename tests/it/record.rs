@@ -47,6 +47,9 @@ async fn held(fleet: &Fleet, id: &str) -> String {
     token
 }
 
+/// What a hand edit does to a record.
+type Damage = fn(&mut Value);
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_lock_taken_away_by_hand_is_gone_for_the_very_next_request() {
     let fleet = fleet().await;
@@ -348,7 +351,7 @@ async fn a_session_whose_record_names_another_owner_by_hand_is_served_at_the_nex
     fleet.add_coordinator().await.unwrap();
     let fleet = fleet;
     let signals = fleet.signals().await.unwrap();
-    let owners: [(&str, fn(&mut Value)); 6] = [
+    let owners: [(&str, Damage); 6] = [
         ("nobody", |record| record["owner"]["worker"] = json!("nobody")),
         ("earlier", |record| record["owner"]["boot"] = json!("00000000-0000-7000-8000-000000000000")),
         ("later", |record| record["owner"]["boot"] = json!("ffffffff-ffff-7fff-bfff-ffffffffffff")),
@@ -394,4 +397,40 @@ async fn a_record_reverted_to_an_earlier_owner_loses_nothing_that_was_acknowledg
     let document = fleet.ask("doc.get", "s1", json!({"consistency": "linearizable"})).await.ok();
     assert_eq!((&document["body"], &document["fields"]), (&json!("on w2: 4"), &json!({"on": "w1"})));
     assert_eq!(fleet.record("s1").await.unwrap().1["owner"]["worker"], "w1");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_session_given_to_another_worker_by_hand_has_one_writer_all_the_same() {
+    let mut fleet = fleet().await;
+    fleet.add_worker("w2", &[]).await.unwrap();
+    fleet.add_coordinator().await.unwrap();
+    let fleet = fleet;
+    fleet.open("s1").await;
+    let listed = fleet.ask_raw(&format!("{}.sys.worker.list", fleet.root), Vec::new()).await.ok();
+    let workers = listed["workers"].as_array().unwrap();
+    let edits = async |round: usize| {
+        let edit = async |n: usize| {
+            let splice = json!([{"at": 0, "delete": 0, "insert": format!("<{round}.{n}>")}]);
+            fleet.ask("doc.edit", "s1", json!({ "splices": splice })).await.ok();
+        };
+        join_all((0..16).map(edit)).await;
+    };
+    for round in 0..10 {
+        // Worker and boot only: the activation stays what it was.
+        let give = async {
+            edit_by_hand(&fleet, "s1", |record| {
+                let other = workers.iter().find(|worker| worker["worker"] != record["owner"]["worker"]).unwrap();
+                record["owner"]["worker"] = other["worker"].clone();
+                record["owner"]["boot"] = other["boot"].clone();
+            })
+            .await
+        };
+        tokio::join!(edits(round), give);
+    }
+    let document = fleet.ask("doc.get", "s1", json!({"consistency": "linearizable"})).await.ok();
+    assert_eq!(document["revision"], 160);
+    let body = document["body"].as_str().unwrap();
+    for (round, n) in (0..10).flat_map(|round| (0..16).map(move |n| (round, n))) {
+        assert_eq!(body.matches(&format!("<{round}.{n}>")).count(), 1, "edit {n} of round {round}");
+    }
 }

@@ -7,7 +7,7 @@ use std::time::Duration;
 use futures_util::future::join_all;
 use holdfast_tests::fleet::{Fleet, Stored};
 use holdfast_tests::server;
-use serde_json::{Value, json};
+use serde_json::json;
 
 /// How many takeovers a run has.
 const TAKEOVERS: u64 = 40;
@@ -74,13 +74,7 @@ fn assert_no_stale_frame(stream: &[Stored]) {
         }
         for op in json["ops"].as_array().into_iter().flatten() {
             let Some(insert) = op["change"]["step"]["splices"][0]["insert"].as_str() else { continue };
-            assert_eq!(
-                insert,
-                format!("<{current}>"),
-                "sequence {} is stale: {}",
-                stored.sequence,
-                Value::from(op.clone())
-            );
+            assert_eq!(insert, format!("<{current}>"), "sequence {} is stale: {}", stored.sequence, op);
         }
     }
 }

@@ -83,6 +83,7 @@ impl Fleet {
     /// When the server cannot be used.
     pub async fn empty(url: &str) -> Result<Self> {
         static NEXT: AtomicU32 = AtomicU32::new(0);
+        crate::logs::begin();
         let root = format!("t{}-{}", std::process::id(), NEXT.fetch_add(1, Ordering::Relaxed));
         let root = Root::parse(&root)?;
         let nats = connect(&ConnectOptions::to(url)).await?;

@@ -3,8 +3,11 @@
 //! A test gets its server from [`server`] and waits for things with [`wait`]. Nothing here knows what is
 //! tested; the tests are in `it/`.
 
+#![allow(clippy::disallowed_methods, reason = "the tasks of tests are owned by AbortOnDropHandle")]
+
 pub mod fleet;
 pub mod link;
+pub mod logs;
 pub mod server;
 pub mod wait;
 

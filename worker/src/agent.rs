@@ -17,17 +17,18 @@ mod tests;
 pub(crate) use step::answer_end;
 
 use std::panic::AssertUnwindSafe;
+use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use futures_util::FutureExt;
+use futures_channel::mpsc;
+use futures_util::{FutureExt, StreamExt};
 use holdfast_protocol::frame::SNAPSHOT_EVERY_BYTES;
 use holdfast_protocol::id::{Activation, Boot};
 use holdfast_protocol::internal::Activate;
 use holdfast_protocol::{Error, Limits, Revision, SessionKey, SessionRecord};
 use holdfast_store::{Floor, Store};
-use tokio::sync::mpsc;
 use tokio::time::Instant;
 
 use crate::answered::Answered;
@@ -64,6 +65,9 @@ impl Core {
         Surroundings { limits: self.limits.clone(), workspace: workspace.map(Arc::new) }
     }
 }
+
+/// Letters for one session. Of the bounded channels, this one is the smallest while it is empty.
+pub(crate) type Mailbox = mpsc::Receiver<Box<Letter>>;
 
 /// What the supervisor and the agent share.
 pub(crate) type Activity = Arc<AtomicU64>;
@@ -148,15 +152,11 @@ pub(crate) async fn run(
     core: Arc<Core>,
     key: SessionKey,
     activity: Activity,
-    mailbox: &mut mpsc::Receiver<Box<Letter>>,
+    mailbox: &mut Mailbox,
     start: Start,
     legacy: &mut Legacy,
 ) -> End {
-    let made = match Box::pin(start.hint(&core, &key)).await {
-        Ok(hint) => Agent::new(core, key, activity, hint),
-        Err(end) => return end,
-    };
-    let mut agent = match made {
+    let mut agent = match Box::pin(make(core, key, activity, &start)).await {
         Ok(agent) => agent,
         Err(end) => return end,
     };
@@ -166,9 +166,17 @@ pub(crate) async fn run(
     end
 }
 
-/// Boxed, because a task is as large as its largest await, and a hundred thousand idle ones are in memory.
-async fn guarded(work: impl Future<Output = Flow>) -> Flow {
-    AssertUnwindSafe(Box::pin(work)).catch_unwind().await.unwrap_or(Err(End::Panicked))
+async fn make(core: Arc<Core>, key: SessionKey, activity: Activity, start: &Start) -> Result<Box<Agent>, End> {
+    let hint = start.hint(&core, &key).await?;
+    Agent::new(core, key, activity, hint)
+}
+
+/// A part of an agent's work. Boxed, because a task is as large as its largest await, and a hundred thousand idle ones are in
+/// memory.
+type Work<'a> = Pin<Box<dyn Future<Output = Flow> + Send + 'a>>;
+
+async fn guarded(work: Work<'_>) -> Flow {
+    AssertUnwindSafe(work).catch_unwind().await.unwrap_or(Err(End::Panicked))
 }
 
 impl Legacy {
@@ -179,17 +187,17 @@ impl Legacy {
 }
 
 impl Agent {
-    async fn live(&mut self, mailbox: &mut mpsc::Receiver<Box<Letter>>, start: Start) -> End {
-        if let Err(end) = guarded(self.take_up(start)).await {
+    async fn live(&mut self, mailbox: &mut Mailbox, start: Start) -> End {
+        if let Err(end) = guarded(Box::pin(self.take_up(start))).await {
             return end;
         }
         loop {
             let wake = self.wake_at();
             let letter = tokio::select! {
                 biased;
-                letter = mailbox.recv() => letter,
+                letter = mailbox.next() => letter,
                 () = tokio::time::sleep_until(wake) => {
-                    if let Err(end) = guarded(self.tick()).await { return end }
+                    if let Err(end) = guarded(Box::pin(self.tick())).await { return end }
                     continue;
                 }
             };
@@ -197,12 +205,12 @@ impl Agent {
             let Some(letter) = letter else { return End::Moved };
             // What waits has its chance to renew a lock first, but a mailbox that is never empty must not keep it alive.
             let was_due = self.lock_is_due();
-            if let Err(end) = guarded(self.turn(letter, mailbox)).await {
+            if let Err(end) = guarded(Box::pin(self.turn(letter, mailbox))).await {
                 return end;
             }
             if was_due
                 && self.lock_is_due()
-                && let Err(end) = guarded(self.tick()).await
+                && let Err(end) = guarded(Box::pin(self.tick())).await
             {
                 return end;
             }
@@ -214,7 +222,7 @@ impl Agent {
     }
 
     /// Takes `first` and what else waits, commits it together, answers it.
-    async fn turn(&mut self, first: Box<Letter>, mailbox: &mut mpsc::Receiver<Box<Letter>>) -> Flow {
+    async fn turn(&mut self, first: Box<Letter>, mailbox: &mut Mailbox) -> Flow {
         let mut letters = Vec::new();
         let mut bytes = first.payload.len() as u64;
         let mut last = None;
@@ -229,7 +237,10 @@ impl Agent {
             next = if full { None } else { mailbox.try_recv().ok() };
             bytes += next.as_ref().map_or(0, |letter| letter.payload.len() as u64);
         }
-        self.serve(letters).await?;
+        if let Err(end) = self.serve(letters).await {
+            answer_end(last.into_iter().map(|letter| *letter).collect(), &end).await;
+            return Err(end);
+        }
         match last {
             Some(letter) => self.stand_alone(*letter).await,
             None => Ok(()),

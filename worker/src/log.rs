@@ -24,7 +24,8 @@ struct Unannounced {
 pub(crate) struct LogPosition {
     frames: u64,
     bytes: u64,
-    unannounced: VecDeque<Unannounced>,
+    /// Boxed, because most of the time there is room for more than there is.
+    unannounced: VecDeque<Box<Unannounced>>,
 }
 
 impl LogPosition {
@@ -46,11 +47,10 @@ impl LogPosition {
     /// Whether a snapshot can take all unannounced events along.
     pub(crate) fn can_carry(&self) -> bool {
         let text = |text: &Option<String>| text.as_ref().map_or(0, String::len);
-        let bytes = |unannounced: &Unannounced| {
-            let CarriedEvent { request_id, event, .. } = &unannounced.event;
+        let bytes = |CarriedEvent { request_id, event, .. }: &CarriedEvent| {
             200 + request_id.as_str().len() + text(&event.actor) + text(&event.path)
         };
-        self.unannounced.iter().map(bytes).sum::<usize>() <= CARRIED_BYTES_MAX
+        self.unannounced.iter().map(|unannounced| bytes(&unannounced.event)).sum::<usize>() <= CARRIED_BYTES_MAX
     }
 
     /// The relay has announced everything up to `floor`.
@@ -73,16 +73,16 @@ impl LogPosition {
         if let Some(snapshot) = &frame.snapshot {
             self.frames = 0;
             self.bytes = 0;
-            self.unannounced =
-                snapshot.carried.iter().map(|event| Unannounced { event: event.clone(), held_at: sequence }).collect();
+            let held = |event: &CarriedEvent| Box::new(Unannounced { event: event.clone(), held_at: sequence });
+            self.unannounced = snapshot.carried.iter().map(held).collect();
         } else {
             self.bytes += bytes as u64;
         }
         self.frames += 1;
         let events = frame.ops.iter().filter_map(|op| Some((op.event.clone()?, &op.request_id)));
-        self.unannounced.extend(events.zip(0..).map(|((event, request_id), index)| Unannounced {
-            event: CarriedEvent { sequence, index, request_id: request_id.clone(), event },
-            held_at: sequence,
+        self.unannounced.extend(events.zip(0..).map(|((event, request_id), index)| {
+            let event = CarriedEvent { sequence, index, request_id: request_id.clone(), event };
+            Box::new(Unannounced { event, held_at: sequence })
         }));
     }
 }

@@ -8,14 +8,13 @@ use std::panic::AssertUnwindSafe;
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use futures_util::FutureExt;
+use futures_channel::mpsc;
+use futures_util::{FutureExt, StreamExt};
 use holdfast_protocol::error::Reason;
 use holdfast_protocol::{Error, Namespace, Revision, SessionKey};
-use tokio::sync::mpsc;
-use tokio::sync::mpsc::error::TrySendError;
 use tokio_util::task::TaskTracker;
 
-use crate::agent::{self, Activity, Core, End, Legacy, Start};
+use crate::agent::{self, Activity, Core, End, Legacy, Mailbox, Start};
 use crate::letter::{Answer, Call, Letter};
 
 /// A session that is in memory.
@@ -80,15 +79,16 @@ impl Supervisor {
 
     fn try_deliver(self: &Arc<Self>, key: SessionKey, letter: Box<Letter>) -> Result<(), (Box<Letter>, Answer)> {
         let mut agents = self.agents();
-        let letter = match agents.by_key.get(&key) {
+        let letter = match agents.by_key.get_mut(&key) {
             Some(handle) => match handle.mailbox.try_send(letter) {
                 Ok(()) => return Ok(()),
-                Err(TrySendError::Full(letter)) => {
+                Err(refused) if refused.is_full() => {
+                    let letter = refused.into_inner();
                     let answer = mailbox_full(&key, &letter);
                     return Err((letter, answer));
                 }
                 // It is about to go; the next one comes right behind it.
-                Err(TrySendError::Closed(letter)) => letter,
+                Err(refused) => refused.into_inner(),
             },
             None => letter,
         };
@@ -105,7 +105,8 @@ impl Supervisor {
         let legacy = agents.left.remove(&key).unwrap_or_default();
         agents.serial += 1;
         let serial = agents.serial;
-        let (mailbox, inbox) = mpsc::channel(self.core.config.mailbox);
+        // Each sender has a place of its own beside the channel's, and there is one sender.
+        let (mut mailbox, inbox) = mpsc::channel(self.core.config.mailbox.saturating_sub(1));
         let activity = Activity::default();
         activity.store(self.core.now_ms(), Ordering::Relaxed);
         if mailbox.try_send(letter).is_err() {
@@ -113,8 +114,8 @@ impl Supervisor {
         }
         agents.by_key.insert(key.clone(), Handle { serial, mailbox, activity: activity.clone() });
         drop(agents);
-        let hosted = Hosted { key, serial, activity, start, legacy };
-        self.tasks.spawn(host(self.clone(), hosted, inbox));
+        let hosted = Hosted { key, serial, activity, start, legacy, inbox };
+        self.tasks.spawn(host(self.clone(), Box::new(hosted)));
         Ok(())
     }
 
@@ -150,13 +151,24 @@ struct Hosted {
     activity: Activity,
     start: Start,
     legacy: Legacy,
+    inbox: Mailbox,
 }
 
-/// The task of one agent.
-async fn host(supervisor: Arc<Supervisor>, hosted: Hosted, mut inbox: mpsc::Receiver<Box<Letter>>) {
-    let Hosted { key, serial, activity, start, mut legacy } = hosted;
-    let running = agent::run(supervisor.core.clone(), key.clone(), activity, &mut inbox, start, &mut legacy);
-    let end = AssertUnwindSafe(running).catch_unwind().await.unwrap_or(End::Panicked);
+/// The task of one agent. Its parts are boxed, because the task of an idle agent is as large as the largest of them.
+async fn host(supervisor: Arc<Supervisor>, mut hosted: Box<Hosted>) {
+    let end = Box::pin(run(&supervisor, &mut hosted)).await;
+    Box::pin(finish(supervisor, hosted, end)).await;
+}
+
+async fn run(supervisor: &Supervisor, hosted: &mut Hosted) -> End {
+    let Hosted { key, activity, inbox, start, legacy, .. } = hosted;
+    let (key, start) = (key.clone(), std::mem::replace(start, Start::OnDemand));
+    let running = agent::run(supervisor.core.clone(), key, activity.clone(), inbox, start, legacy);
+    AssertUnwindSafe(running).catch_unwind().await.unwrap_or(End::Panicked)
+}
+
+async fn finish(supervisor: Arc<Supervisor>, hosted: Box<Hosted>, end: End) {
+    let Hosted { key, serial, mut inbox, mut legacy, .. } = *hosted;
     match &end {
         End::Moved | End::HandedOver => {}
         End::Failed(error) => tracing::warn!(session = %key, %error, "a session could not be taken up"),
@@ -164,15 +176,15 @@ async fn host(supervisor: Arc<Supervisor>, hosted: Hosted, mut inbox: mpsc::Rece
             tracing::error!(session = %key, "a session's agent panicked; its session is built again from its log");
         }
     }
-    // Before the mailbox closes, because from then on the next agent may start.
     let successor = legacy.letter.take();
+    // Before the mailbox closes, because from then on the next agent may start.
     supervisor.left(&key, legacy, &end);
     inbox.close();
     supervisor.ended(&key, serial);
     if let Some(letter) = successor {
-        supervisor.deliver(key.clone(), *letter).await;
+        supervisor.deliver(key, *letter).await;
     }
-    while let Some(letter) = inbox.recv().await {
+    while let Some(letter) = inbox.next().await {
         agent::answer_end(vec![*letter], &end).await;
     }
 }

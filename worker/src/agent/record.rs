@@ -27,13 +27,15 @@ impl Agent {
         if revision <= self.revision {
             return Standing::Owner;
         }
-        if record.owner.as_ref().is_none_or(|owner| owner.activation != self.activation) {
+        // A hand edit may name another worker and leave the activation: then that one appends under the same fence.
+        let is_same = record.owner.as_ref().is_some_and(|owner| owner.activation == self.activation);
+        if !is_same || !record.is_owned_by(&self.core.config.name, self.core.boot) {
             return Standing::Gone;
         }
         if record.lock_revision != self.record.lock_revision {
             self.touch();
         }
-        self.record = record;
+        self.record = without_event(record);
         self.revision = revision;
         self.wind_lock_clock();
         Standing::Owner
@@ -102,7 +104,7 @@ impl Agent {
         let next = next.marked(self.revision);
         let id = Uuid::now_v7().to_string();
         self.revision = self.core.store.commit(&self.key, self.revision, next.to_json().into(), id).await?;
-        self.record = next;
+        self.record = without_event(next);
         self.wind_lock_clock();
         Ok(())
     }
@@ -147,6 +149,11 @@ impl Agent {
             }
         }
     }
+}
+
+/// Why a revision was written is of no use to an agent, and a hundred thousand of them would remember it.
+pub(super) fn without_event(record: SessionRecord) -> SessionRecord {
+    SessionRecord { event: None, ..record }
 }
 
 /// The store's answer as the client's.

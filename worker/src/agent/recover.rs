@@ -19,7 +19,7 @@ use holdfast_store::{Rollup, StoreError, WriteId};
 use tokio::time::Instant;
 use uuid::Uuid;
 
-use super::record::{Standing, storage_unavailable};
+use super::record::{Standing, storage_unavailable, without_event};
 use super::{Activity, Agent, Core, Doubt, End, Start};
 use crate::answered::Answered;
 use crate::log::{LogPosition, frame};
@@ -67,7 +67,7 @@ impl Agent {
         key: SessionKey,
         activity: Activity,
         Hint { revision, record }: Hint,
-    ) -> Result<Self, End> {
+    ) -> Result<Box<Self>, End> {
         if !record.is_owned_by(&core.config.name, core.boot) {
             return Err(End::Moved);
         }
@@ -77,13 +77,13 @@ impl Agent {
             End::Failed(Box::new(Error::new(Reason::RecordInvalid, message)))
         })?;
         let machine = kind.create(&record, core.surroundings(&record));
-        let mut agent = Self {
+        let mut agent = Box::new(Self {
             key,
             activity,
             revision,
             activation,
             machine,
-            record,
+            record: without_event(record),
             core,
             answered: Answered::default(),
             ops: 0,
@@ -93,7 +93,7 @@ impl Agent {
             barrier: None,
             successor: None,
             stay_until: None,
-        };
+        });
         agent.touch();
         agent.wind_lock_clock();
         Ok(agent)

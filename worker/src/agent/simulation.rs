@@ -8,6 +8,7 @@
 mod client;
 mod model;
 pub(crate) mod operator;
+mod reach;
 pub(crate) mod world;
 
 use std::sync::Arc;
@@ -88,11 +89,11 @@ fn run(seed: u64) {
         let clients: Vec<_> = (0..CLIENTS)
             .map(|number| {
                 let client = Client::new(number, world.clone(), dice.fork());
-                tokio::spawn(client.work(REQUESTS))
+                world.tasks.spawn(client.work(REQUESTS))
             })
             .collect();
-        let operator = tokio::spawn(operator::meddle(world.clone(), dice.fork()));
-        let relay = tokio::spawn(operator::relay(world.clone(), dice.fork()));
+        let operator = world.tasks.spawn(operator::meddle(world.clone(), dice.fork()));
+        let relay = world.tasks.spawn(operator::relay(world.clone(), dice.fork()));
         for client in clients {
             client.await.unwrap();
         }

@@ -122,8 +122,8 @@ async fn activate_with(world: &World, node: &Node, content: Value) -> Option<Ans
 /// Starts asking, and lets everything run until it waits for the storage.
 async fn begin_asking(world: &Arc<World>, node: &Arc<Node>, call: Call, body: Value) -> Pending {
     let ask = asked(world, &body, Revision(0));
-    let (world, node) = (world.clone(), node.clone());
-    let pending = tokio::spawn(async move { node.ask(&world.key, call, ask).await });
+    let (world, node, tasks) = (world.clone(), node.clone(), world.tasks.clone());
+    let pending = tasks.spawn(async move { node.ask(&world.key, call, ask).await });
     for _ in 0..20 {
         tokio::task::yield_now().await;
     }

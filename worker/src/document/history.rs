@@ -13,8 +13,9 @@ const BYTES_MAX: usize = 1024 * 1024;
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(super) struct History {
-    undo: VecDeque<Step>,
-    redo: VecDeque<Step>,
+    /// Boxed, because most of the time there is room for more than there is.
+    undo: VecDeque<Box<Step>>,
+    redo: VecDeque<Box<Step>>,
 }
 
 impl History {
@@ -39,25 +40,25 @@ impl History {
     }
 
     pub(super) fn last_done(&self) -> Option<&Step> {
-        self.undo.back()
+        self.undo.back().map(|step| &**step)
     }
 
     pub(super) fn last_undone(&self) -> Option<&Step> {
-        self.redo.back()
+        self.redo.back().map(|step| &**step)
     }
 
     pub(super) fn take_done(&mut self) -> Option<Step> {
-        self.undo.pop_back()
+        self.undo.pop_back().map(|step| *step)
     }
 
     pub(super) fn take_undone(&mut self) -> Option<Step> {
-        self.redo.pop_back()
+        self.redo.pop_back().map(|step| *step)
     }
 }
 
-fn push(steps: &mut VecDeque<Step>, step: Step) {
-    steps.push_back(step);
-    let mut bytes: usize = steps.iter().map(Step::bytes).sum();
+fn push(steps: &mut VecDeque<Box<Step>>, step: Step) {
+    steps.push_back(Box::new(step));
+    let mut bytes: usize = steps.iter().map(|step| step.bytes()).sum();
     while steps.len() > STEPS_MAX || bytes > BYTES_MAX {
         let Some(dropped) = steps.pop_front() else { return };
         bytes -= dropped.bytes();

@@ -228,7 +228,7 @@ impl Client {
         {
             let ask = self.world.plain_ask(hint.revision);
             let (world, call) = (self.world.clone(), Call::Hint(Box::new(hint)));
-            tokio::spawn(async move { node.ask(&world.key, call, ask).await });
+            self.world.tasks.spawn(async move { node.ask(&world.key, call, ask).await });
         }
     }
 

@@ -109,13 +109,14 @@ async fn edit_by_hand(world: &World, dice: &mut Dice) {
     world.write_by_hand(&SessionRecord { lock, event: None, ..record });
 }
 
-/// What an operator does with `nats kv revert`: an earlier owner may be back, who knows nothing of what was written since.
+/// An earlier lock back, whose token lost long ago.
 async fn revert_by_hand(world: &World, dice: &mut Dice) {
     let earlier = world.memory.history(&world.key).await.unwrap();
     let chosen = &earlier[usize::try_from(dice.below(earlier.len() as u64)).unwrap()];
     let record = chosen.value.as_ref().and_then(|json| SessionRecord::from_json(json, &world.key).ok());
-    if let Some(record) = record {
-        world.write_by_hand(&record);
+    let now = world.peek().await;
+    if let (Some(SessionRecord { lock, lock_revision, .. }), Some(now)) = (record, now) {
+        world.write_by_hand(&SessionRecord { lock, lock_revision, ..now });
     }
 }
 
@@ -127,7 +128,7 @@ async fn break_by_hand(world: &World, dice: &mut Dice) {
     // Uninterrupted, because the end of the simulation comes at any time.
     let (memory, key) = (world.memory.clone(), world.key.clone());
     let after = Duration::from_millis(dice.below(500));
-    let repair = tokio::spawn(async move {
+    let repair = world.tasks.spawn(async move {
         tokio::time::sleep(after).await;
         memory.edit_by_hand(&key, Some(record.to_json().into()));
     });

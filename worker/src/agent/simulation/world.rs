@@ -4,120 +4,30 @@ use std::collections::HashMap;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use async_trait::async_trait;
 use bytes::Bytes;
 use holdfast_protocol::id::{Activation, Boot};
-use holdfast_protocol::internal::{Activate, Hint, WorkerLease};
+use holdfast_protocol::internal::{Activate, Hint};
 use holdfast_protocol::lock::Secret;
 use holdfast_protocol::record::{Event, EventType, Owner, State};
 use holdfast_protocol::subject::Verb;
 use holdfast_protocol::{Error, Limits, Namespace, RequestId, Revision, SessionKey, SessionRecord, WorkerName};
 use holdfast_store::memory::{Faults, Memory};
-use holdfast_store::{Floor, Rollup, Storage, StoreError, Stored, StoredFrame, WriteId};
+use holdfast_store::{Floor, Storage, StoreError, WriteId};
 use serde_json::{Value, json};
 use tokio::sync::{oneshot, watch};
 use tokio::time::Instant;
+use tokio_util::task::TaskTracker;
 use uuid::Uuid;
 
 use super::Dice;
+pub(crate) use super::reach::Process;
+use super::reach::Reach;
 use crate::agent::Core;
 use crate::config::WorkerConfig;
 use crate::lease::LeaseHealth;
 use crate::letter::{Answer, Call, Letter, ReplyTo};
 use crate::machine::Kind;
 use crate::supervisor::Supervisor;
-
-/// What a worker's process is doing.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Process {
-    Runs,
-    /// Stands still, as in a long pause; goes on later and does not know.
-    Stalls,
-    /// Is gone for good.
-    Dead,
-}
-
-/// The storage as one worker's process reaches it.
-struct Reach {
-    memory: Arc<Memory>,
-    process: watch::Receiver<Process>,
-}
-
-impl Reach {
-    /// Returns once the process runs; never, when it is dead.
-    async fn pass(&self) {
-        let mut process = self.process.clone();
-        if process.wait_for(|process| *process == Process::Runs).await.is_err() {
-            std::future::pending::<()>().await;
-        }
-    }
-}
-
-#[async_trait]
-impl Storage for Reach {
-    fn stream(&self) -> &str {
-        self.memory.stream()
-    }
-
-    async fn read(&self, key: &SessionKey) -> Result<Option<Stored>, StoreError> {
-        self.pass().await;
-        let read = self.memory.read(key).await;
-        self.pass().await;
-        read
-    }
-
-    async fn commit(&self, key: &SessionKey, at: Revision, record: Bytes, id: WriteId) -> Result<Revision, StoreError> {
-        self.pass().await;
-        let written = self.memory.commit(key, at, record, id).await;
-        self.pass().await;
-        written
-    }
-
-    async fn append(
-        &self,
-        key: &SessionKey,
-        fence: Revision,
-        frame: Bytes,
-        rollup: Rollup,
-        id: WriteId,
-    ) -> Result<u64, StoreError> {
-        self.pass().await;
-        let written = self.memory.append(key, fence, frame, rollup, id).await;
-        self.pass().await;
-        written
-    }
-
-    async fn read_log(&self, key: &SessionKey, after: u64, until: u64) -> Result<Vec<StoredFrame>, StoreError> {
-        self.pass().await;
-        let read = self.memory.read_log(key, after, until).await;
-        self.pass().await;
-        read
-    }
-
-    async fn history(&self, _: &SessionKey) -> Result<Vec<Stored>, StoreError> {
-        unreachable!("agents do not ask for it")
-    }
-
-    async fn keys(&self, _: Option<&Namespace>) -> Result<Vec<SessionKey>, StoreError> {
-        unreachable!("agents do not ask for it")
-    }
-
-    async fn read_many(&self, _: &[SessionKey]) -> Result<Vec<Stored>, StoreError> {
-        unreachable!("agents do not ask for it")
-    }
-
-    async fn put_lease(&self, _: &WorkerLease, _: Option<Revision>) -> Result<Revision, StoreError> {
-        unreachable!("agents do not ask for it")
-    }
-
-    async fn drop_lease(&self, _: &WorkerName) -> Result<(), StoreError> {
-        unreachable!("agents do not ask for it")
-    }
-
-    async fn leases(&self) -> Result<Vec<(Revision, WorkerLease)>, StoreError> {
-        unreachable!("agents do not ask for it")
-    }
-}
 
 /// One worker's process.
 pub(crate) struct Node {
@@ -252,6 +162,8 @@ pub(crate) struct World {
     pub(crate) nodes: Mutex<Vec<Arc<Node>>>,
     pub(crate) notes: Mutex<Notes>,
     dice: Mutex<Dice>,
+    /// Everything that runs beside the test.
+    pub(crate) tasks: TaskTracker,
     /// How the session was given to its first worker.
     pub(crate) first: Mutex<Option<(Arc<Node>, Activate)>>,
 }
@@ -268,6 +180,7 @@ impl World {
             notes: Mutex::default(),
             dice: Mutex::new(Dice::new(opening.seed)),
             first: Mutex::default(),
+            tasks: TaskTracker::new(),
             opening,
         });
         world.start_node("w1");

@@ -70,8 +70,8 @@ async fn a_mailbox_that_is_never_empty_does_not_keep_a_lock_alive() {
     world.memory.set_faults(Faults { delay_ms: 5, ..Faults::default() });
     let (began, mut crowd) = (Instant::now(), Vec::new());
     for _ in 0..8 {
-        let (world, node) = (world.clone(), node.clone());
-        crowd.push(tokio::spawn(async move {
+        let (world, node, tasks) = (world.clone(), node.clone(), world.tasks.clone());
+        crowd.push(tasks.spawn(async move {
             while began.elapsed() < Duration::from_secs(3) {
                 ask(&world, &node, Verb::DocEdit, edit("x")).await;
             }

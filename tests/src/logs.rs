@@ -1,0 +1,51 @@
+//! Log lines of the parts under test: shown as `RUST_LOG` says, and kept where a test wants to look through them.
+
+use std::io::{self, Write};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Mutex, Once, PoisonError};
+
+use tracing_subscriber::filter::{EnvFilter, FilterFn};
+use tracing_subscriber::layer::SubscriberExt;
+use tracing_subscriber::util::SubscriberInitExt;
+use tracing_subscriber::{Layer, fmt};
+
+static IS_KEPT: AtomicBool = AtomicBool::new(false);
+static KEPT: Mutex<Vec<u8>> = Mutex::new(Vec::new());
+
+/// Begins to log, once per process.
+pub fn begin() {
+    static BEGUN: Once = Once::new();
+    BEGUN.call_once(|| {
+        let shown = fmt::layer().with_test_writer().with_filter(EnvFilter::from_default_env());
+        let ours = |target: &str| target.starts_with("holdfast");
+        let of_ours = FilterFn::new(move |line| IS_KEPT.load(Ordering::Relaxed) && ours(line.target()));
+        let kept = fmt::layer().with_ansi(false).with_writer(|| Keeper).with_filter(of_ours);
+        tracing_subscriber::registry().with(shown).with(kept).init();
+    });
+}
+
+/// Keeps all lines of our own crates from now on, of every level and of every test of this process.
+pub fn keep() {
+    begin();
+    IS_KEPT.store(true, Ordering::Relaxed);
+    // What nobody wanted before is asked about again.
+    tracing::callsite::rebuild_interest_cache();
+}
+
+/// The lines that were kept so far.
+pub fn kept() -> String {
+    String::from_utf8_lossy(&KEPT.lock().unwrap_or_else(PoisonError::into_inner)).into_owned()
+}
+
+struct Keeper;
+
+impl Write for Keeper {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        KEPT.lock().unwrap_or_else(PoisonError::into_inner).extend_from_slice(bytes);
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}

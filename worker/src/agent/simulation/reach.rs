@@ -1,0 +1,103 @@
+//! The storage as one worker's process reaches it: a process that stands still, or is gone, gets no answers.
+
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use holdfast_protocol::internal::WorkerLease;
+use holdfast_protocol::{Namespace, Revision, SessionKey, WorkerName};
+use holdfast_store::memory::Memory;
+use holdfast_store::{Rollup, Storage, StoreError, Stored, StoredFrame, WriteId};
+use tokio::sync::watch;
+
+/// What a worker's process is doing.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Process {
+    Runs,
+    /// Stands still, as in a long pause; goes on later and does not know.
+    Stalls,
+    /// Is gone for good.
+    Dead,
+}
+
+/// The storage as one worker's process reaches it.
+pub(crate) struct Reach {
+    pub(crate) memory: Arc<Memory>,
+    pub(crate) process: watch::Receiver<Process>,
+}
+
+impl Reach {
+    /// Returns once the process runs; never, when it is dead.
+    async fn pass(&self) {
+        let mut process = self.process.clone();
+        if process.wait_for(|process| *process == Process::Runs).await.is_err() {
+            std::future::pending::<()>().await;
+        }
+    }
+}
+
+#[async_trait]
+impl Storage for Reach {
+    fn stream(&self) -> &str {
+        self.memory.stream()
+    }
+
+    async fn read(&self, key: &SessionKey) -> Result<Option<Stored>, StoreError> {
+        self.pass().await;
+        let read = self.memory.read(key).await;
+        self.pass().await;
+        read
+    }
+
+    async fn commit(&self, key: &SessionKey, at: Revision, record: Bytes, id: WriteId) -> Result<Revision, StoreError> {
+        self.pass().await;
+        let written = self.memory.commit(key, at, record, id).await;
+        self.pass().await;
+        written
+    }
+
+    async fn append(
+        &self,
+        key: &SessionKey,
+        fence: Revision,
+        frame: Bytes,
+        rollup: Rollup,
+        id: WriteId,
+    ) -> Result<u64, StoreError> {
+        self.pass().await;
+        let written = self.memory.append(key, fence, frame, rollup, id).await;
+        self.pass().await;
+        written
+    }
+
+    async fn read_log(&self, key: &SessionKey, after: u64, until: u64) -> Result<Vec<StoredFrame>, StoreError> {
+        self.pass().await;
+        let read = self.memory.read_log(key, after, until).await;
+        self.pass().await;
+        read
+    }
+
+    async fn history(&self, _: &SessionKey) -> Result<Vec<Stored>, StoreError> {
+        unreachable!("agents do not ask for it")
+    }
+
+    async fn keys(&self, _: Option<&Namespace>) -> Result<Vec<SessionKey>, StoreError> {
+        unreachable!("agents do not ask for it")
+    }
+
+    async fn read_many(&self, _: &[SessionKey]) -> Result<Vec<Stored>, StoreError> {
+        unreachable!("agents do not ask for it")
+    }
+
+    async fn put_lease(&self, _: &WorkerLease, _: Option<Revision>) -> Result<Revision, StoreError> {
+        unreachable!("agents do not ask for it")
+    }
+
+    async fn drop_lease(&self, _: &WorkerName) -> Result<(), StoreError> {
+        unreachable!("agents do not ask for it")
+    }
+
+    async fn leases(&self) -> Result<Vec<(Revision, WorkerLease)>, StoreError> {
+        unreachable!("agents do not ask for it")
+    }
+}
