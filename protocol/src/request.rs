@@ -3,8 +3,8 @@
 //! Invariant: whatever arrives, `parse` answers with a checked request or with a clear error of the contract: it does not
 //! panic and does not recurse without bound (serde_json stops at 128 levels). Unknown members are refused by name.
 
-use serde::Deserialize;
-use serde::de::DeserializeOwned;
+use serde::de::{DeserializeOwned, Error as _};
+use serde::{Deserialize, Deserializer};
 use serde_json::{Map, Value};
 
 use crate::document::{Content, Splice};
@@ -98,10 +98,10 @@ pub struct OpenConfig {
     #[serde(default)]
     pub idle_timeout_ms: Option<u64>,
     /// What then happens.
-    #[serde(default)]
+    #[serde(default, deserialize_with = "word")]
     pub on_idle: Option<OnIdle>,
     /// Whether changes need the lock.
-    #[serde(default)]
+    #[serde(default, deserialize_with = "word")]
     pub lock: Option<LockMode>,
 }
 
@@ -115,11 +115,11 @@ request!(
         /// The file's workspace, `main` when left out.
         #[serde(default)] workspace: Option<String>,
         /// How to treat existence.
-        #[serde(default)] mode: Option<Mode>,
+        #[serde(default, deserialize_with = "word")] mode: Option<Mode>,
         /// Settings.
-        #[serde(default)] config: Option<OpenConfig>,
+        #[serde(default, deserialize_with = "object")] config: Option<OpenConfig>,
         /// What a new session begins with.
-        #[serde(default)] content: Option<Content>,
+        #[serde(default, deserialize_with = "object")] content: Option<Content>,
     }
     |open, limits| {
         open.target(limits)?;
@@ -175,7 +175,7 @@ request!(
         /// `next` of the page before.
         #[serde(default)] after: Option<String>,
         /// Only sessions in this state.
-        #[serde(default)] state: Option<State>,
+        #[serde(default, deserialize_with = "word")] state: Option<State>,
         /// Only sessions on this worker.
         #[serde(default)] worker: Option<WorkerName>,
     }
@@ -228,7 +228,7 @@ request!(
     /// `doc.get`
     DocGet {
         /// How current the answer must be.
-        #[serde(default)] consistency: Option<Consistency>,
+        #[serde(default, deserialize_with = "word")] consistency: Option<Consistency>,
     }
     |_, _| Ok(())
 );
@@ -243,7 +243,7 @@ request!(
         /// A whole new text; excludes `splices`.
         #[serde(default)] body: Option<String>,
         /// Changes of the text, each on the result of the one before.
-        #[serde(default)] splices: Option<Vec<Splice>>,
+        #[serde(default, deserialize_with = "objects")] splices: Option<Vec<Splice>>,
         /// JSON merge patch (RFC 7396) of the fields.
         #[serde(default)] fields: Option<Map<String, Value>>,
     }
@@ -380,7 +380,8 @@ fn from_json<R: Request>(payload: &[u8], limits: &Limits) -> Result<R, Error> {
             format!("the request has {} bytes, and at most {} are allowed", payload.len(), limits.request_bytes),
         )
         .detail("bytes", payload.len())
-        .detail("limit", limits.request_bytes));
+        .detail("limit", limits.request_bytes))
+        .map_err(|error| Error { request_id: peek_request_id(payload).unwrap_or_default(), ..error });
     }
     let json = if payload.trim_ascii().is_empty() { b"{}" } else { payload };
     if json.trim_ascii_start().first() != Some(&b'{') {
@@ -390,7 +391,7 @@ fn from_json<R: Request>(payload: &[u8], limits: &Limits) -> Result<R, Error> {
         });
     }
     serde_json::from_slice(json).map_err(|error| {
-        let mut refusal = refusal(&error);
+        let mut refusal = refusal(&error, json);
         refusal.request_id = peek_request_id(json).unwrap_or_default();
         refusal
     })
@@ -407,7 +408,7 @@ pub fn peek_request_id(payload: &[u8]) -> Option<String> {
 }
 
 /// serde_json tells kinds of data errors apart only in its messages; a test pins them.
-fn refusal(error: &serde_json::Error) -> Error {
+fn refusal(error: &serde_json::Error, json: &[u8]) -> Error {
     let message = error.to_string();
     // A caller's own name may have backticks in it; what follows it has words of ours.
     let quoted = || {
@@ -415,7 +416,10 @@ fn refusal(error: &serde_json::Error) -> Error {
         let end = name.rfind("`, expected ").or_else(|| name.find('`'));
         end.map_or(name, |end| &name[..end]).to_owned()
     };
-    if !error.is_data() {
+    // It says "syntax" also where a number stands in place of a word.
+    let is_json =
+        || message.starts_with("expected value") && serde_json::from_slice::<serde::de::IgnoredAny>(json).is_ok();
+    if !error.is_data() && !is_json() {
         Error::invalid(Reason::BadJson, format!("the request is not JSON: {message}"))
     } else if message.starts_with("unknown field") {
         let field = quoted();
@@ -426,6 +430,25 @@ fn refusal(error: &serde_json::Error) -> Error {
     } else {
         Error::invalid(Reason::BadValue, message)
     }
+}
+
+/// A member that is an object. serde would take an array in the order of the fields as well.
+fn object<'de, D: Deserializer<'de>, T: DeserializeOwned>(deserializer: D) -> Result<Option<T>, D::Error> {
+    let members = Option::<Map<String, Value>>::deserialize(deserializer)?;
+    members.map(|members| T::deserialize(Value::Object(members)).map_err(D::Error::custom)).transpose()
+}
+
+/// A member that is a word. serde would take `{"word": null}` as well.
+fn word<'de, D: Deserializer<'de>, T: DeserializeOwned>(deserializer: D) -> Result<Option<T>, D::Error> {
+    let word = Option::<String>::deserialize(deserializer)?;
+    word.map(|word| T::deserialize(Value::String(word)).map_err(D::Error::custom)).transpose()
+}
+
+/// A member that is an array of objects.
+fn objects<'de, D: Deserializer<'de>, T: DeserializeOwned>(deserializer: D) -> Result<Option<Vec<T>>, D::Error> {
+    let items = Option::<Vec<Map<String, Value>>>::deserialize(deserializer)?;
+    let item = |members| T::deserialize(Value::Object(members)).map_err(D::Error::custom);
+    items.map(|items| items.into_iter().map(item).collect()).transpose()
 }
 
 fn within(name: &str, value: Option<u64>, (low, high): (u64, u64)) -> Result<(), Error> {

@@ -216,6 +216,8 @@ fn check_settings(needed: &Config, found: &Config) -> Result<(), ProvisionError>
         subjects.join(", ")
     };
     let limit = |value: i64| if value <= 0 { "unlimited".to_owned() } else { value.to_string() };
+    // Sealing changes other settings as well, so this is told first.
+    check("sealed", "false".to_owned(), found.sealed.to_string())?;
     check("subjects", subjects(needed), subjects(found))?;
     check("retention", format!("{:?}", RetentionPolicy::Limits), format!("{:?}", found.retention))?;
     check("storage", format!("{:?}", needed.storage), format!("{:?}", found.storage))?;
@@ -229,8 +231,7 @@ fn check_settings(needed: &Config, found: &Config) -> Result<(), ProvisionError>
         check("deny_delete", "true".to_owned(), found.deny_delete.to_string())?;
         check("allow_direct", "true".to_owned(), found.allow_direct.to_string())?;
     }
-    check("allow_msg_ttl", needed.allow_message_ttl.to_string(), found.allow_message_ttl.to_string())?;
-    check("sealed", "false".to_owned(), found.sealed.to_string())
+    check("allow_msg_ttl", needed.allow_message_ttl.to_string(), found.allow_message_ttl.to_string())
 }
 
 /// Reads the secret, or makes it. Whoever writes first decides it for everybody.

@@ -3,6 +3,7 @@
 //!
 //! Tests speak the contract as a foreign client would: subjects and JSON, not our types.
 
+mod insist;
 mod mortal;
 mod operator;
 mod reply;
@@ -27,7 +28,8 @@ use holdfast_worker::{Worker, WorkerConfig, Workspace};
 use serde_json::{Value, json};
 
 use crate::wait::until;
-use mortal::Mortal;
+pub use insist::Editors;
+pub use mortal::Mortal;
 pub use reply::Reply;
 
 /// How long a test waits for what should take milliseconds.
@@ -49,7 +51,6 @@ pub struct Fleet {
     secret: Secret,
     coordinators: Vec<Coordinator>,
     workers: BTreeMap<String, Worker>,
-    mortal_coordinators: Vec<Mortal<Coordinator>>,
     mortal_workers: BTreeMap<String, Mortal<Worker>>,
 }
 
@@ -96,7 +97,6 @@ impl Fleet {
             secret: found.secret,
             coordinators: Vec::new(),
             workers: BTreeMap::new(),
-            mortal_coordinators: Vec::new(),
             mortal_workers: BTreeMap::new(),
         })
     }
@@ -117,9 +117,21 @@ impl Fleet {
     /// # Errors
     /// When it does not start.
     pub async fn add_coordinator(&mut self) -> Result<()> {
-        let begin = begin_coordinator(self.url.clone(), self.root.clone(), self.secret.clone());
-        self.coordinators.push(begin.await?);
+        self.coordinators.push(self.begin_coordinator().await?);
         Ok(())
+    }
+
+    /// A coordinator for the test to keep and to stop.
+    ///
+    /// # Errors
+    /// When it does not start.
+    pub async fn begin_coordinator(&self) -> Result<Coordinator> {
+        begin_coordinator(self.url.clone(), self.root.clone(), self.secret.clone()).await
+    }
+
+    /// Gives the coordinator that was added last to the test.
+    pub fn take_coordinator(&mut self) -> Option<Coordinator> {
+        self.coordinators.pop()
     }
 
     /// One more worker, with a connection of its own.
@@ -147,7 +159,7 @@ impl Fleet {
 
     /// Ends a coordinator in order.
     pub async fn stop_coordinator(&mut self) {
-        if let Some(coordinator) = self.coordinators.pop() {
+        if let Some(coordinator) = self.take_coordinator() {
             coordinator.stop(Duration::from_secs(5)).await;
         }
     }

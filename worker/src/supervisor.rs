@@ -31,7 +31,7 @@ struct Agents {
     serial: u64,
     /// What agents left to the next ones of their sessions.
     left: HashMap<SessionKey, Legacy>,
-    /// The highest fence that an agent left without moving it: what is said of an empty log under it may not be true.
+    /// The highest fence that an agent of any session left: what is said of an empty log under an older one may not be true.
     left_fence: Revision,
 }
 
@@ -121,9 +121,7 @@ impl Supervisor {
 
     fn left(&self, key: &SessionKey, legacy: Legacy, end: &End) {
         let mut agents = self.agents();
-        if !matches!(end, End::Moved) {
-            agents.left_fence = agents.left_fence.max(legacy.fence);
-        }
+        agents.left_fence = agents.left_fence.max(legacy.fence);
         if legacy.matters(end) {
             agents.left.insert(key.clone(), legacy);
         }

@@ -10,8 +10,8 @@ use tokio::runtime::{Builder, Runtime};
 
 use super::Fleet;
 
-/// A part and its threads.
-pub(super) struct Mortal<Part> {
+/// A part and its threads. Dropping it kills it as well.
+pub struct Mortal<Part> {
     part: Part,
     threads: Option<Runtime>,
 }
@@ -27,6 +27,13 @@ impl<Part: Send + 'static> Mortal<Part> {
                 Err(error)
             }
         }
+    }
+}
+
+impl<Part> Mortal<Part> {
+    /// Kills it.
+    pub fn kill(self) {
+        drop(self);
     }
 }
 
@@ -61,25 +68,22 @@ impl Fleet {
     /// # Panics
     /// When there is no mortal worker of that name.
     pub fn kill_worker(&mut self, name: &str) {
-        self.mortal_workers.remove(name).expect("a mortal worker of that name");
+        self.take_mortal_worker(name).kill();
     }
 
-    /// One more coordinator, which [`Fleet::kill_coordinator`] can kill.
+    /// Gives a worker to the test to kill.
+    ///
+    /// # Panics
+    /// When there is no mortal worker of that name.
+    pub fn take_mortal_worker(&mut self, name: &str) -> Mortal<Worker> {
+        self.mortal_workers.remove(name).expect("a mortal worker of that name")
+    }
+
+    /// A coordinator for the test to kill.
     ///
     /// # Errors
     /// When it does not start.
-    pub async fn add_mortal_coordinator(&mut self) -> Result<()> {
-        let begin = super::begin_coordinator(self.url.clone(), self.root.clone(), self.secret.clone());
-        let started: Mortal<Coordinator> = Mortal::start(begin).await?;
-        self.mortal_coordinators.push(started);
-        Ok(())
-    }
-
-    /// Kills the mortal coordinator that was added last.
-    ///
-    /// # Panics
-    /// When there is none.
-    pub fn kill_coordinator(&mut self) {
-        self.mortal_coordinators.pop().expect("a mortal coordinator");
+    pub async fn begin_mortal_coordinator(&self) -> Result<Mortal<Coordinator>> {
+        Mortal::start(super::begin_coordinator(self.url.clone(), self.root.clone(), self.secret.clone())).await
     }
 }

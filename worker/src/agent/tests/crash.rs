@@ -129,3 +129,17 @@ async fn a_log_that_panics_at_every_replay_stays_as_it_is() {
     }
     assert!(world.memory.log_now(&world.key).len() <= before + 1);
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_late_word_of_an_empty_log_is_not_believed_after_a_record_was_broken_and_repaired() {
+    let (world, node) = world_of(Opening { content: Some(json!({ "body": "begin" })), ..Opening::default() }).await;
+    done(&world, &node, Verb::DocEdit, edit("a")).await;
+    let good = record(&world).await;
+    world.memory.edit_by_hand(&world.key, None);
+    assert!(matches!(ask(&world, &node, Verb::DocEdit, edit("lost")).await, Some(Answer::Moved)));
+    world.write_by_hand(&good);
+    let (_, activate) = world.first.lock().unwrap().clone().unwrap();
+    let ask_of = world.plain_ask(Revision(0));
+    node.ask(&world.key, Call::Activate(Box::new(activate)), ask_of).await.unwrap();
+    assert_eq!(body(&world, &node).await, "abegin");
+}

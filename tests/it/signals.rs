@@ -1,0 +1,127 @@
+//! Signals: nothing committed goes unannounced, whatever becomes of the coordinators; and no token is ever in one.
+
+mod check;
+mod work;
+
+use std::time::{Duration, Instant};
+
+use futures_util::future::join_all;
+use holdfast_tests::fleet::{Fleet, Signals};
+use holdfast_tests::{logs, server};
+use serde_json::json;
+
+use work::Work;
+
+/// Two workers, and nobody to answer yet.
+async fn workers() -> Fleet {
+    let mut fleet = Fleet::empty(server::shared().await.unwrap().url()).await.unwrap();
+    fleet.add_worker("w1", &[]).await.unwrap();
+    fleet.add_worker("w2", &[]).await.unwrap();
+    fleet
+}
+
+/// Waits until whoever relays now has announced something.
+async fn heard_of(fleet: &Fleet, signals: &Signals) {
+    fleet.all_announced(signals).await;
+}
+
+async fn assert_all_announced(fleet: &Fleet, signals: &Signals, work: &Work) {
+    check::every_commit_is_announced(fleet, signals).await;
+    check::signals_are_in_commit_order(&signals.all());
+    check::changes_of_documents_chain(&signals.all(), &work.changes(), &work.documents(fleet).await);
+    check::session_and_lock_signals_are_kept(fleet, signals).await;
+    check::no_token_is_anywhere(fleet, signals, work).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn every_commit_of_many_clients_is_announced_once_in_order_and_without_tokens() {
+    logs::keep();
+    let mut fleet = workers().await;
+    fleet.add_coordinator().await.unwrap();
+    fleet.add_coordinator().await.unwrap();
+    let signals = fleet.signals().await.unwrap();
+    let work = Work::default();
+    work.be_done(&fleet, async |_| ()).await;
+    assert_all_announced(&fleet, &signals, &work).await;
+    let kept = logs::kept();
+    assert!(kept.contains("holdfast"), "lines of the run were kept");
+    let told = work.tokens().into_iter().find(|token| kept.contains(token.as_str()));
+    assert_eq!(told, None, "a log line has a token");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn nothing_goes_unannounced_when_the_coordinator_that_relays_is_stopped() {
+    let mut fleet = workers().await;
+    fleet.add_coordinator().await.unwrap();
+    let signals = fleet.signals().await.unwrap();
+    heard_of(&fleet, &signals).await;
+    let mut leaving = fleet.take_coordinator().unwrap();
+    for _ in 0..2 {
+        fleet.add_coordinator().await.unwrap();
+    }
+    let work = Work::default();
+    work.be_done(&fleet, async |fleet| {
+        for _ in 0..2 {
+            // Whoever is left relays by the time that the next one leaves.
+            leaving.stop(Duration::from_secs(5)).await;
+            heard_of(fleet, &signals).await;
+            leaving = fleet.begin_coordinator().await.unwrap();
+        }
+        leaving.stop(Duration::from_secs(5)).await;
+    })
+    .await;
+    assert_all_announced(&fleet, &signals, &work).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn nothing_goes_unannounced_when_the_coordinator_that_relays_is_killed() {
+    let mut fleet = workers().await;
+    let relaying = fleet.begin_mortal_coordinator().await.unwrap();
+    let signals = fleet.signals().await.unwrap();
+    heard_of(&fleet, &signals).await;
+    fleet.add_coordinator().await.unwrap();
+    let work = Work::default();
+    work.be_done(&fleet, async |fleet| {
+        relaying.kill();
+        // The pin runs out, and the other one relays what the dead one had in its hands.
+        heard_of(fleet, &signals).await;
+    })
+    .await;
+    assert_all_announced(&fleet, &signals, &work).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn conflicts_are_announced_at_most_ten_times_a_second_and_session() {
+    let mut fleet = workers().await;
+    fleet.add_coordinator().await.unwrap();
+    let signals = fleet.signals().await.unwrap();
+    for id in ["s1", "s2"] {
+        fleet.open(id).await;
+        fleet.acquire(id, "holder").await;
+    }
+    let begin = Instant::now();
+    let rival = async |n: usize| {
+        for id in ["s1", "s2"].repeat(10) {
+            let acquire = json!({"owner": format!("rival-{n}"), "actor": "tester", "request_id": format!("r{n}")});
+            fleet.ask("lock.acquire", id, acquire).await.refused("conflict", "lock_held");
+        }
+    };
+    join_all((0..32).map(rival)).await;
+    let seconds = begin.elapsed().as_secs() as usize + 1;
+    fleet.all_announced(&signals).await;
+    for id in ["s1", "s2"] {
+        let conflicts: Vec<_> = signals
+            .all()
+            .into_iter()
+            .filter(|(subject, _)| subject.ends_with(&format!(".signal.{id}.lock.conflict")))
+            .collect();
+        assert!((10..=10 * seconds).contains(&conflicts.len()), "{} within {seconds} s of 320", conflicts.len());
+        let data = &conflicts[0].1["data"];
+        assert_eq!(
+            (&data["owner"], &data["reason"], &data["actor"]),
+            (&json!("holder"), &json!("lock_held"), &json!("tester"))
+        );
+        assert!(data["requested_owner"].as_str().unwrap().starts_with("rival-"), "{data}");
+        assert!(conflicts[0].1["correlationid"].as_str().unwrap().starts_with('r'));
+    }
+}
