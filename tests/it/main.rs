@@ -1,6 +1,7 @@
 //! Integration tests over a real nats-server with our nats.conf. One binary, one file per capability.
 
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on panics")]
+#![allow(clippy::print_stdout, reason = "what a test measured is shown with --nocapture")]
 #![allow(clippy::disallowed_methods, reason = "the tasks of tests are owned by AbortOnDropHandle")]
 
 mod bad_input;
