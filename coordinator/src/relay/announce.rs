@@ -37,7 +37,7 @@ struct AckError {
     description: String,
 }
 
-/// Publishes all of them: sessions side by side, each session's in order.
+/// Publishes all of them: sessions side by side, each session's in the order of its commits, each once.
 pub(super) async fn all(
     hub: &Hub,
     announcements: impl IntoIterator<Item = (SessionKey, Announcement)>,
@@ -45,6 +45,10 @@ pub(super) async fn all(
     let mut by_session: HashMap<SessionKey, Vec<Announcement>> = HashMap::new();
     for (key, announcement) in announcements {
         by_session.entry(key).or_default().push(announcement);
+    }
+    for announcements in by_session.values_mut() {
+        announcements.sort_by_key(|announcement| announcement.place);
+        announcements.dedup_by_key(|announcement| announcement.place);
     }
     try_join_all(by_session.iter().map(|(key, announcements)| of_session(hub, key, announcements))).await?;
     Ok(())

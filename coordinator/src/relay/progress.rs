@@ -3,11 +3,17 @@
 //! Invariant: acknowledging a message acknowledges all before it, so none may be skipped. Deliveries are numbered; where a
 //! number is missing (a relay that was lost with messages in its hands, a connection that broke) everything behind the
 //! last acknowledgement is read from the stream itself before the step goes on.
+//!
+//! Frames may leave the stream before they are read: a snapshot takes them out and carries their events on, but it stands
+//! behind whatever was committed meanwhile. So where sequences are missing, each step looks ahead for the snapshots.
+
+use std::collections::HashSet;
 
 use async_nats::jetstream;
 use async_nats::jetstream::consumer::Consumer;
 use async_nats::jetstream::consumer::pull::Config as PullConfig;
 use async_nats::jetstream::stream::{LastRawMessageErrorKind, Stream};
+use futures_util::stream::{self, StreamExt, TryStreamExt};
 use holdfast_protocol::SessionKey;
 
 use crate::hub::Hub;
@@ -15,10 +21,15 @@ use crate::relay::input::Input;
 use crate::relay::translate::{Announcement, Translator};
 use crate::relay::{RelayError, announce, fault, floor};
 
+/// How many logs are looked into at once.
+const SIDE_BY_SIDE: usize = 16;
+
 /// How far this relay has come.
 pub(super) struct Progress {
     done: Done,
     translator: Translator,
+    /// Messages have left the stream unread; the snapshots that replaced them stand up to here.
+    thinned_until: u64,
 }
 
 /// What was announced, and whether deliveries were whole since.
@@ -58,7 +69,11 @@ impl Done {
 impl Progress {
     /// Begins behind `acknowledged`.
     pub(super) fn new(stream: &str, acknowledged: u64) -> Self {
-        Self { done: Done { sequence: acknowledged, delivery: None }, translator: Translator::new(stream) }
+        Self {
+            done: Done { sequence: acknowledged, delivery: None },
+            translator: Translator::new(stream),
+            thinned_until: 0,
+        }
     }
 
     /// Announces `messages` and acknowledges them.
@@ -72,14 +87,20 @@ impl Progress {
         let root = &hub.config.root;
         let Some(ack) = messages.last().and_then(|message| message.reply.clone()) else { return Ok(()) };
         let mut inputs: Vec<Input> = Vec::with_capacity(messages.len());
+        let begin = self.done.sequence;
+        let mut is_thinned = false;
         for message in messages {
             let (delivery, input) = Input::delivered(root, message)
                 .ok_or_else(|| RelayError::Read("a delivery does not say its place".to_owned()))?;
             let announced = self.done.sequence;
             match self.done.take(delivery, input.sequence) {
                 Step::Known => {}
-                Step::Next => inputs.push(input),
+                Step::Next => {
+                    is_thinned |= input.sequence > announced + 1;
+                    inputs.push(input);
+                }
                 Step::Gap => {
+                    is_thinned = true;
                     // Another relay may have come further than this one knows.
                     let acknowledged = floor::of(&consumer.get_info().await.map_err(fault)?);
                     let after = announced.max(acknowledged);
@@ -89,14 +110,46 @@ impl Progress {
                 }
             }
         }
-        self.announce(hub, &inputs).await?;
+        if is_thinned {
+            // Whatever took them out is there by now.
+            self.thinned_until = stream.get_info().await.map_err(read_fault)?.state.last_sequence;
+        }
+        let is_thinned = begin < self.thinned_until;
+        let ahead = if is_thinned { self.look_ahead(hub, stream, &inputs).await? } else { Vec::new() };
+        self.announce(hub, &inputs, ahead).await?;
+        for key in inputs.iter().filter_map(Input::key).filter(|_| is_thinned) {
+            self.translator.was_announced_until(key, self.done.sequence);
+        }
         hub.client.publish(ack, "+ACK".into()).await.map_err(fault)?;
         floor::publish(hub, self.done.sequence).await;
         Ok(())
     }
 
-    async fn announce(&self, hub: &Hub, inputs: &[Input]) -> Result<(), RelayError> {
-        let mut announcements: Vec<(SessionKey, Announcement)> = Vec::with_capacity(inputs.len());
+    /// What was committed to the sessions of `inputs` up to here and is now in snapshots further on.
+    async fn look_ahead(
+        &self,
+        hub: &Hub,
+        stream: &Stream<()>,
+        inputs: &[Input],
+    ) -> Result<Vec<(SessionKey, Announcement)>, RelayError> {
+        let until = self.done.sequence;
+        let keys: HashSet<SessionKey> = inputs.iter().filter_map(Input::key).cloned().collect();
+        let looks = stream::iter(keys).map(async |key| {
+            // A snapshot takes out all that was before it, so it is the first of its log.
+            let first = first_of_log(hub, stream, &key).await?;
+            let ahead = first.map_or_else(Vec::new, |first| self.translator.ahead(&first, &key, until));
+            Ok(ahead.into_iter().map(move |announcement| (key.clone(), announcement)).collect::<Vec<_>>())
+        });
+        looks.buffer_unordered(SIDE_BY_SIDE).try_concat().await
+    }
+
+    async fn announce(
+        &self,
+        hub: &Hub,
+        inputs: &[Input],
+        ahead: Vec<(SessionKey, Announcement)>,
+    ) -> Result<(), RelayError> {
+        let mut announcements = ahead;
         for input in inputs {
             let Some(key) = input.key() else { continue };
             let said = self.translator.translate(&hub.store, input).await;
@@ -107,6 +160,19 @@ impl Progress {
         }
         announce::all(hub, announcements).await
     }
+}
+
+async fn first_of_log(hub: &Hub, stream: &Stream<()>, key: &SessionKey) -> Result<Option<Input>, RelayError> {
+    let root = &hub.config.root;
+    match stream.get_first_raw_message_by_subject(&root.log(key), 1).await {
+        Ok(message) => Ok(Some(Input::stored(root, message))),
+        Err(error) if error.kind() == LastRawMessageErrorKind::NoMessageFound => Ok(None),
+        Err(error) => Err(read_fault(error)),
+    }
+}
+
+fn read_fault(error: impl std::fmt::Display) -> RelayError {
+    RelayError::Read(error.to_string())
 }
 
 /// Everything between two sequences, from the leader.

@@ -21,6 +21,8 @@ const HOLES: usize = 64;
 /// A signal and where it goes.
 #[derive(Clone, Debug, PartialEq)]
 pub(super) struct Announcement {
+    /// Where it was committed: stream sequence, and place among the events of that message.
+    pub(super) place: (u64, u32),
     /// `group.event`.
     pub(super) name: String,
     /// The signal.
@@ -133,18 +135,38 @@ impl Translator {
                 return Vec::new();
             }
         };
+        let mut announcements = self.carried(input, key, &frame, u64::MAX);
+        let own = frame.ops.iter().filter_map(|op| Some(of_op(op.event.as_ref()?, &op.request_id))).collect();
+        announcements.extend(self.place(input, key, own));
+        announcements
+    }
+
+    /// What a snapshot carries on that was committed up to `until` and may not have been announced.
+    fn carried(&self, input: &Input, key: &SessionKey, frame: &Frame, until: u64) -> Vec<Announcement> {
         let announced = self.frames.get(key).unwrap_or(0);
         let carried = frame.snapshot.iter().flat_map(|snapshot| &snapshot.carried);
-        let mut announcements: Vec<Announcement> = carried
-            .filter(|carried| self.may_be_unannounced(carried.sequence, announced))
+        carried
+            .filter(|carried| carried.sequence <= until && self.may_be_unannounced(carried.sequence, announced))
             .map(|carried| {
                 let happening = of_op(&carried.event, &carried.request_id);
                 self.announcement(key, carried.sequence, carried.index, &input.time, happening)
             })
-            .collect();
-        let own = frame.ops.iter().filter_map(|op| Some(of_op(op.event.as_ref()?, &op.request_id))).collect();
-        announcements.extend(self.place(input, key, own));
-        announcements
+            .collect()
+    }
+
+    /// What was committed up to `until` and has left the stream unread, as far as the snapshot that replaced it says so: this
+    /// one, from further on. Without it, what follows in the stream would be announced before.
+    pub(super) fn ahead(&self, input: &Input, key: &SessionKey, until: u64) -> Vec<Announcement> {
+        match Frame::from_json(&input.value, key) {
+            Ok(frame) if input.sequence > until => self.carried(input, key, &frame, until),
+            // It is announced in its turn, and what does not parse is reported there.
+            Ok(_) | Err(_) => Vec::new(),
+        }
+    }
+
+    /// All changes of the session of `key` up to `until` were announced.
+    pub(super) fn was_announced_until(&self, key: &SessionKey, until: u64) {
+        self.frames.insert(key.clone(), until);
     }
 
     /// `input` was announced, and whatever its snapshot carries on.
@@ -171,7 +193,7 @@ impl Translator {
     ) -> Announcement {
         let name = happening.name.clone();
         let place = Place { stream: &self.stream, sequence, index, time };
-        Announcement { name, signal: Signal::committed(key, place, happening) }
+        Announcement { place: (sequence, index), name, signal: Signal::committed(key, place, happening) }
     }
 }
 
@@ -253,6 +275,18 @@ mod tests {
         let first = frame(vec![op(Some(1)), op(Some(2))], Vec::new());
         say(&translator, &input(7, What::Frame(key), first.to_json())).await;
         assert_eq!(ids(&say(&translator, &snapshot).await), all[2..]);
+    }
+
+    #[tokio::test]
+    async fn a_snapshot_from_further_on_says_what_was_committed_so_far_and_the_rest_in_its_turn() {
+        let key = fixture::key("s1");
+        let translator = Translator::new("S");
+        let snapshot = frame(vec![op(Some(4))], vec![carried(5, 0, 1), carried(7, 0, 2), carried(12, 0, 3)]);
+        let snapshot = input(20, What::Frame(key.clone()), snapshot.to_json());
+        assert_eq!(ids(&translator.ahead(&snapshot, &key, 9)), [("S:5", "doc.edited"), ("S:7", "doc.edited")]);
+        translator.was_announced_until(&key, 9);
+        assert_eq!(ids(&translator.ahead(&snapshot, &key, 20)), [], "it is there by now");
+        assert_eq!(ids(&say(&translator, &snapshot).await), [("S:12", "doc.edited"), ("S:20", "doc.edited")]);
     }
 
     #[tokio::test]
