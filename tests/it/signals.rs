@@ -113,11 +113,17 @@ async fn conflicts_are_announced_at_most_ten_times_a_second_and_session() {
     let seconds = begin.elapsed().as_secs() as usize + 1;
     fleet.all_announced(&signals).await;
     for id in ["s1", "s2"] {
-        let conflicts: Vec<_> =
-            signals.all().into_iter().filter(|(subject, _)| subject.ends_with(&format!(".signal.{id}.lock.conflict"))).collect();
+        let conflicts: Vec<_> = signals
+            .all()
+            .into_iter()
+            .filter(|(subject, _)| subject.ends_with(&format!(".signal.{id}.lock.conflict")))
+            .collect();
         assert!((10..=10 * seconds).contains(&conflicts.len()), "{} within {seconds} s of 320", conflicts.len());
         let data = &conflicts[0].1["data"];
-        assert_eq!((&data["owner"], &data["reason"], &data["actor"]), (&json!("holder"), &json!("lock_held"), &json!("tester")));
+        assert_eq!(
+            (&data["owner"], &data["reason"], &data["actor"]),
+            (&json!("holder"), &json!("lock_held"), &json!("tester"))
+        );
         assert!(data["requested_owner"].as_str().unwrap().starts_with("rival-"), "{data}");
         assert!(conflicts[0].1["correlationid"].as_str().unwrap().starts_with('r'));
     }

@@ -37,6 +37,9 @@ async fn remade(context: &Context, like: &str, root: &Root, name: String, change
     context.create_stream(config).await.unwrap();
 }
 
+/// What is wrong with a stream.
+type Change = fn(&mut Config);
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_server_without_jetstream_is_refused() {
     let server = server::own(|options| options.conf = "max_payload: 8MB".into()).await.unwrap();
@@ -58,7 +61,7 @@ async fn a_stream_with_other_settings_is_refused_by_the_settings_name() {
     let url = server::shared().await.unwrap().url();
     let good = Fleet::empty(url).await.unwrap();
     let context = jetstream::new(good.nats.clone());
-    let changes: [(&str, &str, fn(&mut Config)); 12] = [
+    let changes: [(&str, &str, Change); 12] = [
         ("discard", "Old", |config| config.discard = DiscardPolicy::Old),
         ("max_msgs_per_subject", "63", |config| config.max_messages_per_subject = 63),
         ("max_msgs_per_subject", "unlimited", |config| config.max_messages_per_subject = -1),

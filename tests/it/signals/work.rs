@@ -63,7 +63,8 @@ impl Work {
     /// The revision of each document that is there.
     pub(super) async fn documents(&self, fleet: &Fleet) -> BTreeMap<String, u64> {
         let mut documents = BTreeMap::new();
-        for id in self.seen().alive.clone() {
+        let alive = self.seen().alive.clone();
+        for id in alive {
             let document = self.insist(fleet, "doc.get", &id, json!({"consistency": "linearizable"})).await.ok();
             documents.insert(id, document["revision"].as_u64().unwrap());
         }
