@@ -26,6 +26,10 @@ def free_port():
         return probe.getsockname()[1]
 
 
+async def not_yet(_error):
+    """That nobody listens yet is what is waited for."""
+
+
 class Holdfast:
     """`holdfast up` as a child process."""
 
@@ -46,7 +50,7 @@ class Holdfast:
         deadline = time.monotonic() + 120
         while True:
             try:
-                client = await nats.connect(f"nats://127.0.0.1:{self.port}", allow_reconnect=False)
+                client = await nats.connect(f"nats://127.0.0.1:{self.port}", allow_reconnect=False, error_cb=not_yet)
                 await client.request("hf.sys.worker.list", b"{}", timeout=1)
                 return client
             except Exception as error:  # noqa: BLE001 - whatever it is, it is told at the deadline
