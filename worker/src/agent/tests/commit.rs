@@ -94,11 +94,11 @@ async fn copies_are_answered_when_the_session_is_gone() {
 async fn nobody_is_refused_by_a_change_that_is_not_committed() {
     let (world, node) = world().await;
     node.process.send_replace(Process::Stalls);
-    let busy = begin_asking(&world, &node, Call::Verb(Verb::LockRenew), json!({ "token": "hft_any" })).await;
+    let busy = begin_asking(&world, &node, Call::Verb(Verb::DocGet), json!({ "consistency": "linearizable" })).await;
     let change = begin_asking(&world, &node, Call::Verb(Verb::DocEdit), edit("x")).await;
     let body_of = json!({ "body": "y", "expected_revision": 0 });
     let behind = begin_asking(&world, &node, Call::Verb(Verb::DocEdit), body_of).await;
-    // The record can be read. The frame of the two edits is not taken.
+    // The read was sent already. The frame of the two edits is not taken.
     world.memory.set_faults(Faults { unavailable: 1000, ..Faults::default() });
     world.heal();
     assert!(busy.await.unwrap().is_some());

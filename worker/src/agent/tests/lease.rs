@@ -101,23 +101,6 @@ async fn a_holder_whose_renewal_waited_for_the_storage_keeps_its_lock() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_lease_that_is_lengthened_by_hand_is_as_long_as_that() {
-    let (world, node) = world().await;
-    let (_, hint) = acquire(&world, "a", Some(2000)).await;
-    tell(&world, &node, hint).await;
-    let mut record = record(&world).await;
-    if let Some(lock) = &mut record.lock {
-        lock.ttl_ms = Some(30_000);
-    }
-    world.write_by_hand(&record);
-    // Any of its own writes tells the agent, and so does its attempt to let the lock expire.
-    sleep_ms(20_000).await;
-    assert!(world.peek().await.unwrap().lock.is_some());
-    sleep_ms(15_000).await;
-    assert!(world.peek().await.unwrap().lock.is_none());
-}
-
-#[tokio::test(start_paused = true)]
 async fn after_a_failover_the_countdown_restarts_in_full() {
     let (world, node) = world().await;
     let (_, hint) = acquire(&world, "a", Some(2000)).await;
