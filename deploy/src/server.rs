@@ -11,7 +11,8 @@ use std::path::PathBuf;
 use std::process::{Child, Command, ExitStatus};
 use std::time::Duration;
 
-use rustix::process::{Pid, Signal, kill_process};
+use rustix::io::Errno;
+use rustix::process::{Pid, Signal, WaitId, WaitIdOptions, kill_process, waitid};
 use tokio::io::AsyncReadExt;
 use tokio::net::TcpStream;
 use tokio::time::Instant;
@@ -274,10 +275,20 @@ impl Server {
 
     /// Freezes the server with SIGSTOP: its connections stay open and nothing answers.
     ///
+    /// Returns when it stands still. Sending the signal alone is no proof of that: a thread that runs on another
+    /// processor goes on for a moment, and may still answer.
+    ///
     /// # Errors
     /// When the server does not run.
     pub fn pause(&self) -> io::Result<()> {
-        self.signal(Signal::STOP)
+        self.signal(Signal::STOP)?;
+        let stopped_or_gone = WaitIdOptions::STOPPED | WaitIdOptions::EXITED | WaitIdOptions::NOWAIT;
+        loop {
+            match waitid(WaitId::Pid(self.pid_to_signal()?), stopped_or_gone) {
+                Err(Errno::INTR) => {}
+                status => return Ok(status.map(drop)?),
+            }
+        }
     }
 
     /// Thaws a server that was paused.
@@ -289,12 +300,12 @@ impl Server {
     }
 
     fn signal(&self, signal: Signal) -> io::Result<()> {
-        let running = self
-            .running
-            .as_ref()
-            .ok_or_else(|| io::Error::new(io::ErrorKind::NotFound, "this nats-server does not run"))?;
-        kill_process(Pid::from_child(&running.child), signal)?;
-        Ok(())
+        Ok(kill_process(self.pid_to_signal()?, signal)?)
+    }
+
+    fn pid_to_signal(&self) -> io::Result<Pid> {
+        let gone = || io::Error::new(io::ErrorKind::NotFound, "this nats-server does not run");
+        self.running.as_ref().map(|running| Pid::from_child(&running.child)).ok_or_else(gone)
     }
 
     fn end(&mut self) {
