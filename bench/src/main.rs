@@ -1,7 +1,9 @@
 //! What Holdfast costs over the NATS operations that it cannot do without: both sides in one run, on one server, in turn,
 //! as the median of the ratios of several rounds.
 //!
-//!   cargo run --release -p holdfast-bench [-- ROUNDS]
+//!   cargo run --release -p holdfast-bench [-- ROUNDS [ONLY]]
+//!
+//! `ONLY` leaves out whatever does not have this word in its name.
 
 mod raw;
 mod setup;
@@ -25,23 +27,23 @@ const MANY: usize = 64;
 
 #[tokio::main]
 async fn main() -> Result<()> {
-    let rounds = std::env::args().nth(1).map_or(Ok(5), |text| text.parse()).context("ROUNDS must be a number")?;
+    let plan = Plan::from_args()?;
     let installation = Installation::start().await?;
     let clients = installation.clients(MANY).await?;
     let raw = Raw::start(&installation).await?;
     say(&format!(
-        "nats-server {}, one server, sync_interval: always; {rounds} rounds of {SPAN:?} a side",
-        installation.version
+        "nats-server {}, one server, sync_interval: always; {} rounds of {SPAN:?} a side",
+        installation.version, plan.rounds
     ))?;
     say(
-        "what                                     clients   holdfast/s        raw/s    ratio (min .. max)   p50 holdfast / raw",
+        "what, clients                              holdfast/s        raw/s    ratio (min .. max)   p50 holdfast / raw",
     )?;
     for count in [1, MANY] {
         let clients = &clients[..count];
         let sessions = open_sessions(&installation, clients).await?;
         compare(
             "lock.acquire + lock.release",
-            rounds,
+            &plan,
             clients,
             async |n| lock_cycle(&installation, &clients[n], &sessions[n]).await,
             async |n| {
@@ -54,7 +56,7 @@ async fn main() -> Result<()> {
         .await?;
         compare(
             "doc.edit on distinct sessions",
-            rounds,
+            &plan,
             clients,
             async |n| edit(&installation, &clients[n], &sessions[n]).await,
             async |n| {
@@ -66,7 +68,7 @@ async fn main() -> Result<()> {
         .await?;
         compare(
             "session.open of new ids",
-            rounds,
+            &plan,
             clients,
             async |n| open(&installation, &clients[n]).await.map(|_| ()),
             async |n| {
@@ -77,9 +79,28 @@ async fn main() -> Result<()> {
         )
         .await?;
     }
-    hot_session(&installation, &raw, &clients, rounds).await?;
+    hot_session(&installation, &raw, &clients, &plan).await?;
     installation.stop().await;
     Ok(())
+}
+
+/// What is measured, and how often.
+struct Plan {
+    rounds: usize,
+    only: String,
+}
+
+impl Plan {
+    fn from_args() -> Result<Self> {
+        let mut args = std::env::args().skip(1);
+        let rounds = args.next().map_or(Ok(5), |text| text.parse()).context("ROUNDS must be a number")?;
+        ensure!(rounds > 0, "ROUNDS must be at least 1");
+        Ok(Self { rounds, only: args.next().unwrap_or_default() })
+    }
+
+    fn has(&self, what: &str) -> bool {
+        what.contains(&self.only)
+    }
 }
 
 /// 64 clients on one session, against one conditional publish at a time.
@@ -87,12 +108,16 @@ async fn hot_session(
     installation: &Installation,
     raw: &Raw,
     clients: &[async_nats::Client],
-    rounds: usize,
+    plan: &Plan,
 ) -> Result<()> {
+    let what = "64 clients on one session";
+    if !plan.has(what) {
+        return Ok(());
+    }
     let hot = open(installation, &clients[0]).await?;
     let mut ratios = Vec::new();
     let mut rates = Vec::new();
-    for _ in 0..rounds {
+    for _ in 0..plan.rounds {
         let ours = measure(clients.len(), async |n| edit(installation, &clients[n], &hot).await).await?;
         let theirs = measure(1, async |n| raw.write(&clients[n], n).await).await?;
         ratios.push(ours.rate / theirs.rate);
@@ -101,7 +126,7 @@ async fn hot_session(
     let (ours, theirs): (Vec<f64>, Vec<f64>) = rates.into_iter().unzip();
     let (low, middle, high) = spread(ratios);
     say(&format!(
-        "64 clients on one session, edits/s {:.0}, against one conditional publish at a time {:.0}/s: {middle:.1} times ({low:.1} .. {high:.1})",
+        "{what}, edits/s {:.0}, against one conditional publish at a time {:.0}/s: {middle:.1} times ({low:.1} .. {high:.1})",
         spread(ours).1,
         spread(theirs).1,
     ))
@@ -136,14 +161,18 @@ async fn measure(count: usize, operation: impl AsyncFn(usize) -> Result<()>) -> 
 
 async fn compare(
     what: &str,
-    rounds: usize,
+    plan: &Plan,
     clients: &[async_nats::Client],
     ours: impl AsyncFn(usize) -> Result<()>,
     raw: impl AsyncFn(usize) -> Result<()>,
 ) -> Result<()> {
+    let what = &format!("{what}, {}", clients.len());
+    if !plan.has(what) {
+        return Ok(());
+    }
     let (mut our_runs, mut raw_runs) = (Vec::new(), Vec::new());
     // One uncounted round warms both sides.
-    for round in 0..=rounds {
+    for round in 0..=plan.rounds {
         let pair = (measure(clients.len(), &ours).await?, measure(clients.len(), &raw).await?);
         if round > 0 {
             our_runs.push(pair.0);
@@ -155,8 +184,7 @@ async fn compare(
     let p50 =
         |runs: &[Measured]| Duration::from_secs_f64(spread(runs.iter().map(|run| run.p50.as_secs_f64()).collect()).1);
     say(&format!(
-        "{what:<40} {:>7} {:>12.0} {:>12.0}    {ratio:.2} ({low:.2} .. {high:.2})   {:.2?} / {:.2?}",
-        clients.len(),
+        "{what:<40} {:>12.0} {:>12.0}    {ratio:.2} ({low:.2} .. {high:.2})   {:.2?} / {:.2?}",
         rate(&our_runs),
         rate(&raw_runs),
         p50(&our_runs),
