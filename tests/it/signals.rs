@@ -6,7 +6,9 @@ mod work;
 use std::time::{Duration, Instant};
 
 use futures_util::future::join_all;
-use holdfast_tests::fleet::{Fleet, Signals};
+use holdfast_tests::fleet::{Fleet, SOON, Signals};
+use holdfast_tests::link::Link;
+use holdfast_tests::wait::until;
 use holdfast_tests::{logs, server};
 use serde_json::json;
 
@@ -79,12 +81,19 @@ async fn nothing_goes_unannounced_when_the_coordinator_that_relays_is_stopped() 
 #[tokio::test(flavor = "multi_thread")]
 async fn nothing_goes_unannounced_when_the_coordinator_that_relays_is_killed() {
     let mut fleet = workers().await;
-    let relaying = fleet.begin_mortal_coordinator().await.unwrap();
+    let link = Link::to(&fleet.url).await.unwrap();
+    let relaying = fleet.begin_mortal_coordinator(&link.url()).await.unwrap();
     let signals = fleet.signals().await.unwrap();
     heard_of(&fleet, &signals).await;
     fleet.add_coordinator().await.unwrap();
     let work = Work::default();
     work.be_done(&fleet, async |fleet| {
+        until("the relay to be at work", SOON, async || (signals.all().len() > 300).then_some(())).await;
+        // It is given what is committed from now on, and nothing that it says of it gets through before it dies.
+        link.clog();
+        let last = async || fleet.stream().await.unwrap().last().map_or(0, |stored| stored.sequence);
+        let given = last().await + 200;
+        until("commits that it has in its hands", SOON, async || (last().await >= given).then_some(())).await;
         relaying.kill();
         // The pin runs out, and the other one relays what the dead one had in its hands.
         heard_of(fleet, &signals).await;

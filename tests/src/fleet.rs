@@ -118,6 +118,14 @@ impl Fleet {
     /// When it does not start.
     pub async fn add_coordinator(&mut self) -> Result<()> {
         self.coordinators.push(self.begin_coordinator().await?);
+        if self.url.contains(',') {
+            // The servers of a cluster tell each other of subscriptions a moment later.
+            let anything = format!("{}.sys.worker.list", self.root);
+            until("all servers to know of a coordinator", SOON, async || {
+                self.nats.request(anything.clone(), "".into()).await.is_ok().then_some(())
+            })
+            .await;
+        }
         Ok(())
     }
 

@@ -79,11 +79,11 @@ impl Fleet {
         self.mortal_workers.remove(name).expect("a mortal worker of that name")
     }
 
-    /// A coordinator for the test to kill.
+    /// A coordinator for the test to kill, which reaches its servers at `url`.
     ///
     /// # Errors
     /// When it does not start.
-    pub async fn begin_mortal_coordinator(&self) -> Result<Mortal<Coordinator>> {
-        Mortal::start(super::begin_coordinator(self.url.clone(), self.root.clone(), self.secret.clone())).await
+    pub async fn begin_mortal_coordinator(&self, url: &str) -> Result<Mortal<Coordinator>> {
+        Mortal::start(super::begin_coordinator(url.to_owned(), self.root.clone(), self.secret.clone())).await
     }
 }
