@@ -41,17 +41,15 @@ impl Agent {
         Standing::Owner
     }
 
-    /// Starts the countdown of a lock that it does not count yet; forgets that of a lock that is gone.
+    /// Starts the countdown of a lock that it does not count yet, or whose lease was changed by hand; forgets that of a lock
+    /// that is gone.
     pub(super) fn wind_lock_clock(&mut self) {
-        let counted = self.lock_clock.map(|clock| clock.lock_revision);
-        self.lock_clock = match &self.record.lock {
-            Some(lock) if counted == Some(lock.revision) => self.lock_clock,
-            Some(lock) => lock.ttl_ms.map(|ttl_ms| {
-                let ttl = Duration::from_millis(ttl_ms);
-                LockClock { lock_revision: lock.revision, ttl, deadline: Instant::now() + ttl }
-            }),
-            None => None,
-        };
+        let lease =
+            self.record.lock.as_ref().and_then(|lock| Some((lock.revision, Duration::from_millis(lock.ttl_ms?))));
+        self.lock_clock = lease.map(|(lock_revision, ttl)| match self.lock_clock {
+            Some(clock) if (clock.lock_revision, clock.ttl) == (lock_revision, ttl) => clock,
+            _ => LockClock { lock_revision, ttl, deadline: Instant::now() + ttl },
+        });
     }
 
     /// The lock's holder gave a sign of life.

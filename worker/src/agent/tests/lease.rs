@@ -112,3 +112,20 @@ async fn after_a_failover_the_countdown_restarts_in_full() {
     sleep_ms(2).await;
     assert!(record(&world).await.lock.is_none());
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_lease_that_was_changed_by_hand_counts_from_then() {
+    let (world, node) = world().await;
+    let (_, hint) = acquire(&world, "a", Some(60_000)).await;
+    tell(&world, &node, hint).await;
+    sleep_ms(1000).await;
+    let mut edited = record(&world).await;
+    edited.lock.as_mut().unwrap().ttl_ms = Some(2000);
+    world.write_by_hand(&edited);
+    // The agent learns of it with its next write.
+    assert_eq!(refused(&world, &node, Verb::DocEdit, edit("x")).await, Reason::LockHeld);
+    sleep_ms(1999).await;
+    assert!(record(&world).await.lock.is_some());
+    sleep_ms(2).await;
+    assert!(record(&world).await.lock.is_none());
+}
