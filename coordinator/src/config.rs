@@ -59,6 +59,8 @@ pub struct Config {
     pub sweep_delay: Duration,
     /// How many sessions one sweep takes back per second.
     pub sweep_per_second: u32,
+    /// How long the record of a session that was closed is kept, for retries and for readers of its history.
+    pub closed_retention: Duration,
 }
 
 impl Default for Config {
@@ -79,6 +81,7 @@ impl Default for Config {
             sweep_interval: Duration::from_secs(180),
             sweep_delay: Duration::from_secs(3),
             sweep_per_second: 500,
+            closed_retention: Duration::from_secs(24 * 3600),
         }
     }
 }

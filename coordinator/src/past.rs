@@ -109,6 +109,7 @@ mod tests {
             revision: Revision(revision),
             value: Some(record.to_json().into()),
             write_id: Some("w".to_owned()),
+            time: jiff::Timestamp::UNIX_EPOCH,
         }
     }
 

@@ -1,4 +1,4 @@
-//! Looking for sessions whose worker is gone and that nobody has asked for since.
+//! Looking for sessions whose worker is gone and that nobody has asked for since, and for what ended long ago.
 //!
 //! Requests bring such a session back by themselves; the sweep is for those that nobody asks for: their locks with a lease
 //! must run out, and their records should say that nobody has them. One coordinator does it for all, the one that relays.
@@ -25,6 +25,10 @@ use crate::place;
 use crate::records::CommitError;
 use crate::registry::Liveness;
 use crate::relay::Pin;
+
+mod remains;
+
+use remains::Remains;
 
 /// How many records are read at once.
 const CHUNK: usize = 250;
@@ -73,22 +77,27 @@ async fn sweep(hub: &Hub) -> Result<usize, StoreError> {
     let keys = hub.store.keys(None).await?;
     let mut lost = Lost::default();
     let mut taken = 0;
+    let remains = Remains::of(hub).await?;
     for chunk in keys.chunks(CHUNK) {
         let mut orphans = Vec::new();
+        let mut over = Vec::new();
         for stored in hub.store.read_many(chunk).await? {
-            // One that does not parse is for an operator.
-            let Some(Ok(record)) = stored.value.as_deref().map(|json| SessionRecord::from_json(json, &stored.key))
-            else {
-                continue;
-            };
-            let Some(owner) = &record.owner else { continue };
-            if lost.holds(hub, &stored.key, owner).await {
-                orphans.push(stored.key);
+            match stored.value.as_deref().map(|json| SessionRecord::from_json(json, &stored.key)) {
+                // One that does not parse is for an operator.
+                Some(Err(_)) => {}
+                Some(Ok(SessionRecord { owner: Some(owner), .. })) => {
+                    if lost.holds(hub, &stored.key, &owner).await {
+                        orphans.push(stored.key);
+                    }
+                }
+                found => over.extend(remains.are_old(&stored, found.and_then(Result::ok)).then_some(stored)),
             }
         }
-        let pace = Duration::from_secs(1).mul_f64(orphans.len() as f64 / f64::from(hub.config.sweep_per_second.max(1)));
+        let work = orphans.len() + over.len();
+        let pace = Duration::from_secs(1).mul_f64(work as f64 / f64::from(hub.config.sweep_per_second.max(1)));
         let rescues = stream::iter(orphans).map(|key| rescue(hub, key, &lost)).buffer_unordered(SIDE_BY_SIDE);
         taken += rescues.filter(|taken| std::future::ready(*taken)).count().await;
+        stream::iter(over).for_each_concurrent(SIDE_BY_SIDE, |stored| remains::remove(hub, stored)).await;
         tokio::time::sleep(pace.max(BREATH)).await;
     }
     Ok(taken)

@@ -10,9 +10,10 @@ use bytes::Bytes;
 use holdfast_protocol::internal::WorkerLease;
 use holdfast_protocol::subject::Root;
 use holdfast_protocol::{Namespace, Revision, SessionKey, WorkerName};
+use jiff::Timestamp;
 
 use crate::write::{Outcome, Write};
-use crate::{Rollup, Storage, StoreError, Stored, StoredFrame, WriteId, history, lease, log, read, write};
+use crate::{Rollup, Storage, StoreError, Stored, StoredFrame, WriteId, history, lease, log, purge, read, write};
 
 /// The condition's subject, when it is not the message's own (ADR-1 of optimistic writes; nats-server 2.14).
 const EXPECTED_SUBJECT: &str = "Nats-Expected-Last-Subject-Sequence-Subject";
@@ -47,11 +48,19 @@ impl Jetstream {
         headers
     }
 
+    async fn write_record(&self, key: &SessionKey, id: &str, write: Write) -> Result<Revision, StoreError> {
+        match write::publish(&self.client, &write).await? {
+            Outcome::Stored(sequence) => Ok(Revision(sequence)),
+            Outcome::Mismatch => Err(write.moved()),
+            Outcome::MismatchAfterUnknown => history::find(self, key, id).await?.ok_or_else(|| write.moved()),
+        }
+    }
+
     pub(crate) fn stored(&self, raw: read::Raw) -> Option<Stored> {
         let key = self.root.parse_record(&raw.subject)?;
         let write_id = raw.write_id();
         let value = (!raw.is_marker()).then_some(raw.payload);
-        Some(Stored { key, revision: Revision(raw.sequence), value, write_id })
+        Some(Stored { key, revision: Revision(raw.sequence), value, write_id, time: raw.time })
     }
 }
 
@@ -74,11 +83,7 @@ impl Storage for Jetstream {
     ) -> Result<Revision, StoreError> {
         let headers = self.headers(&id, expected);
         let write = Write { subject: self.root.record(key), headers, payload: record, expected };
-        match write::publish(&self.client, &write).await? {
-            Outcome::Stored(sequence) => Ok(Revision(sequence)),
-            Outcome::Mismatch => Err(write.moved()),
-            Outcome::MismatchAfterUnknown => history::find(self, key, &id).await?.ok_or_else(|| write.moved()),
-        }
+        self.write_record(key, &id, write).await
     }
 
     async fn append(
@@ -119,6 +124,21 @@ impl Storage for Jetstream {
 
     async fn read_many(&self, keys: &[SessionKey]) -> Result<Vec<Stored>, StoreError> {
         history::read_many(self, keys).await
+    }
+
+    async fn delete(&self, key: &SessionKey, expected: Revision, id: WriteId) -> Result<Revision, StoreError> {
+        let mut headers = self.headers(&id, expected);
+        headers.insert("KV-Operation", "DEL");
+        let write = Write { subject: self.root.record(key), headers, payload: Bytes::new(), expected };
+        self.write_record(key, &id, write).await
+    }
+
+    async fn purge(&self, key: &SessionKey, marker: Revision) -> Result<(), StoreError> {
+        purge::session(self, key, marker).await
+    }
+
+    async fn clock(&self) -> Result<Timestamp, StoreError> {
+        purge::clock(self).await
     }
 
     async fn put_lease(&self, lease: &WorkerLease, expected: Option<Revision>) -> Result<Revision, StoreError> {

@@ -14,6 +14,7 @@ mod lease;
 mod log;
 pub mod memory;
 pub mod provision;
+mod purge;
 mod read;
 mod write;
 
@@ -24,6 +25,7 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use holdfast_protocol::internal::WorkerLease;
 use holdfast_protocol::{Namespace, Revision, SessionKey, WorkerName};
+use jiff::Timestamp;
 
 pub use jetstream::Jetstream;
 pub use lease::{LEASE_RENEW, LEASE_TTL};
@@ -60,6 +62,8 @@ pub struct Stored {
     pub value: Option<Bytes>,
     /// The id that its writer gave it.
     pub write_id: Option<String>,
+    /// When it was stored, by the clock of the server.
+    pub time: Timestamp,
 }
 
 /// A frame as it is stored, unread.
@@ -123,6 +127,17 @@ pub trait Storage: Send + Sync + 'static {
 
     /// The last revisions of `keys`, in no order; missing ones are left out. May be behind the leader.
     async fn read_many(&self, keys: &[SessionKey]) -> Result<Vec<Stored>, StoreError>;
+
+    /// Puts a delete marker over a record that still is at `expected`, and returns the marker's revision. It fences like any
+    /// revision.
+    async fn delete(&self, key: &SessionKey, expected: Revision, id: WriteId) -> Result<Revision, StoreError>;
+
+    /// Removes what a deleted session left up to `marker`: its log, then the revisions of its record, the marker included.
+    /// What came later stays. Until it is done it may be asked for again.
+    async fn purge(&self, key: &SessionKey, marker: Revision) -> Result<(), StoreError>;
+
+    /// When the stream was last written to, by the clock of the server.
+    async fn clock(&self) -> Result<Timestamp, StoreError>;
 
     /// Writes a worker's lease, over whatever is there or only over its own `expected` revision, and returns the new one. It
     /// expires by itself.

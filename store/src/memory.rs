@@ -11,6 +11,7 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use holdfast_protocol::internal::WorkerLease;
 use holdfast_protocol::{Namespace, Revision, SessionKey, WorkerName};
+use jiff::Timestamp;
 
 use crate::{Rollup, Storage, StoreError, Stored, StoredFrame, WriteId};
 
@@ -153,7 +154,9 @@ impl Inner {
         self.written.insert(id.clone(), sequence);
         match what {
             What::Record => {
-                self.put(Stored { key, revision: Revision(sequence), value: Some(value), write_id: Some(id) });
+                let value = (!value.is_empty()).then_some(value);
+                let time = time_of(sequence);
+                self.put(Stored { key, revision: Revision(sequence), value, write_id: Some(id), time });
             }
             What::Frame(rollup) => {
                 self.accepted.push(Accepted::Frame {
@@ -182,6 +185,11 @@ impl Inner {
         let surplus = revisions.len().saturating_sub(64);
         revisions.drain(..surplus);
     }
+}
+
+/// Its clock: one second a write.
+fn time_of(sequence: u64) -> Timestamp {
+    Timestamp::from_second(i64::try_from(sequence).unwrap_or(i64::MAX)).unwrap_or(Timestamp::MAX)
 }
 
 /// [`Storage`] in memory.
@@ -219,7 +227,7 @@ impl Memory {
     pub fn edit_by_hand(&self, key: &SessionKey, value: Option<Bytes>) -> Revision {
         let mut inner = self.inner();
         let revision = Revision(inner.next());
-        inner.put(Stored { key: key.clone(), revision, value, write_id: None });
+        inner.put(Stored { key: key.clone(), revision, value, write_id: None, time: time_of(revision.0) });
         revision
     }
 
@@ -336,6 +344,22 @@ impl Storage for Memory {
     async fn read_many(&self, keys: &[SessionKey]) -> Result<Vec<Stored>, StoreError> {
         let inner = self.inner();
         Ok(keys.iter().filter_map(|key| inner.records.get(key)?.last().cloned()).collect())
+    }
+
+    async fn delete(&self, key: &SessionKey, expected: Revision, id: WriteId) -> Result<Revision, StoreError> {
+        self.commit(key, expected, Bytes::new(), id).await
+    }
+
+    async fn purge(&self, key: &SessionKey, marker: Revision) -> Result<(), StoreError> {
+        let mut inner = self.inner();
+        inner.logs.entry(key.clone()).or_default().retain(|frame| frame.sequence > marker.0);
+        inner.records.entry(key.clone()).or_default().retain(|stored| stored.revision > marker);
+        inner.records.retain(|_, revisions| !revisions.is_empty());
+        Ok(())
+    }
+
+    async fn clock(&self) -> Result<Timestamp, StoreError> {
+        Ok(time_of(self.inner().sequence))
     }
 
     async fn put_lease(&self, lease: &WorkerLease, expected: Option<Revision>) -> Result<Revision, StoreError> {

@@ -9,6 +9,7 @@ use async_nats::jetstream::stream::{LastRawMessageErrorKind, Stream};
 use async_nats::{Client, HeaderMap};
 use bytes::Bytes;
 use futures_util::StreamExt;
+use jiff::Timestamp;
 use serde::Serialize;
 
 use crate::StoreError;
@@ -24,6 +25,8 @@ pub(crate) struct Raw {
     pub(crate) sequence: u64,
     pub(crate) headers: HeaderMap,
     pub(crate) payload: Bytes,
+    /// When it was stored, by the clock of the server.
+    pub(crate) time: Timestamp,
 }
 
 impl Raw {
@@ -45,6 +48,7 @@ pub(crate) async fn last(stream: &Stream<()>, subject: &str) -> Result<Option<Ra
             sequence: message.sequence,
             headers: message.headers,
             payload: message.payload,
+            time: timestamp(message.time.unix_timestamp_nanos()),
         })),
         Err(error) if error.kind() == LastRawMessageErrorKind::NoMessageFound => Ok(None),
         Err(error) => Err(StoreError::Unavailable(format!("the record could not be read: {error}"))),
@@ -90,7 +94,13 @@ fn raw(message: async_nats::Message) -> Option<Raw> {
     let headers = message.headers?;
     let subject = headers.get_last(async_nats::header::NATS_SUBJECT)?.to_string();
     let sequence = headers.get_last(async_nats::header::NATS_SEQUENCE)?.as_str().parse().ok()?;
-    Some(Raw { subject, sequence, headers, payload: message.payload })
+    let time = headers.get_last(async_nats::header::NATS_TIME_STAMP)?.as_str().parse().ok()?;
+    Some(Raw { subject, sequence, headers, payload: message.payload, time })
+}
+
+/// A time as async-nats has it.
+pub(crate) fn timestamp(nanos: i128) -> Timestamp {
+    Timestamp::from_nanosecond(nanos).unwrap_or_default()
 }
 
 /// All messages of `subject` behind `after`, up to and with the one at `until`, which the caller knows to be there.

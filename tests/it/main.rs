@@ -12,6 +12,7 @@ mod lock;
 mod main_path;
 mod outage;
 mod record;
+mod remains;
 mod session;
 mod signals;
 mod start;

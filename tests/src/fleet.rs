@@ -70,10 +70,9 @@ async fn begin_worker(url: String, config: WorkerConfig) -> Result<Worker> {
     Ok(Worker::start(client, store, config).await?)
 }
 
-async fn begin_coordinator(url: String, root: Root, secret: Secret) -> Result<Coordinator> {
+async fn begin_coordinator(url: String, config: Config, secret: Secret) -> Result<Coordinator> {
     let client = connect(&ConnectOptions::to(url)).await?;
-    let store = Arc::new(Jetstream::new(client.clone(), root.clone()).await?);
-    let config = Config { root, ..Config::default() };
+    let store = Arc::new(Jetstream::new(client.clone(), config.root.clone()).await?);
     Ok(Coordinator::start(client, store, secret, config).await?)
 }
 
@@ -134,7 +133,17 @@ impl Fleet {
     /// # Errors
     /// When it does not start.
     pub async fn begin_coordinator(&self) -> Result<Coordinator> {
-        begin_coordinator(self.url.clone(), self.root.clone(), self.secret.clone()).await
+        self.begin_coordinator_as(|_| ()).await
+    }
+
+    /// As [`Fleet::begin_coordinator`], with settings of its own.
+    ///
+    /// # Errors
+    /// When it does not start.
+    pub async fn begin_coordinator_as(&self, set: impl FnOnce(&mut Config)) -> Result<Coordinator> {
+        let mut config = Config { root: self.root.clone(), ..Config::default() };
+        set(&mut config);
+        begin_coordinator(self.url.clone(), config, self.secret.clone()).await
     }
 
     /// Gives the coordinator that was added last to the test.

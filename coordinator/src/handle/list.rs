@@ -128,6 +128,7 @@ mod tests {
             revision: Revision(n),
             value: Some(record.to_json().into()),
             write_id: Some("w".to_owned()),
+            time: jiff::Timestamp::UNIX_EPOCH,
         }
     }
 

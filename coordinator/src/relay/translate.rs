@@ -86,7 +86,11 @@ impl Translator {
         let revision = Revision(input.sequence);
         if input.value.is_empty() {
             self.records.invalidate(key);
-            return Ok(self.place(input, key, of_deletion(revision)));
+            return Ok(match writer {
+                // It had ended long before, and that was announced.
+                Writer::Holdfast => Vec::new(),
+                Writer::Hand => self.place(input, key, of_deletion(revision)),
+            });
         }
         let happenings = match SessionRecord::from_json(&input.value, key) {
             Err(error) => {

@@ -4,7 +4,7 @@
 use std::future::Future;
 
 use anyhow::{Context, Result};
-use holdfast_coordinator::Coordinator;
+use holdfast_coordinator::{Config, Coordinator};
 use holdfast_worker::Worker;
 use tokio::runtime::{Builder, Runtime};
 
@@ -84,6 +84,11 @@ impl Fleet {
     /// # Errors
     /// When it does not start.
     pub async fn begin_mortal_coordinator(&self, url: &str) -> Result<Mortal<Coordinator>> {
-        Mortal::start(super::begin_coordinator(url.to_owned(), self.root.clone(), self.secret.clone())).await
+        Mortal::start(super::begin_coordinator(
+            url.to_owned(),
+            Config { root: self.root.clone(), ..Config::default() },
+            self.secret.clone(),
+        ))
+        .await
     }
 }

@@ -1,0 +1,32 @@
+//! Removing what a session left that ended long ago.
+//!
+//! Invariant: only what stands at or before the delete marker goes. Whoever opens the session again does so behind it, and a
+//! zombie's late frame has an older fence than the marker; when the marker is gone too, its fence is no sequence that the
+//! key can have again.
+
+use async_nats::jetstream::stream::Stream;
+use holdfast_protocol::{Revision, SessionKey};
+use jiff::Timestamp;
+
+use crate::StoreError;
+use crate::jetstream::Jetstream;
+use crate::read;
+
+/// The log first: without it, a new session that finds no record would read it as its own.
+pub(crate) async fn session(store: &Jetstream, key: &SessionKey, marker: Revision) -> Result<(), StoreError> {
+    until(&store.sessions, store.root.log(key), marker).await?;
+    until(&store.sessions, store.root.record(key), marker).await
+}
+
+async fn until(stream: &Stream<()>, subject: String, last: Revision) -> Result<(), StoreError> {
+    // The server keeps what stands at the sequence and behind it.
+    let purged = stream.purge().filter(subject).sequence(last.0 + 1).await;
+    purged.map(drop).map_err(|error| StoreError::Unavailable(format!("what is left could not be purged: {error}")))
+}
+
+/// When the stream was last written to.
+pub(crate) async fn clock(store: &Jetstream) -> Result<Timestamp, StoreError> {
+    let info = store.sessions.get_info().await;
+    let info = info.map_err(|error| StoreError::Unavailable(format!("the stream's state is not known: {error}")))?;
+    Ok(read::timestamp(info.state.last_timestamp.unix_timestamp_nanos()))
+}
