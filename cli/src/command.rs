@@ -138,21 +138,36 @@ impl Asker {
     }
 
     /// Sends one request and shows its reply.
-    pub(crate) async fn ask<A>(&self, mut call: Call<A>) -> Result<(), Failure>
+    pub(crate) async fn ask<A>(&self, call: Call<A>) -> Result<(), Failure>
     where
         A: Ask,
         A::Reply: Shown,
     {
+        let call = self.signed(call);
+        let reply = call.send_raw().await?;
+        self.show(&call, &reply)
+    }
+
+    /// `call` with what every request may carry.
+    pub(crate) fn signed<A: Ask>(&self, mut call: Call<A>) -> Call<A> {
         if let Some(request_id) = self.audit.request_id.clone() {
             call = call.request_id(request_id);
         }
         if let Some(actor) = self.audit.actor.clone().filter(|actor| !actor.is_empty()) {
             call = call.actor(actor);
         }
-        let reply = call.send_raw().await?;
+        call
+    }
+
+    /// Shows the reply to `call`.
+    pub(crate) fn show<A>(&self, call: &Call<A>, reply: &[u8]) -> Result<(), Failure>
+    where
+        A: Ask,
+        A::Reply: Shown,
+    {
         let written = match self.format {
-            Format::Json => output::line(&reply),
-            Format::People => output::text(&call.read(&reply)?.shown()),
+            Format::Json => output::line(reply),
+            Format::People => output::text(&call.read(reply)?.shown()),
         };
         written.map_err(Failure::Output)
     }

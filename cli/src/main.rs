@@ -9,6 +9,7 @@ mod command;
 mod connect;
 mod content;
 mod doc;
+mod drain;
 mod exit;
 mod lock;
 mod logs;

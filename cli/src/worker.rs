@@ -7,6 +7,7 @@ use tokio_util::sync::CancellationToken;
 use crate::admin::Reason;
 use crate::command::{Asker, Audit, until};
 use crate::connect::Connection;
+use crate::drain;
 use crate::exit::Failure;
 use crate::output::Format;
 use crate::serve;
@@ -38,12 +39,15 @@ pub(crate) struct Daemon {
 enum Request {
     /// List all live workers
     List,
-    /// Empty a worker: its sessions move, and it gets no new ones
+    /// Empty a worker: its sessions move, and it gets no new ones. Waits until it is empty
     Drain {
         #[arg(value_name = "WORKER", value_parser = WorkerName::parse)]
         worker: WorkerName,
         #[command(flatten)]
         reason: Reason,
+        /// Return as soon as it has begun
+        #[arg(long)]
+        no_wait: bool,
     },
     /// Let a worker take sessions again
     Undrain {
@@ -80,7 +84,7 @@ impl Request {
         let asker = Asker::connect(connection, audit, format).await?;
         match self {
             Self::List => asker.ask(asker.client.workers()).await,
-            Self::Drain { worker, reason } => asker.ask(asker.client.drain(&worker, reason.reason)).await,
+            Self::Drain { worker, reason, no_wait } => drain::drain(&asker, &worker, reason.reason, no_wait).await,
             Self::Undrain { worker, reason } => asker.ask(asker.client.undrain(&worker, reason.reason)).await,
         }
     }

@@ -27,6 +27,8 @@ use crate::lease::{self, LeaseEnd, LeaseHealth};
 use crate::letter::{Answer, Call, Passivation, ReplyTo};
 use crate::supervisor::Supervisor;
 
+/// How often a worker that is being emptied says how many sessions are left.
+const DRAIN_SHOWN: Duration = Duration::from_millis(250);
 /// How many sessions are reclaimed at once.
 const RECLAIM_PARALLEL: usize = 64;
 
@@ -166,7 +168,8 @@ impl Worker {
         shared.set_draining(true);
         if !shared.name_taken.is_cancelled() {
             let drain = shared.drain_all();
-            let emptied = tokio::time::timeout(grace, drain.run(&*shared.store, "worker stops", || true)).await;
+            let emptying = shared.while_shown(drain.run(&*shared.store, "worker stops", || true));
+            let emptied = tokio::time::timeout(grace, emptying).await;
             if emptied.is_err() {
                 tracing::warn!(
                     sessions = shared.supervisor.len(),
@@ -220,6 +223,20 @@ impl Shared {
         }
     }
 
+    /// Does `work`, and writes its progress into the lease as it goes: `sys.worker.list` shows it.
+    async fn while_shown(&self, work: impl Future<Output = ()>) {
+        let shown = async {
+            loop {
+                tokio::time::sleep(DRAIN_SHOWN).await;
+                self.changed.notify_one();
+            }
+        };
+        tokio::select! {
+            () = work => self.changed.notify_one(),
+            () = shown => {}
+        }
+    }
+
     async fn reclaim(&self, request: ReclaimIdle) -> ReclaimedIdle {
         let keys = self.supervisor.idle_keys(&request.namespace, request.max_idle_ms);
         let why = Passivation {
@@ -249,7 +266,8 @@ impl Shared {
             let reason = request.reason.clone();
             tasks.spawn(async move {
                 let goes_on = || !stop.is_cancelled();
-                shared.drain_all().run(&*shared.store, &reason, goes_on).await;
+                let drain = shared.drain_all();
+                shared.while_shown(drain.run(&*shared.store, &reason, goes_on)).await;
                 stop.cancel();
             });
         }

@@ -62,6 +62,18 @@ impl Storage for Nothing {
         Ok(Vec::new())
     }
 
+    async fn delete(&self, _: &SessionKey, _: Revision, _: WriteId) -> Result<Revision, StoreError> {
+        unreachable!("agents do not ask for it")
+    }
+
+    async fn purge(&self, _: &SessionKey, _: Revision) -> Result<(), StoreError> {
+        unreachable!("agents do not ask for it")
+    }
+
+    async fn clock(&self) -> Result<jiff::Timestamp, StoreError> {
+        unreachable!("agents do not ask for it")
+    }
+
     async fn put_lease(&self, _: &WorkerLease, _: Option<Revision>) -> Result<Revision, StoreError> {
         Ok(Revision(1))
     }

@@ -1,0 +1,62 @@
+//! `holdfast worker drain`: asks, and shows how the worker empties.
+
+use std::time::Duration;
+
+use holdfast_client::protocol::WorkerName;
+use holdfast_client::protocol::reply::{Drained, WorkerState};
+use indicatif::{ProgressBar, ProgressStyle};
+
+use crate::command::Asker;
+use crate::exit::Failure;
+use crate::output;
+
+/// How often the worker's state is asked for.
+const POLL: Duration = Duration::from_millis(250);
+
+/// Drains `worker`; unless told not to wait, returns when it is empty, or gone, or taken back into service.
+pub(crate) async fn drain(asker: &Asker, worker: &WorkerName, reason: String, no_wait: bool) -> Result<(), Failure> {
+    let call = asker.signed(asker.client.drain(worker, reason));
+    let reply = call.send_raw().await?;
+    let mut drained = call.read(&reply)?;
+    if no_wait || drained.sessions_left == 0 {
+        return asker.show(&call, &reply);
+    }
+    watch(asker, &mut drained).await?;
+    let reply = serde_json::to_vec(&drained).map_err(anyhow::Error::from)?;
+    asker.show(&call, &reply)
+}
+
+/// Follows `drained` to its end. The bar is drawn on a terminal only, and on standard error.
+async fn watch(asker: &Asker, drained: &mut Drained) -> Result<(), Failure> {
+    let bar = ProgressBar::new(drained.sessions_left);
+    bar.set_style(style(&drained.worker)?);
+    let mut most = drained.sessions_left;
+    while drained.sessions_left > 0 {
+        tokio::time::sleep(POLL).await;
+        // Not by asking to drain again: somebody may have taken the worker back into service.
+        let workers = asker.client.workers().send().await?.workers;
+        let Some(view) = workers.into_iter().find(|view| view.worker == drained.worker) else {
+            // It has left, and a worker that leaves in order is empty.
+            drained.sessions_left = 0;
+            break;
+        };
+        (drained.state, drained.sessions_left) = (view.state, view.sessions);
+        most = most.max(view.sessions);
+        bar.set_length(most);
+        bar.set_position(most - view.sessions);
+        if view.state == WorkerState::Ready {
+            bar.abandon();
+            output::note("somebody has taken the worker back into service");
+            return Ok(());
+        }
+    }
+    bar.finish_and_clear();
+    Ok(())
+}
+
+fn style(worker: &WorkerName) -> Result<ProgressStyle, Failure> {
+    let template = format!("{worker} [{{bar:40}}] {{pos}} of {{len}} sessions moved, {{elapsed}}");
+    ProgressStyle::with_template(&template)
+        .map(|style| style.progress_chars("=> "))
+        .map_err(|e| Failure::Other(e.into()))
+}
