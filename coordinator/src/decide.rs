@@ -101,8 +101,11 @@ pub(crate) fn open(found: &Found, mode: Mode, key: &SessionKey) -> OpenDecision 
 }
 
 fn already_exists(record: &SessionRecord, revision: Revision) -> Error {
-    Error::new(Reason::AlreadyExists, format!("session {} exists", record.id))
+    let since = &record.created_at;
+    Error::new(Reason::AlreadyExists, format!("session {} exists since {since}, and mode is create", record.id))
         .detail("session_id", record.id.as_str())
+        .detail("mode", "create")
+        .detail("owner", record.lock.as_ref().map(|lock| lock.owner.clone()))
         .detail("state", serde_json::json!(record.state))
         .detail("created_at", record.created_at.as_str())
         .detail("lock_revision", record.lock_revision)

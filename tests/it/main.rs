@@ -17,3 +17,4 @@ mod session;
 mod signals;
 mod start;
 mod takeover;
+mod upgrade;
