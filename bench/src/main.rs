@@ -1,7 +1,9 @@
 //! What Holdfast costs over the NATS operations that it cannot do without: both sides in one run, on one server, in turn,
 //! as the median of the ratios of several rounds.
 //!
-//!   cargo run --release -p holdfast-bench [-- ROUNDS [ONLY]]
+//! ```text
+//! cargo run --release -p holdfast-bench [-- ROUNDS [ONLY]]
+//! ```
 //!
 //! `ONLY` leaves out whatever does not have this word in its name.
 
