@@ -6,7 +6,7 @@ use clap::{Args, Subcommand};
 use holdfast_client::admin::{Move, Takeover, Unlock};
 use holdfast_client::protocol::WorkerName;
 
-use crate::command::{Asker, Audit};
+use crate::ask::{Asker, Audit};
 use crate::connect::Connection;
 use crate::exit::Failure;
 use crate::output::Format;

@@ -6,7 +6,7 @@ use holdfast_client::document::{Get, Load, Redo, Save, Undo};
 use holdfast_client::protocol::document::Splice;
 use holdfast_client::protocol::request::Consistency;
 
-use crate::command::{Asker, Audit};
+use crate::ask::{Asker, Audit};
 use crate::connect::Connection;
 use crate::content::{Body, Fields, fields, splice};
 use crate::exit::Failure;

@@ -6,7 +6,7 @@ use holdfast_client::protocol::WorkerName;
 use holdfast_client::protocol::reply::{Drained, WorkerState};
 use indicatif::{ProgressBar, ProgressStyle};
 
-use crate::command::Asker;
+use crate::ask::Asker;
 use crate::exit::Failure;
 use crate::output;
 

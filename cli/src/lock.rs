@@ -5,7 +5,7 @@ use std::convert::Infallible;
 use clap::{Args, Subcommand};
 use holdfast_client::{Acquire, Token};
 
-use crate::command::{Asker, Audit};
+use crate::ask::{Asker, Audit};
 use crate::connect::Connection;
 use crate::exit::Failure;
 use crate::output::Format;

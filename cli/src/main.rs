@@ -5,6 +5,7 @@
 //! Deliberately absent: everything that Holdfast does. It is in `coordinator`, `worker` and `client`.
 
 mod admin;
+mod ask;
 mod command;
 mod connect;
 mod content;

@@ -13,7 +13,7 @@ use holdfast_worker::{Worker, WorkerConfig, Workspace};
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
-use crate::command::until;
+use crate::ask::until;
 use crate::connect::Connection;
 use crate::exit::Failure;
 use crate::worker::Daemon;

@@ -8,7 +8,7 @@ use holdfast_client::protocol::request::Mode;
 use holdfast_client::protocol::{SessionId, WorkerName};
 use holdfast_client::session::{Close, Config, List};
 
-use crate::command::{Asker, Audit};
+use crate::ask::{Asker, Audit};
 use crate::connect::Connection;
 use crate::content::{Body, Fields, fields};
 use crate::exit::Failure;

@@ -8,7 +8,7 @@ use holdfast_client::signals::{Follower, Group};
 use serde_json::Value;
 use tokio_util::sync::CancellationToken;
 
-use crate::command::until;
+use crate::ask::until;
 use crate::connect::Connection;
 use crate::exit::Failure;
 use crate::output::{self, Format};

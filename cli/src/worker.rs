@@ -5,7 +5,7 @@ use holdfast_client::protocol::WorkerName;
 use tokio_util::sync::CancellationToken;
 
 use crate::admin::Reason;
-use crate::command::{Asker, Audit, until};
+use crate::ask::{Asker, Audit, until};
 use crate::connect::Connection;
 use crate::drain;
 use crate::exit::Failure;

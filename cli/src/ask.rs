@@ -1,0 +1,88 @@
+//! Asking: what every request may carry, and how its reply is shown.
+
+use clap::Args;
+use holdfast_client::protocol::RequestId;
+use holdfast_client::{Ask, Call, Client, SessionClient};
+use tokio_util::sync::CancellationToken;
+
+use crate::connect::Connection;
+use crate::exit::Failure;
+use crate::output::{self, Format};
+use crate::session::Of;
+use crate::table::Shown;
+
+/// Runs a request unless `stop` is cancelled first.
+pub(crate) async fn until(
+    stop: &CancellationToken,
+    request: impl Future<Output = Result<(), Failure>>,
+) -> Result<(), Failure> {
+    tokio::select! {
+        outcome = request => outcome,
+        () = stop.cancelled() => Err(Failure::Interrupted),
+    }
+}
+
+/// What every request may carry.
+#[derive(Args, Clone, Debug, Default)]
+pub(crate) struct Audit {
+    /// Name of the request: the same again gets the same outcome
+    #[arg(long, global = true, value_name = "ID", value_parser = RequestId::parse)]
+    request_id: Option<RequestId>,
+    /// Who asks, for the audit trail
+    #[arg(long, global = true, env = "USER", value_name = "TEXT")]
+    actor: Option<String>,
+}
+
+/// A client, and how its requests are made and its replies shown.
+pub(crate) struct Asker {
+    pub(crate) client: Client,
+    audit: Audit,
+    format: Format,
+}
+
+impl Asker {
+    /// Connects.
+    pub(crate) async fn connect(connection: &Connection, audit: Audit, format: Format) -> Result<Self, Failure> {
+        Ok(Self { client: connection.client().await?, audit, format })
+    }
+
+    /// The session that a command line names.
+    pub(crate) fn session(&self, of: &Of) -> SessionClient {
+        self.client.session(of.id.clone())
+    }
+
+    /// Sends one request and shows its reply.
+    pub(crate) async fn ask<A>(&self, call: Call<A>) -> Result<(), Failure>
+    where
+        A: Ask,
+        A::Reply: Shown,
+    {
+        let call = self.signed(call);
+        let reply = call.send_raw().await?;
+        self.show(&call, &reply)
+    }
+
+    /// `call` with what every request may carry.
+    pub(crate) fn signed<A: Ask>(&self, mut call: Call<A>) -> Call<A> {
+        if let Some(request_id) = self.audit.request_id.clone() {
+            call = call.request_id(request_id);
+        }
+        if let Some(actor) = self.audit.actor.clone().filter(|actor| !actor.is_empty()) {
+            call = call.actor(actor);
+        }
+        call
+    }
+
+    /// Shows the reply to `call`.
+    pub(crate) fn show<A>(&self, call: &Call<A>, reply: &[u8]) -> Result<(), Failure>
+    where
+        A: Ask,
+        A::Reply: Shown,
+    {
+        let written = match self.format {
+            Format::Json => output::line(reply),
+            Format::People => output::text(&call.read(reply)?.shown()),
+        };
+        written.map_err(Failure::Output)
+    }
+}
