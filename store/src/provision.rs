@@ -243,8 +243,17 @@ async fn secret(store: &Jetstream) -> Result<Secret, StoreError> {
         .get_stream_no_info(format!("KV_{bucket}"))
         .await
         .map_err(|error| StoreError::Refused(error.to_string()))?;
+    let deadline = tokio::time::Instant::now() + GATHER_TIMEOUT;
     loop {
-        if let Some(raw) = read::last(&stream, &subject).await? {
+        let found = match read::last(&stream, &subject).await {
+            // A stream that was made a moment ago, maybe by another process, may not have a leader that answers yet.
+            Err(StoreError::Unavailable(_)) if tokio::time::Instant::now() < deadline => {
+                tokio::time::sleep(Duration::from_millis(100)).await;
+                continue;
+            }
+            found => found?,
+        };
+        if let Some(raw) = found {
             let bytes = <[u8; 32]>::try_from(raw.payload.as_ref())
                 .map_err(|_| StoreError::Refused(format!("{subject} is not a secret of 32 bytes")))?;
             return Ok(Secret::new(bytes));

@@ -11,10 +11,13 @@ use bytes::Bytes;
 use futures_util::StreamExt;
 use jiff::Timestamp;
 use serde::Serialize;
+use tokio::time::{Instant, timeout};
 
 use crate::StoreError;
 
 const READ_TIMEOUT: Duration = Duration::from_secs(5);
+/// How long one question to a leader may stay unanswered before it is asked again.
+const COPY_TIMEOUT: Duration = Duration::from_millis(1_500);
 /// Most messages of one batch; the server allows 1,024 subjects in one `multi_last`.
 pub(crate) const BATCH: usize = 500;
 
@@ -40,8 +43,19 @@ impl Raw {
     }
 }
 
-/// The last message of a subject, from the stream's leader.
+/// The last message of a subject, from the stream's leader. A question that a leader took with it is asked again soon.
 pub(crate) async fn last(stream: &Stream<()>, subject: &str) -> Result<Option<Raw>, StoreError> {
+    let deadline = Instant::now() + READ_TIMEOUT;
+    loop {
+        match timeout(COPY_TIMEOUT, ask_last(stream, subject)).await {
+            Ok(answer) => return answer,
+            Err(_) if Instant::now() < deadline => {}
+            Err(_) => return Err(StoreError::Unavailable("the record was not read in time".to_owned())),
+        }
+    }
+}
+
+async fn ask_last(stream: &Stream<()>, subject: &str) -> Result<Option<Raw>, StoreError> {
     match stream.get_last_raw_message_by_subject(subject).await {
         Ok(message) => Ok(Some(Raw {
             subject: message.subject.to_string(),
@@ -77,7 +91,7 @@ pub(crate) async fn batch(client: &Client, stream: &str, query: &Query<'_>) -> R
         .map_err(|error| fault(error.to_string()))?;
     let mut messages = Vec::new();
     loop {
-        let reply = tokio::time::timeout(READ_TIMEOUT, replies.next())
+        let reply = timeout(READ_TIMEOUT, replies.next())
             .await
             .map_err(|_| fault("no answer in time".to_owned()))?
             .ok_or_else(|| fault("the connection closed".to_owned()))?;
@@ -111,7 +125,7 @@ pub(crate) async fn range(
     after: u64,
     until: u64,
 ) -> Result<Vec<Raw>, StoreError> {
-    let deadline = tokio::time::Instant::now() + READ_TIMEOUT;
+    let deadline = Instant::now() + READ_TIMEOUT;
     let mut messages: Vec<Raw> = Vec::new();
     while messages.last().is_none_or(|last| last.sequence < until) {
         if tokio::time::Instant::now() > deadline {
