@@ -14,6 +14,7 @@ use holdfast_protocol::internal::{Activate, Hint, LeaseView, MOVED_HEADER, REVIS
 use holdfast_protocol::record::Owner;
 use holdfast_protocol::{Error, SessionKey};
 use serde::Serialize;
+use tokio::time::Instant;
 
 use crate::cache::Known;
 use crate::call::Call;
@@ -21,9 +22,20 @@ use crate::config::LEASE_VIEW_TIMEOUT;
 use crate::error;
 use crate::hub::Hub;
 use crate::micro::NUMBER_HEADER;
+use crate::registry::CONFIRM;
 
-/// How long an answer may take before it is asked, again and again, whether the process is still there.
-const PROBE: Duration = Duration::from_millis(400);
+/// How long an answer may take before it is asked whether the process is still there, and how often that is asked then, by
+/// one of all who wait for it. A killed process is noticed so late, and a busy one hears so many questions more.
+const PROBE: Duration = Duration::from_millis(50);
+
+/// How often that is asked of a process that was not heard the last time.
+pub(crate) const RECHECK: Duration = Duration::from_millis(20);
+// One is confirmed gone at the third time at the latest.
+const _: () = assert!(RECHECK.as_millis() * 3 > CONFIRM.as_millis());
+
+/// How long an answer may take before the record is asked whether the session still is with whoever has the message; then
+/// after twice as long again, and so on. Another coordinator may have moved it away from a worker that stands still.
+const LOOK: Duration = Duration::from_millis(250);
 
 /// What became of a message to an agent. Without `Debug`, so that no body reaches a log line.
 pub(crate) enum Reply {
@@ -33,8 +45,8 @@ pub(crate) enum Reply {
     Moved,
     /// Nobody listened: no effect.
     Unheard,
-    /// Its process went away with the message in its hands: maybe an effect, which is in the log then, under the request's
-    /// id. Whoever gets the session next answers the same message by that.
+    /// Its process went away with the message in its hands, or the session was taken from it: maybe an effect, which is in
+    /// the log then, under the request's id. Whoever has the session next answers the same message by that.
     Lost,
     /// No answer in time: maybe an effect.
     Silent,
@@ -51,21 +63,46 @@ pub(crate) struct Letter<'a> {
     pub(crate) timeout: Duration,
 }
 
-/// Asks the agent that `owner` names, and does not wait for the answer of a process that is gone.
+/// Asks the agent that `owner` names, and does not wait for the answer of one that is gone or that lost the session.
 pub(crate) async fn ask(hub: &Hub, owner: &Owner, letter: Letter<'_>) -> Reply {
     let key = letter.key;
     tokio::select! {
         biased;
         reply = send(hub, owner, letter) => reply,
         () = death(hub, owner, key) => Reply::Lost,
+        () = dispossession(hub, owner, key) => Reply::Lost,
     }
 }
 
-/// Ends when nobody listens for `owner` any more.
+/// Ends when nobody listens for `owner` any more, whoever found that out.
 async fn death(hub: &Hub, owner: &Owner, key: &SessionKey) {
+    let mut news = hub.registry.deaths();
     loop {
-        tokio::time::sleep(PROBE).await;
-        if is_unheard(hub, owner, key).await {
+        let every = if hub.registry.is_doubted(owner) { RECHECK } else { PROBE };
+        tokio::select! {
+            _ = news.changed() => {}
+            () = tokio::time::sleep(every) => {
+                if hub.registry.begin_probe(owner, every) {
+                    is_unheard(hub, owner, key).await;
+                }
+            }
+        }
+        if hub.registry.is_unheard(owner) {
+            return;
+        }
+    }
+}
+
+/// Ends when the record says that `owner` does not have the session any more: from then on the storage refuses what it does.
+async fn dispossession(hub: &Hub, owner: &Owner, key: &SessionKey) {
+    let mut pause = LOOK;
+    loop {
+        tokio::time::sleep(pause).await;
+        pause *= 2;
+        let now_with = |known: Known| {
+            known.record.owner.as_ref().is_some_and(|found| (&found.worker, found.boot) == (&owner.worker, owner.boot))
+        };
+        if hub.records.read_record(key, Instant::now() + pause).await.is_ok_and(|known| !now_with(known)) {
             return;
         }
     }
@@ -89,7 +126,11 @@ async fn send(hub: &Hub, owner: &Owner, letter: Letter<'_>) -> Reply {
         timeout: Some(Some(letter.timeout)),
         inbox: None,
     };
-    match hub.client.send_request(subject, request).await {
+    let answer = hub.client.send_request(subject, request).await;
+    if answer.is_ok() {
+        hub.registry.heard(owner);
+    }
+    match answer {
         Ok(message) if has(&message, MOVED_HEADER) => Reply::Moved,
         Ok(message) => Reply::Said(message),
         Err(error) => match error.kind() {
@@ -184,6 +225,12 @@ pub(crate) async fn lease(hub: &Hub, known: &Known) -> Option<LeaseView> {
         Reply::Said(message) => serde_json::from_slice(&message.payload).ok(),
         Reply::Moved | Reply::Unheard | Reply::Lost | Reply::Silent | Reply::TooLarge => None,
     }
+}
+
+/// Whether the agent of `known` has nothing to say: its process stands still, or is busy beyond measure.
+pub(crate) async fn is_silent(hub: &Hub, known: &Known) -> bool {
+    let Some(owner) = &known.record.owner else { return false };
+    matches!(send(hub, owner, lease_letter(&known.record.key())).await, Reply::Silent)
 }
 
 /// Asks `owner` to finish with a session before it moves. Whether it does is its own affair: the record decides.

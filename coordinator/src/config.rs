@@ -21,6 +21,9 @@ const _: () = assert!(PIN_TIMEOUT.as_millis() * 2 < RELAY_ACK_WAIT.as_millis());
 
 /// How long an agent may take to say how long a lock lives; a conflict is explained without it otherwise.
 pub(crate) const LEASE_VIEW_TIMEOUT: Duration = Duration::from_millis(250);
+/// How long an agent may take to finish before its session moves all the same. One that takes longer writes nothing more
+/// either: it only leaves a longer log.
+pub(crate) const HANDOVER_TIMEOUT: Duration = Duration::from_secs(1);
 /// How long a change waits for the relay to catch up before it is refused as busy.
 pub(crate) const ANNOUNCE_TIMEOUT: Duration = Duration::from_secs(2);
 

@@ -50,7 +50,7 @@ impl Hub {
     pub(crate) fn new(client: Client, store: Store, secret: Secret, config: Config) -> Self {
         Self {
             records: Records::new(store.clone(), config.cache_entries),
-            registry: Registry::new(store.clone(), &config),
+            registry: Registry::new(store.clone(), &config, client.statistics()),
             waiters: Arc::new(Waiters::new(config.max_waiters)),
             conflicts: Conflicts::default(),
             floor: Floor::default(),

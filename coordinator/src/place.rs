@@ -33,6 +33,7 @@ enum Step {
 pub(crate) async fn place(hub: &Hub, key: &SessionKey, call: &Call, beginning: &Beginning) -> Result<Known, Error> {
     loop {
         call.in_time(key)?;
+        forgive(hub, key).await;
         match attempt(hub, key, call).await? {
             Step::Held(known) => return Ok(known),
             Step::Given(known) => match agent::activate(hub, &known, beginning.clone(), call).await {
@@ -43,6 +44,15 @@ pub(crate) async fn place(hub: &Hub, key: &SessionKey, call: &Call, beginning: &
             Step::Announce(mark) => hub.announced(mark, call.deadline).await?,
             Step::Again => call.pause().await,
         }
+    }
+}
+
+/// Asks a holder that counts as gone once more: it may have its connection back, and then the registry hears of it.
+async fn forgive(hub: &Hub, key: &SessionKey) {
+    if let Some(known) = hub.records.cached(key)
+        && let Some(owner) = known.record.owner.as_ref().filter(|owner| hub.registry.is_unheard(owner))
+    {
+        agent::is_unheard(hub, owner, key).await;
     }
 }
 

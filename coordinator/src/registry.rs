@@ -2,15 +2,18 @@
 //!
 //! Invariant: this decides only when to try and whom; a wrong belief costs a little time and never safety.
 
-use std::sync::{PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
+use std::time::Duration;
 
+use async_nats::Statistics;
 use holdfast_protocol::id::WorkspaceName;
 use holdfast_protocol::internal::WorkerLease;
 use holdfast_protocol::record::Owner;
 use holdfast_protocol::reply::WorkerState;
 use holdfast_protocol::{Boot, Error, Reason, SessionKey, WorkerName};
 use holdfast_store::{Store, StoreError};
-use tokio::sync::{Mutex, Notify};
+use tokio::sync::{Mutex, Notify, watch};
 use tokio::time::{Instant, timeout_at};
 use tokio_util::sync::CancellationToken;
 
@@ -20,6 +23,7 @@ use crate::placement::{self, Candidate};
 
 mod workers;
 
+pub(crate) use workers::CONFIRM;
 pub(crate) use workers::Liveness;
 use workers::Workers;
 
@@ -30,15 +34,24 @@ pub(crate) struct Registry {
     /// When the last reading of all leases was begun. Held while one is under way.
     reading: Mutex<Option<Instant>>,
     lost: Notify,
+    /// How many processes were found to be gone.
+    deaths: watch::Sender<u64>,
+    /// Of this coordinator's connection.
+    statistics: Arc<Statistics>,
+    /// How often it had been made when that was last looked at.
+    connects: AtomicU64,
 }
 
 impl Registry {
-    pub(crate) fn new(store: Store, config: &Config) -> Self {
+    pub(crate) fn new(store: Store, config: &Config, statistics: Arc<Statistics>) -> Self {
         Self {
+            connects: AtomicU64::new(statistics.connects.load(Ordering::Relaxed)),
+            statistics,
             store,
             workers: RwLock::new(Workers::new(config.lease_ttl, config.lease_grace)),
             reading: Mutex::new(None),
             lost: Notify::new(),
+            deaths: watch::Sender::default(),
         }
     }
 
@@ -68,7 +81,7 @@ impl Registry {
     }
 
     /// Reads all leases again and again, until `cancel`.
-    pub(crate) async fn run(&self, poll: std::time::Duration, cancel: CancellationToken) {
+    pub(crate) async fn run(&self, poll: Duration, cancel: CancellationToken) {
         let mut blind = false;
         loop {
             let pause = poll.mul_f64(rand::random_range(0.9..1.1));
@@ -76,7 +89,12 @@ impl Registry {
                 () = cancel.cancelled() => return,
                 () = tokio::time::sleep(pause) => {}
             }
-            match self.refresh().await {
+            self.notice_reconnect();
+            let read = self.refresh().await;
+            if read.is_err() {
+                self.workers_mut().outage(Instant::now());
+            }
+            match read {
                 Ok(()) if blind => tracing::info!("workers' leases can be read again"),
                 Err(error) if !blind => tracing::warn!(%error, "workers' leases cannot be read"),
                 Ok(()) | Err(_) => {}
@@ -85,7 +103,7 @@ impl Registry {
         }
     }
 
-    async fn last_reading_is_older_than(&self, age: std::time::Duration) -> bool {
+    async fn last_reading_is_older_than(&self, age: Duration) -> bool {
         self.reading.lock().await.is_none_or(|begun| begun.elapsed() > age)
     }
 
@@ -94,12 +112,59 @@ impl Registry {
         self.lost.notified().await;
     }
 
-    /// Nobody listened to a message for `boot` of `worker`: its process is gone, or cut off from NATS.
+    /// Nobody listened to a message for `boot` of `worker`. Once that is so for long enough, its process is gone, or cut off
+    /// from NATS.
     pub(crate) fn unheard(&self, worker: &WorkerName, boot: Boot) {
-        if self.workers_mut().unheard(worker, boot) {
+        self.notice_reconnect();
+        if self.workers_mut().unheard(worker, boot, Instant::now()) {
             tracing::warn!(%worker, %boot, "nobody listens for this worker; its sessions go elsewhere");
             self.lost.notify_one();
+            self.deaths.send_modify(|deaths| *deaths += 1);
         }
+    }
+
+    /// The process behind `owner` answered.
+    pub(crate) fn heard(&self, owner: &Owner) {
+        // Rarely is there anything to take back, and every answer comes by here.
+        if self.workers().is_doubted(owner) {
+            self.workers_mut().heard(owner);
+        }
+    }
+
+    /// Looks whether this coordinator's own connection was made again since the last look: then others' may not be yet.
+    fn notice_reconnect(&self) {
+        let connects = self.statistics.connects.load(Ordering::Relaxed);
+        if self.connects.swap(connects, Ordering::Relaxed) != connects {
+            self.workers_mut().outage(Instant::now());
+        }
+    }
+
+    /// Changes whenever a process is found to be gone.
+    pub(crate) fn deaths(&self) -> watch::Receiver<u64> {
+        self.deaths.subscribe()
+    }
+
+    /// Waits for a process to be found gone, or for `time`.
+    pub(crate) async fn news_within(&self, time: Duration) {
+        // That it took the whole time is no error.
+        if tokio::time::timeout(time, self.deaths().changed()).await.is_err() {
+            tracing::trace!("no news of workers");
+        }
+    }
+
+    /// Whether `owner` counts as gone because nobody listens for it.
+    pub(crate) fn is_unheard(&self, owner: &Owner) -> bool {
+        self.workers().is_unheard(owner)
+    }
+
+    /// Whether a message for `owner` found nobody, and nothing was heard of it since.
+    pub(crate) fn is_doubted(&self, owner: &Owner) -> bool {
+        self.workers().is_doubted(owner)
+    }
+
+    /// Whether it is the caller's turn to ask if the process behind `owner` is still there: nobody did within `every`.
+    pub(crate) fn begin_probe(&self, owner: &Owner, every: Duration) -> bool {
+        self.workers_mut().begin_probe(owner, every, Instant::now())
     }
 
     /// A worker was told to be in `state`.

@@ -4,6 +4,8 @@
 //! the session), or when the process that had it is gone: then whatever it did is in the log under the request's id, and the
 //! next owner answers by that. Silence of a living process is *unknown outcome* for a change, and *unavailable* for a read.
 
+use std::time::Duration;
+
 use async_nats::header::HeaderMap;
 use async_nats::{HeaderValue, Message};
 use holdfast_protocol::internal::{REQUEST_ID_HEADER, REVISION_HEADER};
@@ -24,6 +26,9 @@ use crate::hub::Hub;
 use crate::past::is_made_by;
 use crate::place;
 
+/// How long to wait for a worker that nobody listens for before it is asked again: at first, and at most.
+const WAIT: (Duration, Duration) = (agent::RECHECK, Duration::from_millis(200));
+
 /// Passes a request to the session's agent, wherever that is, and its answer back.
 ///
 /// # Errors
@@ -36,6 +41,7 @@ pub(crate) async fn relay(hub: &Hub, verb: Verb, key: &SessionKey, incoming: &In
     {
         return Ok(answer);
     }
+    let mut wait = WAIT.0;
     loop {
         let step = match decide::standing(&known.record, |owner| hub.registry.is_lost(owner)) {
             Standing::Active(owner) => send(hub, verb, key, &known, owner, incoming).await?,
@@ -61,6 +67,13 @@ pub(crate) async fn relay(hub: &Hub, verb: Verb, key: &SessionKey, incoming: &In
                 call.pause().await;
                 hub.records.read_record(key, deadline).await?
             }
+            Step::Wait => {
+                let call = incoming.peeked();
+                call.in_time(key)?;
+                hub.registry.news_within(wait.min(call.left())).await;
+                wait = (wait * 2).min(WAIT.1);
+                hub.records.read_record(key, deadline).await?
+            }
         };
     }
 }
@@ -74,6 +87,8 @@ enum Step {
     Look,
     /// What is known is old, and the next may be on its way.
     LookLater,
+    /// Nobody listens; that may be for a moment only.
+    Wait,
 }
 
 async fn send(
@@ -94,8 +109,9 @@ async fn send(
         Reply::Said(message) => Ok(Step::Answered(message)),
         // Handed over a moment ago, maybe: then the record will say so in a moment.
         Reply::Moved => Ok(Step::LookLater),
-        // The registry knows it by now, so that the session is placed anew, or there is nowhere to place it.
-        Reply::Unheard | Reply::Lost => Ok(Step::LookLater),
+        // The registry knows it, so that the session is placed anew once that is confirmed.
+        Reply::Unheard => Ok(Step::Wait),
+        Reply::Lost => Ok(Step::LookLater),
         Reply::Silent if verb.is_read() => {
             let why = format!("worker {} has session {} and did not answer in time", owner.worker, key.id);
             Err(error::storage_unavailable(&why).detail("session_id", key.id.as_str()))

@@ -168,10 +168,13 @@ pub async fn connect(options: &ConnectOptions) -> Result<async_nats::Client, Con
         .map_err(|error| ConnectError::Refused { url: url.clone(), why: error.to_string() })
 }
 
+/// The longest pause between two attempts to connect again.
+pub const RECONNECT_MAX: Duration = Duration::from_millis(800);
+
 /// At once the first time, then at growing distances.
 fn reconnect_delay(attempts: usize) -> Duration {
     match attempts {
         0 | 1 => Duration::ZERO,
-        attempts => Duration::from_millis(25 << attempts.min(6)),
+        attempts => Duration::from_millis(25 << attempts.min(5)).min(RECONNECT_MAX),
     }
 }

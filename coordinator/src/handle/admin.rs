@@ -12,6 +12,7 @@ use crate::answer::Answer;
 use crate::call::Incoming;
 use crate::change::{self, Change};
 use crate::handle::lock::finish;
+use crate::handle::reassign;
 use crate::hub::Hub;
 use crate::past::Past;
 
@@ -46,7 +47,12 @@ pub(crate) async fn takeover(hub: &Hub, key: &SessionKey, incoming: &Incoming) -
     let (request, call) = incoming.parse::<Takeover>(&hub.config.limits)?;
     let call = call.of_operator();
     let outcome = change::make(hub, key, &call, &request).await;
-    Answer::of(&finish(hub, key, &call, outcome).await?)
+    let known = outcome.as_ref().ok().filter(|done| done.written).map(|done| done.known.clone());
+    let answer = Answer::of(&finish(hub, key, &call, outcome).await?);
+    if let Some(known) = known {
+        reassign::leave_silent(hub, &known, &call).await;
+    }
+    answer
 }
 
 /// Frees the lock, whoever holds it.

@@ -3,7 +3,7 @@
 //! Invariant: only this machine's monotonic clock is used, counted from when a lease was seen to change, and only while
 //! leases could be read: an outage of JetStream makes nobody look dead.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashMap;
 use std::time::Duration;
 
 use holdfast_protocol::id::WorkspaceName;
@@ -21,12 +21,20 @@ const REMEMBERED: Duration = Duration::from_secs(600);
 /// How many processes without a lease are remembered; each costs a message to nobody once it is forgotten.
 const STRANGERS: usize = 1_024;
 
+/// For how long nobody must listen for a process before it counts as gone. One whose nats-server died is back on another one
+/// sooner than that.
+pub(crate) const CONFIRM: Duration = Duration::from_millis(50);
+/// How long after an outage of NATS that nobody listens for a process says nothing: it may not have its connection back yet.
+const AFTER_OUTAGE: Duration = Duration::from_secs(2);
+// By then everybody has tried to connect again since.
+const _: () = assert!(holdfast_store::connect::RECONNECT_MAX.as_millis() * 2 < AFTER_OUTAGE.as_millis());
+
 /// Whether a process seems alive.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Liveness {
     /// It does.
     Live,
-    /// Its lease says so, but nobody listened to the last message.
+    /// Its lease says so, but nobody listens for it.
     Suspect,
     /// Its lease is gone, stands still, or belongs to a later start of the worker.
     Gone,
@@ -40,10 +48,26 @@ struct Entry {
     missing_since: Option<Instant>,
     /// Sessions placed there since the lease last said how many it has.
     placed: u64,
-    /// Nobody listened while the lease stood at this revision.
-    unheard_at: Option<Revision>,
+    /// Nobody listened, since the lease is as it is.
+    unheard: Option<Unheard>,
     /// What was last told to whoever waits for workers to be lost.
     was_gone: bool,
+    /// When it was last asked whether the process is still there.
+    probed_at: Option<Instant>,
+}
+
+/// That nobody listens for a process.
+#[derive(Clone, Copy, Debug)]
+struct Unheard {
+    since: Instant,
+    /// It was so for long enough.
+    is_confirmed: bool,
+}
+
+impl Unheard {
+    fn confirmed(unheard: Option<&Self>) -> bool {
+        unheard.is_some_and(|unheard| unheard.is_confirmed)
+    }
 }
 
 /// All workers that were seen lately.
@@ -51,16 +75,19 @@ struct Entry {
 pub(crate) struct Workers {
     entries: HashMap<WorkerName, Entry>,
     /// Processes that nobody listens for and that no lease was seen of. A record that was edited by hand may name anybody.
-    strangers: HashSet<(WorkerName, Boot)>,
+    strangers: HashMap<(WorkerName, Boot), Unheard>,
     first_poll: Option<Instant>,
     last_poll: Option<Instant>,
+    /// When NATS or JetStream was last known to be away.
+    outage: Option<Instant>,
     ttl: Duration,
     grace: Duration,
 }
 
 impl Workers {
     pub(crate) fn new(ttl: Duration, grace: Duration) -> Self {
-        Self { entries: HashMap::new(), strangers: HashSet::new(), first_poll: None, last_poll: None, ttl, grace }
+        let (entries, strangers) = (HashMap::new(), HashMap::new());
+        Self { entries, strangers, first_poll: None, last_poll: None, outage: None, ttl, grace }
     }
 
     /// Takes in all leases as they were at `now`. Returns whether a process was lost by it.
@@ -88,6 +115,7 @@ impl Workers {
     /// Moves all clocks on by the time in which no lease could be read.
     fn forgive_blindness(&mut self, now: Instant) {
         let Some(blind) = self.last_poll.map(|last| now - last).filter(|blind| *blind > self.grace) else { return };
+        self.outage(now);
         for entry in self.entries.values_mut() {
             entry.changed_at += blind;
             entry.missing_since = entry.missing_since.map(|since| since + blind);
@@ -102,8 +130,9 @@ impl Workers {
                 changed_at: now,
                 missing_since: None,
                 placed: 0,
-                unheard_at: None,
+                unheard: None,
                 was_gone: false,
+                probed_at: None,
                 lease: lease.clone(),
             };
             self.entries.insert(lease.worker, entry);
@@ -118,21 +147,74 @@ impl Workers {
         entry.lease = lease;
         entry.changed_at = now;
         entry.placed = 0;
-        entry.unheard_at = None;
+        entry.unheard = None;
         restarted
     }
 
-    /// Nobody listened to a message for `boot` of `worker`. Returns whether that is news.
-    pub(crate) fn unheard(&mut self, worker: &WorkerName, boot: Boot) -> bool {
-        match self.entries.get_mut(worker).filter(|entry| entry.lease.boot == boot) {
-            Some(entry) => entry.unheard_at.replace(entry.revision) != Some(entry.revision),
+    /// Nobody listened to a message for `boot` of `worker`. Returns whether that makes it count as gone, and did not before.
+    pub(crate) fn unheard(&mut self, worker: &WorkerName, boot: Boot, now: Instant) -> bool {
+        let is_outage = self.outage.is_some_and(|outage| now.saturating_duration_since(outage) < AFTER_OUTAGE);
+        let fresh = Unheard { since: now, is_confirmed: false };
+        let unheard = match self.entries.get_mut(worker).filter(|entry| entry.lease.boot == boot) {
+            Some(entry) => entry.unheard.get_or_insert(fresh),
             None => {
-                if self.strangers.len() >= STRANGERS {
+                let stranger = (worker.clone(), boot);
+                if self.strangers.len() >= STRANGERS && !self.strangers.contains_key(&stranger) {
                     self.strangers.clear();
                 }
-                self.strangers.insert((worker.clone(), boot))
+                self.strangers.entry(stranger).or_insert(fresh)
             }
+        };
+        if unheard.is_confirmed || is_outage || now.saturating_duration_since(unheard.since) < CONFIRM {
+            return false;
         }
+        unheard.is_confirmed = true;
+        true
+    }
+
+    /// The process behind `owner` answered.
+    pub(crate) fn heard(&mut self, owner: &Owner) {
+        self.strangers.remove(&(owner.worker.clone(), owner.boot));
+        if let Some(entry) = self.entries.get_mut(&owner.worker).filter(|entry| entry.lease.boot == owner.boot) {
+            entry.unheard = None;
+        }
+    }
+
+    /// NATS or JetStream was away until just now.
+    pub(crate) fn outage(&mut self, now: Instant) {
+        self.outage = Some(now);
+    }
+
+    /// Whether a message for `owner` found nobody, and nothing was heard of it since.
+    pub(crate) fn is_doubted(&self, owner: &Owner) -> bool {
+        self.unheard_of(owner).is_some()
+    }
+
+    /// Whether `owner` counts as gone because nobody listens for it.
+    pub(crate) fn is_unheard(&self, owner: &Owner) -> bool {
+        Unheard::confirmed(self.unheard_of(owner))
+    }
+
+    fn unheard_of(&self, owner: &Owner) -> Option<&Unheard> {
+        match self.entries.get(&owner.worker).filter(|entry| entry.lease.boot == owner.boot) {
+            Some(entry) => entry.unheard.as_ref(),
+            // The common case is that there is none, and then no key is made.
+            None if self.strangers.is_empty() => None,
+            None => self.strangers.get(&(owner.worker.clone(), owner.boot)),
+        }
+    }
+
+    /// Whether nobody asked within `every` if the process behind `owner` is still there; then the caller does.
+    pub(crate) fn begin_probe(&mut self, owner: &Owner, every: Duration, now: Instant) -> bool {
+        let Some(entry) = self.entries.get_mut(&owner.worker).filter(|entry| entry.lease.boot == owner.boot) else {
+            // Rare, and not worth a memory: a process whose lease was not read yet.
+            return true;
+        };
+        let is_due = entry.probed_at.is_none_or(|probed| now.saturating_duration_since(probed) >= every);
+        if is_due {
+            entry.probed_at = Some(now);
+        }
+        is_due
     }
 
     /// A worker was told to be in `state`, ahead of its next lease.
@@ -144,7 +226,7 @@ impl Workers {
 
     /// Whether the process behind `owner` seems alive.
     pub(crate) fn liveness(&self, owner: &Owner) -> Liveness {
-        if self.strangers.contains(&(owner.worker.clone(), owner.boot)) {
+        if self.is_unheard(owner) {
             return Liveness::Suspect;
         }
         let Some(now) = self.last_poll else { return Liveness::Live };
@@ -157,8 +239,6 @@ impl Workers {
             Liveness::Live
         } else if owner.boot != entry.lease.boot || entry.is_gone(now, self.ttl, self.grace) {
             Liveness::Gone
-        } else if entry.unheard_at.is_some() {
-            Liveness::Suspect
         } else {
             Liveness::Live
         }
@@ -226,9 +306,7 @@ impl Entry {
     }
 
     fn is_present(&self, now: Instant, ttl: Duration) -> bool {
-        self.missing_since.is_none()
-            && self.unheard_at.is_none()
-            && now.saturating_duration_since(self.changed_at) < ttl
+        self.missing_since.is_none() && self.unheard.is_none() && now.saturating_duration_since(self.changed_at) < ttl
     }
 }
 
@@ -328,8 +406,11 @@ mod tests {
     fn a_worker_that_nobody_heard_of_is_suspect_until_its_lease_moves_on() {
         let (mut workers, start) = fleet();
         let boot = owner("w1", 5).boot;
-        assert!(workers.unheard(&owner("w1", 5).worker, boot));
-        assert!(!workers.unheard(&owner("w1", 5).worker, boot), "no news");
+        assert!(!workers.unheard(&owner("w1", 5).worker, boot, start), "to be confirmed");
+        assert_eq!(workers.liveness(&owner("w1", 5)), Liveness::Live);
+        assert_eq!(workers.candidates(None, None).unwrap().len(), 1, "it takes no sessions in doubt");
+        assert!(workers.unheard(&owner("w1", 5).worker, boot, start + CONFIRM));
+        assert!(!workers.unheard(&owner("w1", 5).worker, boot, start + CONFIRM), "no news");
         assert_eq!(workers.liveness(&owner("w1", 5)), Liveness::Suspect);
         assert!(workers.is_lost(&owner("w1", 5)));
         assert_eq!(workers.candidates(None, None).unwrap().len(), 1);
@@ -337,19 +418,67 @@ mod tests {
         assert_eq!(workers.liveness(&owner("w1", 5)), Liveness::Live);
     }
 
+    /// Nobody listens for `owner` for long enough, from `at` on.
+    fn gone(workers: &mut Workers, owner: &Owner, at: Instant) -> bool {
+        let first = workers.unheard(&owner.worker, owner.boot, at);
+        let second = workers.unheard(&owner.worker, owner.boot, at + CONFIRM);
+        !first && second
+    }
+
+    #[test]
+    fn a_worker_that_was_only_cut_off_for_a_moment_is_not_gone() {
+        let (mut workers, start) = fleet();
+        let owner = owner("w1", 5);
+        assert!(!workers.unheard(&owner.worker, owner.boot, start));
+        assert!(workers.is_doubted(&owner));
+        workers.heard(&owner);
+        assert!(!workers.is_doubted(&owner));
+        assert!(!workers.unheard(&owner.worker, owner.boot, start + CONFIRM), "the time counts anew");
+        assert_eq!(workers.candidates(None, None).unwrap().len(), 1);
+    }
+
+    #[test]
+    fn after_an_outage_of_nats_workers_have_time_to_connect_again() {
+        let (mut workers, start) = fleet();
+        let owner = owner("w1", 5);
+        workers.outage(start);
+        let late = start + AFTER_OUTAGE;
+        assert!(!workers.unheard(&owner.worker, owner.boot, start));
+        assert!(!workers.unheard(&owner.worker, owner.boot, late.checked_sub(CONFIRM).unwrap()));
+        assert_eq!(workers.liveness(&owner), Liveness::Live);
+        assert!(workers.unheard(&owner.worker, owner.boot, late));
+        assert_eq!(workers.liveness(&owner), Liveness::Suspect);
+    }
+
+    #[test]
+    fn one_of_all_who_wait_asks_whether_a_process_is_there_and_all_learn_it() {
+        let (mut workers, start) = fleet();
+        let every = Duration::from_millis(50);
+        let (owner, other) = (owner("w1", 5), owner("w2", 6));
+        assert!(workers.begin_probe(&owner, every, start));
+        assert!(!workers.begin_probe(&owner, every, start + every / 2), "another one asks already");
+        assert!(workers.begin_probe(&other, every, start + every / 2));
+        assert!(workers.begin_probe(&owner, every, start + every));
+        assert!(!workers.is_unheard(&owner));
+        gone(&mut workers, &owner, start);
+        assert!(workers.is_unheard(&owner) && !workers.is_unheard(&other));
+        workers.learn(vec![(Revision(3), lease("w1", 5)), (Revision(4), lease("w2", 6))], second(start, 1));
+        assert!(!workers.is_unheard(&owner), "its lease moved on");
+    }
+
     #[test]
     fn a_process_without_a_lease_is_suspect_once_nobody_listens_for_it_until_its_lease_is_there() {
         let (mut workers, start) = fleet();
         for stranger in [owner("w1", 9), owner("w3", 5)] {
             assert_eq!(workers.liveness(&stranger), Liveness::Live, "this coordinator may know too little");
-            assert!(workers.unheard(&stranger.worker, stranger.boot));
+            assert!(gone(&mut workers, &stranger, start));
             assert_eq!(workers.liveness(&stranger), Liveness::Suspect);
         }
         assert_eq!(workers.liveness(&owner("w1", 5)), Liveness::Live, "another process of that worker");
         workers.learn(vec![(Revision(3), lease("w3", 5))], second(start, 1));
         assert_eq!(workers.liveness(&owner("w3", 5)), Liveness::Live);
         for boot in 0..2 * STRANGERS as u128 {
-            workers.unheard(&owner("w4", 1).worker, owner("w4", boot).boot);
+            workers.unheard(&owner("w4", 1).worker, owner("w4", boot).boot, start);
         }
         assert!(workers.strangers.len() <= STRANGERS);
     }
