@@ -4,6 +4,7 @@
 //! bodies, merge patches) become steps when they are decided.
 
 mod file;
+pub mod frontmatter;
 mod history;
 mod request;
 mod step;

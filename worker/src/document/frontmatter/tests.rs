@@ -1,0 +1,387 @@
+//! Front matter against its laws: over odd files made here, and over random text and random fields.
+
+use proptest::prelude::*;
+use serde_json::json;
+
+use super::*;
+
+fn limits() -> Limits {
+    Limits::default()
+}
+
+fn map(value: Value) -> Map<String, Value> {
+    match value {
+        Value::Object(members) => members,
+        other => panic!("{other} is not an object"),
+    }
+}
+
+/// What `text` has, and that it is written as it was read.
+fn fields(text: &str) -> Value {
+    let parts = split(text);
+    assert_eq!([parts.front, parts.body].concat(), text);
+    let fields = read(parts.front, &limits()).unwrap_or_else(|error| panic!("{text:?}: {error}"));
+    assert_eq!(rewrite(parts.front, &fields, parts.body, &limits()).unwrap(), parts.front);
+    Value::Object(fields)
+}
+
+fn refusal(text: &str) -> Error {
+    read(split(text).front, &limits()).expect_err(text)
+}
+
+/// `text` after its fields were patched.
+fn patched(text: &str, patch: Value) -> String {
+    let parts = split(text);
+    let mut fields = read(parts.front, &limits()).unwrap();
+    holdfast_protocol::document::merge_patch(&mut fields, &map(patch));
+    let front = rewrite(parts.front, &fields, parts.body, &limits()).unwrap();
+    assert_eq!(read(&front, &limits()).unwrap(), fields);
+    front + parts.body
+}
+
+#[test]
+fn files_without_front_matter_have_no_fields() {
+    for text in [
+        "",
+        "x",
+        "---",
+        "---\n",
+        "---\nno end",
+        "----\n----\n",
+        " ---\n---\n",
+        "\n---\n---\n",
+        "+++\n---\n",
+        "--- x\n---\n",
+    ] {
+        assert_eq!(split(text), Parts { front: "", body: text }, "{text:?}");
+    }
+    assert_eq!(rewrite("", &Map::new(), "body", &limits()).unwrap(), "");
+}
+
+#[test]
+fn the_fences_may_be_odd_and_the_body_keeps_every_byte() {
+    for (text, front) in [
+        ("---\n---\n", "---\n---\n"),
+        ("---\n---", "---\n---"),
+        ("---\r\na: 1\r\n---\r\nx\r\n", "---\r\na: 1\r\n---\r\n"),
+        ("\u{feff}---\na: 1\n---\n\u{feff}x", "\u{feff}---\na: 1\n---\n"),
+        ("--- \t\na: 1\n---\t\n\n\nx", "--- \t\na: 1\n---\t\n"),
+        ("---\na: 1\n...\n---\n", "---\na: 1\n...\n"),
+        ("+++\na = 1\n+++\n---\n---\n", "+++\na = 1\n+++\n"),
+        ("---\n# only a comment\n---\nx", "---\n# only a comment\n---\n"),
+        ("---\n\n\n---\nx", "---\n\n\n---\n"),
+    ] {
+        assert_eq!(split(text).front, front, "{text:?}");
+        fields(text);
+    }
+}
+
+#[test]
+fn yaml_is_read_by_the_core_schema_and_what_json_cannot_say_is_its_text() {
+    let text = "---\nint: 12\nhex: 0x1F\nbig: 18446744073709551615\nbigger: 18446744073709551616\nfloat: 1.50\n\
+        exp: 1e3\ninf: -.inf\nnan: .nan\nhuge: 1e999\ndate: 2026-11-22\nyes: yes\nno: No\ntrue: True\nnull: ~\nnone:\n\
+        quoted: '1'\ntagged: !!str 1\nint_tag: !!int \"7\"\ncustom: !thing x\n1: number key\nlist: [a, 'b', 3]\n\
+        text: |\n  two\n  lines\n<<: {merge: no}\n\"quoted key\": x\n---\n";
+    let expected = json!({
+        "int": 12, "hex": 31, "big": 18446744073709551615u64, "bigger": "18446744073709551616", "float": 1.5,
+        "exp": 1000.0, "inf": "-.inf", "nan": ".nan", "huge": "1e999", "date": "2026-11-22", "yes": "yes", "no": "No",
+        "true": true, "null": null, "none": null, "quoted": "1", "tagged": "1", "int_tag": 7, "custom": "x",
+        "1": "number key", "list": ["a", "b", 3], "text": "two\nlines\n", "<<": {"merge": "no"}, "quoted key": "x",
+    });
+    assert_eq!(fields(text), expected);
+}
+
+#[test]
+fn toml_is_read_and_what_json_cannot_say_is_its_text() {
+    let text = "+++\nint = 1_000\nfloat = 1.5\ninf = -inf\nnan = nan\ndate = 1979-05-27T07:32:00Z\nday = 1979-05-27\n\
+        a.b = 'dotted'\nlist = [1, 'x', { y = true }]\n[section.deep]\nk = \"v\"\n[[all]]\nn = 1\n[[all]]\nn = 2\n+++\n";
+    let expected = json!({
+        "int": 1000, "float": 1.5, "inf": "-inf", "nan": "nan", "date": "1979-05-27T07:32:00Z", "day": "1979-05-27",
+        "a": {"b": "dotted"}, "list": [1, "x", {"y": true}], "section": {"deep": {"k": "v"}}, "all": [{"n": 1}, {"n": 2}],
+    });
+    assert_eq!(fields(text), expected);
+}
+
+#[test]
+fn bad_front_matter_is_refused_with_line_and_column() {
+    for (text, line, column) in [
+        ("---\na: 1\nb: [1\n---\n", 3, 4),
+        ("---\na: 1\na: 2\n---\n", 3, 1),
+        ("---\n- a\n---\n", 2, 1),
+        ("---\njust text\n---\n", 2, 1),
+        ("---\n? [a]\n: b\n---\n", 2, 3),
+        ("---\na: *nowhere\n---\n", 2, 4),
+        ("---\na: &a [*a]\n---\n", 2, 8),
+        ("---\na: b: c\n---\n", 2, 5),
+        ("+++\na = 1\nb = \n+++\n", 3, 5),
+        ("+++\na = 1\na = 2\n+++\n", 3, 1),
+    ] {
+        let error = refusal(text);
+        assert_eq!(error.reason, Reason::BadFrontmatter, "{text:?}: {error}");
+        assert_eq!(
+            (&error.details["line"], &error.details["column"]),
+            (&json!(line), &json!(column)),
+            "{text:?}: {error}"
+        );
+    }
+}
+
+#[test]
+fn a_front_matter_over_a_limit_is_refused_before_it_grows() {
+    let yaml = |inner: &str| format!("---\n{inner}\n---\n");
+    let toml = |inner: &str| format!("+++\n{inner}\n+++\n");
+    let mut bomb = String::from("a0: &a0 [x, x, x, x, x, x, x, x, x, x]\n");
+    for n in 1..40 {
+        bomb += &format!("a{n}: &a{n} [{}]\n", vec![format!("*a{}", n - 1); 10].join(", "));
+    }
+    let mut tower = format!("a0: &a0 {}x{}\n", "[".repeat(20), "]".repeat(20));
+    for n in 1..2000 {
+        tower += &format!("a{n}: &a{n} [*a{}]\n", n - 1);
+    }
+    for text in [
+        yaml(&format!("a: {}{}", "[".repeat(32), "]".repeat(32))),
+        yaml(&format!("a: {}", "[".repeat(50_000))),
+        yaml(&(0..33).map(|n| format!("{}a:\n", " ".repeat(n))).collect::<String>()),
+        yaml(&format!("a:\n{}", "- ".repeat(50_000))),
+        yaml(&format!("a: {}", "x".repeat(70_000))),
+        yaml(&format!("#{}", "x".repeat(300_000))),
+        yaml(&bomb),
+        yaml(&tower),
+        toml(&format!("a = {}1{}", "[".repeat(32), "]".repeat(32))),
+        toml(&format!("a = {}", "[".repeat(50_000))),
+        toml(&format!("{} = 1", vec!["a"; 50_000].join("."))),
+        toml(&format!("[{}]", vec!["a"; 50_000].join("."))),
+        toml(&format!("a = {{ {} = 1 }}", vec!["a"; 50_000].join("."))),
+        toml(&format!("a = '{}'", "x".repeat(70_000))),
+    ] {
+        let start = std::time::Instant::now();
+        let error = refusal(&text);
+        assert_eq!(error.reason, Reason::FieldsTooLarge, "{:.60}: {error}", text);
+        assert!(start.elapsed().as_secs() < 5, "{:.60} took {:?}", text, start.elapsed());
+    }
+    let deepest = format!("---\na: {}{}\n---\n", "[".repeat(31), "]".repeat(31));
+    fields(&deepest);
+}
+
+#[test]
+fn a_changed_field_leaves_the_others_their_places_and_comments() {
+    let text = "---\r\n# head\r\ntitle: \"Old\"   # why\r\n\r\n# about tags\r\ntags:\r\n  - a  # first\r\n  - b\r\n\r\ndate: 2026-11-22\r\n# end\r\n---\r\nbody";
+    assert_eq!(
+        patched(text, json!({"title": "New"})),
+        text.replace("\"Old\"", "New"),
+        "a value on one line is replaced alone"
+    );
+    assert_eq!(
+        patched(text, json!({"tags": ["c"], "added": {"x": 1}})),
+        text.replace("  - a  # first\r\n  - b\r\n", "- c\r\n").replace("# end\r\n", "# end\r\nadded:\r\n  x: 1\r\n")
+    );
+    assert_eq!(patched(text, json!({"tags": null})), text.replace("tags:\r\n  - a  # first\r\n  - b\r\n", ""),);
+    assert_eq!(patched("---\na: 1 # x\nb: 2\n---\n", json!({"a": "x\ny"})), "---\na: |-\n  x\n  y\nb: 2\n---\n");
+    assert_eq!(patched("---\na: {b: 1} # x\nc:\n---\n", json!({"a": [], "c": 5})), "---\na: [] # x\nc: 5\n---\n");
+    assert_eq!(
+        patched("---\n  a: 1\n  b: 2\n---\n", json!({"b": {"c": 1}, "d": 4})),
+        "---\n  a: 1\n  b:\n    c: 1\n  d: 4\n---\n"
+    );
+}
+
+#[test]
+fn a_changed_field_of_toml_leaves_the_others_their_places_and_comments() {
+    let text =
+        "+++\n# head\ntitle = 'Old' # why\nday = 1979-05-27\n\n[author] # who\nname = 'x'\nmail = 'y'\n+++\nbody";
+    assert_eq!(patched(text, json!({"title": "New"})), text.replace("'Old'", "\"New\""));
+    assert_eq!(patched(text, json!({"author": {"mail": "z"}})), text.replace("'y'", "\"z\""));
+    assert_eq!(patched(text, json!({"author": {"mail": null}})), text.replace("mail = 'y'\n", ""));
+    assert_eq!(patched(text, json!({"n": 1})), text.replace("05-27\n", "05-27\nn = 1\n"));
+    let error = rewrite("+++\n+++\n", &map(json!({"a": [null]})), "", &limits()).unwrap_err();
+    assert_eq!(error.reason, Reason::BadFrontmatter);
+}
+
+#[test]
+fn the_first_field_makes_a_front_matter_and_the_last_one_leaves_its_fences() {
+    assert_eq!(patched("body", json!({"a": 1})), "---\na: 1\n---\nbody");
+    assert_eq!(patched("body\r\n", json!({"a": 1})), "---\r\na: 1\r\n---\r\nbody\r\n");
+    assert_eq!(patched("---\na: 1\n---\nbody", json!({"a": null})), "---\n---\nbody");
+    assert_eq!(patched("+++\na = 1\n+++\nbody", json!({"a": null})), "+++\n+++\nbody");
+}
+
+#[test]
+fn members_that_lean_on_each_other_are_written_so_that_they_read_back() {
+    // The anchor goes with the member that has it; flow mappings and odd keys are written anew.
+    for (text, patch) in [
+        ("---\na: &x [1]\nb: *x\n---\n", json!({"a": 2})),
+        ("---\n{a: 1, b: 2}\n---\n", json!({"a": 2})),
+        ("---\n? a\n: 1\n? b\n: 2\n---\n", json!({"a": 2, "c": 3})),
+        ("---\na: |+\n  x\n\n---\n", json!({"b": 3})),
+        ("---\na: >-\n  x\n # not content\nb: 1\n---\n", json!({"a": "y"})),
+        ("---\na:\n- 1\n# end\nb: 1\n---\n", json!({"a": [2]})),
+        ("---\n!!map\na: 1\n---\n", json!({"a": 3})),
+        ("---\n&top\na: 1\n---\n", json!({"a": 3})),
+        ("---\na: !!str\nb: 1\n---\n", json!({"a": "x: y"})),
+        ("---\na:\n\n\n---\n", json!({"a": {"b": 1}})),
+        ("---\n\"a\": 1\n---\n", json!({"a": "#"})),
+    ] {
+        patched(text, patch);
+    }
+}
+
+fn scalars() -> impl Strategy<Value = Value> {
+    prop_oneof![
+        Just(Value::Null),
+        any::<bool>().prop_map(Value::from),
+        any::<i64>().prop_map(Value::from),
+        any::<u64>().prop_map(Value::from),
+        any::<f64>().prop_map(Value::from),
+        "[a-z0-9:#,'\"\\[\\]{}&*!|>%@`.~ \\-\n\t]{0,12}".prop_map(Value::from),
+        any::<String>().prop_map(Value::from),
+        prop::sample::select(vec![
+            "yes",
+            "null",
+            "~",
+            "1.0",
+            "0x1",
+            "2026-11-22",
+            "- a",
+            "a: b",
+            "---",
+            "...",
+            "+++",
+            "\r\n",
+            "\u{85}",
+            "",
+            " ",
+            "\u{feff}",
+            "=",
+            "<<"
+        ])
+        .prop_map(Value::from),
+    ]
+}
+
+fn values() -> impl Strategy<Value = Value> {
+    scalars().prop_recursive(4, 24, 5, |inner| {
+        prop_oneof![
+            prop::collection::vec(inner.clone(), 0..5).prop_map(Value::from),
+            prop::collection::btree_map(names(), inner, 0..5)
+                .prop_map(|members| Value::Object(members.into_iter().collect())),
+        ]
+    })
+}
+
+fn names() -> impl Strategy<Value = String> {
+    prop_oneof![4 => "[a-f]{1,2}", 1 => "[a-z0-9:#'\"\\-?. \n]{0,6}", 1 => any::<String>()]
+}
+
+fn objects() -> impl Strategy<Value = Map<String, Value>> {
+    prop::collection::btree_map(names(), values(), 0..6).prop_map(|members| members.into_iter().collect())
+}
+
+/// Lines as people and programs write them, and as nobody should.
+fn lines() -> impl Strategy<Value = String> {
+    prop::sample::select(vec![
+        "a: 1",
+        "b: two",
+        "c: \"three\" # c",
+        "d:",
+        "  - x",
+        "  - {y: z}",
+        "e: |",
+        "  text",
+        "",
+        "# note",
+        "  # note",
+        "f: [1,",
+        "  2]",
+        "g: {h: 1}",
+        "? k",
+        ": v",
+        "a: again",
+        "\ti: 1",
+        "j: &j 1",
+        "l: *j",
+        "m: >+",
+        "   folded",
+        "n: !!str 5",
+        "- o",
+        "p: 'it''s'",
+        "q:   ",
+        "...",
+        "%YAML 1.2",
+        "'r': 1",
+        "a = 1",
+        "b = 'x' # b",
+        "[s]",
+        "t.u = 1",
+        "[[v]]",
+        "w = [1, 2]",
+        "x = 1979-05-27",
+        "y = { z = 1 }",
+        "\u{feff}a: 1",
+        "é: ü",
+        "aa: \"x\\ny\"",
+    ])
+    .prop_map(str::to_owned)
+}
+
+fn front_matters() -> impl Strategy<Value = String> {
+    let ends = prop::sample::select(vec!["\n", "\r\n"]);
+    (prop::sample::select(vec!["---", "+++"]), prop::collection::vec(lines(), 0..10), ends, any::<bool>()).prop_map(
+        |(fence, lines, end, bom)| {
+            let mark = if bom { "\u{feff}" } else { "" };
+            let lines: String = lines.into_iter().map(|line| line + end).collect();
+            format!("{mark}{fence}{end}{lines}{fence}{end}")
+        },
+    )
+}
+
+/// Comments and blank lines of a text, and the names at its top, in order.
+fn comments(text: &str) -> Vec<&str> {
+    text.lines().filter(|line| line.starts_with('#')).collect()
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 1000, ..ProptestConfig::default() })]
+
+    #[test]
+    fn any_text_is_taken_apart_without_a_loss(text in ".{0,200}", front in front_matters()) {
+        for text in [text.clone(), front + &text] {
+            let parts = split(&text);
+            prop_assert_eq!([parts.front, parts.body].concat(), text.clone());
+            if let Ok(fields) = read(parts.front, &limits()) {
+                prop_assert_eq!(rewrite(parts.front, &fields, parts.body, &limits()).unwrap(), parts.front);
+            }
+        }
+    }
+
+    #[test]
+    fn any_fields_are_read_back_as_they_were_written(fields in objects()) {
+        let front = rewrite("", &fields, "", &limits()).unwrap();
+        prop_assert_eq!(read(&front, &limits()).unwrap(), fields.clone());
+        let whole = front + "---\nbody";
+        prop_assert_eq!(split(&whole).body, if fields.is_empty() { whole.as_str() } else { "---\nbody" });
+    }
+
+    #[test]
+    fn any_fields_without_null_are_read_back_from_toml(fields in objects()) {
+        match rewrite("+++\n+++\n", &fields, "", &limits()) {
+            Ok(front) => prop_assert_eq!(read(&front, &limits()).unwrap(), fields),
+            Err(error) => prop_assert!(error.message.contains("TOML cannot say"), "{}: {:?}", error, fields),
+        }
+    }
+
+    #[test]
+    fn a_change_of_one_field_keeps_the_rest(front in front_matters(), name in names(), value in values()) {
+        let front = split(&front).front;
+        let Ok(mut fields) = read(front, &limits()) else { return Ok(()) };
+        fields.insert(name.clone(), value);
+        match rewrite(front, &fields, "", &limits()) {
+            Ok(changed) => {
+                prop_assert_eq!(read(&changed, &limits()).unwrap(), fields, "{:?} to {:?}", front, changed);
+                let is_toml = front.contains("+++") || front[3..].contains('\u{feff}');
+                if !is_toml && !front.contains(['{', '?', '&']) && !front.contains("|") && !front.contains(">") {
+                    prop_assert_eq!(comments(front), comments(&changed), "{:?} to {:?}", front, changed);
+                }
+            }
+            Err(error) => prop_assert!(error.message.contains("TOML cannot say"), "{}: {:?} {:?}", error, front, fields),
+        }
+    }
+}
