@@ -32,6 +32,8 @@ pub mod control {
     pub const RECLAIM: &str = "reclaim";
     /// Body [`super::SetState`]; replies [`crate::reply::Drained`].
     pub const STATE: &str = "state";
+    /// Body [`super::FilePath`]; replies the real path as [`super::FilePath`].
+    pub const RESOLVE: &str = "resolve";
 }
 
 /// The record as a coordinator has just written it.
@@ -94,6 +96,15 @@ pub struct SetState {
     pub state: WorkerState,
     /// Why.
     pub reason: String,
+}
+
+/// A path in a workspace, before or after its symbolic links were followed.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct FilePath {
+    /// Workspace.
+    pub workspace: crate::id::WorkspaceName,
+    /// Path.
+    pub path: crate::path::CanonicalPath,
 }
 
 /// What the relay says as it goes: every message of the stream up to here has been announced.

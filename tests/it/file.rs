@@ -1,5 +1,9 @@
 //! Path sessions and their files: load, save, divergence, and nothing outside of the workspace.
 
+mod crash;
+mod front;
+mod link;
+
 use std::path::Path;
 
 use holdfast_tests::fleet::Fleet;
@@ -44,15 +48,29 @@ async fn what_somebody_else_wrote_is_never_written_over_unasked() {
     let folder = tempfile::tempdir().unwrap();
     let file = folder.path().join("a.md");
     std::fs::write(&file, "one").unwrap();
-    let fleet = fleet(folder.path()).await;
+    let mut fleet = fleet(folder.path()).await;
     let id = open(&fleet, "a.md").await;
-    fleet.ask("doc.edit", &id, json!({"body": "mine"})).await.ok();
+    assert_eq!(fleet.ask("doc.get", &id, json!({})).await.ok().get("diverged"), None);
+    fleet.ask("doc.edit", &id, json!({"body": "mine", "actor": "me"})).await.ok();
+    fleet.ask("doc.edit", &id, json!({"body": "mine", "actor": "another"})).await.ok();
     std::fs::write(&file, "theirs").unwrap();
     let refusal = fleet.ask("doc.save", &id, json!({})).await.refused("conflict", "disk_diverged");
-    assert_eq!(refusal["details"]["found_digest"], holdfast_tests::blake3_hex(b"theirs"));
+    let details = &refusal["details"];
+    assert_eq!(details["found_digest"], holdfast_tests::blake3_hex(b"theirs"));
+    assert_eq!((&details["unsaved_by"], &details["found_bytes"]), (&json!("me"), &json!(6)));
+    for when in ["expected_mtime", "found_mtime", "synced_at", "unsaved_since"] {
+        assert!(details[when].is_string(), "{when} in {details}");
+    }
+    assert_eq!(refusal["actions"], json!(["load_discard", "save_overwrite", "read"]));
+    assert_eq!(fleet.ask("doc.get", &id, json!({})).await.ok()["diverged"], true);
     assert_eq!(refusal["details"]["expected_digest"], holdfast_tests::blake3_hex(b"one"));
     assert_eq!(std::fs::read(&file).unwrap(), b"theirs");
-    fleet.ask("doc.load", &id, json!({})).await.refused("conflict", "unsaved_changes");
+    for verb in ["doc.load", "session.close"] {
+        let refusal = fleet.ask(verb, &id, json!({})).await.refused("conflict", "unsaved_changes");
+        let details = &refusal["details"];
+        assert_eq!((&details["unsaved_by"], &details["diverged"]), (&json!("me"), &json!(true)), "{verb}");
+        assert!(details["unsaved_since"].is_string(), "{details}");
+    }
     let loaded = fleet.ask("doc.load", &id, json!({"discard": true, "request_id": "l1"})).await.ok();
     assert_eq!((&loaded["body"], &loaded["dirty"]), (&json!("theirs"), &json!(false)));
     assert_eq!(fleet.ask("doc.load", &id, json!({"discard": true, "request_id": "l1"})).await.ok(), loaded);
@@ -65,8 +83,61 @@ async fn what_somebody_else_wrote_is_never_written_over_unasked() {
     fleet.ask("admin.reclaim", "", json!({"max_idle_ms": 0})).await.ok();
     std::fs::write(&file, "elsewhere").unwrap();
     let back = fleet.ask("doc.get", &id, json!({})).await.ok();
-    assert_eq!((&back["body"], &back["dirty"]), (&json!("unsaved"), &json!(true)));
+    assert_eq!((&back["body"], &back["dirty"], &back["diverged"]), (&json!("unsaved"), &json!(true), &json!(true)));
     fleet.ask("doc.save", &id, json!({})).await.refused("conflict", "disk_diverged");
+    // So it is after a move, where nothing but the log goes along.
+    fleet.add_worker("w2", &[("main", folder.path())]).await.unwrap();
+    fleet.ask("admin.move", &id, json!({"worker": "w2", "reason": "test"})).await.ok();
+    let back = fleet.ask("doc.get", &id, json!({})).await.ok();
+    assert_eq!((&back["body"], &back["dirty"], &back["diverged"]), (&json!("unsaved"), &json!(true), &json!(true)));
+    assert_eq!(std::fs::read(&file).unwrap(), b"elsewhere");
+    let loaded = fleet.ask("doc.load", &id, json!({"discard": true})).await.ok();
+    assert_eq!((&loaded["body"], loaded.get("diverged")), (&json!("elsewhere"), None));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_file_that_was_removed_or_made_under_a_session_is_noticed() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("a.md");
+    std::fs::write(&file, "one").unwrap();
+    let fleet = fleet(folder.path()).await;
+    let id = open(&fleet, "a.md").await;
+    std::fs::remove_file(&file).unwrap();
+    let refusal = fleet.ask("doc.save", &id, json!({})).await.refused("conflict", "disk_diverged");
+    assert_eq!(refusal["details"]["found_digest"], json!(null));
+    fleet.ask("doc.load", &id, json!({})).await.refused("not_found", "no_file");
+    assert!(!file.exists());
+    fleet.ask("doc.save", &id, json!({"overwrite": true})).await.ok();
+    assert_eq!(std::fs::read(&file).unwrap(), b"one");
+    let id = open(&fleet, "b.md").await;
+    fleet.ask("doc.edit", &id, json!({"body": "mine"})).await.ok();
+    std::fs::write(folder.path().join("b.md"), "theirs").unwrap();
+    let refusal = fleet.ask("doc.save", &id, json!({})).await.refused("conflict", "disk_diverged");
+    assert_eq!(refusal["details"]["expected_digest"], json!(null));
+    // The same text is no divergence, whoever wrote it.
+    std::fs::write(folder.path().join("b.md"), "mine").unwrap();
+    fleet.ask("doc.save", &id, json!({})).await.ok();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_read_only_workspace_is_edited_and_not_saved() {
+    let folder = tempfile::tempdir().unwrap();
+    std::fs::write(folder.path().join("a.md"), "one").unwrap();
+    let mut fleet = Fleet::empty(server::shared().await.unwrap().url()).await.unwrap();
+    fleet.add_read_only_worker("w1", &[("main", folder.path())]).await.unwrap();
+    fleet.add_coordinator().await.unwrap();
+    for (path, text) in [("a.md", "one"), ("new/b.md", "")] {
+        let id = open(&fleet, path).await;
+        assert_eq!(fleet.ask("doc.get", &id, json!({})).await.ok()["body"], text);
+        fleet.ask("doc.edit", &id, json!({"body": "two"})).await.ok();
+        for overwrite in [false, true] {
+            let save = json!({ "overwrite": overwrite });
+            fleet.ask("doc.save", &id, save).await.refused("forbidden", "workspace_denied");
+        }
+        fleet.ask("session.close", &id, json!({})).await.refused("conflict", "unsaved_changes");
+    }
+    assert_eq!(std::fs::read(folder.path().join("a.md")).unwrap(), b"one");
+    assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 1);
 }
 
 #[tokio::test(flavor = "multi_thread")]

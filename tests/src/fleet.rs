@@ -70,6 +70,14 @@ async fn begin_worker(url: String, config: WorkerConfig) -> Result<Worker> {
     Ok(Worker::start(client, store, config).await?)
 }
 
+/// A worker below `root`, for a test that runs it in a process of its own.
+///
+/// # Errors
+/// When it does not start.
+pub async fn worker_at(url: &str, root: &str, name: &str, workspaces: &[(&str, &std::path::Path)]) -> Result<Worker> {
+    begin_worker(url.to_owned(), worker_config(&Root::parse(root)?, name, workspaces)?).await
+}
+
 async fn begin_coordinator(url: String, config: Config, secret: Secret) -> Result<Coordinator> {
     let client = connect(&ConnectOptions::to(url)).await?;
     let store = Arc::new(Jetstream::new(client.clone(), config.root.clone()).await?);
@@ -171,6 +179,17 @@ impl Fleet {
     ) -> Result<()> {
         let config = worker_config(&self.root, name, workspaces)?;
         self.workers.insert(name.to_owned(), begin_worker(url.to_owned(), config).await?);
+        Ok(())
+    }
+
+    /// One more worker that may not write in its workspaces.
+    ///
+    /// # Errors
+    /// When it does not start.
+    pub async fn add_read_only_worker(&mut self, name: &str, workspaces: &[(&str, &std::path::Path)]) -> Result<()> {
+        let mut config = worker_config(&self.root, name, workspaces)?;
+        config.workspaces.values_mut().for_each(|workspace| workspace.writable = false);
+        self.workers.insert(name.to_owned(), begin_worker(self.url.clone(), config).await?);
         Ok(())
     }
 

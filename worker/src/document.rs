@@ -3,6 +3,7 @@
 //! Invariant: a change is a `Step`, which is exact: it replays to the same document, and has an inverse. Requests (whole
 //! bodies, merge patches) become steps when they are decided.
 
+mod disk;
 mod file;
 pub mod frontmatter;
 mod history;
@@ -12,14 +13,15 @@ mod step;
 mod tests;
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use async_trait::async_trait;
 use holdfast_protocol::document::{Content, check_fields};
 use holdfast_protocol::error::Reason;
 use holdfast_protocol::frame::OpEvent;
 use holdfast_protocol::record::SessionRecord;
-use holdfast_protocol::reply::{Document as DocumentReply, Edited, Saved};
-use holdfast_protocol::request::{Edit, Load, Save, Undo};
+use holdfast_protocol::reply::{Document as DocumentReply, Edited};
+use holdfast_protocol::request::{Edit, Undo};
 use holdfast_protocol::subject::Verb;
 use holdfast_protocol::{Error, Limits, SessionId};
 use serde::{Deserialize, Serialize};
@@ -27,7 +29,10 @@ use serde_json::value::RawValue;
 use serde_json::{Map, Value};
 
 use crate::machine::{Ask, Change, Decision, Kind, Machine, Memory, Surroundings};
-use file::{Baseline, File, Written};
+#[cfg(feature = "failpoints")]
+pub use file::STEPS as SAVE_STEPS;
+pub(crate) use file::resolve;
+use file::{Baseline, File, Known};
 use history::History;
 use request::Body;
 use step::Step;
@@ -38,7 +43,13 @@ pub struct DocumentKind;
 impl Kind for DocumentKind {
     fn create(&self, record: &SessionRecord, surroundings: Surroundings) -> Box<dyn Machine> {
         let file = File::of(record, surroundings.workspace).map(Box::new);
-        Box::new(Document { id: record.id.clone(), limits: surroundings.limits, file, state: State::default() })
+        Box::new(Document {
+            id: record.id.clone(),
+            limits: surroundings.limits,
+            file,
+            state: State::default(),
+            diverged: AtomicBool::new(false),
+        })
     }
 }
 
@@ -48,6 +59,23 @@ pub struct Document {
     limits: Arc<Limits>,
     file: Option<Box<File>>,
     state: State,
+    /// Whether the file was something else when it was last looked at. Not part of the state: it is about the disk.
+    diverged: AtomicBool,
+}
+
+/// When something was done, by the worker's clock, and by whom. For people.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Stamp {
+    at: String,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    by: Option<String>,
+}
+
+impl Stamp {
+    fn of(ask: &Ask) -> Self {
+        Self { at: jiff::Timestamp::now().to_string(), by: ask.actor.clone() }
+    }
 }
 
 /// What a snapshot has.
@@ -57,17 +85,29 @@ struct State {
     body: String,
     #[serde(default, skip_serializing_if = "Map::is_empty")]
     fields: Map<String, Value>,
+    /// The file's front matter as text, since a save keeps of it what did not change.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    front: String,
     revision: u64,
     /// The revision that the file has, or that the session began with.
     saved_revision: u64,
     /// The file as it was last read or written; `None`: there was none.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     baseline: Option<Baseline>,
+    /// When and by whom that was.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    synced: Option<Stamp>,
+    /// Digests of saves that were begun since, the latest last.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    begun: Vec<String>,
+    /// The first change that no file has.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    unsaved: Option<Stamp>,
     #[serde(default, skip_serializing_if = "History::is_empty")]
     history: History,
 }
 
-/// A change as it stands in the log.
+/// A change as it stands in the log. Members that were not always there may be missing.
 #[derive(Debug, Serialize, Deserialize)]
 #[serde(tag = "type", rename_all = "snake_case", deny_unknown_fields)]
 enum DocumentChange {
@@ -75,19 +115,51 @@ enum DocumentChange {
     Begin {
         body: String,
         fields: Map<String, Value>,
+        #[serde(default, skip_serializing_if = "String::is_empty")]
+        front: String,
         #[serde(default, skip_serializing_if = "Option::is_none")]
         baseline: Option<Baseline>,
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        stamp: Option<Stamp>,
     },
     /// The file, read again.
-    Load { body: String, baseline: Baseline },
+    Load {
+        body: String,
+        #[serde(default, skip_serializing_if = "Map::is_empty")]
+        fields: Map<String, Value>,
+        #[serde(default, skip_serializing_if = "String::is_empty")]
+        front: String,
+        baseline: Baseline,
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        stamp: Option<Stamp>,
+    },
+    /// The file is about to have this. Whether it came to that, only the file knows.
+    Saving { digest: String },
     /// The file has what the document has.
-    Save { baseline: Baseline },
-    /// A new change, which drops what could be redone.
-    Edit { step: Step },
+    Save {
+        baseline: Baseline,
+        /// The front matter, where it is another than before.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        front: Option<String>,
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        stamp: Option<Stamp>,
+    },
+    /// A new change, which drops what could be redone. `stamp` where it is the first that no file has.
+    Edit {
+        step: Step,
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        stamp: Option<Stamp>,
+    },
     /// The last change taken back.
-    Undo,
+    Undo {
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        stamp: Option<Stamp>,
+    },
     /// The last undone change made again.
-    Redo,
+    Redo {
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        stamp: Option<Stamp>,
+    },
 }
 
 impl Document {
@@ -104,21 +176,28 @@ impl Document {
             dirty: self.dirty(),
             path: self.file.as_ref().map(|file| file.path().to_owned()),
             workspace: self.file.as_ref().map(|file| file.workspace().to_owned()),
+            diverged: self.diverged.load(Ordering::Relaxed),
         }
+    }
+
+    /// What a change says of itself if it is the first that no file has.
+    fn first_unsaved(&self, ask: &Ask) -> Option<Stamp> {
+        (self.file.is_some() && !self.dirty()).then(|| Stamp::of(ask))
     }
 
     fn decide_edit(&self, edit: &Edit, ask: &Ask) -> Result<Decision, Error> {
         self.expect_revision(edit.expected_revision)?;
         let step = Step::of(edit, &self.state.body, &self.state.fields, &self.limits)?;
         let changed = step.changed();
-        self.change(&DocumentChange::Edit { step }, "edited", changed, ask)
+        self.change(&DocumentChange::Edit { step, stamp: self.first_unsaved(ask) }, "edited", changed, ask)
     }
 
     fn decide_undo(&self, undo: &Undo, ask: &Ask) -> Result<Decision, Error> {
         self.expect_revision(undo.expected_revision)?;
+        let stamp = self.first_unsaved(ask);
         let (step, change, kind) = match ask.verb {
-            Verb::DocRedo => (self.state.history.last_undone(), DocumentChange::Redo, "redone"),
-            _ => (self.state.history.last_done(), DocumentChange::Undo, "undone"),
+            Verb::DocRedo => (self.state.history.last_undone(), DocumentChange::Redo { stamp }, "redone"),
+            _ => (self.state.history.last_done(), DocumentChange::Undo { stamp }, "undone"),
         };
         let word = if ask.verb == Verb::DocRedo { "redo" } else { "undo" };
         let Some(step) = step else {
@@ -159,88 +238,81 @@ impl Document {
         Ok(Decision::Change(Change { change: raw(change), event: Some(event), reply, memory: Memory::Answer }))
     }
 
-    fn file(&self) -> Result<&File, Error> {
-        self.file.as_deref().ok_or_else(|| {
-            Error::new(Reason::NoFile, format!("session {} has no file", self.id))
-                .detail("session_id", self.id.as_str())
-        })
-    }
-
-    async fn decide_load(&self, load: &Load, ask: &Ask) -> Result<Decision, Error> {
-        let file = self.file()?;
-        if self.dirty() && load.discard != Some(true) {
-            let message = format!("session {} has changes that its file does not have", self.id);
-            return Err(Error::new(Reason::UnsavedChanges, message)
-                .detail("session_id", self.id.as_str())
-                .detail("revision", self.state.revision));
-        }
-        let found = file.read(&self.limits).await?.ok_or_else(|| file.missing())?;
-        let previous_revision = self.state.revision;
-        let revision = previous_revision + 1;
-        let changed = if found.text == self.state.body { Vec::new() } else { vec!["body".to_owned()] };
-        let mut after = self.reply();
-        (after.body, after.fields, after.revision, after.dirty) = (found.text.clone(), Map::new(), revision, false);
-        let event = file.event("loaded", previous_revision, revision, changed, ask.actor.clone());
-        let change = raw(&DocumentChange::Load { body: found.text, baseline: found.baseline });
-        Ok(Decision::Change(Change { change, event: Some(event), reply: raw(&after), memory: Memory::Occurrence }))
-    }
-
-    async fn decide_save(&self, save: &Save, ask: &Ask) -> Result<Decision, Error> {
-        let file = self.file()?;
-        if !self.state.fields.is_empty() {
-            // The file's front matter is the place of fields; until it is written, dropping them would be a loss.
-            let message = "this version saves bodies only, and the document has fields";
-            return Err(Error::new(Reason::BadFrontmatter, message).detail("session_id", self.id.as_str()));
-        }
-        let expected =
-            if save.overwrite == Some(true) { Written::Anything } else { Written::Only(self.state.baseline.clone()) };
-        let baseline = file.write(self.state.body.clone(), expected).await?;
-        let revision = self.state.revision;
-        let reply =
-            Saved { session_id: self.id.clone(), revision, bytes: baseline.bytes, digest: baseline.digest.clone() };
-        let event = file.event("saved", revision, revision, Vec::new(), ask.actor.clone());
-        let change = raw(&DocumentChange::Save { baseline });
-        Ok(Decision::Change(Change { change, event: Some(event), reply: raw(&reply), memory: Memory::Answer }))
-    }
-
     fn make(&mut self, change: DocumentChange) -> Result<(), Error> {
         let state = &mut self.state;
         match change {
-            DocumentChange::Begin { body, fields, baseline } => {
-                state.body = body;
-                state.fields = fields;
-                state.baseline = baseline;
+            DocumentChange::Begin { body, fields, front, baseline, stamp } => {
+                (state.body, state.fields, state.front) = (body, fields, front);
+                (state.baseline, state.synced) = (baseline, stamp);
                 return Ok(());
             }
-            DocumentChange::Save { baseline } => {
+            DocumentChange::Saving { digest } => {
+                state.begin_save(digest);
+                return Ok(());
+            }
+            DocumentChange::Save { baseline, front, stamp } => {
                 state.saved_revision = state.revision;
-                state.baseline = Some(baseline);
+                if let Some(front) = front {
+                    state.front = front;
+                }
+                state.synced_with(baseline, stamp);
+                self.diverged.store(false, Ordering::Relaxed);
                 return Ok(());
             }
-            DocumentChange::Load { body, baseline } => {
+            DocumentChange::Load { body, fields, front, baseline, stamp } => {
                 state.history = History::default();
-                state.body = body;
-                state.fields = Map::new();
+                (state.body, state.fields, state.front) = (body, fields, front);
                 state.saved_revision = state.revision + 1;
-                state.baseline = Some(baseline);
+                state.synced_with(baseline, stamp);
+                self.diverged.store(false, Ordering::Relaxed);
             }
-            DocumentChange::Edit { step } => {
+            DocumentChange::Edit { step, stamp } => {
                 let inverse = step.apply(&mut state.body, &mut state.fields)?;
                 state.history.done(inverse);
+                state.changed(stamp);
             }
-            DocumentChange::Undo => {
+            DocumentChange::Undo { stamp } => {
                 let step = state.history.take_done().ok_or_else(|| not_replayable("nothing to undo"))?;
                 let inverse = step.apply(&mut state.body, &mut state.fields)?;
                 state.history.undone(inverse);
+                state.changed(stamp);
             }
-            DocumentChange::Redo => {
+            DocumentChange::Redo { stamp } => {
                 let step = state.history.take_undone().ok_or_else(|| not_replayable("nothing to redo"))?;
                 let inverse = step.apply(&mut state.body, &mut state.fields)?;
                 state.history.redone(inverse);
+                state.changed(stamp);
             }
         }
         state.revision += 1;
         Ok(())
+    }
+}
+
+impl State {
+    /// File and document are the same.
+    fn synced_with(&mut self, baseline: Baseline, stamp: Option<Stamp>) {
+        (self.baseline, self.synced) = (Some(baseline), stamp);
+        self.unsaved = None;
+        self.begun.clear();
+    }
+
+    fn changed(&mut self, stamp: Option<Stamp>) {
+        if stamp.is_some() {
+            self.unsaved = stamp;
+        }
+    }
+
+    /// The file may have this from now on.
+    fn begin_save(&mut self, digest: String) {
+        self.begun.retain(|begun| *begun != digest);
+        self.begun.push(digest);
+        let over = self.begun.len().saturating_sub(disk::BEGUN_MAX);
+        self.begun.drain(..over);
+    }
+
+    fn known(&self) -> Known {
+        Known { baseline: self.baseline.clone(), begun: self.begun.clone() }
     }
 }
 
@@ -275,13 +347,23 @@ impl Machine for Document {
             None => None,
         };
         let change = match (found, content) {
-            (Some(found), _) => {
-                DocumentChange::Begin { body: found.text, fields: Map::new(), baseline: Some(found.baseline) }
-            }
+            (Some(found), _) => DocumentChange::Begin {
+                body: found.body,
+                fields: found.fields,
+                front: found.front,
+                baseline: Some(found.baseline),
+                stamp: Some(Stamp { at: jiff::Timestamp::now().to_string(), by: None }),
+            },
             (None, Some(content)) => {
                 let fields = content.fields.clone().unwrap_or_default();
                 check_fields(&fields, &self.limits)?;
-                DocumentChange::Begin { body: content.body.clone().unwrap_or_default(), fields, baseline: None }
+                DocumentChange::Begin {
+                    body: content.body.clone().unwrap_or_default(),
+                    fields,
+                    front: String::new(),
+                    baseline: None,
+                    stamp: None,
+                }
             }
             (None, None) => return Ok(None),
         };
@@ -311,7 +393,15 @@ impl Machine for Document {
         self.state.revision
     }
 
-    fn has_unsaved_changes(&self) -> bool {
-        self.file.is_some() && self.dirty()
+    fn unsaved_changes(&self) -> Option<Error> {
+        (self.file.is_some() && self.dirty()).then(|| self.unsaved())
+    }
+
+    async fn intent(&self, payload: &[u8]) -> Option<Box<RawValue>> {
+        self.intended_save(payload).map(|change| raw(&change))
+    }
+
+    async fn look(&self) {
+        self.look_at_disk().await;
     }
 }

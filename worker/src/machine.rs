@@ -131,6 +131,15 @@ pub trait Machine: Send + Sync {
     /// Counts accepted changes from 0.
     fn revision(&self) -> u64;
 
-    /// Whether ending the session now would lose something that a file should have.
-    fn has_unsaved_changes(&self) -> bool;
+    /// Why ending the session now would lose something that a file should have; `None`: it would not.
+    fn unsaved_changes(&self) -> Option<Error>;
+
+    /// What the log must have before the save in `payload` is decided, since a save touches what no storage can take back.
+    async fn intent(&self, payload: &[u8]) -> Option<Box<RawValue>> {
+        let _ = payload;
+        None
+    }
+
+    /// The state was built from the log: time to look at what is outside of it. Changes nothing that a log has.
+    async fn look(&self) {}
 }

@@ -9,7 +9,7 @@ use futures_util::{StreamExt, stream};
 use holdfast_protocol::Error;
 use holdfast_protocol::error::Reason;
 use holdfast_protocol::id::Boot;
-use holdfast_protocol::internal::{ReclaimIdle, ReclaimedIdle, RelayFloor, SetState, WorkerLease, control};
+use holdfast_protocol::internal::{FilePath, ReclaimIdle, ReclaimedIdle, RelayFloor, SetState, WorkerLease, control};
 use holdfast_protocol::reply::{Drained, WorkerState};
 use holdfast_store::{Floor, Store, StoreError};
 use serde::Serialize;
@@ -21,6 +21,7 @@ use uuid::Uuid;
 
 use crate::agent::Core;
 use crate::config::WorkerConfig;
+use crate::document;
 use crate::drain::{self, Drain};
 use crate::inbox;
 use crate::lease::{self, LeaseEnd, LeaseHealth};
@@ -252,6 +253,15 @@ impl Shared {
         ReclaimedIdle { reclaimed }
     }
 
+    /// Follows the symbolic links of a path that a session is asked for.
+    async fn resolve(&self, asked: FilePath) -> Result<FilePath, Error> {
+        let Some(folder) = self.core.config.workspaces.get(&asked.workspace) else {
+            return Err(Error::new(Reason::NoWorkspace, format!("this worker has no workspace {}", asked.workspace)));
+        };
+        let path = document::resolve(folder.clone(), &asked.path, &self.core.limits).await?;
+        Ok(FilePath { path, ..asked })
+    }
+
     fn set_state(self: &Arc<Self>, request: &SetState, tasks: &TaskTracker) -> Drained {
         let mut running = self.drain.lock().unwrap_or_else(PoisonError::into_inner);
         let draining = request.state == WorkerState::Draining;
@@ -328,6 +338,10 @@ async fn answer_control(shared: &Arc<Shared>, message: Message, tasks: &TaskTrac
             Ok(request) => json(&shared.set_state(&request, tasks)),
             Err(error) => bug(&error.to_string()),
         },
+        Some(control::RESOLVE) => match serde_json::from_slice(&message.payload) {
+            Ok(request) => shared.resolve(request).await.map_or_else(refused, |real| json(&real)),
+            Err(error) => bug(&error.to_string()),
+        },
         _ => bug("no such call"),
     };
     ReplyTo::Nats(shared.client.clone(), reply).send(answer).await;
@@ -341,5 +355,9 @@ fn json<T: Serialize>(reply: &T) -> Answer {
 }
 
 fn bug(why: &str) -> Answer {
-    Answer::Refused(Box::new(Error::new(Reason::Bug, format!("a coordinator's call failed: {why}"))))
+    refused(Error::new(Reason::Bug, format!("a coordinator's call failed: {why}")))
+}
+
+fn refused(error: Error) -> Answer {
+    Answer::Refused(Box::new(error))
 }

@@ -3,6 +3,8 @@
 //! Invariant: a new session is one compare-and-set on a key that must not be there, so that of any number of openers one
 //! creates. Its owner is told to take it up once, and never again as *created*.
 
+mod real;
+
 use std::sync::Arc;
 
 use holdfast_protocol::document::Content;
@@ -38,6 +40,7 @@ pub(crate) async fn open(hub: &Arc<Hub>, namespace: &Namespace, incoming: &Incom
     let limits = &hub.config.limits;
     let (request, call) = incoming.parse::<Open>(limits)?;
     let wanted = wanted(request, namespace, &call, limits)?;
+    let wanted = real::real(hub, wanted, &call).await?;
     let (known, created) = opened(hub, &wanted, &call).await?;
     Answer::of(&Opened { session: Session::of(&known.record, known.revision), created })
 }

@@ -9,7 +9,7 @@ use holdfast_protocol::internal::{ReclaimIdle, ReclaimedIdle, SetState, WorkerLe
 use holdfast_protocol::reply::{Drained, Reclaimed, WorkerList, WorkerState};
 use holdfast_protocol::request::{Drain, Empty, Reclaim};
 use holdfast_protocol::subject::Verb;
-use holdfast_protocol::{Error, Namespace, Reason, SessionId, WorkerName};
+use holdfast_protocol::{Boot, Error, Namespace, Reason, SessionId, WorkerName};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
@@ -73,10 +73,34 @@ pub(crate) async fn reclaim(hub: &Hub, namespace: &Namespace, incoming: &Incomin
 }
 
 /// What became of a call to a worker.
-enum Fault {
+pub(crate) enum Fault {
     Refused(Error),
     Unheard,
     Silent,
+}
+
+/// Asks a worker as a whole.
+pub(crate) async fn ask_boot<Reply: DeserializeOwned>(
+    hub: &Hub,
+    (worker, boot): (&WorkerName, Boot),
+    what: &str,
+    body: &impl Serialize,
+    call: &Call,
+) -> Result<Reply, Fault> {
+    let subject = hub.config.root.worker_control(worker, boot, what);
+    let payload: Bytes = serde_json::to_vec(body).map_err(|error| bug(&error))?.into();
+    let request = Request::new().payload(payload).timeout(Some(call.left()));
+    match hub.client.send_request(subject, request).await {
+        Ok(message) => match agent::refusal(&message) {
+            Some(error) => Err(Fault::Refused(error)),
+            None => serde_json::from_slice(&message.payload).map_err(|error| bug(&error)),
+        },
+        Err(error) if error.kind() == RequestErrorKind::NoResponders => {
+            hub.registry.unheard(worker, boot);
+            Err(Fault::Unheard)
+        }
+        Err(_) => Err(Fault::Silent),
+    }
 }
 
 async fn ask<Reply: DeserializeOwned>(
@@ -86,20 +110,7 @@ async fn ask<Reply: DeserializeOwned>(
     body: &impl Serialize,
     call: &Call,
 ) -> Result<Reply, Fault> {
-    let subject = hub.config.root.worker_control(&lease.worker, lease.boot, what);
-    let payload: Bytes = serde_json::to_vec(body).map_err(|error| bug(&error))?.into();
-    let request = Request::new().payload(payload).timeout(Some(call.left()));
-    match hub.client.send_request(subject, request).await {
-        Ok(message) => match agent::refusal(&message) {
-            Some(error) => Err(Fault::Refused(error)),
-            None => serde_json::from_slice(&message.payload).map_err(|error| bug(&error)),
-        },
-        Err(error) if error.kind() == RequestErrorKind::NoResponders => {
-            hub.registry.unheard(&lease.worker, lease.boot);
-            Err(Fault::Unheard)
-        }
-        Err(_) => Err(Fault::Silent),
-    }
+    ask_boot(hub, (&lease.worker, lease.boot), what, body, call).await
 }
 
 fn bug(error: &serde_json::Error) -> Fault {

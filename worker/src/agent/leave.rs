@@ -67,7 +67,7 @@ impl Agent {
 
     async fn leave_for(&mut self, why: &Passivation) -> Result<Left, End> {
         // Idleness never ends what is locked or what a file still lacks.
-        let may_close = self.record.lock.is_none() && !self.machine.has_unsaved_changes();
+        let may_close = self.record.lock.is_none() && self.machine.unsaved_changes().is_none();
         let close = self.record.config.on_idle == OnIdle::Close && may_close && self.doubt.is_none();
         let (kind, state) = match (close, why.by_operator) {
             (true, _) => (EventType::SessionClosed, State::Closed),
@@ -149,11 +149,10 @@ impl Agent {
             if needs_token && let Err(error) = self.check_lock(close.token.as_deref()).await? {
                 return Ok(Err(error));
             }
-            if self.machine.has_unsaved_changes() && close.discard != Some(true) {
-                let message = format!("session {} has changes that its file does not have", self.key.id);
-                return Ok(Err(Error::new(Reason::UnsavedChanges, message)
-                    .detail("session_id", self.key.id.as_str())
-                    .detail("revision", self.machine.revision())));
+            if close.discard != Some(true)
+                && let Some(refusal) = self.machine.unsaved_changes()
+            {
+                return Ok(Err(refusal));
             }
             let event = self.event(EventType::SessionClosed, close.actor.clone(), None, Some(request_id.clone()));
             let lock_revision = self.record.lock_revision + u64::from(self.record.lock.is_some());

@@ -198,6 +198,7 @@ impl Agent {
             }
             self.log.appended(&frame, stored.sequence, stored.value.len());
         }
+        self.machine.look().await;
         Ok(self.shorten().await)
     }
 

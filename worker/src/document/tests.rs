@@ -46,6 +46,7 @@ fn document() -> Document {
         limits: Arc::new(Limits::default()),
         file: None,
         state: State::default(),
+        diverged: AtomicBool::new(false),
     }
 }
 
@@ -188,7 +189,7 @@ fn a_change_of_another_kind_is_not_replayed() {
     let mut document = document();
     let nonsense = serde_json::value::to_raw_value(&json!({ "type": "nonsense" })).unwrap();
     assert_eq!(document.apply(&nonsense).unwrap_err().reason, Reason::RecordInvalid);
-    let undo = raw(&DocumentChange::Undo);
+    let undo = raw(&DocumentChange::Undo { stamp: None });
     assert_eq!(document.apply(&undo).unwrap_err().reason, Reason::RecordInvalid);
 }
 

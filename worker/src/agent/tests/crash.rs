@@ -60,8 +60,8 @@ impl Machine for FragileDocument {
         self.0.revision()
     }
 
-    fn has_unsaved_changes(&self) -> bool {
-        self.0.has_unsaved_changes()
+    fn unsaved_changes(&self) -> Option<Error> {
+        self.0.unsaved_changes()
     }
 }
 

@@ -1,0 +1,66 @@
+//! Which file a path is about, when symbolic links are followed.
+//!
+//! Invariant: a session is only ever made for a real path, so that two names never make two sessions of one file. Whether a
+//! path is real is for a worker that has the workspace to say; it says so of the moment. A link that is put in the way
+//! later leads nowhere: the session's agent follows none.
+
+use holdfast_protocol::internal::{FilePath, control};
+use holdfast_protocol::record::State;
+use holdfast_protocol::request::Mode;
+use holdfast_protocol::{Error, Reason};
+
+use super::Wanted;
+use crate::call::Call;
+use crate::error;
+use crate::handle::worker::{Fault, ask_boot};
+use crate::hub::Hub;
+use crate::records::Found;
+
+/// `wanted`, with the real path of its file. A session that is there was made for a real path, and is not asked about.
+pub(super) async fn real(hub: &Hub, wanted: Wanted, call: &Call) -> Result<Wanted, Error> {
+    let Some((workspace, path)) = &wanted.file else { return Ok(wanted) };
+    if is_there(hub, &wanted, call).await? {
+        return Ok(wanted);
+    }
+    let asked = FilePath { workspace: workspace.clone(), path: path.clone() };
+    match resolve(hub, &wanted, &asked, call).await {
+        Ok(real) if real.path == asked.path => Ok(wanted),
+        Ok(real) => {
+            let id = real.path.session_id(&real.workspace);
+            let key = holdfast_protocol::SessionKey::new(wanted.key.namespace.clone(), id);
+            Ok(Wanted { key, file: Some((real.workspace, real.path)), ..wanted })
+        }
+        // Nobody can say, and nothing is to be made: there is no such session.
+        Err(refusal) if wanted.mode == Mode::Attach && is_about_workers(&refusal) => Ok(wanted),
+        Err(refusal) => Err(refusal),
+    }
+}
+
+fn is_about_workers(refusal: &Error) -> bool {
+    matches!(refusal.reason, Reason::NoWorkspace | Reason::NoLiveWorker)
+}
+
+async fn is_there(hub: &Hub, wanted: &Wanted, call: &Call) -> Result<bool, Error> {
+    let found = match hub.records.cached(&wanted.key) {
+        Some(known) => Found::Record(known),
+        None => hub.records.read(&wanted.key, call.deadline).await?,
+    };
+    Ok(matches!(found, Found::Record(known) if known.record.state != State::Closed))
+}
+
+async fn resolve(hub: &Hub, wanted: &Wanted, asked: &FilePath, call: &Call) -> Result<FilePath, Error> {
+    loop {
+        call.in_time(&wanted.key)?;
+        let (worker, boot) = hub.registry.choose(&wanted.key, Some(&asked.workspace), None, call.deadline).await?;
+        match ask_boot(hub, (&worker, boot), control::RESOLVE, asked, call).await {
+            Ok(real) => return Ok(real),
+            Err(Fault::Refused(refusal)) => return Err(refusal),
+            // The registry knows that it is gone.
+            Err(Fault::Unheard) => {}
+            Err(Fault::Silent) => {
+                let why = format!("worker {worker} did not say in time where {} leads", asked.path);
+                return Err(error::storage_unavailable(&why));
+            }
+        }
+    }
+}
