@@ -184,7 +184,7 @@ async fn a_worker_that_is_cut_off_cannot_write_after_its_session_was_taken_from_
     link.clog();
     let insert =
         |text: &str, request: &str| json!({"splices": [{"at": 0, "delete": 0, "insert": text}], "request_id": request});
-    let held = async { fleet.try_ask("doc.edit", "s1", &insert("held", "e1"), Duration::from_secs(8)).await };
+    let held = async { fleet.try_ask("doc.edit", "s1", &insert("held ", "e1"), Duration::from_secs(8)).await };
     let taken = async {
         let moved = fleet.ask("admin.move", "s1", json!({"worker": "w2", "reason": "cut off"})).await.ok();
         assert_eq!(moved["owner"]["worker"], "w2");
@@ -193,9 +193,8 @@ async fn a_worker_that_is_cut_off_cannot_write_after_its_session_was_taken_from_
         }
     };
     let (held, ()) = tokio::join!(held, taken);
-    if let Ok(reply) = held {
-        assert_eq!(reply.body["error"]["code"], "unknown_outcome", "it was sent, and nothing is known: {}", reply.body);
-    }
+    // It was sent, and what became of it is not known; or the coordinator saw the session move, and asked the new owner.
+    let answered = held.ok().filter(|reply| reply.body["error"]["code"] != "unknown_outcome").map(|reply| reply.ok());
     assert_eq!(fleet.sessions_on("w1"), 1, "it believes that it has the session");
     link.clear();
     until("the worker to notice", SOON, async || (fleet.sessions_on("w1") == 0).then_some(())).await;
@@ -205,9 +204,12 @@ async fn a_worker_that_is_cut_off_cannot_write_after_its_session_was_taken_from_
     let reply = fleet.nats.request(subject, insert("zombie", "e2").to_string().into()).await.unwrap();
     assert!(reply.headers.is_some_and(|headers| headers.get("Hf-Moved").is_some()));
 
-    assert_eq!(fleet.ask("doc.edit", "s1", insert("held ", "e1")).await.ok()["revision"], 5);
+    let again = fleet.ask("doc.edit", "s1", insert("held ", "e1")).await.ok();
+    assert_eq!(answered.unwrap_or_else(|| again.clone()), again, "one request, one outcome");
     let document = fleet.ask("doc.get", "s1", json!({"consistency": "linearizable"})).await.ok();
-    assert_eq!(document["body"], "held w2-2 w2-1 w2-0 |");
+    let body = document["body"].as_str().unwrap();
+    assert_eq!((document["revision"].as_u64(), body.matches("held ").count()), (Some(5), 1), "{body}");
+    assert_eq!(body.replace("held ", ""), "w2-2 w2-1 w2-0 |");
     let stream = fleet.stream().await.unwrap();
     let mut owner = Value::Null;
     for stored in &stream {
