@@ -24,20 +24,29 @@ async fn edits_splices_patches_undo_and_redo_do_what_they_say() {
     fleet.ask("doc.edit", "s1", json!({"splices": splices, "fields": {"title": null, "n": {"deep": 1}}})).await.ok();
     let document = fleet.ask("doc.get", "s1", json!({"consistency": "linearizable"})).await.ok();
     assert_eq!((&document["body"], &document["fields"]), (&json!("Ab🎉!"), &json!({"tags": ["x"], "n": {"deep": 1}})));
-    fleet
-        .ask("doc.edit", "s1", json!({"body": "y", "expected_revision": 0}))
-        .await
-        .refused("conflict", "revision_mismatch");
+    let again = fleet.ask("doc.edit", "s1", json!({"fields": {"n": 2}, "actor": "ann"})).await.ok();
+    assert_eq!(again["revision"], 2);
+    // Who, since when, and what was asked for; also after the session was built again from its log.
+    for _ in 0..2 {
+        let late = fleet.ask("doc.edit", "s1", json!({"body": "y", "expected_revision": 0})).await;
+        let details = late.refused("conflict", "revision_mismatch")["details"].clone();
+        assert_eq!((&details["changed_by"], &details["expected_revision"]), (&json!("ann"), &json!(0)), "{details}");
+        assert!(details["changed_at"].as_str().is_some_and(|at| at.ends_with('Z')), "{details}");
+        fleet.ask("admin.reclaim", "", json!({"max_idle_ms": 0})).await.ok();
+    }
+    fleet.ask("doc.undo", "s1", json!({"expected_revision": 2})).await.ok();
     fleet
         .ask("doc.edit", "s1", json!({"splices": [{"at": 9, "delete": 0, "insert": ""}]}))
         .await
         .refused("invalid_params", "bad_value");
-    assert_eq!(fleet.ask("doc.undo", "s1", json!({"expected_revision": 1})).await.ok()["revision"], 2);
+    assert_eq!(fleet.ask("doc.undo", "s1", json!({"expected_revision": 3})).await.ok()["revision"], 4);
     let undone = fleet.ask("doc.get", "s1", json!({})).await.ok();
     assert_eq!((&undone["body"], &undone["fields"]), (&begin["body"], &begin["fields"]));
     fleet.ask("doc.undo", "s1", json!({})).await.refused("conflict", "nothing_to_undo");
     fleet.ask("doc.redo", "s1", json!({})).await.ok();
     assert_eq!(fleet.ask("doc.get", "s1", json!({})).await.ok()["body"], "Ab🎉!");
+    fleet.ask("doc.redo", "s1", json!({})).await.ok();
+    assert_eq!(fleet.ask("doc.get", "s1", json!({})).await.ok()["fields"]["n"], 2);
     fleet.ask("doc.redo", "s1", json!({})).await.refused("conflict", "nothing_to_undo");
 }
 

@@ -103,6 +103,9 @@ struct State {
     /// The first change that no file has.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     unsaved: Option<Stamp>,
+    /// The last change.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    changed: Option<Stamp>,
     #[serde(default, skip_serializing_if = "History::is_empty")]
     history: History,
 }
@@ -144,7 +147,7 @@ enum DocumentChange {
         #[serde(default, skip_serializing_if = "Option::is_none")]
         stamp: Option<Stamp>,
     },
-    /// A new change, which drops what could be redone. `stamp` where it is the first that no file has.
+    /// A new change, which drops what could be redone.
     Edit {
         step: Step,
         #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -180,30 +183,24 @@ impl Document {
         }
     }
 
-    /// What a change says of itself if it is the first that no file has.
-    fn first_unsaved(&self, ask: &Ask) -> Option<Stamp> {
-        (self.file.is_some() && !self.dirty()).then(|| Stamp::of(ask))
-    }
-
     fn decide_edit(&self, edit: &Edit, ask: &Ask) -> Result<Decision, Error> {
         self.expect_revision(edit.expected_revision)?;
         let step = Step::of(edit, &self.state.body, &self.state.fields, &self.limits)?;
         let changed = step.changed();
-        self.change(&DocumentChange::Edit { step, stamp: self.first_unsaved(ask) }, "edited", changed, ask)
+        self.change(&DocumentChange::Edit { step, stamp: Some(Stamp::of(ask)) }, "edited", changed, ask)
     }
 
     fn decide_undo(&self, undo: &Undo, ask: &Ask) -> Result<Decision, Error> {
         self.expect_revision(undo.expected_revision)?;
-        let stamp = self.first_unsaved(ask);
+        let stamp = Some(Stamp::of(ask));
         let (step, change, kind) = match ask.verb {
             Verb::DocRedo => (self.state.history.last_undone(), DocumentChange::Redo { stamp }, "redone"),
             _ => (self.state.history.last_done(), DocumentChange::Undo { stamp }, "undone"),
         };
         let word = if ask.verb == Verb::DocRedo { "redo" } else { "undo" };
         let Some(step) = step else {
-            return Err(Error::new(Reason::NothingToUndo, format!("session {} has nothing to {word}", self.id))
-                .detail("session_id", self.id.as_str())
-                .detail("revision", self.state.revision));
+            let message = format!("session {} has nothing to {word}", self.id);
+            return Err(self.explain(Error::new(Reason::NothingToUndo, message)));
         };
         self.change(&change, kind, step.changed(), ask)
     }
@@ -211,15 +208,24 @@ impl Document {
     fn expect_revision(&self, expected: Option<u64>) -> Result<(), Error> {
         let revision = self.state.revision;
         match expected {
-            Some(expected) if expected != revision => Err(Error::new(
-                Reason::RevisionMismatch,
-                format!("session {} is at revision {revision}, not {expected}", self.id),
-            )
-            .detail("session_id", self.id.as_str())
-            .detail("expected_revision", expected)
-            .detail("revision", revision)),
+            Some(expected) if expected != revision => {
+                let since =
+                    self.state.changed.as_ref().map(|stamp| format!(", since {}", stamp.at)).unwrap_or_default();
+                let message = format!("session {} is at revision {revision}{since}, not {expected}", self.id);
+                Err(self.explain(Error::new(Reason::RevisionMismatch, message)).detail("expected_revision", expected))
+            }
             _ => Ok(()),
         }
+    }
+
+    /// `refusal`, with what the document is at, since when, and by whom.
+    fn explain(&self, refusal: Error) -> Error {
+        let changed = self.state.changed.as_ref();
+        refusal
+            .detail("session_id", self.id.as_str())
+            .detail("revision", self.state.revision)
+            .detail("changed_at", changed.map(|stamp| stamp.at.clone()))
+            .detail("changed_by", changed.and_then(|stamp| stamp.by.clone()))
     }
 
     fn change(&self, change: &DocumentChange, kind: &str, changed: Vec<String>, ask: &Ask) -> Result<Decision, Error> {
@@ -239,6 +245,7 @@ impl Document {
     }
 
     fn make(&mut self, change: DocumentChange) -> Result<(), Error> {
+        let has_file = self.file.is_some();
         let state = &mut self.state;
         match change {
             DocumentChange::Begin { body, fields, front, baseline, stamp } => {
@@ -263,25 +270,26 @@ impl Document {
                 state.history = History::default();
                 (state.body, state.fields, state.front) = (body, fields, front);
                 state.saved_revision = state.revision + 1;
+                state.changed.clone_from(&stamp);
                 state.synced_with(baseline, stamp);
                 self.diverged.store(false, Ordering::Relaxed);
             }
             DocumentChange::Edit { step, stamp } => {
                 let inverse = step.apply(&mut state.body, &mut state.fields)?;
                 state.history.done(inverse);
-                state.changed(stamp);
+                state.change(stamp, has_file);
             }
             DocumentChange::Undo { stamp } => {
                 let step = state.history.take_done().ok_or_else(|| not_replayable("nothing to undo"))?;
                 let inverse = step.apply(&mut state.body, &mut state.fields)?;
                 state.history.undone(inverse);
-                state.changed(stamp);
+                state.change(stamp, has_file);
             }
             DocumentChange::Redo { stamp } => {
                 let step = state.history.take_undone().ok_or_else(|| not_replayable("nothing to redo"))?;
                 let inverse = step.apply(&mut state.body, &mut state.fields)?;
                 state.history.redone(inverse);
-                state.changed(stamp);
+                state.change(stamp, has_file);
             }
         }
         state.revision += 1;
@@ -297,10 +305,11 @@ impl State {
         self.begun.clear();
     }
 
-    fn changed(&mut self, stamp: Option<Stamp>) {
-        if stamp.is_some() {
-            self.unsaved = stamp;
+    fn change(&mut self, stamp: Option<Stamp>, has_file: bool) {
+        if has_file && self.revision == self.saved_revision {
+            self.unsaved.clone_from(&stamp);
         }
+        self.changed = stamp;
     }
 
     /// The file may have this from now on.
