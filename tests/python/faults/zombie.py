@@ -7,7 +7,7 @@ import time
 
 from check import Journal, everything_is_there
 from client import Client, Editor, Refused, milliseconds, side_by_side
-from fleet import Fleet
+from fleet import Fleet, until
 
 SESSIONS, QUEUED = 4, 10
 
@@ -50,16 +50,23 @@ async def failed_over(client, name, _wake):
     return grant
 
 
+async def all_with_w1(client, names):
+    """Moves them there. A coordinator that does not know yet that w1 is back may take them away again."""
+    await side_by_side(client.insist("admin.move", name, worker="w1", reason="to be paused") for name in names)
+    await asyncio.sleep(1)
+    records = await side_by_side(client.insist("session.get", name) for name in names)
+    return all(record["owner"]["worker"] == "w1" for record in records)
+
+
 async def one(fleet, journal, prefix, way):
     zombie = fleet.workers["w1"]
     names = [f"{prefix}-s{n}" for n in range(SESSIONS)]
     client, old, new = [Client(await fleet.connect(), attempt=12) for _ in range(3)]
     await side_by_side(client.insist("session.open", id=name) for name in names)
-    await side_by_side(client.insist("admin.move", name, worker="w1", reason="to be paused") for name in names)
     grants = [await client.insist("lock.acquire", name, owner="old") for name in names]
     tokens = [grant["lock_token"] for grant in grants]
     olds = [Editor(old, name, "old", token).start() for name, token in zip(names, tokens)]
-    await asyncio.sleep(0.5)
+    await until("sessions to stay with w1", lambda: all_with_w1(client, names))
 
     zombie.send(signal.SIGSTOP)
     await asyncio.sleep(0.1)
