@@ -96,8 +96,8 @@ async def watched(fleet, client, names, earlier, what, act, insists=False):
     bodies = await side_by_side(client.insist("doc.get", name) for name in names)
     assert all(document["fields"] == {"n": 1} for document in bodies), "a session lost its fields"
     print(
-        f"  {what}: {took:.2f} s; {requests} requests of {len(editors)} clients, 0 failed, asked again {dict(met) or 'never'}; longest gap of one session "
-        f"{milliseconds(gap)}; {edits} acknowledged edits there",
+        f"  {what}: {took:.2f} s; {requests} requests of {len(editors)} clients, 0 failed, asked again after "
+        f"{dict(met) or 'nothing'}; longest gap of one session {milliseconds(gap)}; {edits} acknowledged edits there",
         flush=True,
     )
     for one_of in clients:

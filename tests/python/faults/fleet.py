@@ -79,6 +79,17 @@ class Process:
     def send(self, what):
         self.child.send_signal(what)
 
+    async def pause(self):
+        """Stops it where it is, and waits until each of its threads stands still: on a busy machine that takes a while."""
+        self.send(signal.SIGSTOP)
+        tasks = pathlib.Path(f"/proc/{self.child.pid}/task")
+
+        async def stands_still():
+            states = [(task / "stat").read_text().rpartition(")")[2].split()[0] for task in tasks.iterdir()]
+            return set(states) == {"T"}
+
+        await until(f"{self.name} to stand still", stands_still, every=0.005)
+
     async def end(self, how=signal.SIGTERM, within=40.0):
         """Ends it with `how` and returns its exit status."""
         if not self.is_running():
@@ -100,6 +111,7 @@ class Fleet:
     def __init__(self, nodes=1, workers=2, coordinators=2):
         self.nodes = nodes
         self.folder = pathlib.Path(tempfile.mkdtemp(prefix="holdfast-faults-"))
+        self.connections = []
         ports = free_ports(nodes * 2)
         self.ports, routes = ports[:nodes], ports[nodes:]
         self.urls = [f"nats://127.0.0.1:{port}" for port in self.ports]
@@ -136,6 +148,9 @@ class Fleet:
         return self
 
     async def __aexit__(self, kind, error, trace):
+        for connection in self.connections:
+            if not connection.is_closed:
+                await connection.close()
         for process in [*self.workers.values(), *self.coordinators.values(), *self.servers]:
             if process.is_running():
                 process.send(signal.SIGCONT)
@@ -151,8 +166,10 @@ class Fleet:
                 server.start()
 
     async def connect(self, **options):
-        """A connection to any of the servers."""
-        return await connect(self.urls, **options)
+        """A connection to any of the servers, which ends with the fleet."""
+        connection = await connect(self.urls, **options)
+        self.connections.append(connection)
+        return connection
 
     async def ready(self, parts=True, within=START_WITHIN):
         """Waits until JetStream answers and, with `parts`, all workers that run are listed by a coordinator."""

@@ -41,7 +41,7 @@ async def follower_lost(fleet, client):
 async def leader_paused(fleet, client):
     """It does not answer, and its connections stay."""
     leader = await fleet.leader(client.nats)
-    leader.send(signal.SIGSTOP)
+    await leader.pause()
     await asyncio.sleep(5)
     leader.send(signal.SIGCONT)
 

@@ -68,8 +68,7 @@ async def one(fleet, journal, prefix, way):
     olds = [Editor(old, name, "old", token).start() for name, token in zip(names, tokens)]
     await until("sessions to stay with w1", lambda: all_with_w1(client, names))
 
-    zombie.send(signal.SIGSTOP)
-    await asyncio.sleep(0.1)
+    await zombie.pause()
     # These lie in front of the paused worker, with a token that was good when they were sent.
     queued = [Editor(old, name, f"queued{n}", token, insists=False) for n in range(QUEUED) for name, token in zip(names, tokens)]
     asking = [asyncio.create_task(editor.edit()) for editor in queued]
