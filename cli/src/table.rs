@@ -186,6 +186,7 @@ impl Shown for Document {
             .add("revision", self.revision)
             .add("unsaved", if self.dirty { "yes" } else { "no" })
             .add_some("file", file(self.workspace.as_ref(), self.path.as_ref()))
+            .add_some("on disk", self.diverged.then_some("changed by somebody else"))
             .add_some("fields", fields);
         let end = if self.body.is_empty() || self.body.ends_with('\n') { "" } else { "\n" };
         format!("{}\n{}{end}", facts.shown(), self.body)

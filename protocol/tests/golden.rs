@@ -60,7 +60,7 @@ const FILES: &[(&str, &[&str], Check)] = &[
     ("reply", &["lock.validate"], reply::<Validated>),
     ("reply", &["lock.renew", "lock.renew.no_ttl"], reply::<Renewed>),
     ("reply", &["lock.release"], reply::<Released>),
-    ("reply", &["doc.get", "doc.load"], reply::<Document>),
+    ("reply", &["doc.get", "doc.get.diverged", "doc.load"], reply::<Document>),
     ("reply", &["doc.edit", "doc.undo", "doc.redo"], reply::<Edited>),
     ("reply", &["doc.save"], reply::<Saved>),
     ("reply", &["admin.takeover", "admin.takeover.free"], reply::<TakenOver>),

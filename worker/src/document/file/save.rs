@@ -81,7 +81,7 @@ pub(super) fn save(workspace: &Workspace, session: &SessionId, path: &str, bytes
     saved
 }
 
-fn replace(spot: &Spot<'_>, temporary: &Path, bytes: &[u8], over: &Over) -> Result<Save> {
+pub(super) fn replace(spot: &Spot<'_>, temporary: &Path, bytes: &[u8], over: &Over) -> Result<Save> {
     let old = spot.folder.symlink_metadata(spot.name).ok().filter(Metadata::is_file);
     let mut options = OpenOptions::new();
     options.write(true).create_new(true);
@@ -117,7 +117,7 @@ fn replace(spot: &Spot<'_>, temporary: &Path, bytes: &[u8], over: &Over) -> Resu
 }
 
 /// `false`: where there was nothing, there is something now.
-fn rename(spot: &Spot<'_>, temporary: &Path, is_new: bool) -> Result<bool> {
+pub(super) fn rename(spot: &Spot<'_>, temporary: &Path, is_new: bool) -> Result<bool> {
     #[cfg(any(target_os = "linux", target_vendor = "apple"))]
     if is_new {
         use rustix::fs::{RenameFlags, renameat_with};

@@ -92,6 +92,12 @@ fn a_real_path_is_found_through_any_links_within() {
     ] {
         assert_eq!(place.real(path), Real::Path(real.to_owned()), "{path}");
     }
+    // But nothing is opened through a link, not even within.
+    for path in ["down.md", "folder/a.md", "absolute.md"] {
+        assert!(place.read(path).is_err(), "{path}");
+        assert!(!is_done(&place.save(path, "x", &nothing_known())), "{path}");
+    }
+    assert_eq!(std::fs::read(place.at("real/a.md")).unwrap(), b"a");
     symlink(".", place.at("itself")).unwrap();
     assert_eq!(place.real("itself"), Real::Nameless);
     symlink("loop2", place.at("loop1")).unwrap();
@@ -210,6 +216,20 @@ fn a_save_keeps_mode_and_owner_and_leaves_nothing_beside_the_file() {
 }
 
 #[test]
+fn what_is_written_between_the_check_and_the_rename_is_not_written_over() {
+    let place = place();
+    let spot = super::beneath::spot(&place.workspace, "a.md", super::beneath::Missing::Leave).unwrap().unwrap();
+    let replace = |over: &Over| save::replace(&spot, ".holdfast-s1-x".as_ref(), b"new", over).unwrap();
+    std::fs::write(place.at("a.md"), "theirs").unwrap();
+    assert!(matches!(replace(&known("one")), Save::Diverged(Found::File(_))));
+    std::fs::remove_file(place.at(".holdfast-s1-x")).unwrap();
+    assert!(matches!(replace(&nothing_known()), Save::Diverged(Found::File(_))));
+    std::fs::write(place.at("temporary"), "new").unwrap();
+    assert!(!save::rename(&spot, "temporary".as_ref(), true).unwrap(), "there is a file after all");
+    assert_eq!(std::fs::read(place.at("a.md")).unwrap(), b"theirs");
+}
+
+#[test]
 fn only_what_a_save_of_the_same_session_left_is_swept() {
     let place = place();
     for name in [".holdfast-s1-1", ".holdfast-s1-2", ".holdfast-s11-1", ".holdfast-s2-1", "a.md"] {
@@ -232,6 +252,15 @@ fn swap(path: &Path, target: &Path, spare: &Path, stop: &AtomicBool) {
     }
 }
 
+/// Tells the other threads to stop when this one does, however it does.
+struct StopAtEnd<'a>(&'a AtomicBool);
+
+impl Drop for StopAtEnd<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
+}
+
 #[test]
 fn a_link_that_is_swapped_in_during_open_and_save_leads_nowhere() {
     let place = place();
@@ -245,6 +274,7 @@ fn a_link_that_is_swapped_in_during_open_and_save_leads_nowhere() {
         let (place, stop) = (&place, &stop);
         threads.spawn(move || swap(&place.at("folder"), &outside, &place.at("spare1"), stop));
         threads.spawn(move || swap(&place.at("file.md"), &secret, &place.at("spare2"), stop));
+        let _stop = StopAtEnd(stop);
         let end = std::time::Instant::now() + std::time::Duration::from_secs(3);
         let mut rounds = 0;
         while std::time::Instant::now() < end && rounds < 20_000 {
@@ -263,7 +293,6 @@ fn a_link_that_is_swapped_in_during_open_and_save_leads_nowhere() {
                 }
             }
         }
-        stop.store(true, Ordering::Relaxed);
     });
     place.assert_outside_is_as_it_was();
     assert!(reads > 0 && saves > 0 && refused > 0, "{reads} reads, {saves} saves and {refused} refusals are no race");
