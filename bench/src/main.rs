@@ -82,6 +82,7 @@ async fn main() -> Result<()> {
         .await?;
     }
     hot_session(&installation, &raw, &clients, &plan).await?;
+    saves(&installation, &raw, &clients[..1], &plan).await?;
     installation.stop().await;
     Ok(())
 }
@@ -132,6 +133,38 @@ async fn hot_session(
         spread(ours).1,
         spread(theirs).1,
     ))
+}
+
+/// Saves of 64 KiB, against a bare write + fsync + rename + fsync: alone, and with the NATS operations beside it (a proof of
+/// ownership before, the fact that it was saved behind, and the way to the worker and back).
+async fn saves(installation: &Installation, raw: &Raw, clients: &[async_nats::Client], plan: &Plan) -> Result<()> {
+    let text = "0123456789abcde\n".repeat(4096);
+    let content = json!({"path": "saved.md", "content": {"body": text, "fields": {"title": "bench"}}});
+    let session = ask(installation, &clients[0], "session.open", "", content).await?;
+    let id = session["id"].as_str().context("a session has an id")?.to_owned();
+    let ours = async |n: usize| ask(installation, &clients[n], "doc.save", &id, json!({})).await.map(|_| ());
+    let bare = async || {
+        let (folder, text) = (installation.files.clone(), text.clone());
+        tokio::task::spawn_blocking(move || bare_save(&folder, text.as_bytes())).await?
+    };
+    compare("doc.save of 64 KiB / bare save", plan, clients, ours, async |_| bare().await).await?;
+    compare("doc.save of 64 KiB / bare + NATS", plan, clients, ours, async |n| {
+        raw.ask(&clients[n]).await?;
+        raw.write(&clients[n], n).await?;
+        bare().await?;
+        raw.write(&clients[n], n).await?;
+        raw.ask(&clients[n]).await
+    })
+    .await
+}
+
+fn bare_save(folder: &std::path::Path, bytes: &[u8]) -> Result<()> {
+    let (temporary, name) = (folder.join("bare.tmp"), folder.join("bare.md"));
+    let mut file = std::fs::File::create(&temporary)?;
+    file.write_all(bytes)?;
+    file.sync_all()?;
+    std::fs::rename(&temporary, &name)?;
+    Ok(std::fs::File::open(folder)?.sync_all()?)
 }
 
 struct Measured {

@@ -7,11 +7,12 @@ use anyhow::Result;
 use holdfast_coordinator::{Config, Coordinator};
 use holdfast_deploy::{Finder, Server, ServerOptions};
 use holdfast_protocol::WorkerName;
+use holdfast_protocol::id::WorkspaceName;
 use holdfast_protocol::subject::Root;
 use holdfast_store::connect::{ConnectOptions, connect};
 use holdfast_store::provision::Provisioning;
 use holdfast_store::{Jetstream, provision};
-use holdfast_worker::{Worker, WorkerConfig};
+use holdfast_worker::{Worker, WorkerConfig, Workspace};
 
 /// What is measured.
 pub(crate) struct Installation {
@@ -21,6 +22,8 @@ pub(crate) struct Installation {
     coordinator: Coordinator,
     worker: Worker,
     server: Server,
+    /// The workspace `main`, on the same disk as the server's data.
+    pub(crate) files: std::path::PathBuf,
     _folder: tempfile::TempDir,
 }
 
@@ -35,10 +38,14 @@ impl Installation {
         let found = provision(&client, &root, &Provisioning::default()).await?;
         let workers = connect(&ConnectOptions::to(&url)).await?;
         let store = Arc::new(Jetstream::new(workers.clone(), root.clone()).await?);
-        let worker = Worker::start(workers, store, WorkerConfig::new(WorkerName::parse("w1")?)).await?;
+        let files = folder.path().join("files");
+        std::fs::create_dir(&files)?;
+        let mut config = WorkerConfig::new(WorkerName::parse("w1")?);
+        config.workspaces.insert(WorkspaceName::parse("main")?, Workspace { dir: files.clone(), writable: true });
+        let worker = Worker::start(workers, store, config).await?;
         let coordinator = Coordinator::start(client, found.store, found.secret, Config::default()).await?;
         let version = binary.version.to_string();
-        Ok(Self { url, root, version, coordinator, worker, server, _folder: folder })
+        Ok(Self { url, root, version, coordinator, worker, server, files, _folder: folder })
     }
 
     /// Connections of clients.
