@@ -51,6 +51,7 @@ async fn a_server_that_is_killed_and_comes_back_finds_everything_as_it_was() {
     let token = grant["lock_token"].as_str().unwrap();
     fleet.ask("doc.edit", "s1", json!({"token": token, "body": "kept", "request_id": "e1"})).await.ok();
     let (before, session) = fleet.record("s1").await.unwrap();
+    let owner = fleet.record("s2").await.unwrap().1["owner"].clone();
 
     let editors = Editors::default();
     let mut resumed = Duration::ZERO;
@@ -68,6 +69,7 @@ async fn a_server_that_is_killed_and_comes_back_finds_everything_as_it_was() {
     tokio::join!(editors.edit(&fleet, "s2", 0..4), outage);
     println!("edits are accepted {resumed:?} after the server is back");
     editors.assert_whole(&fleet, "s2").await;
+    assert_eq!(fleet.record("s2").await.unwrap().1["owner"], owner, "its worker lives, however late it connects again");
 
     assert_eq!(fleet.insist("lock.acquire", "s1", &acquire, |_| ()).await.ok(), grant, "the lock is still held");
     let read = json!({"consistency": "linearizable", "request_id": "read"});
@@ -134,6 +136,7 @@ async fn a_cluster_that_loses_the_leader_of_the_stream_keeps_every_edit_once_and
     let mut cluster = server::own_cluster().await.unwrap();
     let fleet = fleet(&cluster.url()).await;
     fleet.open("s1").await;
+    let owner = fleet.record("s1").await.unwrap().1["owner"].clone();
     let editors = Editors::default();
     let mut resumed = Duration::ZERO;
     let outage = async {
@@ -151,6 +154,11 @@ async fn a_cluster_that_loses_the_leader_of_the_stream_keeps_every_edit_once_and
     tokio::join!(editors.edit(&fleet, "s1", 0..8), outage);
     println!("20 more edits {resumed:?} after the leader was killed; the slowest took {:?}", editors.slowest());
     editors.assert_whole(&fleet, "s1").await;
+    assert_eq!(
+        fleet.record("s1").await.unwrap().1["owner"],
+        owner,
+        "its worker lives, and was connected to some server"
+    );
     // Built from the log, it is the same.
     fleet.insist("admin.reclaim", "", &json!({"max_idle_ms": 0, "request_id": "reclaim"}), |_| ()).await.ok();
     editors.assert_whole(&fleet, "s1").await;
