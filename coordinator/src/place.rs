@@ -13,6 +13,7 @@ use crate::decide::{self, Standing};
 use crate::error;
 use crate::hub::Hub;
 use crate::records::CommitError;
+use crate::registry::Liveness;
 
 /// What one attempt came to.
 enum Step {
@@ -33,7 +34,7 @@ enum Step {
 pub(crate) async fn place(hub: &Hub, key: &SessionKey, call: &Call, beginning: &Beginning) -> Result<Known, Error> {
     loop {
         call.in_time(key)?;
-        forgive(hub, key).await;
+        look_again(hub, key, call).await?;
         match attempt(hub, key, call).await? {
             Step::Held(known) => return Ok(known),
             Step::Given(known) => match agent::activate(hub, &known, beginning.clone(), call).await {
@@ -47,12 +48,19 @@ pub(crate) async fn place(hub: &Hub, key: &SessionKey, call: &Call, beginning: &
     }
 }
 
-/// Asks a holder that counts as gone once more: it may have its connection back, and then the registry hears of it.
-async fn forgive(hub: &Hub, key: &SessionKey) {
-    if let Some(known) = hub.records.cached(key)
-        && let Some(owner) = known.record.owner.as_ref().filter(|owner| hub.registry.is_unheard(owner))
-    {
-        agent::is_unheard(hub, owner, key).await;
+/// Looks once more at a holder that counts as gone, before its session goes elsewhere: it may have its connection back, or
+/// have joined a moment ago.
+async fn look_again(hub: &Hub, key: &SessionKey, call: &Call) -> Result<(), Error> {
+    let Some(known) = hub.records.cached(key) else { return Ok(()) };
+    let Some(owner) = &known.record.owner else { return Ok(()) };
+    match hub.registry.liveness(owner) {
+        Liveness::Live => Ok(()),
+        // The registry hears of it when it answers.
+        Liveness::Suspect => {
+            agent::is_unheard(hub, owner, key).await;
+            Ok(())
+        }
+        Liveness::Gone => hub.registry.refresh_or_explain(call.deadline).await,
     }
 }
 

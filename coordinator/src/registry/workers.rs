@@ -231,7 +231,9 @@ impl Workers {
         }
         let Some(now) = self.last_poll else { return Liveness::Live };
         let Some(entry) = self.entries.get(&owner.worker) else {
-            let watched = self.first_poll.map_or(Duration::ZERO, |first| now - first);
+            // While no lease can be read, and until all are written again, one that was never seen says nothing.
+            let since = self.first_poll.max(self.outage);
+            let watched = since.map_or(Duration::ZERO, |since| now.saturating_duration_since(since));
             return if watched >= self.grace { Liveness::Gone } else { Liveness::Live };
         };
         // Boots are UUIDv7. A later one than the lease's was placed by a coordinator that knows more.
@@ -448,6 +450,21 @@ mod tests {
         assert_eq!(workers.liveness(&owner), Liveness::Live);
         assert!(workers.unheard(&owner.worker, owner.boot, late));
         assert_eq!(workers.liveness(&owner), Liveness::Suspect);
+    }
+
+    #[test]
+    fn a_worker_that_joined_in_an_outage_is_not_gone() {
+        let (mut workers, start) = fleet();
+        let leases = || vec![(Revision(1), lease("w1", 5)), (Revision(2), lease("w2", 6))];
+        workers.learn(leases(), second(start, 4));
+        let joined = owner("w3", 7);
+        assert_eq!(workers.liveness(&joined), Liveness::Gone, "its lease should have been seen by now");
+        workers.outage(second(start, 6));
+        assert_eq!(workers.liveness(&joined), Liveness::Live);
+        workers.learn(leases(), second(start, 8));
+        assert_eq!(workers.liveness(&joined), Liveness::Live);
+        workers.learn(leases(), second(start, 10));
+        assert_eq!(workers.liveness(&joined), Liveness::Gone);
     }
 
     #[test]

@@ -21,6 +21,8 @@ async def run(nodes, _runs):
         editors = []
         await watched(fleet, client, names, editors, "sys.worker.drain", drained_by_request)
         await client.once("worker.undrain", "w1", namespace="sys", reason="back")
+        # Its lease says so in a moment; until then the other coordinator may say that it is draining.
+        await until("w1 to take sessions", lambda: client.once("admin.move", names[0], worker="w1", reason="back"))
         await all_to_w1(client, names)
         await watched(fleet, client, names, editors, "SIGTERM", drained_by_signal)
         # On a cluster, NATS drops what is between two servers for a member of a queue group that leaves: clients ask again.

@@ -17,6 +17,8 @@ import time
 
 import nats
 
+from client import Refused
+
 REPOSITORY = pathlib.Path(__file__).resolve().parents[3]
 BIN = os.environ.get("HOLDFAST_BIN", str(REPOSITORY / "target/release/holdfast"))
 NATS_BIN = os.environ.get("HOLDFAST_NATS_SERVER", "nats-server")
@@ -44,7 +46,7 @@ async def until(what, condition, within=30.0, every=0.02):
             found = await condition()
             if found:
                 return found
-        except (nats.errors.Error, OSError, AssertionError) as error:
+        except (nats.errors.Error, OSError, AssertionError, Refused) as error:
             last = error
         await asyncio.sleep(every)
     raise AssertionError(f"no {what} within {within} s; last error: {last!r}")
