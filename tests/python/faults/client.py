@@ -119,17 +119,12 @@ class Editor:
         self.acknowledged.append((mark, reply["revision"], time.monotonic()))
         return reply
 
-    def longest_gap(self, since=0.0):
-        """The longest time between two acknowledged edits, in seconds."""
-        times = [at for _, _, at in self.acknowledged if at >= since]
-        return max((later - earlier for earlier, later in zip(times, times[1:])), default=0.0)
 
-
-def longest_gap(editors):
+def longest_gap(editors, before=float("inf")):
     """The longest time in which some session had no acknowledged edit, though somebody was editing it."""
     times = collections.defaultdict(list)
     for editor in editors:
-        times[editor.session].extend(at for _, _, at in editor.acknowledged)
+        times[editor.session].extend(at for _, _, at in editor.acknowledged if at < before)
     gaps = []
     for of_session in times.values():
         of_session.sort()

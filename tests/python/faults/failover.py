@@ -3,6 +3,7 @@
 import asyncio
 import signal
 import statistics
+import time
 
 from check import everything_is_there
 from client import Client, Editor, longest_gap, milliseconds, side_by_side
@@ -16,11 +17,11 @@ async def run(nodes, runs):
     gaps = []
     async with Fleet(nodes, workers=3, coordinators=2) as fleet:
         for number in range(runs):
-            gap, edits, met, moved = await one(fleet, f"r{number}")
+            gap, calm, edits, met, moved = await one(fleet, f"r{number}")
             gaps.append(gap)
             print(
-                f"  run {number + 1}: longest gap {milliseconds(gap)}; {edits} acknowledged edits, all there once and in order; "
-                f"{moved} sessions moved; clients were told {dict(met) or 'nothing'}",
+                f"  run {number + 1}: longest gap {milliseconds(gap)}, before the kill {milliseconds(calm)}; {edits} acknowledged "
+                f"edits, all there once and in order; {moved} sessions moved; clients were told {dict(met) or 'nothing'}",
                 flush=True,
             )
     median = statistics.median(gaps)
@@ -40,12 +41,13 @@ async def one(fleet, prefix):
         Editor(clients[n], name, f"e{n}", pause=PAUSE).start() for name in names for n in range(EDITORS_EACH)
     ]
     await asyncio.sleep(2)
+    killed = time.monotonic()
     fleet.workers[victim].send(signal.SIGKILL)
     await asyncio.sleep(3)
     await asyncio.gather(*(editor.stop() for editor in editors))
     failed = [failure for editor in editors for failure in editor.failed]
     assert not failed, failed[:3]
-    gap = longest_gap(editors)
+    gap, calm = longest_gap(editors), longest_gap(editors, before=killed)
     edits = await everything_is_there(client, editors)
     records = [await client.insist("session.get", name) for name in names]
     moved = sum(record["owner"]["worker"] != victim for record in records)
@@ -55,4 +57,4 @@ async def one(fleet, prefix):
     await fleet.ready()
     for one_of in [client, *clients]:
         await one_of.nats.close()
-    return gap, edits, sum((c.met for c in clients), start=type(client.met)()), moved
+    return gap, calm, edits, sum((c.met for c in clients), start=type(client.met)()), moved
