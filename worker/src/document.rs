@@ -8,6 +8,7 @@ mod file;
 pub mod frontmatter;
 mod history;
 mod request;
+mod state;
 mod step;
 #[cfg(test)]
 mod tests;
@@ -24,17 +25,17 @@ use holdfast_protocol::reply::{Document as DocumentReply, Edited};
 use holdfast_protocol::request::{Edit, Undo};
 use holdfast_protocol::subject::Verb;
 use holdfast_protocol::{Error, Limits, SessionId};
-use serde::{Deserialize, Serialize};
+use serde::Serialize;
 use serde_json::value::RawValue;
 use serde_json::{Map, Value};
 
 use crate::machine::{Ask, Change, Decision, Kind, Machine, Memory, Surroundings};
+use file::File;
 #[cfg(feature = "failpoints")]
 pub use file::STEPS as SAVE_STEPS;
 pub(crate) use file::resolve;
-use file::{Baseline, File, Known};
-use history::History;
 use request::Body;
+use state::{DocumentChange, Stamp, State};
 use step::Step;
 
 /// Makes documents.
@@ -61,108 +62,6 @@ pub struct Document {
     state: State,
     /// Whether the file was something else when it was last looked at. Not part of the state: it is about the disk.
     diverged: AtomicBool,
-}
-
-/// When something was done, by the worker's clock, and by whom. For people.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-struct Stamp {
-    at: String,
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    by: Option<String>,
-}
-
-impl Stamp {
-    fn of(ask: &Ask) -> Self {
-        Self { at: jiff::Timestamp::now().to_string(), by: ask.actor.clone() }
-    }
-}
-
-/// What a snapshot has.
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-struct State {
-    body: String,
-    #[serde(default, skip_serializing_if = "Map::is_empty")]
-    fields: Map<String, Value>,
-    /// The file's front matter as text, since a save keeps of it what did not change.
-    #[serde(default, skip_serializing_if = "String::is_empty")]
-    front: String,
-    revision: u64,
-    /// The revision that the file has, or that the session began with.
-    saved_revision: u64,
-    /// The file as it was last read or written; `None`: there was none.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    baseline: Option<Baseline>,
-    /// When and by whom that was.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    synced: Option<Stamp>,
-    /// Digests of saves that were begun since, the latest last.
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    begun: Vec<String>,
-    /// The first change that no file has.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    unsaved: Option<Stamp>,
-    /// The last change.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    changed: Option<Stamp>,
-    #[serde(default, skip_serializing_if = "History::is_empty")]
-    history: History,
-}
-
-/// A change as it stands in the log. Members that were not always there may be missing.
-#[derive(Debug, Serialize, Deserialize)]
-#[serde(tag = "type", rename_all = "snake_case", deny_unknown_fields)]
-enum DocumentChange {
-    /// What the session begins with; revision 0.
-    Begin {
-        body: String,
-        fields: Map<String, Value>,
-        #[serde(default, skip_serializing_if = "String::is_empty")]
-        front: String,
-        #[serde(default, skip_serializing_if = "Option::is_none")]
-        baseline: Option<Baseline>,
-        #[serde(default, skip_serializing_if = "Option::is_none")]
-        stamp: Option<Stamp>,
-    },
-    /// The file, read again.
-    Load {
-        body: String,
-        #[serde(default, skip_serializing_if = "Map::is_empty")]
-        fields: Map<String, Value>,
-        #[serde(default, skip_serializing_if = "String::is_empty")]
-        front: String,
-        baseline: Baseline,
-        #[serde(default, skip_serializing_if = "Option::is_none")]
-        stamp: Option<Stamp>,
-    },
-    /// The file is about to have this. Whether it came to that, only the file knows.
-    Saving { digest: String },
-    /// The file has what the document has.
-    Save {
-        baseline: Baseline,
-        /// The front matter, where it is another than before.
-        #[serde(default, skip_serializing_if = "Option::is_none")]
-        front: Option<String>,
-        #[serde(default, skip_serializing_if = "Option::is_none")]
-        stamp: Option<Stamp>,
-    },
-    /// A new change, which drops what could be redone.
-    Edit {
-        step: Step,
-        #[serde(default, skip_serializing_if = "Option::is_none")]
-        stamp: Option<Stamp>,
-    },
-    /// The last change taken back.
-    Undo {
-        #[serde(default, skip_serializing_if = "Option::is_none")]
-        stamp: Option<Stamp>,
-    },
-    /// The last undone change made again.
-    Redo {
-        #[serde(default, skip_serializing_if = "Option::is_none")]
-        stamp: Option<Stamp>,
-    },
 }
 
 impl Document {
@@ -245,83 +144,12 @@ impl Document {
     }
 
     fn make(&mut self, change: DocumentChange) -> Result<(), Error> {
-        let has_file = self.file.is_some();
-        let state = &mut self.state;
-        match change {
-            DocumentChange::Begin { body, fields, front, baseline, stamp } => {
-                (state.body, state.fields, state.front) = (body, fields, front);
-                (state.baseline, state.synced) = (baseline, stamp);
-                return Ok(());
-            }
-            DocumentChange::Saving { digest } => {
-                state.begin_save(digest);
-                return Ok(());
-            }
-            DocumentChange::Save { baseline, front, stamp } => {
-                state.saved_revision = state.revision;
-                if let Some(front) = front {
-                    state.front = front;
-                }
-                state.synced_with(baseline, stamp);
-                self.diverged.store(false, Ordering::Relaxed);
-                return Ok(());
-            }
-            DocumentChange::Load { body, fields, front, baseline, stamp } => {
-                state.history = History::default();
-                (state.body, state.fields, state.front) = (body, fields, front);
-                state.saved_revision = state.revision + 1;
-                state.changed.clone_from(&stamp);
-                state.synced_with(baseline, stamp);
-                self.diverged.store(false, Ordering::Relaxed);
-            }
-            DocumentChange::Edit { step, stamp } => {
-                let inverse = step.apply(&mut state.body, &mut state.fields)?;
-                state.history.done(inverse);
-                state.change(stamp, has_file);
-            }
-            DocumentChange::Undo { stamp } => {
-                let step = state.history.take_done().ok_or_else(|| not_replayable("nothing to undo"))?;
-                let inverse = step.apply(&mut state.body, &mut state.fields)?;
-                state.history.undone(inverse);
-                state.change(stamp, has_file);
-            }
-            DocumentChange::Redo { stamp } => {
-                let step = state.history.take_undone().ok_or_else(|| not_replayable("nothing to redo"))?;
-                let inverse = step.apply(&mut state.body, &mut state.fields)?;
-                state.history.redone(inverse);
-                state.change(stamp, has_file);
-            }
+        let is_in_step = matches!(change, DocumentChange::Save { .. } | DocumentChange::Load { .. });
+        self.state.make(change, self.file.is_some())?;
+        if is_in_step {
+            self.diverged.store(false, Ordering::Relaxed);
         }
-        state.revision += 1;
         Ok(())
-    }
-}
-
-impl State {
-    /// File and document are the same.
-    fn synced_with(&mut self, baseline: Baseline, stamp: Option<Stamp>) {
-        (self.baseline, self.synced) = (Some(baseline), stamp);
-        self.unsaved = None;
-        self.begun.clear();
-    }
-
-    fn change(&mut self, stamp: Option<Stamp>, has_file: bool) {
-        if has_file && self.revision == self.saved_revision {
-            self.unsaved.clone_from(&stamp);
-        }
-        self.changed = stamp;
-    }
-
-    /// The file may have this from now on.
-    fn begin_save(&mut self, digest: String) {
-        self.begun.retain(|begun| *begun != digest);
-        self.begun.push(digest);
-        let over = self.begun.len().saturating_sub(disk::BEGUN_MAX);
-        self.begun.drain(..over);
-    }
-
-    fn known(&self) -> Known {
-        Known { baseline: self.baseline.clone(), begun: self.begun.clone() }
     }
 }
 
