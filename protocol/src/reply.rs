@@ -251,13 +251,8 @@ pub struct Document {
     /// Workspace of its file.
     pub workspace: Option<String>,
     /// Whether the file was found to be neither what the session read nor what it wrote. Only there when it is so.
-    #[serde(default, skip_serializing_if = "is_false")]
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub diverged: bool,
-}
-
-#[allow(clippy::trivially_copy_pass_by_ref, reason = "serde asks for it")]
-fn is_false(value: &bool) -> bool {
-    !value
 }
 
 /// Reply of `doc.edit`, `doc.undo` and `doc.redo`.
