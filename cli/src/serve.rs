@@ -130,7 +130,7 @@ fn mounts(
 }
 
 /// `w-` and six characters of the random end of a UUIDv7.
-fn random_name() -> WorkerName {
+pub(crate) fn random_name() -> WorkerName {
     let random = Uuid::now_v7().simple().to_string();
     WorkerName::parse(&format!("w-{}", &random[26..])).expect("it is made of hex digits")
 }

@@ -21,7 +21,7 @@ use tokio_util::sync::CancellationToken;
 use crate::connect::Connection;
 use crate::exit::Failure;
 use crate::output;
-use crate::serve::{COORDINATOR_GRACE, prepare, start_coordinator, start_worker};
+use crate::serve::{COORDINATOR_GRACE, prepare, random_name, start_coordinator, start_worker};
 use crate::workspace::WorkspaceArg;
 
 use banner::Banner;
@@ -87,21 +87,30 @@ impl Up {
             }
         };
         let there = prepare(&nats, &connection.root).await?;
-        for number in 1..=self.workers {
-            let name = WorkerName::parse(&format!("w{number}")).expect("it follows the rule for names");
-            parts.workers.push(start_worker(&nats, &there, &connection.root, name, &workspaces).await?);
+        let names = self.worker_names();
+        for name in &names {
+            parts.workers.push(start_worker(&nats, &there, &connection.root, name.clone(), &workspaces).await?);
         }
         parts.coordinator = Some(start_coordinator(&nats, there, &connection.root).await?);
         let banner = Banner {
             server: server.as_deref(),
             version: &nats.server_info().version,
             data: parts.server.as_ref().map(|_| self.data.as_path()),
-            workers: self.workers,
+            workers: &names,
             workspaces: &workspaces,
             root: &connection.root,
             namespace: &connection.namespace,
         };
         output::text(&banner.text()).map_err(Failure::Output)
+    }
+
+    /// One for each worker. On a server of others there may be another one that is called `w1`.
+    fn worker_names(&self) -> Vec<WorkerName> {
+        let name = |number: u16| match self.is_server_given {
+            true => random_name(),
+            false => WorkerName::parse(&format!("w{number}")).expect("it follows the rule for names"),
+        };
+        (1..=self.workers).map(name).collect()
     }
 
     /// The workspaces that were given, or a folder of ours.

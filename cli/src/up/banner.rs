@@ -2,8 +2,8 @@
 
 use std::path::Path;
 
-use holdfast_client::protocol::Namespace;
 use holdfast_client::protocol::subject::Root;
+use holdfast_client::protocol::{Namespace, WorkerName};
 
 use crate::workspace::WorkspaceArg;
 
@@ -17,7 +17,7 @@ pub(super) struct Banner<'a> {
     pub(super) version: &'a str,
     /// Where our own server keeps its data; `None`: it is not ours.
     pub(super) data: Option<&'a Path>,
-    pub(super) workers: u16,
+    pub(super) workers: &'a [WorkerName],
     pub(super) workspaces: &'a [WorkspaceArg],
     pub(super) root: &'a Root,
     pub(super) namespace: &'a Namespace,
@@ -63,10 +63,7 @@ Ctrl-C ends it.
     }
 
     fn worker_names(&self) -> String {
-        match self.workers {
-            1 => "w1".to_owned(),
-            last => format!("w1 to w{last}"),
-        }
+        self.workers.iter().map(WorkerName::as_str).collect::<Vec<_>>().join(", ")
     }
 
     fn workspace_lines(&self) -> String {
@@ -96,7 +93,7 @@ mod tests {
             server: Some(server),
             version: "2.15.1",
             data: Some(Path::new(".holdfast")),
-            workers: 2,
+            workers: &["w1", "w2"].map(|name| WorkerName::parse(name).unwrap()),
             workspaces: &[WorkspaceArg::parse("main=notes:ro").unwrap()],
             root: &Root::parse(root).unwrap(),
             namespace: &Namespace::parse(namespace).unwrap(),
@@ -107,7 +104,7 @@ mod tests {
     #[test]
     fn it_says_what_runs_and_what_to_type() {
         let text = text(USUAL_SERVER, "hf", "default");
-        assert!(text.contains("workers    w1 to w2\n  workspace  main is notes, read only\n"), "{text}");
+        assert!(text.contains("workers    w1, w2\n  workspace  main is notes, read only\n"), "{text}");
         assert!(text.contains("\n  holdfast session open demo --body 'Hello'\n"), "{text}");
         assert!(text.contains("\n  nats kv get sessions default.demo\n"), "{text}");
         assert!(!text.contains("NATS_URL"), "{text}");
