@@ -249,3 +249,15 @@ async fn a_takeover_takes_the_session_along_from_a_worker_that_is_silent() {
     assert!(begin.elapsed() < Duration::from_secs(3), "no lease is waited for: {:?}", begin.elapsed());
     link.clear();
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_worker_that_leaves_in_order_is_not_listed_any_more() {
+    let mut fleet = Fleet::start(server::shared().await.unwrap().url()).await.unwrap();
+    for _ in 0..10 {
+        fleet.add_worker("w2", &[]).await.unwrap();
+        fleet.stop_worker("w2").await;
+        let listed = fleet.ask_raw(&format!("{}.sys.worker.list", fleet.root), Vec::new()).await.ok();
+        let names: Vec<&Value> = listed["workers"].as_array().unwrap().iter().map(|worker| &worker["worker"]).collect();
+        assert_eq!(names, ["w1"], "{listed}");
+    }
+}

@@ -57,6 +57,22 @@ pub struct Worker {
     shared: Arc<Shared>,
     stop: CancellationToken,
     tasks: TaskTracker,
+    leasing: Leasing,
+}
+
+/// The task that keeps the lease, which must have ended before the lease is dropped: it would write it again.
+#[derive(Default)]
+struct Leasing {
+    stop: CancellationToken,
+    task: TaskTracker,
+}
+
+impl Leasing {
+    async fn end(&self) {
+        self.stop.cancel();
+        self.task.close();
+        self.task.wait().await;
+    }
 }
 
 struct Shared {
@@ -105,7 +121,8 @@ impl Worker {
             drain: Mutex::default(),
             name_taken: CancellationToken::new(),
         });
-        let worker = Self { shared, stop: CancellationToken::new(), tasks: TaskTracker::new() };
+        let worker =
+            Self { shared, stop: CancellationToken::new(), tasks: TaskTracker::new(), leasing: Leasing::default() };
         worker.subscribe().await?;
         worker.register().await?;
         Ok(worker)
@@ -136,8 +153,8 @@ impl Worker {
     async fn register(&self) -> Result<(), StartError> {
         let shared = self.shared.clone();
         let revision = lease::begin(&*shared.store, &shared.lease(), &shared.core.health).await?;
-        let stop = self.stop.clone();
-        self.tasks.spawn(async move {
+        let stop = self.leasing.stop.clone();
+        self.leasing.task.spawn(async move {
             let present = || shared.lease();
             let end = lease::keep(&*shared.store, revision, present, &shared.core.health, &shared.changed, &stop).await;
             if end == LeaseEnd::NameTaken {
@@ -177,8 +194,10 @@ impl Worker {
                     "the grace period is over; the sessions left are failed over"
                 );
             }
+            self.leasing.end().await;
             lease::end(&*shared.store, &shared.core.config.name).await;
         }
+        self.leasing.end().await;
         if let Some(drain) = shared.drain.lock().unwrap_or_else(PoisonError::into_inner).take() {
             drain.cancel();
         }
