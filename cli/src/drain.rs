@@ -31,12 +31,14 @@ async fn watch(asker: &Asker, drained: &mut Drained) -> Result<(), Failure> {
     let bar = ProgressBar::new(drained.sessions_left);
     bar.set_style(style(&drained.worker)?);
     let mut most = drained.sessions_left;
+    // Until its lease says so, the list may still have the state from before.
+    let mut is_known = false;
     while drained.sessions_left > 0 {
         tokio::time::sleep(POLL).await;
         // Not by asking to drain again: somebody may have taken the worker back into service.
         let workers = asker.client.workers().send().await?.workers;
         let Some(view) = workers.into_iter().find(|view| view.worker == drained.worker) else {
-            // It has left, and a worker that leaves in order is empty.
+            // It is not there any more, so it has none.
             drained.sessions_left = 0;
             break;
         };
@@ -44,7 +46,8 @@ async fn watch(asker: &Asker, drained: &mut Drained) -> Result<(), Failure> {
         most = most.max(view.sessions);
         bar.set_length(most);
         bar.set_position(most - view.sessions);
-        if view.state == WorkerState::Ready {
+        is_known |= view.state == WorkerState::Draining;
+        if is_known && view.state == WorkerState::Ready {
             bar.abandon();
             output::note("somebody has taken the worker back into service");
             return Ok(());

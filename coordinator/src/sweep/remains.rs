@@ -51,3 +51,41 @@ pub(super) async fn remove(hub: &Hub, stored: Stored) {
         Err(error) => tracing::info!(%key, %error, "what a closed session left stays for the next sweep"),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use holdfast_protocol::Revision;
+
+    use super::*;
+    use crate::fixture;
+
+    fn stored(record: Option<&SessionRecord>, second: i64, revision: u64) -> Stored {
+        Stored {
+            key: fixture::key("s1"),
+            revision: Revision(revision),
+            value: record.map(|record| record.to_json().into()),
+            write_id: None,
+            time: Timestamp::from_second(second).unwrap(),
+        }
+    }
+
+    #[test]
+    fn only_what_ended_long_ago_and_was_announced_goes() {
+        let remains = Remains { until: Timestamp::from_second(1_000).unwrap(), floor: 50 };
+        let (closed, passive, active) = (fixture::closed("s1"), fixture::passive("s1"), fixture::active("s1", "w1"));
+        let table = [
+            (Some(&closed), 1_000, 50, true, "a closed record"),
+            (None, 1_000, 50, true, "a delete marker"),
+            (Some(&closed), 1_001, 50, false, "ended a moment ago"),
+            (None, 1_001, 50, false, "deleted a moment ago"),
+            (Some(&closed), 1_000, 51, false, "not announced yet"),
+            (None, 1_000, 51, false, "its deletion not announced yet"),
+            (Some(&passive), 1, 1, false, "nobody has it, and it lives"),
+            (Some(&active), 1, 1, false, "somebody has it"),
+        ];
+        for (record, second, revision, expected, why) in table {
+            let stored = stored(record, second, revision);
+            assert_eq!(remains.are_old(&stored, record.cloned()), expected, "{why}");
+        }
+    }
+}
