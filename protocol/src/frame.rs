@@ -4,6 +4,7 @@
 //! is at op n takes n + 1 and drops what it has seen, so a late copy of an old frame does no harm.
 
 use serde::{Deserialize, Serialize};
+use serde_json::Value;
 use serde_json::value::RawValue;
 
 use crate::error::{Error, Reason};
@@ -20,10 +21,15 @@ pub const SNAPSHOT_EVERY_BYTES: u64 = 256 * 1024;
 pub const FRAMES_MAX: u64 = 59;
 const _: () = assert!(SNAPSHOT_EVERY < FRAMES_MAX && FRAMES_MAX < 64 - 2);
 
+/// The file of a session is not what the session knows.
+pub const DIVERGED: &str = "diverged";
+/// It is again.
+pub const CONVERGED: &str = "converged";
+
 /// What a signal says of a committed op.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct OpEvent {
-    /// Event within the group `doc`: `edited`, `undone`, `redone`, `loaded`, `saved`.
+    /// Event within the group `doc`: `edited`, `undone`, `redone`, `loaded`, `saved`, `diverged`, `converged`.
     #[serde(rename = "type")]
     pub kind: String,
     /// The document's revision after it.
@@ -39,6 +45,16 @@ pub struct OpEvent {
     /// The file, where one was read or written.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub path: Option<String>,
+    /// What is wrong, where something is: `code`, `reason`, `message` and `details` of an error.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub error: Option<Value>,
+}
+
+impl OpEvent {
+    /// Whether it tells what an agent noticed, and no request was the cause.
+    pub fn is_noticed(&self) -> bool {
+        matches!(self.kind.as_str(), DIVERGED | CONVERGED)
+    }
 }
 
 /// One accepted change.

@@ -70,6 +70,16 @@ impl CanonicalPath {
     }
 }
 
+impl SessionId {
+    /// Whether it has the form of those that follow from paths.
+    pub fn is_of_a_file(&self) -> bool {
+        let is_digit = |char: char| matches!(char, '0'..='9' | 'a'..='f');
+        self.as_str()
+            .strip_prefix("file-")
+            .is_some_and(|digits| digits.len() == ID_DIGITS && digits.chars().all(is_digit))
+    }
+}
+
 impl fmt::Display for CanonicalPath {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&self.0)
@@ -119,5 +129,9 @@ mod tests {
         let id = CanonicalPath::parse("notes/plan.md", 1024).unwrap().session_id(&workspace);
         let whole = blake3::hash(b"main\0notes/plan.md").to_hex();
         assert_eq!(id.as_str(), format!("file-{}", &whole[..20]));
+        assert!(id.is_of_a_file());
+        for other in ["file-", "file-1", "file-0123456789abcdef012g", "file-0123456789abcdef01234", "s1"] {
+            assert!(!SessionId::parse(other).unwrap().is_of_a_file(), "{other}");
+        }
     }
 }

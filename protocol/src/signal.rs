@@ -204,9 +204,10 @@ pub fn of_op(event: &OpEvent, request_id: &RequestId) -> Happening {
         ("changed", json!(event.changed)),
         ("actor", json!(event.actor)),
         ("path", json!(event.path)),
-        ("error", Value::Null),
+        ("error", json!(event.error)),
     ]);
-    Happening { name: format!("doc.{}", event.kind), request_id: Some(request_id.clone()), data }
+    let request_id = (!event.is_noticed()).then(|| request_id.clone());
+    Happening { name: format!("doc.{}", event.kind), request_id, data }
 }
 
 /// A load or save that failed.

@@ -70,7 +70,7 @@ const FILES: &[(&str, &[&str], Check)] = &[
     ("reply", &["worker.drain", "worker.undrain"], reply::<Drained>),
     ("record", &["opened", "opened_again", "locked", "file_passive", "closed"], record),
     ("record", &["by_hand"], record_by_hand),
-    ("frame", &["barrier", "ops", "snapshot", "snapshot.carried"], frame),
+    ("frame", &["barrier", "diverged", "ops", "snapshot", "snapshot.carried"], frame),
 ];
 
 /// The contract's table of requests: members that must be there, and members that may.

@@ -36,7 +36,7 @@ const SIGNALS: &[(&str, &[&str], &[&str])] = &[
     ),
     (
         "doc",
-        &["loaded", "edited", "saved", "undone", "redone", "failed"],
+        &["loaded", "edited", "saved", "undone", "redone", "failed", "diverged", "converged"],
         &["revision", "previous_revision", "changed", "actor", "path", "error"],
     ),
 ];
@@ -208,6 +208,15 @@ fn every_event_of_a_log_becomes_its_signal() {
     let redone = of_op(&OpEvent { kind: "redone".to_owned(), ..body }, &request_id);
     let third = vec![redone.clone(), redone.clone(), redone];
     assert_eq!(committed(third, 2), golden::value("signal/doc.redone"), "the third event of one message");
+}
+
+#[test]
+fn what_was_noticed_about_a_file_is_told_with_its_why_and_without_a_request() {
+    let diverged: OpEvent = serde_json::from_value(golden::value("frame/diverged")["ops"][0]["event"].clone()).unwrap();
+    let request_id = RequestId::parse("r-1").unwrap();
+    assert_eq!(committed(vec![of_op(&diverged, &request_id)], 0), golden::value("signal/doc.diverged"));
+    let converged = OpEvent { kind: "converged".to_owned(), error: None, ..diverged };
+    assert_eq!(committed(vec![of_op(&converged, &request_id)], 0), golden::value("signal/doc.converged"));
 }
 
 #[test]

@@ -225,6 +225,7 @@ mod tests {
             changed: vec!["body".to_owned()],
             actor: None,
             path: None,
+            error: None,
         }
     }
 
