@@ -82,10 +82,20 @@ pub(crate) enum OpenDecision {
     Refuse(Error),
 }
 
-/// Decides on `session.open`.
-pub(crate) fn open(found: &Found, mode: Mode, key: &SessionKey) -> OpenDecision {
+/// Decides on `session.open` of `key`, which is the session of `file` if there is one.
+pub(crate) fn open(
+    found: &Found,
+    mode: Mode,
+    key: &SessionKey,
+    file: Option<&(WorkspaceName, CanonicalPath)>,
+) -> OpenDecision {
     let (expected, mark) = match found {
         Found::Record(known) if known.record.state != State::Closed => {
+            if let Some((workspace, path)) = file
+                && (known.record.workspace.as_ref(), known.record.path.as_ref()) != (Some(workspace), Some(path))
+            {
+                return OpenDecision::Refuse(is_another(&known.record, known.revision, path));
+            }
             return match mode {
                 Mode::Create => OpenDecision::Refuse(already_exists(&known.record, known.revision)),
                 Mode::Ensure | Mode::Attach => OpenDecision::Existing,
@@ -96,15 +106,31 @@ pub(crate) fn open(found: &Found, mode: Mode, key: &SessionKey) -> OpenDecision 
     };
     match mode {
         Mode::Attach => OpenDecision::Refuse(error::no_session(key)),
+        // Else whoever opens the file by its path would find a session without a file.
+        Mode::Ensure | Mode::Create if file.is_none() && key.id.is_of_a_file() => {
+            let message = format!("{} is an id of a file: such a session is made by the file's path", key.id);
+            let refusal = Error::invalid(Reason::InvalidSessionId, message);
+            OpenDecision::Refuse(refusal.detail("session_id", key.id.as_str()))
+        }
         Mode::Ensure | Mode::Create => OpenDecision::Create { expected, mark },
     }
 }
 
 fn already_exists(record: &SessionRecord, revision: Revision) -> Error {
-    let since = &record.created_at;
-    Error::new(Reason::AlreadyExists, format!("session {} exists since {since}, and mode is create", record.id))
+    let why = format!("session {} exists since {}, and mode is create", record.id, record.created_at);
+    exists(record, revision, why).detail("mode", "create")
+}
+
+/// A session has the id of a file and is not about it: somebody wrote its record by hand, or two paths have one digest.
+fn is_another(record: &SessionRecord, revision: Revision, path: &CanonicalPath) -> Error {
+    let why = format!("session {} is there since {}, and is not about {path}", record.id, record.created_at);
+    let its_path = record.path.as_ref().map(CanonicalPath::as_str);
+    exists(record, revision, why).detail("requested_path", path.as_str()).detail("path", its_path)
+}
+
+fn exists(record: &SessionRecord, revision: Revision, why: String) -> Error {
+    Error::new(Reason::AlreadyExists, why)
         .detail("session_id", record.id.as_str())
-        .detail("mode", "create")
         .detail("owner", record.lock.as_ref().map(|lock| lock.owner.clone()))
         .detail("state", serde_json::json!(record.state))
         .detail("created_at", record.created_at.as_str())

@@ -200,25 +200,37 @@ impl Registry {
         except: Option<&WorkerName>,
         deadline: Instant,
     ) -> Result<(WorkerName, Boot), Error> {
-        if let Ok(chosen) = self.choose_known(key, workspace, except) {
-            return Ok(chosen);
-        }
-        self.refresh_or_explain(deadline).await?;
-        self.choose_known(key, workspace, except)
+        let (worker, boot) = self.pick(key, workspace, except, deadline).await?;
+        self.workers_mut().placed(&worker);
+        Ok((worker, boot))
     }
 
-    fn choose_known(
+    /// As [`Registry::choose`], to ask something and not to place anything.
+    pub(crate) async fn pick(
+        &self,
+        key: &SessionKey,
+        workspace: Option<&WorkspaceName>,
+        except: Option<&WorkerName>,
+        deadline: Instant,
+    ) -> Result<(WorkerName, Boot), Error> {
+        if let Ok(picked) = self.pick_known(key, workspace, except) {
+            return Ok(picked);
+        }
+        self.refresh_or_explain(deadline).await?;
+        self.pick_known(key, workspace, except)
+    }
+
+    fn pick_known(
         &self,
         key: &SessionKey,
         workspace: Option<&WorkspaceName>,
         except: Option<&WorkerName>,
     ) -> Result<(WorkerName, Boot), Error> {
-        let mut workers = self.workers_mut();
+        let workers = self.workers();
         let candidates = workers.candidates(workspace, except)?;
         let Some(Candidate { worker, boot, .. }) = placement::choose(key, &candidates) else {
             return Err(error::no_live_worker("no worker is there to take the session"));
         };
-        workers.placed(worker);
         Ok((worker.clone(), *boot))
     }
 

@@ -51,7 +51,7 @@ fn opening_follows_mode_and_existence() {
         (found(active("s1", "w1")), Mode::Attach, Existing),
     ];
     for (found, mode, expected) in table {
-        match (open(&found, mode, &key("s1")), expected) {
+        match (open(&found, mode, &key("s1"), None), expected) {
             (OpenDecision::Create { expected, .. }, Create(revision)) => assert_eq!(expected, Revision(revision)),
             (OpenDecision::Existing, Existing) => {}
             (OpenDecision::Refuse(error), Refuse(reason)) => assert_eq!(error.reason, reason),
@@ -61,10 +61,38 @@ fn opening_follows_mode_and_existence() {
 }
 
 #[test]
+fn an_id_of_a_file_is_for_the_session_of_that_file() {
+    let workspace = WorkspaceName::parse("main").unwrap();
+    let path = CanonicalPath::parse("a.md", 1024).unwrap();
+    let key = key(path.session_id(&workspace).as_str());
+    let file = (workspace, path);
+    let of_file =
+        |record: SessionRecord| SessionRecord { workspace: Some(file.0.clone()), path: Some(file.1.clone()), ..record };
+    let (fileless, id) = (active(key.id.as_str(), "w1"), key.id.as_str());
+    let refusal = |decision: OpenDecision| match decision {
+        OpenDecision::Refuse(error) => Some(error.reason),
+        OpenDecision::Create { .. } | OpenDecision::Existing => None,
+    };
+    let nothing = Found::Nothing { revision: Revision(0) };
+    for mode in [Mode::Ensure, Mode::Create] {
+        assert_eq!(refusal(open(&nothing, mode, &key, None)), Some(Reason::InvalidSessionId));
+        assert_eq!(refusal(open(&found(closed(id)), mode, &key, None)), Some(Reason::InvalidSessionId));
+        assert_eq!(refusal(open(&nothing, mode, &key, Some(&file))), None);
+        assert_eq!(refusal(open(&found(closed(id)), mode, &key, Some(&file))), None);
+        assert_eq!(refusal(open(&found(fileless.clone()), mode, &key, Some(&file))), Some(Reason::AlreadyExists));
+    }
+    let there = found(of_file(fileless));
+    assert_eq!(refusal(open(&there, Mode::Ensure, &key, Some(&file))), None);
+    assert_eq!(refusal(open(&there, Mode::Attach, &key, None)), None, "its id is as good as its path once it is there");
+}
+
+#[test]
 fn a_session_made_over_a_closed_one_leaves_its_frames_behind_and_its_mark_in_place() {
     let mut before = closed("s1");
     before.mark = Mark { at: Revision(3), changes: 20 };
-    let OpenDecision::Create { expected, mark } = open(&found(before), Mode::Ensure, &key("s1")) else { panic!() };
+    let OpenDecision::Create { expected, mark } = open(&found(before), Mode::Ensure, &key("s1"), None) else {
+        panic!()
+    };
     let blank =
         Blank { key: &key("s1"), file: None, config: active("s1", "w1").config, owner: owner("w1"), expected, mark };
     let record = created(blank, Author::default());

@@ -121,7 +121,7 @@ async fn attempt(hub: &Hub, wanted: &Wanted, call: &Call, guess: Option<Found>) 
         (None, Some(guess)) => guess,
         (None, None) => hub.records.read(key, call.deadline).await?,
     };
-    match (decide::open(&found, wanted.mode, key), found) {
+    match (decide::open(&found, wanted.mode, key, wanted.file.as_ref()), found) {
         (OpenDecision::Create { expected, mark }, found) => {
             if let Found::Record(before) = &found
                 && let Some(mark) = hub.unannounced(&before.record, call)

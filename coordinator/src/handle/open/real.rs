@@ -16,12 +16,10 @@ use crate::handle::worker::{Fault, ask_boot};
 use crate::hub::Hub;
 use crate::records::Found;
 
-/// `wanted`, with the real path of its file. A session that is there was made for a real path, and is not asked about.
+/// `wanted`, with the real path of its file. It is asked for a session that is there as well: its path was real when it was
+/// made, and may lead to another file by now.
 pub(super) async fn real(hub: &Hub, wanted: Wanted, call: &Call) -> Result<Wanted, Error> {
     let Some((workspace, path)) = &wanted.file else { return Ok(wanted) };
-    if is_there(hub, &wanted, call).await? {
-        return Ok(wanted);
-    }
     let asked = FilePath { workspace: workspace.clone(), path: path.clone() };
     match resolve(hub, &wanted, &asked, call).await {
         Ok(real) if real.path == asked.path => Ok(wanted),
@@ -30,14 +28,19 @@ pub(super) async fn real(hub: &Hub, wanted: Wanted, call: &Call) -> Result<Wante
             let key = holdfast_protocol::SessionKey::new(wanted.key.namespace.clone(), id);
             Ok(Wanted { key, file: Some((real.workspace, real.path)), ..wanted })
         }
-        // Nobody can say, and nothing is to be made: there is no such session.
+        // Nobody can say, and nothing is to be made: the session is there, or there is none.
         Err(refusal) if wanted.mode == Mode::Attach && is_about_workers(&refusal) => Ok(wanted),
+        Err(refusal) if !is_about_the_path(&refusal) && is_there(hub, &wanted, call).await? => Ok(wanted),
         Err(refusal) => Err(refusal),
     }
 }
 
 fn is_about_workers(refusal: &Error) -> bool {
     matches!(refusal.reason, Reason::NoWorkspace | Reason::NoLiveWorker)
+}
+
+fn is_about_the_path(refusal: &Error) -> bool {
+    matches!(refusal.reason, Reason::PathEscape | Reason::InvalidPath)
 }
 
 async fn is_there(hub: &Hub, wanted: &Wanted, call: &Call) -> Result<bool, Error> {
@@ -51,7 +54,7 @@ async fn is_there(hub: &Hub, wanted: &Wanted, call: &Call) -> Result<bool, Error
 async fn resolve(hub: &Hub, wanted: &Wanted, asked: &FilePath, call: &Call) -> Result<FilePath, Error> {
     loop {
         call.in_time(&wanted.key)?;
-        let (worker, boot) = hub.registry.choose(&wanted.key, Some(&asked.workspace), None, call.deadline).await?;
+        let (worker, boot) = hub.registry.pick(&wanted.key, Some(&asked.workspace), None, call.deadline).await?;
         match ask_boot(hub, (&worker, boot), control::RESOLVE, asked, call).await {
             Ok(real) => return Ok(real),
             Err(Fault::Refused(refusal)) => return Err(refusal),
