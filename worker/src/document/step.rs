@@ -6,8 +6,12 @@ use holdfast_protocol::document::{Splice, body_too_large, check_fields, merge_pa
 use holdfast_protocol::error::Reason;
 use holdfast_protocol::request::Edit;
 use holdfast_protocol::{Error, Limits};
+use ropey::Rope;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
+
+/// How many splices of one edit are made on the text itself.
+const FEW: usize = 16;
 
 /// Splices of the body, one on the result of the other, and top-level fields to set and to remove.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
@@ -32,13 +36,13 @@ impl Step {
             step.splices.extend(difference(body, new));
         } else if let Some(splices) = &edit.splices {
             let mut result = body.to_owned();
-            for splice in splices {
-                splice_text(&mut result, splice)?;
-                if result.len() > limits.body_bytes {
-                    return Err(body_too_large(limits));
-                }
+            splice_all(&mut result, splices, |bytes| match bytes > limits.body_bytes {
+                true => Err(body_too_large(limits)),
+                false => Ok(()),
+            })?;
+            if result != body {
+                step.splices.clone_from(splices);
             }
-            step.splices.clone_from(splices);
         }
         if let Some(patch) = &edit.fields {
             let mut result = fields.clone();
@@ -62,10 +66,7 @@ impl Step {
     /// # Errors
     /// `bad_value` for a splice out of bounds.
     pub(super) fn apply(&self, body: &mut String, fields: &mut Map<String, Value>) -> Result<Self, Error> {
-        let mut inverse = Self::default();
-        for splice in &self.splices {
-            inverse.splices.push(splice_text(body, splice)?);
-        }
+        let mut inverse = Self { splices: splice_all(body, &self.splices, |_| Ok(()))?, ..Self::default() };
         inverse.splices.reverse();
         for name in &self.remove {
             if let Some(before) = fields.remove(name) {
@@ -94,23 +95,69 @@ impl Step {
             .collect()
     }
 
-    /// About how many bytes it takes.
+    /// About how many bytes it takes, in memory or in a snapshot, where a control character is six.
     pub(super) fn bytes(&self) -> usize {
-        let text: usize = self.splices.iter().map(|splice| splice.insert.len() + 48).sum();
+        let text: usize = self.splices.iter().map(|splice| json_len(&splice.insert) + 48).sum();
         let removed: usize = self.remove.iter().map(|name| name.len() + 24).sum();
         let set = if self.set.is_empty() { 0 } else { serde_json::to_vec(&self.set).map_or(0, |json| 2 * json.len()) };
         64 + text + removed + set
     }
 }
 
+/// Bytes of a text in JSON, without its quotes.
+fn json_len(text: &str) -> usize {
+    let escaped = text.bytes().map(|byte| match byte {
+        b'"' | b'\\' | b'\n' | b'\r' | b'\t' | 0x08 | 0x0c => 2,
+        0x00..0x20 => 6,
+        _ => 1,
+    });
+    escaped.sum()
+}
+
+fn outside(splice: &Splice) -> Error {
+    let message = format!("splice at {} deleting {} is outside of the text", splice.at, splice.delete);
+    Error::invalid(Reason::BadValue, message).detail("field", "splices")
+}
+
+/// Makes splices, each on the result of the one before, and returns their inverses in the same order. `check` is told how many
+/// bytes the text has after each.
+fn splice_all(
+    text: &mut String,
+    splices: &[Splice],
+    check: impl Fn(usize) -> Result<(), Error>,
+) -> Result<Vec<Splice>, Error> {
+    let few = splices.iter().map(|splice| {
+        let inverse = splice_text(text, splice)?;
+        check(text.len()).map(|()| inverse)
+    });
+    if splices.len() <= FEW {
+        return few.collect();
+    }
+    // Where each of very many would walk the text and move its end, a rope does neither.
+    let mut rope = Rope::from_str(text);
+    let many = splices.iter().map(|splice| {
+        let inverse = splice_rope(&mut rope, splice)?;
+        check(rope.len_bytes()).map(|()| inverse)
+    });
+    let inverses = many.collect::<Result<Vec<Splice>, Error>>()?;
+    *text = rope.into();
+    Ok(inverses)
+}
+
+fn splice_rope(rope: &mut Rope, splice: &Splice) -> Result<Splice, Error> {
+    let start = usize::try_from(splice.at).map_err(|_| outside(splice))?;
+    let end = usize::try_from(splice.delete).ok().and_then(|length| start.checked_add(length));
+    let end = end.filter(|end| *end <= rope.len_chars()).ok_or_else(|| outside(splice))?;
+    let deleted = rope.slice(start..end).to_string();
+    rope.remove(start..end);
+    rope.insert(start, &splice.insert);
+    Ok(Splice { at: splice.at, delete: splice.insert.chars().count() as u64, insert: deleted })
+}
+
 /// Makes one splice and returns its inverse.
 fn splice_text(text: &mut String, splice: &Splice) -> Result<Splice, Error> {
-    let outside = || {
-        let message = format!("splice at {} deleting {} is outside of the text", splice.at, splice.delete);
-        Error::invalid(Reason::BadValue, message).detail("field", "splices")
-    };
-    let start = byte_offset(text, splice.at).ok_or_else(outside)?;
-    let length = byte_offset(&text[start..], splice.delete).ok_or_else(outside)?;
+    let start = byte_offset(text, splice.at).ok_or_else(|| outside(splice))?;
+    let length = byte_offset(&text[start..], splice.delete).ok_or_else(|| outside(splice))?;
     let deleted = text[start..start + length].to_owned();
     text.replace_range(start..start + length, &splice.insert);
     Ok(Splice { at: splice.at, delete: splice.insert.chars().count() as u64, insert: deleted })
@@ -156,6 +203,39 @@ mod tests {
                 splice_text(&mut text, &splice).unwrap();
             }
             assert_eq!(text, new, "from {old:?}");
+        }
+    }
+
+    #[test]
+    fn many_splices_do_what_few_do_and_take_no_longer_than_they_should() {
+        let text = "añb🎉c\r\n".repeat(100);
+        let splices: Vec<Splice> = (0..3 * FEW as u64)
+            .map(|n| Splice {
+                at: (n * 97) % 600,
+                delete: n % 3,
+                insert: "é\n"[..if n % 2 == 0 { 3 } else { 2 }].to_owned(),
+            })
+            .collect();
+        let (mut one_by_one, mut at_once) = (text.clone(), text.clone());
+        let few: Vec<Splice> = splices.iter().map(|splice| splice_text(&mut one_by_one, splice).unwrap()).collect();
+        let mut many = splice_all(&mut at_once, &splices, |_| Ok(())).unwrap();
+        assert_eq!((&at_once, &many), (&one_by_one, &few));
+        many.reverse();
+        splice_all(&mut at_once, &many, |_| Ok(())).unwrap();
+        assert_eq!(at_once, text, "the inverses lead back");
+        let outside = Splice { at: u64::MAX, delete: 1, insert: String::new() };
+        assert!(splice_all(&mut at_once, &vec![outside; FEW + 1], |_| Ok(())).is_err());
+        let mut large = "é".repeat(256 * 1024);
+        let middle = Splice { at: 200_000, delete: 0, insert: String::new() };
+        let start = std::time::Instant::now();
+        splice_all(&mut large, &vec![middle; 27_000], |_| Ok(())).unwrap();
+        assert!(start.elapsed().as_secs() < 5, "what a full request may ask for took {:?}", start.elapsed());
+    }
+
+    #[test]
+    fn bytes_are_counted_as_a_snapshot_has_them() {
+        for text in ["", "plain é🎉", "\u{1}\u{1f}\n\r\t\"\\\u{8}\u{c}", "\u{7f}\u{2028}"] {
+            assert_eq!(json_len(text) + 2, serde_json::to_string(text).unwrap().len(), "{text:?}");
         }
     }
 
