@@ -3,6 +3,7 @@
 mod crash;
 mod front;
 mod link;
+mod watch;
 
 use std::path::Path;
 
@@ -138,6 +139,87 @@ async fn a_read_only_workspace_is_edited_and_not_saved() {
     }
     assert_eq!(std::fs::read(folder.path().join("a.md")).unwrap(), b"one");
     assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 1);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_a_session_was_opened_with_is_in_no_file_until_it_is_saved() {
+    let folder = tempfile::tempdir().unwrap();
+    let fleet = fleet(folder.path()).await;
+    let open = json!({"path": "new.md", "content": {"body": "hours of work"}, "config": {"on_idle": "close"}});
+    let session = fleet.ask("session.open", "", open).await.ok();
+    let id = session["id"].as_str().unwrap();
+    assert_eq!(fleet.ask("doc.get", id, json!({})).await.ok()["dirty"], true);
+    for verb in ["session.close", "doc.load"] {
+        fleet.ask(verb, id, json!({})).await.refused("conflict", "unsaved_changes");
+    }
+    // Idleness keeps what no file has, whatever it was told to do.
+    fleet.ask("admin.reclaim", "", json!({"max_idle_ms": 0})).await.ok();
+    assert_eq!(fleet.ask("session.get", id, json!({})).await.ok()["state"], "passive");
+    assert_eq!(fleet.ask("doc.get", id, json!({})).await.ok()["body"], "hours of work");
+    fleet.ask("doc.save", id, json!({})).await.ok();
+    assert_eq!(fleet.ask("doc.get", id, json!({})).await.ok()["dirty"], false);
+    // An edit that changes nothing is nothing to save.
+    let same = fleet.ask("doc.edit", id, json!({"body": "hours of work"})).await.ok();
+    assert_eq!((&same["revision"], &same["dirty"]), (&json!(1), &json!(false)));
+    fleet.ask("doc.undo", id, json!({})).await.refused("conflict", "nothing_to_undo");
+    fleet.ask("admin.reclaim", "", json!({"max_idle_ms": 0})).await.ok();
+    fleet.ask("session.get", id, json!({})).await.refused("not_found", "no_session");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_session_whose_file_nobody_can_read_is_still_there() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("a.md");
+    let fleet = fleet(folder.path()).await;
+    let id = open(&fleet, "a.md").await;
+    fleet.ask("admin.reclaim", "", json!({"max_idle_ms": 0})).await.ok();
+    std::fs::write(&file, b"\xff\xfe").unwrap();
+    let document = fleet.ask("doc.get", &id, json!({})).await.ok();
+    assert_eq!((&document["body"], &document["diverged"]), (&json!(""), &json!(true)));
+    fleet.ask("doc.load", &id, json!({})).await.refused("filesystem", "not_utf8");
+    // One without an end is not read to its end.
+    std::fs::File::create(&file).unwrap().set_len(1 << 40).unwrap();
+    fleet.ask("doc.load", &id, json!({})).await.refused("too_large", "body_too_large");
+    fleet.ask("doc.edit", &id, json!({"body": "mine"})).await.ok();
+    let refusal = fleet.ask("doc.save", &id, json!({})).await.refused("conflict", "disk_diverged");
+    let details = &refusal["details"];
+    assert_eq!((&details["found_digest"], &details["found_bytes"]), (&json!(null), &json!(1_u64 << 40)));
+    std::fs::remove_file(&file).unwrap();
+    std::fs::create_dir(&file).unwrap();
+    fleet.ask("doc.save", &id, json!({})).await.refused("conflict", "disk_diverged");
+    fleet.ask("doc.save", &id, json!({"overwrite": true})).await.refused("filesystem", "io");
+    fleet.ask("session.close", &id, json!({"discard": true})).await.ok();
+    fleet.ask("session.open", "", json!({"path": "a.md"})).await.refused("filesystem", "io");
+    let long = "x".repeat(300);
+    fleet.ask("session.open", "", json!({ "path": long })).await.refused("invalid_params", "invalid_path");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_id_of_a_file_makes_no_session_without_it() {
+    let folder = tempfile::tempdir().unwrap();
+    let fleet = fleet(folder.path()).await;
+    let id = open(&fleet, "a.md").await;
+    assert_eq!(fleet.ask("session.open", "", json!({ "id": id })).await.ok()["path"], "a.md");
+    fleet.ask("session.close", &id, json!({})).await.ok();
+    fleet.ask("session.open", "", json!({ "id": id })).await.refused("invalid_params", "invalid_session_id");
+    assert_eq!(open(&fleet, "a.md").await, id);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn two_namespaces_on_one_file_do_not_write_over_each_other() {
+    let folder = tempfile::tempdir().unwrap();
+    let fleet = fleet(folder.path()).await;
+    let id = open(&fleet, "a.md").await;
+    let there = |verb: &str, tail: &str| format!("{}.other.{verb}{tail}", fleet.root);
+    let other = fleet.ask_raw(&there("session.open", ""), br#"{"path": "a.md"}"#.to_vec()).await.ok();
+    assert_eq!(other["id"], id.as_str());
+    fleet.ask("doc.edit", &id, json!({"body": "one"})).await.ok();
+    fleet.ask("doc.save", &id, json!({})).await.ok();
+    let tail = format!(".{id}");
+    fleet.ask_raw(&there("doc.edit", &tail), br#"{"body": "another"}"#.to_vec()).await.ok();
+    let refused = fleet.ask_raw(&there("doc.save", &tail), b"{}".to_vec()).await;
+    refused.refused("conflict", "disk_diverged");
+    assert_eq!(std::fs::read(folder.path().join("a.md")).unwrap(), b"one");
 }
 
 #[tokio::test(flavor = "multi_thread")]

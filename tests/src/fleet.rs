@@ -373,9 +373,16 @@ impl Signals {
 
     /// Waits for a signal `group.event` of a session and returns it.
     pub async fn wait_for(&self, id: &str, event: &str) -> Value {
+        self.wait_for_nth(1, id, event).await
+    }
+
+    /// Waits for the `n`th of such signals, from 1, each id counted once.
+    pub async fn wait_for_nth(&self, n: usize, id: &str, event: &str) -> Value {
         let name = format!(".signal.{id}.{event}");
-        until(&format!("the signal {event} of {id}"), SOON, async || {
-            self.all().into_iter().find(|(subject, _)| subject.ends_with(&name)).map(|(_, body)| body)
+        until(&format!("signal {n} {event} of {id}"), SOON, async || {
+            let mut ids = std::collections::HashSet::new();
+            let all = self.all().into_iter().filter(|(subject, _)| subject.ends_with(&name)).map(|(_, body)| body);
+            all.filter(|body| ids.insert(body["id"].to_string())).nth(n - 1)
         })
         .await
     }

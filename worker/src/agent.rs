@@ -8,6 +8,7 @@ mod commit;
 mod leave;
 mod record;
 mod recover;
+mod save;
 #[cfg(test)]
 mod simulation;
 mod step;
@@ -16,6 +17,7 @@ mod tests;
 
 pub(crate) use step::answer_end;
 
+use std::collections::BTreeMap;
 use std::panic::AssertUnwindSafe;
 use std::pin::Pin;
 use std::sync::Arc;
@@ -25,7 +27,7 @@ use std::time::Duration;
 use futures_channel::mpsc;
 use futures_util::{FutureExt, StreamExt};
 use holdfast_protocol::frame::SNAPSHOT_EVERY_BYTES;
-use holdfast_protocol::id::{Activation, Boot};
+use holdfast_protocol::id::{Activation, Boot, WorkspaceName};
 use holdfast_protocol::internal::Activate;
 use holdfast_protocol::{Error, Limits, Revision, SessionKey, SessionRecord};
 use holdfast_store::{Floor, Store};
@@ -37,6 +39,7 @@ use crate::lease::LeaseHealth;
 use crate::letter::{Answer, Call, Letter};
 use crate::log::LogPosition;
 use crate::machine::{Machine, Surroundings};
+use crate::mount::Mount;
 use recover::Barrier;
 
 /// How many letters one frame may answer.
@@ -48,6 +51,8 @@ pub(crate) struct Core {
     pub(crate) floor: Floor,
     pub(crate) config: WorkerConfig,
     pub(crate) limits: Arc<Limits>,
+    /// The workspaces of `config`, open.
+    pub(crate) mounts: BTreeMap<WorkspaceName, Arc<Mount>>,
     pub(crate) boot: Boot,
     pub(crate) health: LeaseHealth,
     /// What `activity` counts from.
@@ -61,8 +66,8 @@ impl Core {
     }
 
     fn surroundings(&self, record: &SessionRecord) -> Surroundings {
-        let workspace = record.workspace.as_ref().and_then(|name| self.config.workspaces.get(name)).cloned();
-        Surroundings { limits: self.limits.clone(), workspace: workspace.map(Arc::new) }
+        let workspace = record.workspace.as_ref().and_then(|name| self.mounts.get(name)).cloned();
+        Surroundings { limits: self.limits.clone(), workspace }
     }
 }
 
@@ -144,6 +149,8 @@ pub(crate) struct Agent {
     successor: Option<Box<Letter>>,
     /// After a failed attempt to leave: not again before.
     stay_until: Option<Instant>,
+    /// Something outside of the log should be looked at.
+    look_due: bool,
 }
 
 /// Runs the session of `key` until it ends. Letters that are left in `mailbox` then are the caller's to answer; `legacy` is
@@ -241,10 +248,10 @@ impl Agent {
             answer_end(last.into_iter().map(|letter| *letter).collect(), &end).await;
             return Err(end);
         }
-        match last {
-            Some(letter) => self.stand_alone(*letter).await,
-            None => Ok(()),
+        if let Some(letter) = last {
+            self.stand_alone(*letter).await?;
         }
+        if self.look_due { self.look().await } else { Ok(()) }
     }
 
     fn touch(&self) {
@@ -284,7 +291,11 @@ impl Call {
         use holdfast_protocol::subject::Verb;
         matches!(
             self,
-            Self::Activate(_) | Self::Handover | Self::Passivate(_) | Self::Verb(Verb::SessionClose | Verb::DocSave)
+            Self::Activate(_)
+                | Self::Handover
+                | Self::Look
+                | Self::Passivate(_)
+                | Self::Verb(Verb::SessionClose | Verb::DocSave)
         )
     }
 }

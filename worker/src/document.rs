@@ -8,13 +8,13 @@ mod file;
 pub mod frontmatter;
 mod history;
 mod request;
+mod saving;
 mod state;
 mod step;
 #[cfg(test)]
 mod tests;
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 
 use async_trait::async_trait;
 use holdfast_protocol::document::{Content, check_fields};
@@ -29,7 +29,7 @@ use serde::Serialize;
 use serde_json::value::RawValue;
 use serde_json::{Map, Value};
 
-use crate::machine::{Ask, Change, Decision, Kind, Machine, Memory, Surroundings};
+use crate::machine::{Ask, Change, Decision, Effect, Kind, Machine, Memory, Noticed, Surroundings};
 use file::File;
 #[cfg(feature = "failpoints")]
 pub use file::STEPS as SAVE_STEPS;
@@ -43,14 +43,8 @@ pub struct DocumentKind;
 
 impl Kind for DocumentKind {
     fn create(&self, record: &SessionRecord, surroundings: Surroundings) -> Box<dyn Machine> {
-        let file = File::of(record, surroundings.workspace).map(Box::new);
-        Box::new(Document {
-            id: record.id.clone(),
-            limits: surroundings.limits,
-            file,
-            state: State::default(),
-            diverged: AtomicBool::new(false),
-        })
+        let file = File::of(record, surroundings.workspace).map(Arc::new);
+        Box::new(Document { id: record.id.clone(), limits: surroundings.limits, file, state: State::default() })
     }
 }
 
@@ -58,35 +52,33 @@ impl Kind for DocumentKind {
 pub struct Document {
     id: SessionId,
     limits: Arc<Limits>,
-    file: Option<Box<File>>,
+    file: Option<Arc<File>>,
     state: State,
-    /// Whether the file was something else when it was last looked at. Not part of the state: it is about the disk.
-    diverged: AtomicBool,
 }
 
 impl Document {
-    fn dirty(&self) -> bool {
-        self.state.revision != self.state.saved_revision
-    }
-
     fn reply(&self) -> DocumentReply {
         DocumentReply {
             session_id: self.id.clone(),
             body: self.state.body.clone(),
             fields: self.state.fields.clone(),
             revision: self.state.revision,
-            dirty: self.dirty(),
+            dirty: self.state.dirty(),
             path: self.file.as_ref().map(|file| file.path().to_owned()),
             workspace: self.file.as_ref().map(|file| file.workspace().to_owned()),
-            diverged: self.diverged.load(Ordering::Relaxed),
+            diverged: self.state.diverged.is_some(),
         }
     }
 
     fn decide_edit(&self, edit: &Edit, ask: &Ask) -> Result<Decision, Error> {
         self.expect_revision(edit.expected_revision)?;
         let step = Step::of(edit, &self.state.body, &self.state.fields, &self.limits)?;
-        let changed = step.changed();
-        self.change(&DocumentChange::Edit { step, stamp: Some(Stamp::of(ask)) }, "edited", changed, ask)
+        let (changed, stamp) = (step.changed(), Some(Stamp::of(ask)));
+        let change = match changed.is_empty() {
+            true => DocumentChange::Same { stamp },
+            false => DocumentChange::Edit { step, stamp },
+        };
+        self.change(&change, "edited", changed, ask)
     }
 
     fn decide_undo(&self, undo: &Undo, ask: &Ask) -> Result<Decision, Error> {
@@ -130,7 +122,8 @@ impl Document {
     fn change(&self, change: &DocumentChange, kind: &str, changed: Vec<String>, ask: &Ask) -> Result<Decision, Error> {
         let previous_revision = self.state.revision;
         let revision = previous_revision + 1;
-        let reply = Edited { session_id: self.id.clone(), revision, previous_revision, dirty: true };
+        let dirty = self.state.dirty() || !matches!(change, DocumentChange::Same { .. });
+        let reply = Edited { session_id: self.id.clone(), revision, previous_revision, dirty };
         let event = OpEvent {
             kind: kind.to_owned(),
             revision,
@@ -138,18 +131,10 @@ impl Document {
             changed,
             actor: ask.actor.clone(),
             path: self.file.as_ref().map(|file| file.path().to_owned()),
+            error: None,
         };
         let reply = raw(&reply);
         Ok(Decision::Change(Change { change: raw(change), event: Some(event), reply, memory: Memory::Answer }))
-    }
-
-    fn make(&mut self, change: DocumentChange) -> Result<(), Error> {
-        let is_in_step = matches!(change, DocumentChange::Save { .. } | DocumentChange::Load { .. });
-        self.state.make(change, self.file.is_some())?;
-        if is_in_step {
-            self.diverged.store(false, Ordering::Relaxed);
-        }
-        Ok(())
     }
 }
 
@@ -174,7 +159,14 @@ impl Machine for Document {
             Body::Edit(edit) => self.decide_edit(edit, ask),
             Body::Undo(undo) => self.decide_undo(undo, ask),
             Body::Load(load) => self.decide_load(load, ask).await,
-            Body::Save(save) => self.decide_save(save, ask).await,
+            Body::Save(_) => Err(Error::new(Reason::Bug, "a save is an effect")),
+        }
+    }
+
+    fn effect(&self, ask: &Ask) -> Result<Effect, Error> {
+        match ask.body.downcast_ref::<Body>() {
+            Some(Body::Save(save)) => self.begin_save(save, ask),
+            _ => Err(Error::new(Reason::Bug, "only a save is an effect")),
         }
     }
 
@@ -183,13 +175,14 @@ impl Machine for Document {
             Some(file) => file.read(&self.limits).await?,
             None => None,
         };
+        let now = Some(Stamp { at: jiff::Timestamp::now().to_string(), by: None });
         let change = match (found, content) {
             (Some(found), _) => DocumentChange::Begin {
                 body: found.body,
                 fields: found.fields,
                 front: found.front,
                 baseline: Some(found.baseline),
-                stamp: Some(Stamp { at: jiff::Timestamp::now().to_string(), by: None }),
+                stamp: now,
             },
             (None, Some(content)) => {
                 let fields = content.fields.clone().unwrap_or_default();
@@ -199,9 +192,17 @@ impl Machine for Document {
                     fields,
                     front: String::new(),
                     baseline: None,
-                    stamp: None,
+                    stamp: now,
                 }
             }
+            // That there was no file is something to know, too.
+            (None, None) if self.file.is_some() => DocumentChange::Begin {
+                body: String::new(),
+                fields: Map::new(),
+                front: String::new(),
+                baseline: None,
+                stamp: now,
+            },
             (None, None) => return Ok(None),
         };
         let reply = raw(&Map::<String, Value>::new());
@@ -210,7 +211,7 @@ impl Machine for Document {
 
     fn apply(&mut self, change: &RawValue) -> Result<(), Error> {
         let change = serde_json::from_str(change.get()).map_err(|error| not_replayable(&error.to_string()))?;
-        self.make(change)
+        self.state.make(change, self.file.is_some())
     }
 
     fn snapshot(&self) -> Box<RawValue> {
@@ -231,14 +232,10 @@ impl Machine for Document {
     }
 
     fn unsaved_changes(&self) -> Option<Error> {
-        (self.file.is_some() && self.dirty()).then(|| self.unsaved())
+        (self.file.is_some() && self.state.dirty()).then(|| self.unsaved())
     }
 
-    async fn intent(&self, payload: &[u8]) -> Option<Box<RawValue>> {
-        self.intended_save(payload).map(|change| raw(&change))
-    }
-
-    async fn look(&self) {
-        self.look_at_disk().await;
+    async fn look(&self) -> Option<Noticed> {
+        self.look_at_disk().await
     }
 }

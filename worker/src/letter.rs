@@ -19,6 +19,8 @@ pub(crate) enum Call {
     Lease,
     /// Finish, so that another can take over.
     Handover,
+    /// Something may have happened to what is outside of the log.
+    Look,
     /// Leave memory, for this reason.
     Passivate(Passivation),
 }

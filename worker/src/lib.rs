@@ -14,7 +14,9 @@ mod lease;
 mod letter;
 mod log;
 pub mod machine;
+pub mod mount;
 mod supervisor;
+mod watch;
 mod worker;
 
 pub use config::{WorkerConfig, Workspace};

@@ -8,12 +8,13 @@ use std::sync::Arc;
 
 use async_trait::async_trait;
 use holdfast_protocol::document::Content;
+use holdfast_protocol::error::Reason;
 use holdfast_protocol::frame::OpEvent;
 use holdfast_protocol::subject::Verb;
 use holdfast_protocol::{Error, Limits, RequestId, SessionRecord};
 use serde_json::value::RawValue;
 
-use crate::config::Workspace;
+use crate::mount::Mount;
 
 /// What a session is in.
 #[derive(Clone)]
@@ -21,7 +22,7 @@ pub struct Surroundings {
     /// Limits of requests.
     pub limits: Arc<Limits>,
     /// The workspace of the session's file, where it has one and this worker mounts it.
-    pub workspace: Option<Arc<Workspace>>,
+    pub workspace: Option<Arc<Mount>>,
 }
 
 /// Makes machines.
@@ -89,6 +90,40 @@ pub enum Memory {
     Occurrence,
 }
 
+/// A change of something outside of the log, which no storage can refuse or take back.
+pub struct Effect {
+    /// What the log must say before anything is changed, so that whoever has the session after a crash can tell its own work
+    /// from another's.
+    pub intent: Box<RawValue>,
+    /// The work.
+    pub work: Box<dyn Work>,
+}
+
+/// The work of an [`Effect`].
+#[async_trait]
+pub trait Work: Send {
+    /// Does all that changes nothing that anybody sees, while the intent is on its way to the log.
+    ///
+    /// # Errors
+    /// Any refusal of the contract.
+    async fn prepare(&mut self) -> Result<(), Error>;
+
+    /// Makes the change, whose intent is in the log now. Once this returns it is made for good, and the log is told of it: by
+    /// the change returned, or, should that not come to the log, by [`Machine::look`].
+    ///
+    /// # Errors
+    /// Any refusal of the contract.
+    async fn finish(self: Box<Self>) -> Result<Change, Error>;
+}
+
+/// What a machine noticed outside of the log.
+pub struct Noticed {
+    /// The request whose doing it was, if it was one's.
+    pub request_id: Option<RequestId>,
+    /// What the log should have of it.
+    pub change: Change,
+}
+
 /// The state of one session.
 #[async_trait]
 pub trait Machine: Send + Sync {
@@ -103,6 +138,14 @@ pub trait Machine: Send + Sync {
     /// # Errors
     /// Any refusal of the contract.
     async fn decide(&self, ask: &Ask) -> Result<Decision, Error>;
+
+    /// What a request does that changes something outside of the log. The lock has been checked.
+    ///
+    /// # Errors
+    /// Any refusal of the contract.
+    fn effect(&self, ask: &Ask) -> Result<Effect, Error> {
+        Err(Error::new(Reason::Bug, format!("{} has no effect outside of this machine", ask.verb)))
+    }
 
     /// What the session begins with: `content` of its opener, or a file. `None`: the initial state.
     ///
@@ -134,12 +177,9 @@ pub trait Machine: Send + Sync {
     /// Why ending the session now would lose something that a file should have; `None`: it would not.
     fn unsaved_changes(&self) -> Option<Error>;
 
-    /// What the log must have before the save in `payload` is decided, since a save touches what no storage can take back.
-    async fn intent(&self, payload: &[u8]) -> Option<Box<RawValue>> {
-        let _ = payload;
+    /// Looks at what is outside of the log: the state was just built from it, or something happened there. What the log should
+    /// know of it, in a word or none.
+    async fn look(&self) -> Option<Noticed> {
         None
     }
-
-    /// The state was built from the log: time to look at what is outside of it. Changes nothing that a log has.
-    async fn look(&self) {}
 }

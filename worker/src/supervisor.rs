@@ -8,14 +8,16 @@ use std::panic::AssertUnwindSafe;
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use bytes::Bytes;
 use futures_channel::mpsc;
 use futures_util::{FutureExt, StreamExt};
 use holdfast_protocol::error::Reason;
-use holdfast_protocol::{Error, Namespace, Revision, SessionKey};
+use holdfast_protocol::{Error, Namespace, RequestId, Revision, SessionKey};
 use tokio_util::task::TaskTracker;
+use uuid::Uuid;
 
 use crate::agent::{self, Activity, Core, End, Legacy, Mailbox, Start};
-use crate::letter::{Answer, Call, Letter};
+use crate::letter::{Answer, Call, Letter, ReplyTo};
 
 /// A session that is in memory.
 struct Handle {
@@ -70,6 +72,17 @@ impl Supervisor {
         found.map(|(key, _)| key.clone()).collect()
     }
 
+    /// Has the session of `key` look at what is outside of its log, if it is in memory; `false`: it is too busy to be told.
+    pub(crate) fn stir(&self, key: &SessionKey) -> bool {
+        let mut agents = self.agents();
+        let Some(handle) = agents.by_key.get_mut(key) else { return true };
+        let request_id = RequestId::made(Uuid::now_v7());
+        let (payload, revision, reply) = (Bytes::new(), Revision(0), ReplyTo::Nobody);
+        let letter = Letter { call: Call::Look, payload, revision, request_id, reply };
+        // One that is about to go is followed by one that looks by itself.
+        !handle.mailbox.try_send(Box::new(letter)).is_err_and(|refused| refused.is_full())
+    }
+
     /// Gives `letter` to the session's agent, which is started if need be. Answers at once what cannot be given.
     pub(crate) async fn deliver(self: &Arc<Self>, key: SessionKey, letter: Letter) {
         if let Err((letter, answer)) = self.try_deliver(key, Box::new(letter)) {
@@ -94,7 +107,9 @@ impl Supervisor {
         };
         let start = match &letter.call {
             // Nobody is there to be told, or to be asked.
-            Call::Hint(_) | Call::Lease | Call::Handover | Call::Passivate(_) => return Err((letter, Answer::Moved)),
+            Call::Hint(_) | Call::Lease | Call::Handover | Call::Passivate(_) | Call::Look => {
+                return Err((letter, Answer::Moved));
+            }
             Call::Activate(given) => {
                 let mut given = given.clone();
                 given.created &= given.hint.revision > agents.left_fence;

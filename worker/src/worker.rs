@@ -1,5 +1,6 @@
 //! One running worker: its subscriptions, its lease, and its end.
 
+use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -26,7 +27,9 @@ use crate::drain::{self, Drain};
 use crate::inbox;
 use crate::lease::{self, LeaseEnd, LeaseHealth};
 use crate::letter::{Answer, Call, Passivation, ReplyTo};
+use crate::mount::Mount;
 use crate::supervisor::Supervisor;
+use crate::watch::Watch;
 
 /// How often a worker that is being emptied says how many sessions are left.
 const DRAIN_SHOWN: Duration = Duration::from_millis(250);
@@ -93,19 +96,21 @@ impl Worker {
     /// # Errors
     /// [`StartError`], which names what is missing.
     pub async fn start(client: Client, store: Store, config: WorkerConfig) -> Result<Self, StartError> {
+        let watch = Arc::new(Watch::default());
+        let mut mounts = BTreeMap::new();
         for (name, workspace) in &config.workspaces {
-            let why = match std::fs::metadata(&workspace.dir) {
-                Ok(found) if found.is_dir() => continue,
-                Ok(_) => format!("{} is not a folder", workspace.dir.display()),
-                Err(error) => format!("{}: {error}", workspace.dir.display()),
-            };
-            return Err(StartError::Workspace { name: name.to_string(), why });
+            let mount = Mount::open(workspace, Some(watch.clone())).map_err(|error| {
+                let why = format!("{}: {error}", workspace.dir.display());
+                StartError::Workspace { name: name.to_string(), why }
+            })?;
+            mounts.insert(name.clone(), Arc::new(mount));
         }
         let epoch = Instant::now();
         let core = Arc::new(Core {
             store: store.clone(),
             floor: Floor::default(),
             limits: Arc::new(config.limits.clone()),
+            mounts,
             boot: Boot(Uuid::now_v7()),
             health: LeaseHealth::new(epoch),
             epoch,
@@ -124,6 +129,7 @@ impl Worker {
         let worker =
             Self { shared, stop: CancellationToken::new(), tasks: TaskTracker::new(), leasing: Leasing::default() };
         worker.subscribe().await?;
+        worker.tasks.spawn(look_at_files(worker.shared.supervisor.clone(), watch, worker.stop.clone()));
         worker.register().await?;
         Ok(worker)
     }
@@ -274,10 +280,10 @@ impl Shared {
 
     /// Follows the symbolic links of a path that a session is asked for.
     async fn resolve(&self, asked: FilePath) -> Result<FilePath, Error> {
-        let Some(folder) = self.core.config.workspaces.get(&asked.workspace) else {
+        let Some(mount) = self.core.mounts.get(&asked.workspace) else {
             return Err(Error::new(Reason::NoWorkspace, format!("this worker has no workspace {}", asked.workspace)));
         };
-        let path = document::resolve(folder.clone(), &asked.path, &self.core.limits).await?;
+        let path = document::resolve(mount.clone(), &asked.path, &self.core.limits).await?;
         Ok(FilePath { path, ..asked })
     }
 
@@ -306,6 +312,11 @@ impl Shared {
             sessions_left: self.supervisor.len() as u64,
         }
     }
+}
+
+/// Has sessions look at their files when something happened to them.
+async fn look_at_files(supervisor: Arc<Supervisor>, watch: Arc<Watch>, stop: CancellationToken) {
+    stop.run_until_cancelled(watch.run(|key| supervisor.stir(key))).await;
 }
 
 async fn read_agents(shared: Arc<Shared>, mut messages: Subscriber, stop: CancellationToken) {

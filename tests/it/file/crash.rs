@@ -81,45 +81,132 @@ async fn fleet() -> Fleet {
     fleet
 }
 
-/// Whether the file was the new one when its worker died at `step`.
-async fn die_at(step: &str) -> bool {
+/// What is saved when the worker dies.
+#[derive(Clone, Copy, Debug, PartialEq)]
+enum Case {
+    /// A change of a file that is there.
+    Changed,
+    /// The same once more.
+    Unchanged,
+    /// The first save of a file, in folders that are not there.
+    New,
+    /// Over what somebody else wrote, as told to.
+    Overwrite,
+}
+
+impl Case {
+    fn path(self) -> &'static str {
+        if self == Self::New { "deep/er/a.md" } else { "a.md" }
+    }
+
+    fn expected(self) -> &'static str {
+        match self {
+            Self::Changed | Self::Overwrite => NEW,
+            Self::Unchanged => OLD,
+            Self::New => "new",
+        }
+    }
+}
+
+/// Whether folders here can have files without a name, of which a crash leaves nothing.
+fn forgets(folder: &Path) -> bool {
+    use rustix::fs::{Mode, OFlags, open};
+    open(folder, OFlags::TMPFILE | OFlags::WRONLY, Mode::RUSR).is_ok()
+}
+
+/// Whether the save had come to the file when its worker died at `step`; `None`: it does not come by there.
+async fn die_at(step: &str, case: Case) -> Option<bool> {
     let folder = tempfile::tempdir().unwrap();
-    let file = folder.path().join("a.md");
-    std::fs::write(&file, OLD).unwrap();
+    let file = folder.path().join(case.path());
+    if case != Case::New {
+        std::fs::write(&file, OLD).unwrap();
+    }
     let mut fleet = fleet().await;
     let mut worker = doomed(&fleet, folder.path(), step).await;
-    let id = open(&fleet, "a.md").await;
-    fleet.ask("doc.edit", &id, json!({"body": "new", "fields": {"title": "new"}})).await.ok();
-    save_and_die(&fleet, &mut worker, &id, &json!({"request_id": "s1"})).await;
-    let text = std::fs::read_to_string(&file).unwrap();
-    assert!(text == OLD || text == NEW, "{step}: {text:?}");
-    assert!(strays(folder.path()) <= 1, "{step}");
+    let id = open(&fleet, case.path()).await;
+    match case {
+        Case::Changed | Case::Overwrite => {
+            fleet.ask("doc.edit", &id, json!({"body": "new", "fields": {"title": "new"}})).await.ok();
+        }
+        Case::New => {
+            fleet.ask("doc.edit", &id, json!({"body": "new"})).await.ok();
+        }
+        Case::Unchanged => {}
+    }
+    let mut was = (case != Case::New).then_some(OLD);
+    if case == Case::Overwrite {
+        std::fs::write(&file, "theirs").unwrap();
+        was = Some("theirs");
+    }
+    let save = json!({"request_id": "s1", "overwrite": case == Case::Overwrite});
+    let passes = match case {
+        Case::New => !matches!(step, "named" | "exchanged"),
+        Case::Overwrite => step != "exchanged",
+        Case::Changed | Case::Unchanged => true,
+    };
+    if !passes {
+        return None;
+    }
+    save_and_die(&fleet, &mut worker, &id, &save).await;
+    let text = std::fs::read_to_string(&file).ok();
+    let expected = case.expected();
+    assert!(text.as_deref() == was || text.as_deref() == Some(expected), "{case:?} {step}: {text:?}");
+    let may_stay = matches!(step, "named" | "exchanged" | "placed") || !forgets(folder.path());
+    let beside = file.parent().unwrap();
+    assert!(!beside.exists() || strays(beside) <= usize::from(may_stay), "{case:?} {step}");
     fleet.add_worker("w2", &[("main", folder.path())]).await.unwrap();
+    let is_new = text.as_deref() == Some(expected);
     let document = fleet.ask("doc.get", &id, json!({})).await.ok();
-    assert_eq!((&document["body"], &document["dirty"]), (&json!("new"), &json!(true)), "{step}");
-    assert_eq!(document.get("diverged"), None, "{step}: the session knows its own file");
-    assert_eq!(strays(folder.path()), 0, "{step}");
-    // Even when the next save is another one.
+    let dirty = !is_new && case != Case::Unchanged;
+    assert_eq!(document["dirty"], dirty, "{case:?} {step}: the session knows which");
+    let diverged = (case == Case::Overwrite && !is_new).then_some(json!(true));
+    assert_eq!(document.get("diverged"), diverged.as_ref(), "{case:?} {step}: it knows its own file");
+    assert!(!beside.exists() || strays(beside) == 0, "{case:?} {step}");
+    // The request again has the outcome that the first had, and the next save is another one.
+    let again = fleet.ask("doc.save", &id, save).await.ok();
+    assert_eq!(again["digest"], holdfast_tests::blake3_hex(expected.as_bytes()), "{case:?} {step}");
     fleet.ask("doc.edit", &id, json!({"body": "newer"})).await.ok();
-    fleet.ask("doc.save", &id, json!({"request_id": "s1"})).await.ok();
-    assert_eq!(std::fs::read_to_string(&file).unwrap(), NEW.replace("\nnew", "\nnewer"), "{step}");
-    assert_eq!(fleet.ask("doc.get", &id, json!({})).await.ok()["dirty"], false, "{step}");
-    text == NEW
+    fleet.ask("doc.save", &id, json!({})).await.ok();
+    assert!(std::fs::read_to_string(&file).unwrap().ends_with("newer"), "{case:?} {step}");
+    assert_eq!(fleet.ask("doc.get", &id, json!({})).await.ok()["dirty"], false, "{case:?} {step}");
+    Some(is_new)
+}
+
+async fn die_at_each_step(case: Case) -> Vec<&'static str> {
+    let mut is_new = Vec::new();
+    for step in holdfast_worker::document::SAVE_STEPS {
+        if die_at(step, case).await == Some(true) {
+            is_new.push(*step);
+        }
+    }
+    is_new
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_worker_killed_at_any_step_of_a_save_leaves_one_whole_file_that_the_session_knows() {
-    let mut seen = Vec::new();
-    for step in holdfast_worker::document::SAVE_STEPS {
-        seen.push((*step, die_at(step).await));
+    assert_eq!(die_at_each_step(Case::Changed).await, ["exchanged", "placed", "removed", "durable"]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_worker_killed_at_any_step_of_a_first_save_leaves_the_file_or_none() {
+    assert_eq!(die_at_each_step(Case::New).await, ["placed", "removed", "durable"]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_worker_killed_at_any_step_of_writing_over_what_others_wrote_leaves_theirs_or_its_own() {
+    assert_eq!(die_at_each_step(Case::Overwrite).await, ["placed", "removed", "durable"]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_worker_killed_while_it_saves_what_the_file_has_leaves_nothing_beside_it() {
+    for step in ["created", "synced", "named", "exchanged", "placed"] {
+        die_at(step, Case::Unchanged).await;
     }
-    let is_new: Vec<&str> = seen.iter().filter(|(_, is_new)| *is_new).map(|(step, _)| *step).collect();
-    assert_eq!(is_new, ["renamed", "durable"], "{seen:?}");
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn what_others_wrote_after_a_crashed_save_is_not_taken_for_ones_own() {
-    for step in ["synced", "renamed"] {
+    for step in ["synced", "placed"] {
         let folder = tempfile::tempdir().unwrap();
         let file = folder.path().join("new.md");
         let mut fleet = fleet().await;

@@ -77,3 +77,42 @@ async fn a_link_that_is_put_in_the_place_of_a_sessions_file_is_not_followed() {
     assert_eq!(std::fs::read(outside.path().join("c.md")).unwrap(), b"secret");
     assert_eq!(std::fs::read_dir(outside.path()).unwrap().count(), 1);
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_path_that_has_become_a_link_leads_to_where_it_leads_now() {
+    let folder = tempfile::tempdir().unwrap();
+    let at = |path: &str| folder.path().join(path);
+    std::fs::create_dir(at("sub")).unwrap();
+    std::fs::write(at("sub/c.md"), "text").unwrap();
+    let outside = tempfile::tempdir().unwrap();
+    let fleet = fleet(folder.path()).await;
+    let before = open(&fleet, "sub/c.md").await;
+    std::fs::rename(at("sub"), at("was")).unwrap();
+    symlink("was", at("sub")).unwrap();
+    let after = open(&fleet, "sub/c.md").await;
+    assert_ne!(after, before);
+    assert_eq!(after, open(&fleet, "was/c.md").await, "one file, one session");
+    fleet.ask("doc.edit", &after, json!({"body": "new"})).await.ok();
+    fleet.ask("doc.save", &after, json!({})).await.ok();
+    assert_eq!(std::fs::read(at("was/c.md")).unwrap(), b"new");
+    std::fs::remove_file(at("sub")).unwrap();
+    symlink(outside.path(), at("sub")).unwrap();
+    fleet.ask("session.open", "", json!({"path": "sub/c.md"})).await.refused("invalid_params", "path_escape");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_workspace_is_the_folder_that_it_was_when_its_worker_started() {
+    let parent = tempfile::tempdir().unwrap();
+    let (folder, moved) = (parent.path().join("docs"), parent.path().join("moved"));
+    std::fs::create_dir(&folder).unwrap();
+    std::fs::write(folder.join("a.md"), "text").unwrap();
+    let fleet = fleet(&folder).await;
+    let id = open(&fleet, "a.md").await;
+    // As when a file system is unmounted, and the bare folder below it comes out.
+    std::fs::rename(&folder, &moved).unwrap();
+    std::fs::create_dir(&folder).unwrap();
+    fleet.ask("doc.edit", &id, json!({"body": "new"})).await.ok();
+    fleet.ask("doc.save", &id, json!({})).await.ok();
+    assert_eq!(std::fs::read(moved.join("a.md")).unwrap(), b"new");
+    assert_eq!(std::fs::read_dir(&folder).unwrap().count(), 0);
+}

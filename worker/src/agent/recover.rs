@@ -93,6 +93,7 @@ impl Agent {
             barrier: None,
             successor: None,
             stay_until: None,
+            look_due: false,
         });
         agent.touch();
         agent.wind_lock_clock();
@@ -151,6 +152,7 @@ impl Agent {
             let error = match self.try_rebuild().await? {
                 Ok(()) => {
                     self.doubt = None;
+                    self.look().await?;
                     return Ok(Ok(()));
                 }
                 Err(error) => error,
@@ -198,7 +200,6 @@ impl Agent {
             }
             self.log.appended(&frame, stored.sequence, stored.value.len());
         }
-        self.machine.look().await;
         Ok(self.shorten().await)
     }
 

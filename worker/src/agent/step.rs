@@ -9,13 +9,11 @@ use holdfast_protocol::reply::{Renewed, Touched};
 use holdfast_protocol::request::{Empty, Request, ShowToken, parse};
 use holdfast_protocol::subject::Verb;
 use holdfast_protocol::{Error, RequestId, lock};
-use holdfast_store::StoreError;
 use serde::Serialize;
 use serde_json::value::RawValue;
-use uuid::Uuid;
 
 use super::commit::{Batch, Staged, refused, with_copies};
-use super::record::{Standing, storage_unavailable};
+use super::record::Standing;
 use super::{Agent, Doubt, End, Flow, answer_all};
 use crate::letter::{Answer, Call, Letter};
 use crate::machine::{Access, Ask, Change, Decision, Memory};
@@ -104,12 +102,12 @@ impl Agent {
             Call::Verb(Verb::SessionTouch) => Ok(Verdict::Now(self.decide_touch(letter))),
             Call::Verb(_) => self.decide_renew(letter).await,
             // They end a batch before they come here.
-            Call::Activate(_) | Call::Handover | Call::Passivate(_) => Ok(Verdict::Now(Answer::Moved)),
+            Call::Activate(_) | Call::Handover | Call::Passivate(_) | Call::Look => Ok(Verdict::Now(Answer::Moved)),
         }
     }
 
     /// Learns of the record what the letter's sender knew.
-    async fn catch_up(&mut self, letter: &Letter) -> Result<Result<(), Error>, End> {
+    pub(super) async fn catch_up(&mut self, letter: &Letter) -> Result<Result<(), Error>, End> {
         if letter.revision <= self.revision {
             return Ok(Ok(()));
         }
@@ -186,6 +184,8 @@ impl Agent {
             // A read behind changes of its own batch must not be answered before they are committed.
             Ok(decision) => Ok(Verdict::Stage { ask: Box::new(ask), request_id, decision: Ok(decision) }),
             Err(error) => {
+                // What could not be read is worth a look.
+                self.look_due |= verb == Verb::DocLoad;
                 // So must a refusal behind such changes; any other is good if this agent still owns the session.
                 if batch.ops.is_empty() {
                     if let Err(unread) = self.refresh_or_end().await? {
@@ -268,6 +268,7 @@ impl Agent {
             }
             Call::Handover => self.hand_over(letter).await,
             Call::Verb(Verb::DocSave) => self.save(letter).await,
+            Call::Look => self.look().await,
             Call::Passivate(why) => {
                 let why = why.clone();
                 self.passivate(letter, why).await
@@ -300,80 +301,5 @@ impl Agent {
                 Err(end)
             }
         }
-    }
-
-    /// `doc.save`: what it writes no storage can refuse, so the agent first proves that it owns the session. The proof says
-    /// what is about to be written, so that whoever finds the file after a crash knows whose it is.
-    async fn save(&mut self, letter: Letter) -> Flow {
-        match self.prove(&letter).await {
-            Ok(Ok(())) => self.serve(vec![letter]).await,
-            Ok(Err(error)) => {
-                let answer = refused(&error, &letter.request_id);
-                letter.reply.send(answer).await;
-                Ok(())
-            }
-            Err(end) => {
-                answer_end(vec![letter], &end).await;
-                Err(end)
-            }
-        }
-    }
-
-    async fn prove(&mut self, letter: &Letter) -> Result<Result<(), Error>, End> {
-        loop {
-            if let Err(error) = self.settle().await? {
-                return Ok(Err(error));
-            }
-            if let Err(error) = self.make_room().await {
-                return Ok(Err(error));
-            }
-            let ops = self.intent(letter).await?;
-            let appended = self.append_applied(ops).await?;
-            match appended {
-                Ok(()) => return Ok(Ok(())),
-                // The record was edited by hand, and the state is to be built again.
-                Err(StoreError::Moved { .. }) => {}
-                Err(error) => {
-                    // The state may have an intent that the log does not have.
-                    self.doubt.get_or_insert(Doubt::Ahead);
-                    return Ok(Err(storage_unavailable(&error)));
-                }
-            }
-        }
-    }
-
-    /// Appends under whatever the fence is by then; *moved* only where that is not enough.
-    async fn append_applied(&mut self, ops: Vec<Op>) -> Result<Result<(), StoreError>, End> {
-        loop {
-            let moved = match self.append(ops.clone()).await {
-                Err(moved @ StoreError::Moved { .. }) => moved,
-                done => return Ok(done),
-            };
-            match self.refresh().await {
-                // Only the lock changed, and it is checked again before the file is touched.
-                Ok(Standing::Owner) if self.doubt.is_none() => {}
-                Ok(Standing::Owner) => return Ok(Err(moved)),
-                Ok(Standing::Gone) => return Err(End::Moved),
-                Err(error) => return Ok(Err(error)),
-            }
-        }
-    }
-
-    /// What the log is to have before this save, applied already. Nothing for a request that will not come to the file.
-    async fn intent(&mut self, letter: &Letter) -> Result<Vec<Op>, End> {
-        let Ok(ask) = self.machine.parse(Verb::DocSave, &letter.payload) else { return Ok(Vec::new()) };
-        let Access::Write { token } = &ask.access else { return Ok(Vec::new()) };
-        let request_id = ask.request_id.as_ref().unwrap_or(&letter.request_id);
-        if self.answered.get(request_id).is_some() || self.check_lock(token.as_deref()).await?.is_err() {
-            return Ok(Vec::new());
-        }
-        let Some(change) = self.machine.intent(&letter.payload).await else { return Ok(Vec::new()) };
-        if let Err(error) = self.machine.apply(&change) {
-            tracing::error!(session = %self.key, %error, "an intent could not be noted");
-            self.doubt = Some(Doubt::Ahead);
-            return Ok(Vec::new());
-        }
-        let request_id = RequestId::made(Uuid::now_v7());
-        Ok(vec![Op { request_id, event: None, change, reply: RawValue::NULL.to_owned() }])
     }
 }

@@ -1,26 +1,26 @@
-//! A document and its file: load, save, and what to say when the two do not go together.
+//! A document and its file: load, look, and what to say when the two do not go together.
 //!
-//! Invariant: what somebody else wrote is neither written over nor merged unless the request says so, and what the session
-//! has is not dropped unless the request says so. Who asks is told what there is on both sides.
+//! Invariant: what somebody else wrote is neither merged nor taken for ones own, and what the session has is not dropped unless
+//! the request says so. Who asks is told what there is on both sides.
 
-use std::sync::atomic::Ordering;
+use std::sync::Arc;
 
-use holdfast_protocol::Error;
 use holdfast_protocol::error::Reason;
-use holdfast_protocol::reply::Saved;
-use holdfast_protocol::request::{Load, Save, parse};
-use serde_json::Value;
+use holdfast_protocol::frame::{CONVERGED, DIVERGED, OpEvent};
+use holdfast_protocol::request::Load;
+use holdfast_protocol::{Error, SessionId};
+use serde_json::value::RawValue;
+use serde_json::{Value, json};
 
-use super::file::{Baseline, File, Found, Over, Written};
-use super::{Document, DocumentChange, Stamp, frontmatter, raw};
-use crate::machine::{Ask, Change, Decision, Memory};
-
-/// How many saves may have been begun and not come to an end before the first is forgotten.
-pub(super) const BEGUN_MAX: usize = 16;
+use super::file::{Baseline, File, Found};
+use super::saving::saved;
+use super::state::State;
+use super::{Document, DocumentChange, Stamp, raw};
+use crate::machine::{Ask, Change, Decision, Memory, Noticed};
 
 impl Document {
-    fn file(&self) -> Result<&File, Error> {
-        self.file.as_deref().ok_or_else(|| {
+    pub(super) fn file(&self) -> Result<&Arc<File>, Error> {
+        self.file.as_ref().ok_or_else(|| {
             Error::new(Reason::NoFile, format!("session {} has no file", self.id))
                 .detail("session_id", self.id.as_str())
         })
@@ -28,7 +28,7 @@ impl Document {
 
     pub(super) async fn decide_load(&self, load: &Load, ask: &Ask) -> Result<Decision, Error> {
         let file = self.file()?;
-        if self.dirty() && load.discard != Some(true) {
+        if self.state.dirty() && load.discard != Some(true) {
             return Err(self.unsaved());
         }
         let found = file.read(&self.limits).await?.ok_or_else(|| file.missing())?;
@@ -50,67 +50,47 @@ impl Document {
         Ok(Decision::Change(Change { change, event: Some(event), reply: raw(&after), memory: Memory::Occurrence }))
     }
 
-    pub(super) async fn decide_save(&self, save: &Save, ask: &Ask) -> Result<Decision, Error> {
-        let file = self.file()?;
-        let front = self.front_to_save().map_err(|error| file.describe(error))?;
-        let over = if save.overwrite == Some(true) { Over::Anything } else { Over::Known(self.state.known()) };
-        let text = [front.as_str(), &self.state.body].concat();
-        let baseline = match file.write(text, over).await? {
-            Written::Done(baseline) => baseline,
-            Written::Diverged(found) => {
-                self.diverged.store(true, Ordering::Relaxed);
-                return Err(self.disk_diverged(file, &found));
-            }
-        };
-        let revision = self.state.revision;
-        let reply =
-            Saved { session_id: self.id.clone(), revision, bytes: baseline.bytes, digest: baseline.digest.clone() };
-        let event = file.event("saved", revision, revision, Vec::new(), ask.actor.clone());
-        let front = (front != self.state.front).then_some(front);
-        let change = raw(&DocumentChange::Save { baseline, front, stamp: Some(Stamp::of(ask)) });
-        Ok(Decision::Change(Change { change, event: Some(event), reply: raw(&reply), memory: Memory::Answer }))
-    }
-
-    /// The front matter of the file to be. A body that begins with one of its own is written as it stands, and read as
-    /// fields when the file is read again; so it must be one that can be read.
-    fn front_to_save(&self) -> Result<String, Error> {
-        let state = &self.state;
-        let front = frontmatter::rewrite(&state.front, &state.fields, &state.body, &self.limits)?;
-        if front.is_empty() {
-            frontmatter::read(frontmatter::split(&state.body).front, &self.limits)?;
-        }
-        Ok(front)
-    }
-
-    /// What the log is to have before the save in `payload`.
-    pub(super) fn intended_save(&self, payload: &[u8]) -> Option<DocumentChange> {
-        self.file.as_ref()?.writable().ok()?;
-        // One that does not parse is refused when it is decided.
-        parse::<Save>(payload, &self.limits).ok()?;
-        let text = [self.front_to_save().ok()?.as_str(), &self.state.body].concat();
-        let digest = Baseline::of(text.as_bytes(), None).digest;
-        let is_known = self.state.baseline.as_ref().is_some_and(|baseline| baseline.digest == digest);
-        (!is_known).then_some(DocumentChange::Saving { digest })
-    }
-
-    /// Notices what happened to the file while nobody had the session, and removes what a crashed save left beside it.
-    pub(super) async fn look_at_disk(&self) {
-        let Some(file) = &self.file else { return };
-        if !self.state.begun.is_empty()
-            && let Err(error) = file.sweep().await
+    /// Notices what happened to the file: that it is something else now, that it is not any more, or that a save came as far as
+    /// the file and its worker no further.
+    pub(super) async fn look_at_disk(&self) -> Option<Noticed> {
+        let (file, state) = (self.file.as_ref()?, &self.state);
+        if !state.begun.is_empty()
+            && let Err(error) = file.tidy().await
         {
             tracing::warn!(session = %self.id, %error, "what a save may have left could not be removed");
         }
-        match file.look().await {
-            Ok(found) => {
-                let diverged = !self.state.known().has(&found);
-                self.diverged.store(diverged, Ordering::Relaxed);
-                if diverged {
-                    tracing::info!(session = %self.id, path = file.path(), "the file is not what the session knows");
-                }
+        let found = match file.look(&self.limits).await {
+            Ok(found) => found,
+            Err(error) => {
+                tracing::warn!(session = %self.id, %error, "the session's file could not be looked at");
+                return None;
             }
-            Err(error) => tracing::warn!(session = %self.id, %error, "the session's file could not be looked at"),
+        };
+        if let Found::File(seen) = &found
+            && let Some(begun) = state.begun.iter().rfind(|begun| Some(&begun.digest) == seen.digest.as_ref())
+            && let Some(save) = &begun.save
+        {
+            tracing::info!(session = %self.id, path = file.path(), "a save came as far as the file");
+            let baseline = Baseline { digest: begun.digest.clone(), bytes: save.bytes, mtime: seen.mtime.clone() };
+            return Some(Noticed {
+                request_id: Some(save.request_id.clone()),
+                change: saved(file, &self.id, save, baseline),
+            });
         }
+        let stamp = jiff::Timestamp::now().to_string();
+        let (change, kind, error) = match (state.known().has(&found), state.diverged.is_some()) {
+            (false, false) => {
+                let error = Standpoint::of(self).diverged(file, &found);
+                tracing::info!(session = %self.id, path = file.path(), why = error.message, "the file is not what the session knows");
+                (DocumentChange::Diverged { at: stamp.into() }, DIVERGED, Some(told(&error)))
+            }
+            (true, true) => (DocumentChange::Converged {}, CONVERGED, None),
+            _ => return None,
+        };
+        let event = file.event(kind, state.revision, state.revision, Vec::new(), None);
+        let (event, reply) = (Some(OpEvent { error, ..event }), RawValue::NULL.to_owned());
+        let change = Change { change: raw(&change), event, reply, memory: Memory::Answer };
+        Some(Noticed { request_id: None, change })
     }
 
     /// The refusal to drop what no file has.
@@ -124,31 +104,55 @@ impl Document {
             .detail("saved_revision", self.state.saved_revision)
             .detail("unsaved_since", stamp.map(|stamp| stamp.at.clone()))
             .detail("unsaved_by", stamp.and_then(|stamp| stamp.by.clone()))
-            .detail("diverged", self.diverged.load(Ordering::Relaxed))
+            .detail("diverged", self.state.diverged.is_some())
+    }
+}
+
+/// An error as a signal tells it.
+fn told(error: &Error) -> Value {
+    json!({ "code": error.code, "reason": error.reason, "message": error.message, "details": error.details })
+}
+
+/// What a session knows of its file at one moment.
+pub(super) struct Standpoint {
+    pub(super) session: SessionId,
+    revision: u64,
+    baseline: Option<Baseline>,
+    synced: Option<Stamp>,
+    unsaved: Option<Stamp>,
+}
+
+impl Standpoint {
+    pub(super) fn of(document: &Document) -> Self {
+        let State { revision, baseline, synced, unsaved, .. } = &document.state;
+        let (baseline, synced, unsaved) = (baseline.clone(), synced.clone(), unsaved.clone());
+        Self { session: document.id.clone(), revision: *revision, baseline, synced, unsaved }
     }
 
-    fn disk_diverged(&self, file: &File, found: &Found) -> Error {
-        let (expected, synced) = (self.state.baseline.as_ref(), self.state.synced.as_ref());
+    /// The conflict with what was found in place of the file.
+    pub(super) fn diverged(&self, file: &File, found: &Found) -> Error {
+        let (expected, synced, unsaved) = (self.baseline.as_ref(), self.synced.as_ref(), self.unsaved.as_ref());
         let (what, seen) = match found {
             Found::Nothing => ("was removed from disk", None),
             Found::Link => ("is a symbolic link now", None),
+            Found::Irregular => ("is not a regular file now", None),
             Found::File(seen) if expected.is_none() => ("was made on disk", Some(seen)),
             Found::File(seen) => ("was changed on disk", Some(seen)),
         };
         let message = format!("{} {what} by somebody else since this session read or wrote it", file.path());
         let text = |text: Option<&String>| text.cloned().map_or(Value::Null, Value::String);
         file.describe(Error::new(Reason::DiskDiverged, message))
-            .detail("session_id", self.id.as_str())
-            .detail("revision", self.state.revision)
+            .detail("session_id", self.session.as_str())
+            .detail("revision", self.revision)
             .detail("expected_digest", text(expected.map(|expected| &expected.digest)))
             .detail("expected_mtime", text(expected.and_then(|expected| expected.mtime.as_ref())))
             .detail("synced_at", text(synced.map(|stamp| &stamp.at)))
             .detail("synced_by", text(synced.and_then(|stamp| stamp.by.as_ref())))
-            .detail("found_digest", text(seen.map(|seen| &seen.digest)))
+            .detail("found_digest", text(seen.and_then(|seen| seen.digest.as_ref())))
             .detail("found_bytes", seen.map(|seen| seen.bytes))
             .detail("found_mtime", text(seen.and_then(|seen| seen.mtime.as_ref())))
             .detail("found_uid", seen.map(|seen| seen.uid))
-            .detail("unsaved_since", text(self.state.unsaved.as_ref().map(|stamp| &stamp.at)))
-            .detail("unsaved_by", text(self.state.unsaved.as_ref().and_then(|stamp| stamp.by.as_ref())))
+            .detail("unsaved_since", text(unsaved.map(|stamp| &stamp.at)))
+            .detail("unsaved_by", text(unsaved.and_then(|stamp| stamp.by.as_ref())))
     }
 }

@@ -2,31 +2,35 @@
 //!
 //! Invariant: nothing outside of the folder is read or written, whatever links are in it. A save is atomic, and goes over
 //! nothing but what the session knows, unless it is told to.
-//! Deliberately absent: hard links, which cannot be told from files, and file systems that fold case or normalise names:
-//! there two names may be sessions of one file, and the second save finds it diverged.
+//! Deliberately absent: hard links, which cannot be told from files, and file systems that fold case: there two names may be
+//! sessions of one file, and the second save finds it diverged.
 
 mod beneath;
 mod failpoint;
 mod save;
+mod temporary;
 #[cfg(test)]
 mod tests;
 
+use std::io::ErrorKind;
 use std::sync::Arc;
 
 use holdfast_protocol::document::body_too_large;
 use holdfast_protocol::error::Reason;
 use holdfast_protocol::frame::OpEvent;
 use holdfast_protocol::path::CanonicalPath;
-use holdfast_protocol::{Error, Limits, SessionId, SessionRecord};
+use holdfast_protocol::{Error, Limits, SessionKey, SessionRecord};
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
 use super::frontmatter;
-use crate::config::Workspace;
+use crate::mount::Mount;
+use crate::watch::Watched;
 use beneath::Real;
 #[cfg(feature = "failpoints")]
 pub use failpoint::STEPS;
-use save::Save;
+pub(super) use save::Prepared;
+use save::{Order, Save};
 
 /// A file as it was last read or written.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -42,15 +46,16 @@ pub(super) struct Baseline {
 }
 
 impl Baseline {
-    pub(super) fn of(bytes: &[u8], mtime: Option<String>) -> Self {
-        Self { digest: blake3::hash(bytes).to_hex().to_string(), bytes: bytes.len() as u64, mtime }
+    pub(super) fn of(bytes: &[u8]) -> Self {
+        Self { digest: blake3::hash(bytes).to_hex().to_string(), bytes: bytes.len() as u64, mtime: None }
     }
 }
 
 /// A file that is there.
 #[derive(Clone, Debug)]
 pub(super) struct Seen {
-    pub(super) digest: String,
+    /// `None`: it is larger than any document's file.
+    pub(super) digest: Option<String>,
     pub(super) bytes: u64,
     pub(super) mtime: Option<String>,
     /// Who owns it.
@@ -62,8 +67,19 @@ pub(super) struct Seen {
 pub(super) enum Found {
     Nothing,
     File(Seen),
-    /// A symbolic link, which is nothing that this session wrote.
+    /// A symbolic link, there or in place of a folder, which is nothing that this session wrote.
     Link,
+    /// A folder, a pipe, a device.
+    Irregular,
+}
+
+impl Found {
+    pub(super) fn digest(&self) -> Option<&str> {
+        match self {
+            Self::File(seen) => seen.digest.as_deref(),
+            Self::Nothing | Self::Link | Self::Irregular => None,
+        }
+    }
 }
 
 /// A file's content.
@@ -84,8 +100,8 @@ pub(super) enum Over {
 /// What a session knows of its file.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Known {
-    /// As it was last read or written; `None`: there was none.
-    pub(super) baseline: Option<Baseline>,
+    /// Digest of what was last read or written; `None`: there was none.
+    pub(super) baseline: Option<String>,
     /// Digests of saves that may have come as far as the file, and not as far as the log.
     pub(super) begun: Vec<String>,
 }
@@ -104,33 +120,36 @@ impl Known {
     pub(super) fn has(&self, found: &Found) -> bool {
         match found {
             Found::Nothing => self.baseline.is_none(),
-            Found::File(seen) => {
-                self.begun.contains(&seen.digest)
-                    || self.baseline.as_ref().is_some_and(|baseline| baseline.digest == seen.digest)
+            Found::File(Seen { digest: Some(digest), .. }) => {
+                self.begun.contains(digest) || self.baseline.as_ref() == Some(digest)
             }
-            Found::Link => false,
+            Found::File(_) | Found::Link | Found::Irregular => false,
         }
     }
 }
 
-/// What became of writing.
-pub(super) enum Written {
-    Done(Baseline),
+/// What became of writing, or of its first half.
+pub(super) enum Written<T> {
+    Done(T),
     Diverged(Found),
 }
 
 /// Where a document's file is.
 pub(super) struct File {
-    session: SessionId,
+    session: SessionKey,
     workspace: String,
     path: String,
-    folder: Option<Arc<Workspace>>,
+    mount: Option<Arc<Mount>>,
+    /// Has the session told when something happens to the file.
+    watched: Option<Watched>,
 }
 
 impl File {
-    pub(super) fn of(record: &SessionRecord, folder: Option<Arc<Workspace>>) -> Option<Self> {
+    pub(super) fn of(record: &SessionRecord, mount: Option<Arc<Mount>>) -> Option<Self> {
         let (workspace, path) = (record.workspace.as_ref()?.to_string(), record.path.as_ref()?.to_string());
-        Some(Self { session: record.id.clone(), workspace, path, folder })
+        let session = record.key();
+        let watched = mount.as_ref().and_then(|mount| mount.watch.as_ref()?.register(&mount.names[0], &path, &session));
+        Some(Self { session, workspace, path, mount, watched })
     }
 
     pub(super) fn path(&self) -> &str {
@@ -150,7 +169,7 @@ impl File {
         actor: Option<String>,
     ) -> OpEvent {
         let (kind, path) = (kind.to_owned(), Some(self.path.clone()));
-        OpEvent { kind, revision: after, previous_revision: before, changed, actor, path }
+        OpEvent { kind, revision: after, previous_revision: before, changed, actor, path, error: None }
     }
 
     pub(super) fn missing(&self) -> Error {
@@ -162,23 +181,31 @@ impl File {
         error.detail("path", self.path.as_str()).detail("workspace", self.workspace.as_str())
     }
 
-    fn folder(&self) -> Result<Arc<Workspace>, Error> {
-        self.folder.clone().ok_or_else(|| {
+    fn mount(&self) -> Result<Arc<Mount>, Error> {
+        self.mount.clone().ok_or_else(|| {
             self.describe(Error::new(Reason::NoWorkspace, format!("this worker has no workspace {}", self.workspace)))
         })
     }
 
-    /// The folder of a workspace that may be written.
+    /// The mount of a workspace that may be written.
     ///
     /// # Errors
     /// `no_workspace`, `workspace_denied`.
-    pub(super) fn writable(&self) -> Result<Arc<Workspace>, Error> {
-        let folder = self.folder()?;
-        if folder.writable {
-            return Ok(folder);
+    fn writable(&self) -> Result<Arc<Mount>, Error> {
+        let mount = self.mount()?;
+        if mount.writable {
+            return Ok(mount);
         }
         let message = format!("workspace {} is read-only", self.workspace);
         Err(self.describe(Error::new(Reason::WorkspaceDenied, message)))
+    }
+
+    /// From now on the session is told. Before the file is looked at, or a change in between would be missed; again after its
+    /// folder was made.
+    fn watch(&self) {
+        if let Some(watched) = &self.watched {
+            watched.begin();
+        }
     }
 
     /// The file's content; `None` where there is no file.
@@ -186,14 +213,14 @@ impl File {
     /// # Errors
     /// `no_workspace`, `io`, `not_utf8`, `path_escape`, `bad_frontmatter`, `body_too_large`, `fields_too_large`.
     pub(super) async fn read(&self, limits: &Limits) -> Result<Option<Content>, Error> {
-        let (folder, path) = (self.folder()?, self.path.clone());
-        let max = (limits.body_bytes + frontmatter::text_limit(limits)) as u64;
-        let read = blocking(move || save::read(&folder, &path, max)).await;
+        let (mount, path, max) = (self.mount()?, self.path.clone(), bytes_max(limits));
+        self.watch();
+        let read = blocking(move || save::read(&mount, &path, max)).await;
         let Some((bytes, metadata)) = read.map_err(|error| self.io("read", &error))? else { return Ok(None) };
         if bytes.len() as u64 > max {
             return Err(self.describe(body_too_large(limits)));
         }
-        let baseline = Baseline::of(&bytes, save::mtime(&metadata));
+        let baseline = Baseline { mtime: save::mtime(&metadata), ..Baseline::of(&bytes) };
         let text = String::from_utf8(bytes).map_err(|error| {
             let at = error.utf8_error().valid_up_to();
             self.describe(Error::new(Reason::NotUtf8, format!("{} is not UTF-8 at byte {at}", self.path)))
@@ -209,37 +236,63 @@ impl File {
     /// What stands there now.
     ///
     /// # Errors
-    /// `no_workspace`, `io`, `path_escape`.
-    pub(super) async fn look(&self) -> Result<Found, Error> {
-        let (folder, path) = (self.folder()?, self.path.clone());
-        blocking(move || save::look(&folder, &path)).await.map_err(|error| self.io("read", &error))
+    /// `no_workspace`, `io`.
+    pub(super) async fn look(&self, limits: &Limits) -> Result<Found, Error> {
+        let (mount, path, max) = (self.mount()?, self.path.clone(), bytes_max(limits));
+        self.watch();
+        match blocking(move || save::look(&mount, &path, max)).await {
+            Err(error) if beneath::is_linked(&error) => Ok(Found::Link),
+            looked => looked.map_err(|error| self.io("read", &error)),
+        }
     }
 
-    /// Removes what a crash left of saves of this session.
+    /// Removes what a crash left of saves of this session, and makes durable what they came to.
     ///
     /// # Errors
     /// `no_workspace`, `workspace_denied`, `io`, `path_escape`.
-    pub(super) async fn sweep(&self) -> Result<(), Error> {
-        let (folder, session, path) = (self.writable()?, self.session.clone(), self.path.clone());
-        let swept = blocking(move || save::sweep(&folder, &session, &path)).await;
-        swept.map_err(|error| self.io("clean up beside", &error))
+    pub(super) async fn tidy(&self) -> Result<(), Error> {
+        let (mount, session, path) = (self.writable()?, self.session.clone(), self.path.clone());
+        let tidied = blocking(move || save::tidy(&mount, &session, &path)).await;
+        tidied.map_err(|error| self.io("clean up beside", &error))
     }
 
-    /// Writes the file, its folders included.
+    /// Writes a file beside the real one, which is not touched yet; its folders are made. `baseline` is of `text`.
     ///
     /// # Errors
     /// `no_workspace`, `workspace_denied`, `io`, `path_escape`.
-    pub(super) async fn write(&self, text: String, over: Over) -> Result<Written, Error> {
-        let (folder, session, path) = (self.writable()?, self.session.clone(), self.path.clone());
-        let saved = blocking(move || save::save(&folder, &session, &path, text.as_bytes(), &over)).await;
-        match saved.map_err(|error| self.io("write", &error))? {
-            Save::Done(baseline) => Ok(Written::Done(baseline)),
+    pub(super) async fn prepare(
+        &self,
+        text: String,
+        baseline: Baseline,
+        over: Over,
+        limits: &Limits,
+    ) -> Result<Written<Prepared>, Error> {
+        let mount = self.writable()?;
+        let (session, path) = (self.session.clone(), self.path.clone());
+        let order = Order { session, path, text, baseline, over, max: bytes_max(limits) };
+        let prepared = blocking(move || save::prepare(&mount, order)).await;
+        self.written("write", prepared)
+    }
+
+    /// Puts it in the file's place.
+    ///
+    /// # Errors
+    /// `io`, `path_escape`.
+    pub(super) async fn finish(&self, prepared: Prepared) -> Result<Written<Baseline>, Error> {
+        let finished = blocking(move || prepared.finish()).await;
+        self.watch();
+        self.written("write", finished)
+    }
+
+    fn written<T>(&self, doing: &str, saved: std::io::Result<Save<T>>) -> Result<Written<T>, Error> {
+        match saved.map_err(|error| self.io(doing, &error))? {
+            Save::Done(done) => Ok(Written::Done(done)),
             Save::Diverged(found) => Ok(Written::Diverged(found)),
         }
     }
 
     fn io(&self, doing: &str, error: &std::io::Error) -> Error {
-        let outside = || self.folder().is_ok_and(|folder| leaves(&folder, &self.path));
+        let outside = || self.mount().is_ok_and(|mount| leaves(&mount, &self.path));
         if beneath::is_linked(error) && outside() {
             return self.describe(escape(&self.path));
         }
@@ -247,8 +300,13 @@ impl File {
     }
 }
 
-fn leaves(folder: &Workspace, path: &str) -> bool {
-    matches!(beneath::real_path(folder, path), Ok(Real::Outside))
+/// How many bytes the file of a document may have.
+fn bytes_max(limits: &Limits) -> u64 {
+    (limits.body_bytes + frontmatter::text_limit(limits)) as u64
+}
+
+fn leaves(mount: &Mount, path: &str) -> bool {
+    matches!(beneath::real_path(mount, path), Ok(Real::Outside))
 }
 
 fn escape(path: &str) -> Error {
@@ -263,11 +321,15 @@ async fn blocking<T: Send + 'static>(work: impl FnOnce() -> std::io::Result<T> +
 ///
 /// # Errors
 /// `path_escape`, `invalid_path`, `io`.
-pub(crate) async fn resolve(folder: Workspace, path: &CanonicalPath, limits: &Limits) -> Result<CanonicalPath, Error> {
+pub(crate) async fn resolve(mount: Arc<Mount>, path: &CanonicalPath, limits: &Limits) -> Result<CanonicalPath, Error> {
     let name = path.to_string();
-    let real = blocking(move || beneath::real_path(&folder, &name)).await;
+    let real = blocking(move || beneath::real_path(&mount, &name)).await;
     let nameless = || Error::new(Reason::InvalidPath, format!("{path} leads to something that no path can name"));
-    match real.map_err(|error| Error::new(Reason::Io, format!("cannot follow {path}: {error}")))? {
+    let refused = |error: std::io::Error| match error.kind() {
+        ErrorKind::InvalidFilename => Error::new(Reason::InvalidPath, format!("no file can be called {path}: {error}")),
+        _ => Error::new(Reason::Io, format!("cannot follow {path}: {error}")),
+    };
+    match real.map_err(refused)? {
         Real::Outside => Err(escape(path.as_str())),
         Real::Nameless => Err(nameless()),
         Real::Path(real) => match CanonicalPath::parse(&real, limits.path_chars) {

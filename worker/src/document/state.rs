@@ -2,15 +2,18 @@
 //!
 //! Law: the same changes in the same order make the same state.
 
-use holdfast_protocol::Error;
+use holdfast_protocol::{Error, RequestId};
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
 use super::file::{Baseline, Known};
 use super::history::History;
+use super::not_replayable;
 use super::step::Step;
-use super::{disk, not_replayable};
 use crate::machine::Ask;
+
+/// How many saves may have been begun and not come to an end before the first is forgotten.
+const BEGUN_MAX: usize = 16;
 
 /// When something was done, by the worker's clock, and by whom. For people.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -24,6 +27,57 @@ pub(super) struct Stamp {
 impl Stamp {
     pub(super) fn of(ask: &Ask) -> Self {
         Self { at: jiff::Timestamp::now().to_string(), by: ask.actor.clone() }
+    }
+}
+
+/// A save that the file may have come to.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(from = "StoredBegun")]
+pub(super) struct Begun {
+    /// blake3 of the file to be, hex.
+    pub(super) digest: String,
+    /// All else.
+    #[serde(flatten, skip_serializing_if = "Option::is_none")]
+    pub(super) save: Option<BegunSave>,
+}
+
+/// What is to be known of a save that was begun.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub(super) struct BegunSave {
+    /// Size of the file to be.
+    pub(super) bytes: u64,
+    /// The document's revision that it has.
+    pub(super) revision: u64,
+    /// Its front matter, where that is another than before.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(super) front: Option<String>,
+    /// Whose doing it is.
+    pub(super) request_id: RequestId,
+    /// When it was begun, and for whom.
+    pub(super) stamp: Stamp,
+}
+
+/// As it was stored, at times as nothing but a digest.
+#[derive(Deserialize)]
+#[serde(untagged)]
+enum StoredBegun {
+    Whole {
+        digest: String,
+        #[serde(flatten)]
+        save: BegunSave,
+    },
+    Named {
+        digest: String,
+    },
+    Digest(String),
+}
+
+impl From<StoredBegun> for Begun {
+    fn from(stored: StoredBegun) -> Self {
+        match stored {
+            StoredBegun::Whole { digest, save } => Self { digest, save: Some(save) },
+            StoredBegun::Named { digest } | StoredBegun::Digest(digest) => Self { digest, save: None },
+        }
     }
 }
 
@@ -46,9 +100,12 @@ pub(super) struct State {
     /// When and by whom that was.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(super) synced: Option<Stamp>,
-    /// Digests of saves that were begun since, the latest last.
+    /// Saves that were begun since, the latest last.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    pub(super) begun: Vec<String>,
+    pub(super) begun: Vec<Begun>,
+    /// Since when the file is known to be something else.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(super) diverged: Option<Box<str>>,
     /// The first change that no file has.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(super) unsaved: Option<Stamp>,
@@ -86,19 +143,31 @@ pub(super) enum DocumentChange {
         stamp: Option<Stamp>,
     },
     /// The file is about to have this. Whether it came to that, only the file knows.
-    Saving { digest: String },
+    Saving(Begun),
     /// The file has what the document has.
     Save {
         baseline: Baseline,
+        /// What the document was at then, if it has changed since.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        revision: Option<u64>,
         /// The front matter, where it is another than before.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         front: Option<String>,
         #[serde(default, skip_serializing_if = "Option::is_none")]
         stamp: Option<Stamp>,
     },
+    /// The file is not what the session knows.
+    Diverged { at: Box<str> },
+    /// It is again.
+    Converged {},
     /// A new change, which drops what could be redone.
     Edit {
         step: Step,
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        stamp: Option<Stamp>,
+    },
+    /// An edit that changed nothing: it counts, and there is nothing to undo or to save.
+    Same {
         #[serde(default, skip_serializing_if = "Option::is_none")]
         stamp: Option<Stamp>,
     },
@@ -120,15 +189,30 @@ impl State {
         match change {
             DocumentChange::Begin { body, fields, front, baseline, stamp } => {
                 (self.body, self.fields, self.front) = (body, fields, front);
+                // What was given for a file that is not there is in no file.
+                if has_file && baseline.is_none() && !(self.body.is_empty() && self.fields.is_empty()) {
+                    self.unsaved.clone_from(&stamp);
+                }
                 (self.baseline, self.synced) = (baseline, stamp);
                 return Ok(());
             }
-            DocumentChange::Saving { digest } => {
-                self.begin_save(digest);
+            DocumentChange::Saving(begun) => {
+                self.begin_save(begun);
                 return Ok(());
             }
-            DocumentChange::Save { baseline, front, stamp } => {
-                self.saved_revision = self.revision;
+            DocumentChange::Diverged { at } => {
+                self.diverged = Some(at);
+                return Ok(());
+            }
+            DocumentChange::Converged {} => {
+                self.diverged = None;
+                return Ok(());
+            }
+            DocumentChange::Save { baseline, revision, front, stamp } => {
+                self.saved_revision = revision.unwrap_or(self.revision);
+                if self.saved_revision == self.revision {
+                    self.unsaved = None;
+                }
                 if let Some(front) = front {
                     self.front = front;
                 }
@@ -139,8 +223,13 @@ impl State {
                 self.history = History::default();
                 (self.body, self.fields, self.front) = (body, fields, front);
                 self.saved_revision = self.revision + 1;
+                self.unsaved = None;
                 self.changed.clone_from(&stamp);
                 self.synced_with(baseline, stamp);
+            }
+            DocumentChange::Same { stamp } => {
+                self.saved_revision += u64::from(!self.dirty());
+                self.changed = stamp;
             }
             DocumentChange::Edit { step, stamp } => {
                 let inverse = step.apply(&mut self.body, &mut self.fields)?;
@@ -164,29 +253,37 @@ impl State {
         Ok(())
     }
 
-    /// File and document are the same.
+    /// Whether there are changes that no file has.
+    pub(super) fn dirty(&self) -> bool {
+        self.revision != self.saved_revision || self.unsaved.is_some()
+    }
+
+    /// The session knows what the file is.
     fn synced_with(&mut self, baseline: Baseline, stamp: Option<Stamp>) {
         (self.baseline, self.synced) = (Some(baseline), stamp);
-        self.unsaved = None;
+        self.diverged = None;
         self.begun.clear();
     }
 
     fn change(&mut self, stamp: Option<Stamp>, has_file: bool) {
-        if has_file && self.revision == self.saved_revision {
+        if has_file && !self.dirty() {
             self.unsaved.clone_from(&stamp);
         }
         self.changed = stamp;
     }
 
     /// The file may have this from now on.
-    fn begin_save(&mut self, digest: String) {
-        self.begun.retain(|begun| *begun != digest);
-        self.begun.push(digest);
-        let over = self.begun.len().saturating_sub(disk::BEGUN_MAX);
+    fn begin_save(&mut self, save: Begun) {
+        self.begun.retain(|begun| begun.digest != save.digest);
+        self.begun.push(save);
+        let over = self.begun.len().saturating_sub(BEGUN_MAX);
         self.begun.drain(..over);
     }
 
     pub(super) fn known(&self) -> Known {
-        Known { baseline: self.baseline.clone(), begun: self.begun.clone() }
+        Known {
+            baseline: self.baseline.as_ref().map(|baseline| baseline.digest.clone()),
+            begun: self.begun.iter().map(|begun| begun.digest.clone()).collect(),
+        }
     }
 }

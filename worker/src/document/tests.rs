@@ -46,7 +46,6 @@ fn document() -> Document {
         limits: Arc::new(Limits::default()),
         file: None,
         state: State::default(),
-        diverged: AtomicBool::new(false),
     }
 }
 
@@ -78,8 +77,11 @@ impl Model {
                     self.now = before;
                     return false;
                 }
-                self.undo.push(before);
-                self.redo.clear();
+                // What changes nothing counts, and is nothing to undo.
+                if self.now != before {
+                    self.undo.push(before);
+                    self.redo.clear();
+                }
             }
         }
         self.revision += 1;

@@ -1,6 +1,6 @@
 //! What all parts of a simulation share: the storage, the workers, and what the model is told.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -53,6 +53,7 @@ impl Node {
             floor: floor.clone(),
             config,
             limits: Arc::new(Limits::default()),
+            mounts: BTreeMap::new(),
             boot,
             health: health.clone(),
             epoch,

@@ -1,5 +1,6 @@
 //! What idle sessions cost: `cargo test --release -p holdfast-worker --lib idle_memory -- --ignored --nocapture`.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -133,6 +134,7 @@ async fn idle_memory_of_a_hundred_thousand_sessions() {
         store: Arc::new(Nothing::default()),
         floor: Floor::default(),
         limits: Arc::new(Limits::default()),
+        mounts: BTreeMap::new(),
         health: LeaseHealth::new(epoch),
         config,
         epoch,

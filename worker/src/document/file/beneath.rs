@@ -4,15 +4,15 @@
 //! folder before it, so that a link that is put in the way between two steps leads nowhere.
 
 use std::collections::VecDeque;
-use std::ffi::OsString;
+use std::ffi::{OsStr, OsString};
 use std::io::{Error, ErrorKind, Result};
-use std::path::{Component, Path};
+use std::path::{Component, Path, PathBuf};
 
 use cap_fs_ext::{DirExt, FollowSymlinks, OpenOptionsFollowExt, OpenOptionsSyncExt};
-use cap_std::ambient_authority;
-use cap_std::fs::{Dir, File, OpenOptions};
+use cap_std::fs::{Dir, File, Metadata, OpenOptions};
+use unicode_normalization::UnicodeNormalization;
 
-use crate::config::Workspace;
+use crate::mount::Mount;
 
 /// How many links one path may lead through, as in Linux.
 const LINKS_MAX: usize = 40;
@@ -22,15 +22,25 @@ const LINKS_MAX: usize = 40;
 #[error("{0:?} is a symbolic link")]
 pub(super) struct Linked(OsString);
 
+/// A folder, a pipe or a device stands where a file should be.
+#[derive(Debug, thiserror::Error)]
+#[error("not a regular file")]
+pub(super) struct Irregular;
+
+/// Whether `error` is about something that is no file.
+pub(super) fn is_irregular(error: &Error) -> bool {
+    error.get_ref().is_some_and(|inner| inner.is::<Irregular>())
+}
+
 /// Whether `error` is about a link.
 pub(super) fn is_linked(error: &Error) -> bool {
     error.get_ref().is_some_and(|inner| inner.is::<Linked>())
 }
 
 /// The folder that a file is in, and the file's name in it.
-pub(super) struct Spot<'a> {
+pub(super) struct Spot {
     pub(super) folder: Dir,
-    pub(super) name: &'a Path,
+    pub(super) name: PathBuf,
 }
 
 /// What to do about folders that are missing.
@@ -40,33 +50,43 @@ pub(super) enum Missing {
     Make,
 }
 
-/// The folder of a workspace.
-pub(super) fn root(workspace: &Workspace) -> Result<Dir> {
-    Dir::open_ambient_dir(&workspace.dir, ambient_authority())
-}
-
 /// Where `path` is; `None` when a folder of it is not there.
-pub(super) fn spot<'a>(workspace: &Workspace, path: &'a str, missing: Missing) -> Result<Option<Spot<'a>>> {
+pub(super) fn spot(mount: &Mount, path: &str, missing: Missing) -> Result<Option<Spot>> {
     let path = Path::new(path);
-    let name = path.file_name().map(Path::new).ok_or_else(|| Error::other("the path has no file name"))?;
+    let name = path.file_name().ok_or_else(|| Error::other("the path has no file name"))?;
     // Records have canonical paths only; this is the second lock on that door.
     if path.components().any(|part| !matches!(part, Component::Normal(_))) {
         return Err(Error::other("the path is not canonical"));
     }
-    let mut folder = root(workspace)?;
+    let mut folder = mount.folder.try_clone()?;
     for part in path.parent().into_iter().flat_map(Path::iter) {
-        let part = Path::new(part);
-        folder = match folder.open_dir_nofollow(part) {
+        let part = Path::new(&on_disk(&folder, part)?).to_owned();
+        folder = match folder.open_dir_nofollow(&part) {
             Ok(inner) => inner,
             Err(error) if error.kind() == ErrorKind::NotFound && missing == Missing::Make => {
-                make_folder(&folder, part)?;
-                folder.open_dir_nofollow(part).map_err(|error| explained(&folder, part, error))?
+                make_folder(&folder, &part)?;
+                folder.open_dir_nofollow(&part).map_err(|error| explained(&folder, &part, error))?
             }
             Err(error) if error.kind() == ErrorKind::NotFound => return Ok(None),
-            Err(error) => return Err(explained(&folder, part, error)),
+            Err(error) => return Err(explained(&folder, &part, error)),
         };
     }
+    let name = on_disk(&folder, name)?.into();
     Ok(Some(Spot { folder, name }))
+}
+
+/// `name` as it stands in `folder`. Paths are in normal form C; names that other systems made may not be.
+fn on_disk(folder: &Dir, name: &OsStr) -> Result<OsString> {
+    if name.is_ascii() || folder.symlink_metadata(name).is_ok() {
+        return Ok(name.to_owned());
+    }
+    for entry in folder.entries()? {
+        let found = entry?.file_name();
+        if found.to_str().is_some_and(|found| found.nfc().eq(name.to_str().into_iter().flat_map(str::chars))) {
+            return Ok(found);
+        }
+    }
+    Ok(name.to_owned())
 }
 
 fn make_folder(folder: &Dir, name: &Path) -> Result<()> {
@@ -81,18 +101,25 @@ pub(super) fn sync(folder: &Dir) -> Result<()> {
     folder.open(".")?.sync_all()
 }
 
-impl Spot<'_> {
+impl Spot {
     /// The file itself; `None` when it is not there.
     pub(super) fn open(&self) -> Result<Option<File>> {
-        // Without waiting: a pipe of that name must not hold a thread.
+        match self.folder.symlink_metadata(&self.name) {
+            Ok(found) if found.is_file() || found.is_symlink() => {}
+            // To open a device or a pipe is to do something with it.
+            Ok(_) => return Err(Error::other(Irregular)),
+            Err(error) if matches!(error.kind(), ErrorKind::NotFound) => return Ok(None),
+            Err(error) => return Err(error),
+        }
+        // It may be another thing by now; without waiting, because a pipe must not hold a thread.
         let mut options = OpenOptions::new();
         options.read(true).follow(FollowSymlinks::No).nonblock(true);
-        let file = match self.folder.open_with(self.name, &options) {
+        let file = match self.folder.open_with(&self.name, &options) {
             Ok(file) => file,
             Err(error) if error.kind() == ErrorKind::NotFound => return Ok(None),
-            Err(error) => return Err(explained(&self.folder, self.name, error)),
+            Err(error) => return Err(explained(&self.folder, &self.name, error)),
         };
-        if file.metadata()?.is_file() { Ok(Some(file)) } else { Err(Error::other("not a regular file")) }
+        if file.metadata()?.is_file() { Ok(Some(file)) } else { Err(Error::other(Irregular)) }
     }
 }
 
@@ -116,8 +143,8 @@ pub(super) enum Real {
 }
 
 /// Follows the links of `path` by name. Whoever opens the result follows none, so that it need not stay true.
-pub(super) fn real_path(workspace: &Workspace, path: &str) -> Result<Real> {
-    let mut folders = vec![root(workspace)?];
+pub(super) fn real_path(mount: &Mount, path: &str) -> Result<Real> {
+    let mut folders = vec![mount.folder.try_clone()?];
     let mut real: Vec<OsString> = Vec::new();
     let mut ahead: VecDeque<OsString> = Path::new(path).components().map(owned).collect();
     let mut links = 0;
@@ -131,20 +158,17 @@ pub(super) fn real_path(workspace: &Workspace, path: &str) -> Result<Real> {
         }
         // Behind a name that is not there, nothing is.
         let found = match folders.get(real.len()) {
-            Some(folder) => match folder.symlink_metadata(&part) {
-                Err(error) if matches!(error.kind(), ErrorKind::NotFound | ErrorKind::NotADirectory) => None,
-                found => Some((folder, found?)),
-            },
+            Some(folder) => look_up(folder, &part)?.map(|(name, found)| (folder, name, found)),
             None => None,
         };
         match found {
-            Some((folder, found)) if found.is_symlink() => {
+            Some((folder, name, found)) if found.is_symlink() => {
                 links += 1;
                 if links > LINKS_MAX {
                     return Err(Error::other("too many symbolic links"));
                 }
-                let target = folder.read_link_contents(&part)?;
-                let target = match within(workspace, &target) {
+                let target = folder.read_link_contents(&name)?;
+                let target = match within(mount, &target) {
                     Some(inside) if target.is_absolute() => {
                         real.clear();
                         folders.truncate(1);
@@ -158,15 +182,15 @@ pub(super) fn real_path(workspace: &Workspace, path: &str) -> Result<Real> {
                     ahead.insert(place, part);
                 }
             }
-            Some((folder, found)) => {
+            Some((folder, name, found)) => {
                 if found.is_dir() && !ahead.is_empty() {
                     let inner =
-                        folder.open_dir_nofollow(&part).map_err(|error| explained(folder, part.as_ref(), error))?;
+                        folder.open_dir_nofollow(&name).map_err(|error| explained(folder, name.as_ref(), error))?;
                     folders.push(inner);
                 }
-                real.push(part);
+                real.push(composed(part));
             }
-            None => real.push(part),
+            None => real.push(composed(part)),
         }
     }
     let names: Option<Vec<&str>> = real.iter().map(|part| part.to_str()).collect();
@@ -177,11 +201,28 @@ fn owned(part: Component<'_>) -> OsString {
     part.as_os_str().to_owned()
 }
 
+/// What has this name in `folder`, and the name as it stands there.
+fn look_up(folder: &Dir, part: &OsStr) -> Result<Option<(OsString, Metadata)>> {
+    let name = on_disk(folder, part)?;
+    match folder.symlink_metadata(&name) {
+        Ok(found) => Ok(Some((name, found))),
+        Err(error) if matches!(error.kind(), ErrorKind::NotFound | ErrorKind::NotADirectory) => Ok(None),
+        Err(error) => Err(error),
+    }
+}
+
+/// A name in normal form C, as paths have it.
+fn composed(name: OsString) -> OsString {
+    match name.to_str() {
+        Some(text) if !text.is_ascii() => text.nfc().collect::<String>().into(),
+        _ => name,
+    }
+}
+
 /// A link's target as a path relative to the link, or to the workspace where it is absolute.
-fn within(workspace: &Workspace, target: &Path) -> Option<std::path::PathBuf> {
+fn within(mount: &Mount, target: &Path) -> Option<PathBuf> {
     if !target.is_absolute() {
         return Some(target.to_owned());
     }
-    let inside = target.strip_prefix(&workspace.dir).ok().map(Path::to_owned);
-    inside.or_else(|| target.strip_prefix(workspace.dir.canonicalize().ok()?).ok().map(Path::to_owned))
+    mount.names.iter().find_map(|name| target.strip_prefix(name).ok()).map(Path::to_owned)
 }

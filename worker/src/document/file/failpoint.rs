@@ -2,8 +2,21 @@
 
 /// The steps of a save, in their order.
 #[cfg(feature = "failpoints")]
-pub const STEPS: &[&str] =
-    &["intended", "checked", "folders", "created", "half-written", "written", "owned", "synced", "renamed", "durable"];
+pub const STEPS: &[&str] = &[
+    "checked",
+    "folders",
+    "created",
+    "half-written",
+    "written",
+    "owned",
+    "synced",
+    "proven",
+    "named",
+    "exchanged",
+    "placed",
+    "removed",
+    "durable",
+];
 
 /// Kills this process with SIGKILL if the environment asks for it at this step: `HOLDFAST_FAIL_AT=<step>`.
 #[cfg(feature = "failpoints")]

@@ -1,33 +1,45 @@
-//! One save: a temporary file beside the real one, made durable, then renamed over it.
+//! One save: a temporary file beside the real one, made durable, then put in its place.
 //!
 //! Invariant: whoever reads the file, at whatever moment this process or the machine dies, sees the old one or the new one,
-//! whole. A temporary file is named after its session, so that the session's next agent can remove what a crash left.
+//! whole. What is written over is looked at after it was taken away, by exchanging the two in one step, and put back if it is
+//! not what the save may write over: no moment is left in which somebody else's file could be lost.
 
 use std::io::{Error, ErrorKind, Read, Result, Write};
-use std::path::Path;
+use std::os::unix::fs::{MetadataExt as _, PermissionsExt};
+use std::time::SystemTime;
 
-use cap_std::fs::{Dir, Metadata, MetadataExt, OpenOptions, OpenOptionsExt, PermissionsExt};
-use holdfast_protocol::SessionId;
+use cap_std::fs::{Metadata, MetadataExt as _};
+use holdfast_protocol::SessionKey;
 
 use super::beneath::{self, Missing, Spot};
 use super::failpoint::reached;
+use super::temporary::{self, Exchange, Kind, Temporary};
 use super::{Baseline, Found, Over, Seen};
-use crate::config::Workspace;
+use crate::mount::Mount;
 
-/// Who may read what is not yet in its place: nobody else, before it has the mode of the file that it replaces.
-const PRIVATE: u32 = 0o600;
+/// How often a file that somebody else wrote is put back when they go on writing.
+const PUT_BACK_MAX: usize = 16;
 
-/// What became of a save.
-pub(super) enum Save {
-    /// The file has it.
-    Done(Baseline),
+/// What became of a save, or of its first half.
+pub(super) enum Save<T> {
+    /// It is done.
+    Done(T),
     /// This was found instead of what the save may write over.
     Diverged(Found),
 }
 
+/// A save of which only the last step is missing.
+pub(in super::super) struct Prepared {
+    spot: Spot,
+    temporary: Temporary,
+    baseline: Baseline,
+    over: Over,
+    max: u64,
+}
+
 /// At most one byte more than `max`.
-pub(super) fn read(workspace: &Workspace, path: &str, max: u64) -> Result<Option<(Vec<u8>, Metadata)>> {
-    let Some(spot) = beneath::spot(workspace, path, Missing::Leave)? else { return Ok(None) };
+pub(super) fn read(mount: &Mount, path: &str, max: u64) -> Result<Option<(Vec<u8>, Metadata)>> {
+    let Some(spot) = beneath::spot(mount, path, Missing::Leave)? else { return Ok(None) };
     let Some(file) = spot.open()? else { return Ok(None) };
     let metadata = file.metadata()?;
     let mut bytes = Vec::new();
@@ -36,136 +48,195 @@ pub(super) fn read(workspace: &Workspace, path: &str, max: u64) -> Result<Option
 }
 
 /// What stands there, without its text.
-pub(super) fn look(workspace: &Workspace, path: &str) -> Result<Found> {
-    let Some(spot) = beneath::spot(workspace, path, Missing::Leave)? else { return Ok(Found::Nothing) };
-    look_at(&spot)
+/// Its digest is not known where it has more than `max` bytes.
+pub(super) fn look(mount: &Mount, path: &str, max: u64) -> Result<Found> {
+    let Some(spot) = beneath::spot(mount, path, Missing::Leave)? else { return Ok(Found::Nothing) };
+    look_at(&spot, max)
 }
 
-fn look_at(spot: &Spot<'_>) -> Result<Found> {
-    let mut file = match spot.open() {
+fn look_at(spot: &Spot, max: u64) -> Result<Found> {
+    let file = match spot.open() {
         Ok(Some(file)) => file,
         Ok(None) => return Ok(Found::Nothing),
         Err(error) if beneath::is_linked(&error) => return Ok(Found::Link),
+        Err(error) if beneath::is_irregular(&error) => return Ok(Found::Irregular),
         Err(error) => return Err(error),
     };
     let metadata = file.metadata()?;
+    // Nothing of ours is larger, and there may be no end to what somebody writes.
     let mut hasher = blake3::Hasher::new();
-    let bytes = std::io::copy(&mut file, &mut hasher)?;
-    let digest = hasher.finalize().to_hex().to_string();
+    let bytes = std::io::copy(&mut file.take(max.saturating_add(1)), &mut hasher)?;
+    let digest = (bytes <= max).then(|| hasher.finalize().to_hex().to_string());
+    let bytes = bytes.max(metadata.len());
     Ok(Found::File(Seen { digest, bytes, mtime: mtime(&metadata), uid: metadata.uid() }))
 }
 
 /// When a file was changed last, for people.
 pub(super) fn mtime(metadata: &Metadata) -> Option<String> {
-    let nanos = i32::try_from(metadata.mtime_nsec()).ok()?;
-    jiff::Timestamp::new(metadata.mtime(), nanos).ok().map(|time| time.to_string())
+    metadata.modified().ok().and_then(|time| when(time.into_std()))
 }
 
-/// Writes `bytes`, if what is there is what `over` says.
-pub(super) fn save(workspace: &Workspace, session: &SessionId, path: &str, bytes: &[u8], over: &Over) -> Result<Save> {
-    reached("intended");
+fn when(time: SystemTime) -> Option<String> {
+    jiff::Timestamp::try_from(time).ok().map(|time| time.to_string())
+}
+
+/// What is to be written where, by whom, and over what.
+pub(super) struct Order {
+    pub(super) session: SessionKey,
+    pub(super) path: String,
+    pub(super) text: String,
+    /// Of `text`.
+    pub(super) baseline: Baseline,
+    pub(super) over: Over,
+    /// How many bytes a document's file may have.
+    pub(super) max: u64,
+}
+
+/// Writes a file beside the real one and makes it durable, if what is there may be written over.
+pub(super) fn prepare(mount: &Mount, order: Order) -> Result<Save<Prepared>> {
+    let Order { session, path, text, baseline, over, max } = order;
     // Before any folder is made. The same is asked again in the last moment.
-    let found = look(workspace, path)?;
+    let found = look(mount, &path, max)?;
     if !over.allows(&found) {
         return Ok(Save::Diverged(found));
     }
     reached("checked");
-    let spot = beneath::spot(workspace, path, Missing::Make)?.ok_or_else(|| Error::from(ErrorKind::NotFound))?;
+    let spot = beneath::spot(mount, &path, Missing::Make)?.ok_or_else(|| Error::from(ErrorKind::NotFound))?;
     reached("folders");
-    let temporary = format!("{}{}", prefix(session), uuid::Uuid::now_v7());
-    let saved = replace(&spot, temporary.as_ref(), bytes, over);
-    if !matches!(saved, Ok(Save::Done(_))) {
-        // What is left of a failed save is nobody's file; that it cannot be removed either changes nothing for the caller.
-        spot.folder.remove_file(&temporary).ok();
-    }
-    saved
+    let old = spot.folder.symlink_metadata(&spot.name).ok().filter(Metadata::is_file);
+    let kind = if old.is_some() { Kind::Replacement } else { Kind::New };
+    let mut temporary = Temporary::create(&spot.folder, &session, kind)?;
+    reached("created");
+    let metadata = write(temporary.file(), text.as_bytes(), old.as_ref())?;
+    let baseline = Baseline { mtime: metadata.modified().ok().and_then(when), ..baseline };
+    Ok(Save::Done(Prepared { spot, temporary, baseline, over, max }))
 }
 
-pub(super) fn replace(spot: &Spot<'_>, temporary: &Path, bytes: &[u8], over: &Over) -> Result<Save> {
-    let old = spot.folder.symlink_metadata(spot.name).ok().filter(Metadata::is_file);
-    let mut options = OpenOptions::new();
-    options.write(true).create_new(true);
-    if old.is_some() {
-        options.mode(PRIVATE);
-    }
-    let mut file = spot.folder.open_with(temporary, &options)?;
-    reached("created");
+fn write(file: &mut std::fs::File, bytes: &[u8], old: Option<&Metadata>) -> Result<std::fs::Metadata> {
     let (begin, end) = bytes.split_at(bytes.len() / 2);
     file.write_all(begin)?;
     reached("half-written");
     file.write_all(end)?;
     reached("written");
-    if let Some(old) = &old {
-        keep_owner_and_mode(&file, old)?;
+    if let Some(old) = old {
+        keep_owner_and_mode(file, old)?;
     }
     reached("owned");
     file.sync_all()?;
     reached("synced");
-    let metadata = file.metadata()?;
-    let found = look_at(spot)?;
-    if !over.allows(&found) {
-        return Ok(Save::Diverged(found));
-    }
-    if !rename(spot, temporary, matches!(found, Found::Nothing))? {
-        return Ok(Save::Diverged(look_at(spot)?));
-    }
-    reached("renamed");
-    // The rename itself is durable only once the folder is.
-    beneath::sync(&spot.folder)?;
-    reached("durable");
-    Ok(Save::Done(Baseline::of(bytes, mtime(&metadata))))
+    file.metadata()
 }
 
-/// `false`: where there was nothing, there is something now.
-pub(super) fn rename(spot: &Spot<'_>, temporary: &Path, is_new: bool) -> Result<bool> {
-    #[cfg(any(target_os = "linux", target_vendor = "apple"))]
-    if is_new {
-        use rustix::fs::{RenameFlags, renameat_with};
-        use rustix::io::Errno;
-        match renameat_with(&spot.folder, temporary, &spot.folder, spot.name, RenameFlags::NOREPLACE) {
-            Ok(()) => return Ok(true),
-            Err(Errno::EXIST) => return Ok(false),
-            // A file system that cannot; the check a moment ago must do.
-            Err(Errno::INVAL | Errno::NOSYS | Errno::OPNOTSUPP) => {}
-            Err(error) => return Err(error.into()),
+impl Prepared {
+    /// As on a file system where a file without a name cannot be had.
+    #[cfg(test)]
+    pub(super) fn make_named(&mut self, is_named: bool) {
+        if is_named {
+            self.temporary.name().unwrap();
         }
     }
-    spot.folder.rename(temporary, &spot.folder, spot.name).map(|()| true)
+
+    /// Puts the file in its place.
+    pub(super) fn finish(mut self) -> Result<Save<Baseline>> {
+        reached("proven");
+        let found = look_at(&self.spot, self.max)?;
+        if !self.over.allows(&found) {
+            return Ok(Save::Diverged(found));
+        }
+        if let Some(found) = self.put(&found)? {
+            return Ok(Save::Diverged(found));
+        }
+        reached("placed");
+        // What was taken away is removed before the folder is made durable, so that no power failure brings it back.
+        let Self { spot, temporary, baseline, .. } = self;
+        drop(temporary);
+        reached("removed");
+        beneath::sync(&spot.folder)?;
+        reached("durable");
+        Ok(Save::Done(baseline))
+    }
+
+    /// What was found at the last moment, if it may not be written over.
+    fn put(&mut self, found: &Found) -> Result<Option<Found>> {
+        let Self { spot, temporary, over, max, .. } = self;
+        if matches!(found, Found::Nothing) {
+            if temporary.put(&spot.name)? {
+                return Ok(None);
+            }
+            let found = look_at(spot, *max)?;
+            if !over.allows(&found) {
+                return Ok(Some(found));
+            }
+        }
+        if matches!(over, Over::Anything) {
+            return temporary.replace(&spot.name).map(|()| None);
+        }
+        match temporary.exchange(&spot.name) {
+            Ok(Exchange::Done) => {}
+            // The check a moment ago must do.
+            Ok(Exchange::Unknown) => return temporary.replace(&spot.name).map(|()| None),
+            Ok(Exchange::Nothing) => return Ok(Some(Found::Nothing)),
+            Err(error) => return Err(error),
+        }
+        reached("exchanged");
+        let taken = match look_at(&beside(spot, temporary)?, *max) {
+            Ok(taken) if over.allows(&taken) => return Ok(None),
+            taken => taken,
+        };
+        // Somebody was faster by a hair.
+        let found = self.put_back(taken.ok());
+        if found.is_err() {
+            // Whosever file has the temporary name now, it is not removed.
+            self.temporary.leave();
+        }
+        beneath::sync(&self.spot.folder)?;
+        found.map(Some)
+    }
+
+    /// Puts back what was taken from the file's place. What comes away then is dropped if it is what was put there; else
+    /// somebody wrote over that, and it belongs there in turn.
+    fn put_back(&mut self, taken: Option<Found>) -> Result<Found> {
+        let mut taken = taken.unwrap_or(Found::Irregular);
+        let mut placed = Some(self.baseline.digest.clone());
+        for _ in 0..PUT_BACK_MAX {
+            if !matches!(self.temporary.exchange(&self.spot.name)?, Exchange::Done) {
+                // It was removed since.
+                return Ok(Found::Nothing);
+            }
+            let away = look_at(&beside(&self.spot, &mut self.temporary)?, self.max)?;
+            if away.digest() == placed.as_deref() {
+                return Ok(taken);
+            }
+            placed = taken.digest().map(str::to_owned);
+            taken = away;
+        }
+        // Whoever writes as fast as this has written over all of it.
+        look_at(&self.spot, self.max)
+    }
 }
 
-/// Owner and group where this process may give files away; the mode always.
-fn keep_owner_and_mode(file: &cap_std::fs::File, old: &Metadata) -> Result<()> {
+/// Where the temporary file is.
+fn beside(spot: &Spot, temporary: &mut Temporary) -> Result<Spot> {
+    Ok(Spot { folder: spot.folder.try_clone()?, name: temporary.name()?.to_owned() })
+}
+
+/// Owner and group where this process may give files away; the mode, but for rights that would be another's then.
+fn keep_owner_and_mode(file: &std::fs::File, old: &Metadata) -> Result<()> {
     use rustix::fs::{Gid, Uid, fchown};
-    let new = file.metadata()?;
-    let (uid, gid) = (Uid::from_raw(old.uid()), Gid::from_raw(old.gid()));
-    if (new.uid(), new.gid()) != (old.uid(), old.gid()) && fchown(file, Some(uid), Some(gid)).is_err() {
+    let ids = |file: &std::fs::File| file.metadata().map(|metadata| (metadata.uid(), metadata.gid()));
+    let wanted = (old.uid(), old.gid());
+    let (uid, gid) = (Uid::from_raw(wanted.0), Gid::from_raw(wanted.1));
+    if ids(file)? != wanted && fchown(file, Some(uid), Some(gid)).is_err() {
         // The group alone may be one of ours. That neither can be kept is no reason not to save.
         fchown(file, None, Some(gid)).ok();
     }
-    file.set_permissions(cap_std::fs::Permissions::from_mode(old.mode() & 0o7777))
+    let kept = if ids(file)? == wanted { 0o7777 } else { 0o1777 };
+    file.set_permissions(std::fs::Permissions::from_mode(old.mode() & kept))
 }
 
-fn prefix(session: &SessionId) -> String {
-    format!(".holdfast-{session}-")
-}
-
-/// Removes what saves of this session left when their process died. Only a session's owner may: the save of a worker that
-/// lost the session and does not know it yet then ends without its file.
-pub(super) fn sweep(workspace: &Workspace, session: &SessionId, path: &str) -> Result<()> {
-    let Some(spot) = beneath::spot(workspace, path, Missing::Leave)? else { return Ok(()) };
-    let prefix = prefix(session);
-    for entry in spot.folder.entries()? {
-        let name = entry?.file_name();
-        if name.to_str().is_some_and(|name| name.starts_with(&prefix)) {
-            remove(&spot.folder, name.as_ref())?;
-        }
-    }
-    Ok(())
-}
-
-fn remove(folder: &Dir, name: &Path) -> Result<()> {
-    match folder.remove_file(name) {
-        Err(error) if error.kind() != ErrorKind::NotFound => Err(error),
-        _ => Ok(()),
-    }
+/// Removes what a crash left of saves of this session, and makes durable what they put in its place.
+pub(super) fn tidy(mount: &Mount, session: &SessionKey, path: &str) -> Result<()> {
+    let Some(spot) = beneath::spot(mount, path, Missing::Leave)? else { return Ok(()) };
+    temporary::sweep(&spot.folder, session)?;
+    beneath::sync(&spot.folder)
 }

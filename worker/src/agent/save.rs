@@ -1,0 +1,208 @@
+//! `doc.save`, and looking at what is outside of the log.
+//!
+//! Invariant: what a save changes no storage can refuse, so before it is changed the log has the intent, appended under the
+//! fence that the agent knows: proof that it owns the session, and a note of whose work whatever comes of it is. Once the file is
+//! in its place the save is done, and is answered: that the log hears of it may fail and be made up for, by whoever looks at
+//! the file next.
+//!
+//! The file is written, beside the real one, while the intent is on its way; only the last step waits for it.
+
+use holdfast_protocol::frame::Op;
+use holdfast_protocol::subject::Verb;
+use holdfast_protocol::{Error, RequestId};
+use holdfast_store::StoreError;
+use serde_json::value::RawValue;
+use tokio::time::Instant;
+use uuid::Uuid;
+
+use super::commit::refused;
+use super::record::{Standing, storage_unavailable};
+use super::step::answer_end;
+use super::{Agent, Doubt, End, Flow};
+use crate::letter::{Answer, Letter};
+use crate::machine::{Access, Ask, Change, Effect, Noticed};
+
+/// What became of an attempt to save.
+enum Attempt {
+    /// The answer is known, and nothing was changed.
+    Answer(Answer),
+    /// It is done, and the log is to be told so.
+    Done(Op),
+    /// The state is to be built again first.
+    Again,
+}
+
+impl Agent {
+    /// `doc.save`
+    pub(super) async fn save(&mut self, letter: Letter) -> Flow {
+        let deadline = Instant::now() + 2 * self.core.config.recover_timeout;
+        let attempt = loop {
+            match self.try_save(&letter).await {
+                Ok(Attempt::Again) if Instant::now() < deadline => {}
+                Ok(attempt) => break attempt,
+                Err(end) => {
+                    answer_end(vec![letter], &end).await;
+                    return Err(end);
+                }
+            }
+        };
+        match attempt {
+            Attempt::Answer(answer) => {
+                letter.reply.send(answer).await;
+                Ok(())
+            }
+            Attempt::Done(op) => {
+                letter.reply.send(Answer::Done(op.reply.get().to_owned().into())).await;
+                self.note(op).await
+            }
+            Attempt::Again => {
+                let error = StoreError::Unavailable("the session's record changes too fast".to_owned());
+                letter.reply.send(refused(&storage_unavailable(&error), &letter.request_id)).await;
+                Ok(())
+            }
+        }
+    }
+
+    async fn try_save(&mut self, letter: &Letter) -> Result<Attempt, End> {
+        let mut ask = match self.machine.parse(Verb::DocSave, &letter.payload) {
+            Ok(ask) => ask,
+            Err(error) => return Ok(Attempt::Answer(refused(&error, &letter.request_id))),
+        };
+        let request_id = ask.request_id.get_or_insert_with(|| letter.request_id.clone()).clone();
+        let saved = match self.save_as_asked(letter, &ask, &request_id).await? {
+            Ok(saved) => saved,
+            Err(error) => Attempt::Answer(refused(&error, &request_id)),
+        };
+        Ok(saved)
+    }
+
+    async fn save_as_asked(
+        &mut self,
+        letter: &Letter,
+        ask: &Ask,
+        request_id: &RequestId,
+    ) -> Result<Result<Attempt, Error>, End> {
+        self.touch();
+        if let Err(error) = self.settle().await? {
+            return Ok(Err(error));
+        }
+        if let Some(reply) = self.answered.get(request_id) {
+            return Ok(Ok(Attempt::Answer(Answer::Done(reply.get().to_owned().into()))));
+        }
+        if let Err(error) = self.catch_up(letter).await? {
+            return Ok(Err(error));
+        }
+        let token = match &ask.access {
+            Access::Write { token } => token.as_deref(),
+            Access::Read | Access::LinearizableRead => None,
+        };
+        if let Err(error) = self.check_lock(token).await? {
+            return Ok(Err(error));
+        }
+        let Effect { intent, mut work } = match self.machine.effect(ask) {
+            Ok(effect) => effect,
+            // A refusal is good if this agent still owns the session.
+            Err(error) => return Ok(Err(self.refresh_or_end().await?.err().unwrap_or(error))),
+        };
+        if let Err(error) = self.make_room().await {
+            return Ok(Err(error));
+        }
+        let intent = match self.applied(intent, RequestId::made(Uuid::now_v7())) {
+            Ok(op) => op,
+            Err(error) => return Ok(Err(error)),
+        };
+        let (prepared, proven) = tokio::join!(work.prepare(), self.append_applied(vec![intent]));
+        match proven? {
+            Ok(()) => {}
+            // The record was edited by hand, and the state is to be built again.
+            Err(StoreError::Moved { .. }) => return Ok(Ok(Attempt::Again)),
+            Err(error) => {
+                // The state has an intent that the log may not have.
+                self.doubt.get_or_insert(Doubt::Ahead);
+                return Ok(Err(error_before(&error)));
+            }
+        }
+        // Where a save is refused for what there is, that is looked at afterwards.
+        if let Err(error) = prepared {
+            self.look_due = true;
+            return Ok(Err(error));
+        }
+        // The record may have changed on the way.
+        if let Err(error) = self.check_lock(token).await? {
+            return Ok(Err(error));
+        }
+        let Change { change, event, reply, .. } = match work.finish().await {
+            Ok(change) => change,
+            Err(error) => {
+                self.look_due = true;
+                return Ok(Err(error));
+            }
+        };
+        if token.is_some() {
+            self.renew_lock_clock();
+        }
+        Ok(Ok(Attempt::Done(Op { request_id: request_id.clone(), event, change, reply })))
+    }
+
+    /// The op of a change that is made in the state, and not in the log yet.
+    fn applied(&mut self, change: Box<RawValue>, request_id: RequestId) -> Result<Op, Error> {
+        if let Err(error) = self.machine.apply(&change) {
+            tracing::error!(session = %self.key, %error, "a decided change could not be made");
+            self.doubt = Some(Doubt::Ahead);
+            return Err(error);
+        }
+        Ok(Op { request_id, event: None, change, reply: RawValue::NULL.to_owned() })
+    }
+
+    /// Looks at what is outside of the log, and tells the log what it should know of it.
+    pub(super) async fn look(&mut self) -> Flow {
+        self.look_due = false;
+        // Who builds the state again looks then, and a session that has not begun knows of nothing.
+        if self.doubt.is_some() || self.ops == 0 {
+            return Ok(());
+        }
+        let Some(Noticed { request_id, change }) = self.machine.look().await else { return Ok(()) };
+        let Change { change, event, reply, .. } = change;
+        let request_id = request_id.unwrap_or_else(|| RequestId::made(Uuid::now_v7()));
+        self.note(Op { request_id, event, change, reply }).await
+    }
+
+    /// Tells the log what has happened already. If that fails, the state is built again at the next request, and what happened
+    /// is noticed then.
+    async fn note(&mut self, op: Op) -> Flow {
+        let noted = match self.applied(op.change.clone(), op.request_id.clone()) {
+            Ok(_) => match self.make_room().await {
+                Ok(()) => self.append_applied(vec![op]).await?.map_err(|error| error.to_string()),
+                Err(error) => Err(error.message),
+            },
+            Err(error) => Err(error.message),
+        };
+        if let Err(why) = noted {
+            tracing::warn!(session = %self.key, why, "what happened to the session's file is not in its log yet");
+            self.doubt.get_or_insert(Doubt::Ahead);
+        }
+        Ok(())
+    }
+
+    /// Appends under whatever the fence is by then; *moved* only where that is not enough.
+    async fn append_applied(&mut self, ops: Vec<Op>) -> Result<Result<(), StoreError>, End> {
+        loop {
+            let moved = match self.append(ops.clone()).await {
+                Err(moved @ StoreError::Moved { .. }) => moved,
+                done => return Ok(done),
+            };
+            match self.refresh().await {
+                // Only the lock changed, and it is checked again before the file is touched.
+                Ok(Standing::Owner) if self.doubt.is_none() => {}
+                Ok(Standing::Owner) => return Ok(Err(moved)),
+                Ok(Standing::Gone) => return Err(End::Moved),
+                Err(error) => return Ok(Err(error)),
+            }
+        }
+    }
+}
+
+/// Nothing was changed yet, whatever became of the intent.
+fn error_before(error: &StoreError) -> Error {
+    storage_unavailable(&StoreError::Unavailable(error.to_string()))
+}

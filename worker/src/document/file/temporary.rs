@@ -1,0 +1,206 @@
+//! What a save writes before it is in its place: a file without a name where the file system can make one, so that a crash
+//! leaves nothing; else one named after its session, so that the session's next agent can remove what a crash left.
+
+use std::fs::File;
+use std::io::{ErrorKind, Result};
+use std::path::Path;
+
+use cap_std::fs::{Dir, OpenOptions, OpenOptionsExt};
+use holdfast_protocol::SessionKey;
+
+use super::failpoint::reached;
+
+/// Who may read what is not yet in its place and replaces something: nobody else.
+const PRIVATE: u32 = 0o600;
+/// Who may read a new file: whom the process's umask lets.
+const USUAL: u32 = 0o666;
+
+/// A file beside the one that is to be written. What of it has a name loses that when this is dropped.
+pub(super) struct Temporary {
+    folder: Dir,
+    file: File,
+    name: String,
+    has_name: bool,
+}
+
+/// Whether what is written replaces a file, whose mode it takes over in the end.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum Kind {
+    New,
+    Replacement,
+}
+
+/// What became of an exchange.
+pub(super) enum Exchange {
+    Done,
+    /// There is nothing to exchange it with.
+    Nothing,
+    /// This file system does not know what that is.
+    Unknown,
+}
+
+impl Temporary {
+    pub(super) fn create(folder: &Dir, session: &SessionKey, kind: Kind) -> Result<Self> {
+        let mode = if kind == Kind::New { USUAL } else { PRIVATE };
+        let name = format!("{}{}", prefix(session), uuid::Uuid::now_v7());
+        let (file, has_name) = match nameless(folder, mode)? {
+            Some(file) => (file, false),
+            None => (named(folder, name.as_ref(), mode)?, true),
+        };
+        Ok(Self { folder: folder.try_clone()?, file, name, has_name })
+    }
+
+    pub(super) fn file(&mut self) -> &mut File {
+        &mut self.file
+    }
+
+    /// Its name beside the real file; it gets one if it has none.
+    pub(super) fn name(&mut self) -> Result<&Path> {
+        if !self.has_name {
+            link(&self.file, &self.folder, self.name.as_ref())?;
+            self.has_name = true;
+            reached("named");
+        }
+        Ok(self.name.as_ref())
+    }
+
+    /// Puts it at `target`, where there is nothing; `false`: there is something.
+    pub(super) fn put(&mut self, target: &Path) -> Result<bool> {
+        let put = if self.has_name { self.rename_over_nothing(target) } else { link(&self.file, &self.folder, target) };
+        match put {
+            Ok(()) => {
+                self.has_name = false;
+                Ok(true)
+            }
+            Err(error) if error.kind() == ErrorKind::AlreadyExists => Ok(false),
+            Err(error) => Err(error),
+        }
+    }
+
+    fn rename_over_nothing(&self, target: &Path) -> Result<()> {
+        #[cfg(any(target_os = "linux", target_vendor = "apple"))]
+        {
+            use rustix::fs::{RenameFlags, renameat_with};
+            match renameat_with(&self.folder, &self.name, &self.folder, target, RenameFlags::NOREPLACE) {
+                Err(error) if cannot(error) => {}
+                done => return Ok(done?),
+            }
+        }
+        // A file system that cannot: a link is refused where there is something, too.
+        self.folder.hard_link(&self.name, &self.folder, target)?;
+        self.folder.remove_file(&self.name)
+    }
+
+    /// Puts it at `target`, whatever is there.
+    pub(super) fn replace(&mut self, target: &Path) -> Result<()> {
+        self.name()?;
+        self.folder.rename(&self.name, &self.folder, target)?;
+        self.has_name = false;
+        Ok(())
+    }
+
+    /// Puts it at `target`, and what was there in its own place, in one step.
+    pub(super) fn exchange(&mut self, target: &Path) -> Result<Exchange> {
+        self.name()?;
+        #[cfg(any(target_os = "linux", target_vendor = "apple"))]
+        {
+            use rustix::fs::{RenameFlags, renameat_with};
+            match renameat_with(&self.folder, &self.name, &self.folder, target, RenameFlags::EXCHANGE) {
+                Ok(()) => return Ok(Exchange::Done),
+                Err(rustix::io::Errno::NOENT) => return Ok(Exchange::Nothing),
+                Err(error) if cannot(error) => {}
+                Err(error) => return Err(error.into()),
+            }
+        }
+        Ok(Exchange::Unknown)
+    }
+}
+
+impl Temporary {
+    /// Lets go of it without removing it.
+    pub(super) fn leave(&mut self) {
+        self.has_name = false;
+    }
+}
+
+impl Drop for Temporary {
+    fn drop(&mut self) {
+        if self.has_name {
+            // It is nobody's file any more; that it cannot be removed changes nothing for whoever saves.
+            self.folder.remove_file(&self.name).ok();
+        }
+    }
+}
+
+/// Whether a file system says that it does not know what it was asked for.
+#[cfg(any(target_os = "linux", target_vendor = "apple"))]
+fn cannot(error: rustix::io::Errno) -> bool {
+    use rustix::io::Errno;
+    matches!(error, Errno::INVAL | Errno::NOSYS | Errno::OPNOTSUPP)
+}
+
+fn named(folder: &Dir, name: &Path, mode: u32) -> Result<File> {
+    let mut options = OpenOptions::new();
+    options.write(true).create_new(true).mode(mode);
+    Ok(folder.open_with(name, &options)?.into_std())
+}
+
+/// A file of `folder` without a name; `None` where that cannot be had, or could not be given a name later.
+#[cfg(target_os = "linux")]
+fn nameless(folder: &Dir, mode: u32) -> Result<Option<File>> {
+    use rustix::fs::{Mode, OFlags};
+    use rustix::io::Errno;
+    if !Path::new(OPEN_FILES).is_dir() {
+        return Ok(None);
+    }
+    let flags = OFlags::TMPFILE | OFlags::WRONLY | OFlags::CLOEXEC;
+    match rustix::fs::openat(folder, ".", flags, Mode::from_raw_mode(mode)) {
+        Ok(file) => Ok(Some(file.into())),
+        // What file systems and kernels say that do not know of it.
+        Err(Errno::OPNOTSUPP | Errno::INVAL | Errno::ISDIR | Errno::NOSYS | Errno::NOENT) => Ok(None),
+        Err(error) => Err(error.into()),
+    }
+}
+
+#[cfg(not(target_os = "linux"))]
+fn nameless(_: &Dir, _: u32) -> Result<Option<File>> {
+    Ok(None)
+}
+
+/// Where Linux shows a process its open files.
+#[cfg(target_os = "linux")]
+const OPEN_FILES: &str = "/proc/self/fd";
+
+/// Gives a file without a name this one, where nothing has it.
+#[cfg(target_os = "linux")]
+fn link(file: &File, folder: &Dir, name: &Path) -> Result<()> {
+    use std::os::fd::AsRawFd;
+    let open = format!("{OPEN_FILES}/{}", file.as_raw_fd());
+    // open(2) says how: the link that is followed is the kernel's own, to the open file.
+    Ok(rustix::fs::linkat(rustix::fs::CWD, open, folder, name, rustix::fs::AtFlags::SYMLINK_FOLLOW)?)
+}
+
+#[cfg(not(target_os = "linux"))]
+fn link(_: &File, _: &Dir, _: &Path) -> Result<()> {
+    Err(ErrorKind::Unsupported.into())
+}
+
+fn prefix(session: &SessionKey) -> String {
+    format!(".holdfast-{session}-")
+}
+
+/// Removes from `folder` what saves of this session left when their process died. Only a session's owner may: the save of a
+/// worker that lost the session and does not know it yet then ends without its file.
+pub(super) fn sweep(folder: &Dir, session: &SessionKey) -> Result<()> {
+    let prefix = prefix(session);
+    for entry in folder.entries()? {
+        let name = entry?.file_name();
+        if name.to_str().is_some_and(|name| name.starts_with(&prefix)) {
+            match folder.remove_file(&name) {
+                Err(error) if error.kind() != ErrorKind::NotFound => return Err(error),
+                _ => {}
+            }
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,36 @@
+//! A workspace's folder, held open from the worker's start.
+//!
+//! Invariant: whatever happens to the folder's name later (another folder there, a file system unmounted), files are opened
+//! beneath the folder that the operator meant.
+
+use std::io::Result;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use cap_std::ambient_authority;
+use cap_std::fs::Dir;
+
+use crate::config::Workspace;
+use crate::watch::Watch;
+
+/// A workspace that is there.
+pub struct Mount {
+    pub(crate) folder: Dir,
+    /// What its folder is called, as configured and without symbolic links: absolute links may lead back here.
+    pub(crate) names: [PathBuf; 2],
+    pub(crate) writable: bool,
+    /// What tells of changes in it.
+    pub(crate) watch: Option<Arc<Watch>>,
+}
+
+impl Mount {
+    /// Opens a workspace's folder.
+    ///
+    /// # Errors
+    /// As opening a folder does.
+    pub(crate) fn open(workspace: &Workspace, watch: Option<Arc<Watch>>) -> Result<Self> {
+        let folder = Dir::open_ambient_dir(&workspace.dir, ambient_authority())?;
+        let names = [workspace.dir.clone(), workspace.dir.canonicalize()?];
+        Ok(Self { folder, names, writable: workspace.writable, watch })
+    }
+}

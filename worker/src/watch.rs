@@ -1,0 +1,213 @@
+//! Who is told when something happens to a file.
+//!
+//! Deliberately absent: any conclusion. That something happened only makes the file's session look, and what is not noticed
+//! here (on file systems that tell nothing of other machines, when a folder further up is moved, past the system's bound of
+//! watches) is noticed at the session's next load or save.
+//!
+//! One watch per folder with files of sessions that are in memory, and none below it.
+
+use std::collections::{HashMap, HashSet};
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use holdfast_protocol::SessionKey;
+use notify::event::{AccessKind, AccessMode, ModifyKind};
+use notify::{Event, EventKind, RecommendedWatcher, RecursiveMode, Watcher};
+use tokio::sync::Notify;
+use unicode_normalization::UnicodeNormalization;
+
+/// How long changes are gathered. A session looks at its file at most once in this time, however busy its folder is.
+const GATHER: Duration = Duration::from_millis(100);
+
+/// All watches of a worker.
+#[derive(Default)]
+pub(crate) struct Watch {
+    /// Made with the first session that has a file. Its thread takes `seen`, so nobody who holds that may ask it anything.
+    watcher: Mutex<Option<RecommendedWatcher>>,
+    seen: Arc<Seen>,
+}
+
+/// What the watching thread and the worker share.
+#[derive(Default)]
+struct Seen {
+    folders: Mutex<HashMap<PathBuf, Folder>>,
+    /// Sessions that are to look at their files.
+    stirred: Mutex<HashSet<SessionKey>>,
+    any: Notify,
+}
+
+#[derive(Default)]
+struct Folder {
+    is_watched: bool,
+    /// Sessions by the names of their files. One session is there as often as it was registered.
+    sessions: HashMap<String, Vec<SessionKey>>,
+}
+
+/// One session's file, told of as long as this lives.
+pub(crate) struct Watched {
+    watch: Arc<Watch>,
+    folder: PathBuf,
+    name: String,
+    session: SessionKey,
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl Watch {
+    /// Notes that `session` has the file at `path` below `root`.
+    pub(crate) fn register(self: &Arc<Self>, root: &Path, path: &str, session: &SessionKey) -> Option<Watched> {
+        let path = root.join(path);
+        let (folder, name) = (path.parent()?.to_owned(), path.file_name()?.to_str()?.to_owned());
+        let mut folders = lock(&self.seen.folders);
+        let sessions = &mut folders.entry(folder.clone()).or_default().sessions;
+        sessions.entry(name.clone()).or_default().push(session.clone());
+        drop(folders);
+        Some(Watched { watch: self.clone(), folder, name, session: session.clone() })
+    }
+
+    /// Tells of what happens, for ever. `tell` says whether the session was told; if not, it is told again.
+    pub(crate) async fn run(&self, tell: impl Fn(&SessionKey) -> bool) {
+        loop {
+            self.seen.any.notified().await;
+            tokio::time::sleep(GATHER).await;
+            let stirred = std::mem::take(&mut *lock(&self.seen.stirred));
+            for session in stirred {
+                if !tell(&session) {
+                    self.seen.stir([session]);
+                }
+            }
+        }
+    }
+
+    /// Watches `folder`, unless it is watched or not there.
+    fn begin(&self, folder: &Path) {
+        let mut watcher = lock(&self.watcher);
+        let is_due = |folder: &mut Folder| !std::mem::replace(&mut folder.is_watched, true);
+        if !lock(&self.seen.folders).get_mut(folder).is_some_and(is_due) {
+            return;
+        }
+        if let Err(error) = watch(&mut watcher, &self.seen, folder) {
+            if let Some(folder) = lock(&self.seen.folders).get_mut(folder) {
+                folder.is_watched = false;
+            }
+            if !matches!(error.kind, notify::ErrorKind::PathNotFound) {
+                tracing::warn!(folder = %folder.display(), %error, "changes of files in this folder are noticed late");
+            }
+        }
+    }
+
+    fn end(&self, Watched { folder, name, session, .. }: &Watched) {
+        let mut watcher = lock(&self.watcher);
+        let mut folders = lock(&self.seen.folders);
+        let Some(found) = folders.get_mut(folder) else { return };
+        if let Some(sessions) = found.sessions.get_mut(name) {
+            if let Some(place) = sessions.iter().position(|other| other == session) {
+                sessions.swap_remove(place);
+            }
+            if sessions.is_empty() {
+                found.sessions.remove(name);
+            }
+        }
+        let is_over = found.sessions.is_empty();
+        let was_watched = is_over && folders.remove(folder).is_some_and(|found| found.is_watched);
+        drop(folders);
+        if was_watched
+            && let Some(watcher) = &mut *watcher
+            && let Err(error) = watcher.unwatch(folder)
+        {
+            tracing::debug!(folder = %folder.display(), %error, "a folder is watched no more");
+        }
+    }
+}
+
+fn watch(watcher: &mut Option<RecommendedWatcher>, seen: &Arc<Seen>, folder: &Path) -> notify::Result<()> {
+    let watcher = match watcher {
+        Some(watcher) => watcher,
+        None => {
+            let seen = seen.clone();
+            let tell = move |event: notify::Result<Event>| seen.see(event);
+            watcher.insert(notify::recommended_watcher(tell)?)
+        }
+    };
+    // The one that was called so before may have been moved away, and is watched still.
+    watcher.unwatch(folder).ok();
+    watcher.watch(folder, RecursiveMode::NonRecursive)
+}
+
+impl Watched {
+    /// From now on its session is told. Again after its folder was made.
+    pub(crate) fn begin(&self) {
+        self.watch.begin(&self.folder);
+    }
+}
+
+impl Drop for Watched {
+    fn drop(&mut self) {
+        self.watch.end(self);
+    }
+}
+
+/// Whether it can have changed a file. Who looks opens and closes files, and must not be told of that.
+fn is_change(kind: EventKind) -> bool {
+    match kind {
+        EventKind::Access(kind) => kind == AccessKind::Close(AccessMode::Write),
+        EventKind::Any | EventKind::Create(_) | EventKind::Modify(_) | EventKind::Remove(_) | EventKind::Other => true,
+    }
+}
+
+impl Seen {
+    /// What the system tells, on its own thread.
+    fn see(&self, event: notify::Result<Event>) {
+        let event = match event {
+            Ok(event) => event,
+            Err(error) => {
+                tracing::warn!(%error, "changes of files may be noticed late");
+                return;
+            }
+        };
+        if event.need_rescan() {
+            let all: Vec<SessionKey> = lock(&self.folders).values().flat_map(Folder::all).collect();
+            self.stir(all);
+        } else if is_change(event.kind) {
+            for path in &event.paths {
+                let is_gone = matches!(event.kind, EventKind::Remove(_) | EventKind::Modify(ModifyKind::Name(_)));
+                let stirred = self.sessions_at(path, is_gone);
+                self.stir(stirred);
+            }
+        }
+    }
+
+    /// Whose file is at `path`, or whose files are in it. A folder that is gone is watched no more.
+    fn sessions_at(&self, path: &Path, is_gone: bool) -> Vec<SessionKey> {
+        let mut folders = lock(&self.folders);
+        if let Some(folder) = folders.get_mut(path) {
+            folder.is_watched &= !is_gone;
+            return folder.all().collect();
+        }
+        let (Some(folder), Some(name)) = (path.parent(), path.file_name().and_then(|name| name.to_str())) else {
+            return Vec::new();
+        };
+        let sessions = folders.get(folder).map(|folder| &folder.sessions);
+        let composed = || name.nfc().collect::<String>();
+        sessions
+            .and_then(|sessions| sessions.get(name).or_else(|| sessions.get(&composed())).cloned())
+            .unwrap_or_default()
+    }
+
+    fn stir(&self, sessions: impl IntoIterator<Item = SessionKey>) {
+        let mut stirred = lock(&self.stirred);
+        stirred.extend(sessions);
+        if !stirred.is_empty() {
+            self.any.notify_one();
+        }
+    }
+}
+
+impl Folder {
+    fn all(&self) -> impl Iterator<Item = SessionKey> {
+        self.sessions.values().flatten().cloned()
+    }
+}
