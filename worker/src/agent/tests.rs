@@ -6,6 +6,7 @@ mod idle;
 mod lease;
 mod memory;
 mod recovery;
+mod save;
 
 use std::sync::Arc;
 

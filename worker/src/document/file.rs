@@ -5,6 +5,7 @@
 //! Deliberately absent: hard links, which cannot be told from files, and file systems that fold case: there two names may be
 //! sessions of one file, and the second save finds it diverged.
 
+mod attributes;
 mod beneath;
 mod failpoint;
 mod save;

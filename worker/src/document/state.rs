@@ -275,6 +275,8 @@ impl State {
     /// The file may have this from now on.
     fn begin_save(&mut self, save: Begun) {
         self.begun.retain(|begun| begun.digest != save.digest);
+        // Of those before it is kept only whose they are: a front matter is large, and a snapshot must not be.
+        self.begun.iter_mut().for_each(|before| before.save = None);
         self.begun.push(save);
         let over = self.begun.len().saturating_sub(BEGUN_MAX);
         self.begun.drain(..over);

@@ -1,11 +1,12 @@
 //! What all parts of a simulation share: the storage, the workers, and what the model is told.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::HashMap;
+use std::path::PathBuf;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use bytes::Bytes;
-use holdfast_protocol::id::{Activation, Boot};
+use holdfast_protocol::id::{Activation, Boot, WorkspaceName};
 use holdfast_protocol::internal::{Activate, Hint};
 use holdfast_protocol::lock::Secret;
 use holdfast_protocol::record::{Event, EventType, Owner, State};
@@ -23,10 +24,11 @@ use super::Dice;
 pub(crate) use super::reach::Process;
 use super::reach::Reach;
 use crate::agent::Core;
-use crate::config::WorkerConfig;
+use crate::config::{WorkerConfig, Workspace};
 use crate::lease::LeaseHealth;
 use crate::letter::{Answer, Call, Letter, ReplyTo};
 use crate::machine::Kind;
+use crate::mount::Mount;
 use crate::supervisor::Supervisor;
 
 /// One worker's process.
@@ -45,6 +47,11 @@ impl Node {
         let mut config = WorkerConfig::new(name.clone());
         config.kinds.extend(world.opening.kinds.clone());
         config.mailbox = world.opening.mailbox;
+        let mounts = world.opening.folder.iter().map(|folder| {
+            let mount = Mount::open(&Workspace { dir: folder.clone(), writable: true }, None).unwrap();
+            (WorkspaceName::parse("main").unwrap(), Arc::new(mount))
+        });
+        let mounts = mounts.collect();
         let (process, state) = watch::channel(Process::Runs);
         let epoch = Instant::now();
         let (floor, health) = (Floor::default(), LeaseHealth::new(epoch));
@@ -53,7 +60,7 @@ impl Node {
             floor: floor.clone(),
             config,
             limits: Arc::new(Limits::default()),
-            mounts: BTreeMap::new(),
+            mounts,
             boot,
             health: health.clone(),
             epoch,
@@ -132,6 +139,8 @@ pub(crate) struct Opening {
     pub(crate) kind: &'static str,
     pub(crate) config: Value,
     pub(crate) content: Option<Value>,
+    /// The workspace `main` of the workers; the session is about the file `a.md` in it.
+    pub(crate) folder: Option<PathBuf>,
     /// Whether its coordinator lives long enough to tell its worker.
     pub(crate) activated: bool,
     /// Of the workers, beside the built-in one.
@@ -147,6 +156,7 @@ impl Default for Opening {
             kind: "document",
             config: json!({ "idle_timeout_ms": 60_000 }),
             content: None,
+            folder: None,
             activated: true,
             kinds: Vec::new(),
             mailbox: 256,
@@ -202,8 +212,9 @@ impl World {
     /// Creates a session on `node`, over whatever there was.
     pub(crate) async fn create(&self, key: &SessionKey, node: &Node) -> Hint {
         let before = self.memory.read(key).await.unwrap().map_or(Revision(0), |stored| stored.revision);
+        let file = self.opening.folder.as_ref().map(|_| ("main", "a.md"));
         let record = json!({
-            "v": 1, "namespace": key.namespace, "id": key.id, "kind": self.opening.kind, "state": "active",
+            "workspace": file.map(|file| file.0), "path": file.map(|file| file.1), "v": 1, "namespace": key.namespace, "id": key.id, "kind": self.opening.kind, "state": "active",
             "owner": self.owner(node), "lock": null, "lock_revision": 0, "log_after": before,
             "config": self.opening.config, "event": {"type": "session.opened"},
         });

@@ -5,12 +5,12 @@
 //! not what the save may write over: no moment is left in which somebody else's file could be lost.
 
 use std::io::{Error, ErrorKind, Read, Result, Write};
-use std::os::unix::fs::{MetadataExt as _, PermissionsExt};
 use std::time::SystemTime;
 
-use cap_std::fs::{Metadata, MetadataExt as _};
+use cap_std::fs::{File, Metadata, MetadataExt as _};
 use holdfast_protocol::SessionKey;
 
+use super::attributes;
 use super::beneath::{self, Missing, Spot};
 use super::failpoint::reached;
 use super::temporary::{self, Exchange, Kind, Temporary};
@@ -103,7 +103,8 @@ pub(super) fn prepare(mount: &Mount, order: Order) -> Result<Save<Prepared>> {
     reached("checked");
     let spot = beneath::spot(mount, &path, Missing::Make)?.ok_or_else(|| Error::from(ErrorKind::NotFound))?;
     reached("folders");
-    let old = spot.folder.symlink_metadata(&spot.name).ok().filter(Metadata::is_file);
+    // Whatever stands there instead of a file has nothing to keep.
+    let old = spot.open().ok().flatten();
     let kind = if old.is_some() { Kind::Replacement } else { Kind::New };
     let mut temporary = Temporary::create(&spot.folder, &session, kind)?;
     reached("created");
@@ -112,14 +113,14 @@ pub(super) fn prepare(mount: &Mount, order: Order) -> Result<Save<Prepared>> {
     Ok(Save::Done(Prepared { spot, temporary, baseline, over, max }))
 }
 
-fn write(file: &mut std::fs::File, bytes: &[u8], old: Option<&Metadata>) -> Result<std::fs::Metadata> {
+fn write(file: &mut std::fs::File, bytes: &[u8], old: Option<&File>) -> Result<std::fs::Metadata> {
     let (begin, end) = bytes.split_at(bytes.len() / 2);
     file.write_all(begin)?;
     reached("half-written");
     file.write_all(end)?;
     reached("written");
     if let Some(old) = old {
-        keep_owner_and_mode(file, old)?;
+        attributes::keep(file, old)?;
     }
     reached("owned");
     file.sync_all()?;
@@ -218,20 +219,6 @@ impl Prepared {
 /// Where the temporary file is.
 fn beside(spot: &Spot, temporary: &mut Temporary) -> Result<Spot> {
     Ok(Spot { folder: spot.folder.try_clone()?, name: temporary.name()?.to_owned() })
-}
-
-/// Owner and group where this process may give files away; the mode, but for rights that would be another's then.
-fn keep_owner_and_mode(file: &std::fs::File, old: &Metadata) -> Result<()> {
-    use rustix::fs::{Gid, Uid, fchown};
-    let ids = |file: &std::fs::File| file.metadata().map(|metadata| (metadata.uid(), metadata.gid()));
-    let wanted = (old.uid(), old.gid());
-    let (uid, gid) = (Uid::from_raw(wanted.0), Gid::from_raw(wanted.1));
-    if ids(file)? != wanted && fchown(file, Some(uid), Some(gid)).is_err() {
-        // The group alone may be one of ours. That neither can be kept is no reason not to save.
-        fchown(file, None, Some(gid)).ok();
-    }
-    let kept = if ids(file)? == wanted { 0o7777 } else { 0o1777 };
-    file.set_permissions(std::fs::Permissions::from_mode(old.mode() & kept))
 }
 
 /// Removes what a crash left of saves of this session, and makes durable what they put in its place.

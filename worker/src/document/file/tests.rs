@@ -318,6 +318,31 @@ fn rights_that_would_be_anothers_are_not_given_along() {
 }
 
 #[test]
+fn extended_attributes_are_kept_where_the_file_system_has_them() {
+    use rustix::fs::{XattrFlags, getxattr, setxattr};
+    let place = place();
+    std::fs::write(place.at("a.md"), "one").unwrap();
+    if setxattr(place.at("a.md"), "user.mood", b"good", XattrFlags::empty()).is_err() {
+        eprintln!("this file system has no extended attributes");
+        return;
+    }
+    // One more reader, as `setfacl -m u:12345:r` says it: version 2, then tag, rights and id of each entry.
+    let entry =
+        |tag: u16, rights: u16, id: u32| [&tag.to_le_bytes()[..], &rights.to_le_bytes(), &id.to_le_bytes()].concat();
+    let entries = [(1, 6, u32::MAX), (2, 4, 12_345), (4, 4, u32::MAX), (0x10, 4, u32::MAX), (0x20, 0, u32::MAX)];
+    let list: Vec<u8> =
+        [2, 0, 0, 0].into_iter().chain(entries.into_iter().flat_map(|(t, r, i)| entry(t, r, i))).collect();
+    let has_lists = setxattr(place.at("a.md"), "system.posix_acl_access", &list, XattrFlags::empty()).is_ok();
+    assert!(is_done(&place.save("a.md", "two", known("one"))));
+    let attribute = |name: &str| {
+        let mut value = [0_u8; 256];
+        getxattr(place.at("a.md"), name, &mut value).map(|length| value[..length].to_vec()).ok()
+    };
+    assert_eq!(attribute("user.mood").as_deref(), Some(&b"good"[..]));
+    assert_eq!(attribute("system.posix_acl_access"), has_lists.then_some(list));
+}
+
+#[test]
 fn what_is_too_large_for_a_document_is_not_read_to_its_end() {
     let place = place();
     let file = std::fs::File::create(place.at("a.md")).unwrap();

@@ -1,0 +1,209 @@
+//! Saves between the log and the file: what is proven before the file is touched, and what is made up for when the log does not
+//! hear of it.
+
+use std::sync::{Arc, Mutex};
+
+use async_trait::async_trait;
+use holdfast_protocol::document::Content;
+use holdfast_protocol::error::Reason;
+use holdfast_protocol::frame::Frame;
+use holdfast_protocol::subject::Verb;
+use holdfast_protocol::{Error, SessionRecord};
+use holdfast_store::memory::Faults;
+use serde_json::json;
+use serde_json::value::RawValue;
+
+use super::*;
+use crate::agent::simulation::world::Process;
+use crate::document::DocumentKind;
+use crate::machine::{Ask, Change, Decision, Effect, Kind, Machine, Noticed, Surroundings, Work};
+
+type Hook = Arc<Mutex<Option<Box<dyn FnOnce() + Send>>>>;
+
+/// Documents that do something else once, right after a save's last step.
+#[derive(Default)]
+struct Hooked(Hook);
+
+struct HookedDocument(Box<dyn Machine>, Hook);
+
+struct HookedWork(Box<dyn Work>, Hook);
+
+impl Kind for Hooked {
+    fn create(&self, record: &SessionRecord, surroundings: Surroundings) -> Box<dyn Machine> {
+        Box::new(HookedDocument(DocumentKind.create(record, surroundings), self.0.clone()))
+    }
+}
+
+#[async_trait]
+impl Work for HookedWork {
+    async fn prepare(&mut self) -> Result<(), Error> {
+        self.0.prepare().await
+    }
+
+    async fn finish(self: Box<Self>) -> Result<Change, Error> {
+        let change = self.0.finish().await;
+        if let Some(hook) = self.1.lock().unwrap().take() {
+            hook();
+        }
+        change
+    }
+}
+
+#[async_trait]
+impl Machine for HookedDocument {
+    fn parse(&self, verb: Verb, payload: &[u8]) -> Result<Ask, Error> {
+        self.0.parse(verb, payload)
+    }
+
+    async fn decide(&self, ask: &Ask) -> Result<Decision, Error> {
+        self.0.decide(ask).await
+    }
+
+    fn effect(&self, ask: &Ask) -> Result<Effect, Error> {
+        let Effect { intent, work } = self.0.effect(ask)?;
+        Ok(Effect { intent, work: Box::new(HookedWork(work, self.1.clone())) })
+    }
+
+    async fn begin(&self, content: Option<&Content>) -> Result<Option<Change>, Error> {
+        self.0.begin(content).await
+    }
+
+    fn apply(&mut self, change: &RawValue) -> Result<(), Error> {
+        self.0.apply(change)
+    }
+
+    fn snapshot(&self) -> Box<RawValue> {
+        self.0.snapshot()
+    }
+
+    fn restore(&mut self, state: &RawValue) -> Result<(), Error> {
+        self.0.restore(state)
+    }
+
+    fn view(&self) -> Box<RawValue> {
+        self.0.view()
+    }
+
+    fn revision(&self) -> u64 {
+        self.0.revision()
+    }
+
+    fn unsaved_changes(&self) -> Option<Error> {
+        self.0.unsaved_changes()
+    }
+
+    async fn look(&self) -> Option<Noticed> {
+        self.0.look().await
+    }
+}
+
+struct Scene {
+    world: Arc<World>,
+    node: Arc<Node>,
+    folder: tempfile::TempDir,
+    hook: Hook,
+}
+
+/// A session with unsaved changes of its file.
+async fn scene() -> Scene {
+    let folder = tempfile::tempdir().unwrap();
+    std::fs::write(folder.path().join("a.md"), "old").unwrap();
+    let hooked = Hooked::default();
+    let hook = hooked.0.clone();
+    let kinds: Vec<(String, Arc<dyn Kind>)> = vec![("hooked".to_owned(), Arc::new(hooked))];
+    let opening = Opening { kind: "hooked", kinds, folder: Some(folder.path().to_owned()), ..Opening::default() };
+    let (world, node) = world_of(opening).await;
+    done(&world, &node, Verb::DocEdit, json!({ "body": "new" })).await;
+    Scene { world, node, folder, hook }
+}
+
+impl Scene {
+    fn file(&self) -> String {
+        std::fs::read_to_string(self.folder.path().join("a.md")).unwrap()
+    }
+
+    fn once_it_is_in_its_place(&self, hook: impl FnOnce() + Send + 'static) {
+        *self.hook.lock().unwrap() = Some(Box::new(hook));
+    }
+
+    /// What the log says was saved, by request.
+    fn saved(&self) -> Vec<String> {
+        let frames = self.world.memory.log_now(&self.world.key);
+        let frames = frames.iter().map(|stored| Frame::from_json(&stored.value, &self.world.key).unwrap());
+        let ops = frames.flat_map(|frame| frame.ops);
+        let saved = ops.filter(|op| op.event.as_ref().is_some_and(|event| event.kind == "saved"));
+        saved.map(|op| op.request_id.as_str().to_owned()).collect()
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_save_is_answered_though_the_log_cannot_hear_of_it_and_is_made_up_for() {
+    let scene = scene().await;
+    let memory = scene.world.memory.clone();
+    scene.once_it_is_in_its_place(move || memory.set_faults(Faults { unavailable: 1000, ..Faults::default() }));
+    let save = json!({ "request_id": "s1" });
+    let saved = done(&scene.world, &scene.node, Verb::DocSave, save.clone()).await;
+    assert_eq!(scene.file(), "new");
+    scene.world.memory.set_faults(Faults::default());
+    assert_eq!(scene.saved(), Vec::<String>::new(), "the log did not hear of it");
+    let document = done(&scene.world, &scene.node, Verb::DocGet, json!({"consistency": "linearizable"})).await;
+    assert_eq!((&document["dirty"], document.get("diverged")), (&json!(false), None));
+    assert_eq!(done(&scene.world, &scene.node, Verb::DocSave, save).await, saved);
+    assert_eq!(scene.saved(), ["s1"], "it is announced, once");
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_next_owner_makes_up_for_a_save_that_the_log_did_not_hear_of() {
+    let scene = scene().await;
+    let node = scene.node.clone();
+    scene.once_it_is_in_its_place(move || {
+        node.process.send_replace(Process::Dead);
+    });
+    let dead = begin_asking(&scene.world, &scene.node, Call::Verb(Verb::DocSave), json!({ "request_id": "s1" })).await;
+    while scene.file() != "new" {
+        tokio::task::yield_now().await;
+    }
+    let next = scene.world.node(1);
+    give(&scene.world, &next).await;
+    let document = done(&scene.world, &next, Verb::DocGet, json!({})).await;
+    assert_eq!((&document["body"], &document["dirty"]), (&json!("new"), &json!(false)));
+    assert_eq!(scene.saved(), ["s1"]);
+    let again = done(&scene.world, &next, Verb::DocSave, json!({ "request_id": "s1" })).await;
+    assert_eq!(again["revision"], 1);
+    dead.abort();
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_takeover_before_the_intent_is_in_the_log_leaves_the_file_as_it_was() {
+    let scene = scene().await;
+    let (world, node) = (&scene.world, &scene.node);
+    let (grant, hint) = acquire(world, "a", None).await;
+    tell(world, node, hint).await;
+    node.process.send_replace(Process::Stalls);
+    let save = json!({ "token": grant.lock_token });
+    let save = begin_asking(world, node, Call::Verb(Verb::DocSave), save).await;
+    let (taken, _) = take_over(world, "b").await;
+    world.heal();
+    match save.await.unwrap() {
+        Some(Answer::Refused(error)) => assert_eq!(error.reason, Reason::StaleToken),
+        other => panic!("the old holder's save was answered {other:?}"),
+    }
+    assert_eq!(scene.file(), "old");
+    assert_eq!(std::fs::read_dir(scene.folder.path()).unwrap().count(), 1, "nothing is left beside it");
+    done(world, node, Verb::DocSave, json!({ "token": taken.lock_token })).await;
+    assert_eq!(scene.file(), "new");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_save_that_cannot_be_proven_leaves_the_file_as_it_was() {
+    let scene = scene().await;
+    scene.world.memory.set_faults(Faults { unavailable: 1000, ..Faults::default() });
+    let reason = refused(&scene.world, &scene.node, Verb::DocSave, json!({})).await;
+    assert_eq!(reason, Reason::StorageUnavailable);
+    assert_eq!(scene.file(), "old");
+    scene.world.memory.set_faults(Faults::default());
+    let document = done(&scene.world, &scene.node, Verb::DocGet, json!({"consistency": "linearizable"})).await;
+    assert_eq!(document["dirty"], true);
+    done(&scene.world, &scene.node, Verb::DocSave, json!({})).await;
+    assert_eq!(scene.file(), "new");
+}

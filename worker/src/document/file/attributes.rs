@@ -1,0 +1,47 @@
+//! What a file keeps when another takes its place: owner and group, mode, extended attributes (access control lists among
+//! them), as far as this process may give them.
+
+use std::io::Result;
+use std::os::unix::fs::{MetadataExt as _, PermissionsExt};
+
+use cap_std::fs::{File, MetadataExt as _};
+use rustix::fs::{Gid, Uid, fchown};
+
+/// Attributes that give a program rights, which is nothing to be kept for another text.
+const RIGHTS: &str = "security.capability";
+
+/// Gives `new` what `old` has.
+pub(super) fn keep(new: &std::fs::File, old: &File) -> Result<()> {
+    let metadata = old.metadata()?;
+    let wanted = (metadata.uid(), metadata.gid());
+    let ids = || new.metadata().map(|metadata| (metadata.uid(), metadata.gid()));
+    if ids()? != wanted && fchown(new, Some(Uid::from_raw(wanted.0)), Some(Gid::from_raw(wanted.1))).is_err() {
+        // The group alone may be one of ours. That neither can be kept is no reason not to save.
+        fchown(new, None, Some(Gid::from_raw(wanted.1))).ok();
+    }
+    #[cfg(target_os = "linux")]
+    keep_extended(new, old);
+    // Last, since whoever changes an owner or a list changes the mode. Rights that would be another's are not given along.
+    let kept = if ids()? == wanted { 0o7777 } else { 0o1777 };
+    new.set_permissions(std::fs::Permissions::from_mode(metadata.mode() & kept))
+}
+
+/// Best effort: a file system that has none says so, and some are the system's alone.
+#[cfg(target_os = "linux")]
+fn keep_extended(new: &std::fs::File, old: &File) {
+    use rustix::fs::{XattrFlags, fgetxattr, flistxattr, fsetxattr};
+    /// The most that Linux has of names or of one value.
+    const BYTES_MAX: usize = 64 * 1024;
+    // Mostly there are none, and else they do not fit.
+    if flistxattr(old, &mut [0_u8; 1]) != Err(rustix::io::Errno::RANGE) {
+        return;
+    }
+    let (mut names, mut value) = (vec![0_u8; BYTES_MAX], vec![0_u8; BYTES_MAX]);
+    let Ok(length) = flistxattr(old, &mut names) else { return };
+    let names = names[..length].split(|byte| *byte == 0).filter_map(|name| std::str::from_utf8(name).ok());
+    for name in names.filter(|name| !name.is_empty() && *name != RIGHTS) {
+        if let Ok(length) = fgetxattr(old, name, &mut value) {
+            fsetxattr(new, name, &value[..length], XattrFlags::empty()).ok();
+        }
+    }
+}
