@@ -127,6 +127,9 @@ async fn a_read_only_workspace_is_edited_and_not_saved() {
     let mut fleet = Fleet::empty(server::shared().await.unwrap().url()).await.unwrap();
     fleet.add_read_only_worker("w1", &[("main", folder.path())]).await.unwrap();
     fleet.add_coordinator().await.unwrap();
+    let signals = fleet.signals().await.unwrap();
+    let id = open(&fleet, "a.md").await;
+    fleet.ask("doc.save", &id, json!({})).await.refused("forbidden", "workspace_denied");
     for (path, text) in [("a.md", "one"), ("new/b.md", "")] {
         let id = open(&fleet, path).await;
         assert_eq!(fleet.ask("doc.get", &id, json!({})).await.ok()["body"], text);
@@ -136,6 +139,8 @@ async fn a_read_only_workspace_is_edited_and_not_saved() {
             fleet.ask("doc.save", &id, save).await.refused("forbidden", "workspace_denied");
         }
         fleet.ask("session.close", &id, json!({})).await.refused("conflict", "unsaved_changes");
+        signals.wait_for(&id, "doc.edited").await;
+        assert!(!signals.events_of(&id).contains(&"doc.saved".to_owned()), "{path}");
     }
     assert_eq!(std::fs::read(folder.path().join("a.md")).unwrap(), b"one");
     assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 1);

@@ -95,6 +95,8 @@ pub struct Effect {
     /// What the log must say before anything is changed, so that whoever has the session after a crash can tell its own work
     /// from another's.
     pub intent: Box<RawValue>,
+    /// What the log is told if nothing comes of it.
+    pub nothing: Box<RawValue>,
     /// The work.
     pub work: Box<dyn Work>,
 }
@@ -113,7 +115,15 @@ pub trait Work: Send {
     ///
     /// # Errors
     /// Any refusal of the contract.
-    async fn finish(self: Box<Self>) -> Result<Change, Error>;
+    async fn finish(self: Box<Self>) -> Result<Change, Unfinished>;
+}
+
+/// Why a change outside of the log was not made.
+pub enum Unfinished {
+    /// Nothing was changed.
+    Refused(Error),
+    /// It may be half way: only a look can tell.
+    Unsure(Error),
 }
 
 /// What a machine noticed outside of the log.

@@ -20,7 +20,7 @@ use super::record::{Standing, storage_unavailable};
 use super::step::answer_end;
 use super::{Agent, Doubt, End, Flow};
 use crate::letter::{Answer, Letter};
-use crate::machine::{Access, Ask, Change, Effect, Noticed};
+use crate::machine::{Access, Ask, Change, Effect, Noticed, Unfinished};
 
 /// What became of an attempt to save.
 enum Attempt {
@@ -28,6 +28,8 @@ enum Attempt {
     Answer(Answer),
     /// It is done, and the log is to be told so.
     Done(Op),
+    /// Nothing came of the intent that the log has, and it is to be told so.
+    Nothing { error: Error, nothing: Box<RawValue> },
     /// The state is to be built again first.
     Again,
 }
@@ -55,6 +57,13 @@ impl Agent {
                 letter.reply.send(Answer::Done(op.reply.get().to_owned().into())).await;
                 self.note(op).await
             }
+            Attempt::Nothing { error, nothing } => {
+                letter.reply.send(refused(&error, &letter.request_id)).await;
+                let request_id = RequestId::made(Uuid::now_v7());
+                self.note(Op { request_id, event: None, change: nothing, reply: RawValue::NULL.to_owned() }).await?;
+                // Refused, perhaps, for what there is.
+                self.look().await
+            }
             Attempt::Again => {
                 let error = StoreError::Unavailable("the session's record changes too fast".to_owned());
                 letter.reply.send(refused(&storage_unavailable(&error), &letter.request_id)).await;
@@ -69,11 +78,11 @@ impl Agent {
             Err(error) => return Ok(Attempt::Answer(refused(&error, &letter.request_id))),
         };
         let request_id = ask.request_id.get_or_insert_with(|| letter.request_id.clone()).clone();
-        let saved = match self.save_as_asked(letter, &ask, &request_id).await? {
+        Ok(match self.save_as_asked(letter, &ask, &request_id).await? {
+            Ok(Attempt::Nothing { error, nothing }) => Attempt::Nothing { error: named(error, &request_id), nothing },
             Ok(saved) => saved,
             Err(error) => Attempt::Answer(refused(&error, &request_id)),
-        };
-        Ok(saved)
+        })
     }
 
     async fn save_as_asked(
@@ -99,7 +108,7 @@ impl Agent {
         if let Err(error) = self.check_lock(token).await? {
             return Ok(Err(error));
         }
-        let Effect { intent, mut work } = match self.machine.effect(ask) {
+        let Effect { intent, nothing, mut work } = match self.machine.effect(ask) {
             Ok(effect) => effect,
             // A refusal is good if this agent still owns the session.
             Err(error) => return Ok(Err(self.refresh_or_end().await?.err().unwrap_or(error))),
@@ -122,18 +131,18 @@ impl Agent {
                 return Ok(Err(error_before(&error)));
             }
         }
-        // Where a save is refused for what there is, that is looked at afterwards.
-        if let Err(error) = prepared {
-            self.look_due = true;
-            return Ok(Err(error));
-        }
         // The record may have changed on the way.
-        if let Err(error) = self.check_lock(token).await? {
-            return Ok(Err(error));
+        let may_go_on = match prepared {
+            Ok(()) => self.check_lock(token).await?,
+            refused => refused,
+        };
+        if let Err(error) = may_go_on {
+            return Ok(Ok(Attempt::Nothing { error, nothing }));
         }
         let Change { change, event, reply, .. } = match work.finish().await {
             Ok(change) => change,
-            Err(error) => {
+            Err(Unfinished::Refused(error)) => return Ok(Ok(Attempt::Nothing { error, nothing })),
+            Err(Unfinished::Unsure(error)) => {
                 self.look_due = true;
                 return Ok(Err(error));
             }
@@ -200,6 +209,11 @@ impl Agent {
             }
         }
     }
+}
+
+/// `error`, as one of this request.
+fn named(error: Error, request_id: &RequestId) -> Error {
+    if error.request_id.is_empty() { error.for_request(request_id) } else { error }
 }
 
 /// Nothing was changed yet, whatever became of the intent.

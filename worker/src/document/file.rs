@@ -192,7 +192,7 @@ impl File {
     ///
     /// # Errors
     /// `no_workspace`, `workspace_denied`.
-    fn writable(&self) -> Result<Arc<Mount>, Error> {
+    pub(super) fn writable(&self) -> Result<Arc<Mount>, Error> {
         let mount = self.mount()?;
         if mount.writable {
             return Ok(mount);

@@ -16,12 +16,13 @@ use super::disk::Standpoint;
 use super::file::{Baseline, File, Over, Prepared, Written};
 use super::state::{Begun, BegunSave};
 use super::{Document, DocumentChange, Stamp, frontmatter, raw};
-use crate::machine::{Ask, Change, Effect, Memory, Work};
+use crate::machine::{Ask, Change, Effect, Memory, Unfinished, Work};
 
 impl Document {
     /// What a save writes, and what the log is to have before.
     pub(super) fn begin_save(&self, save: &Save, ask: &Ask) -> Result<Effect, Error> {
         let file = self.file()?.clone();
+        file.writable()?;
         let state = &self.state;
         let front = self.front_to_save().map_err(|error| file.describe(error))?;
         let text = [front.as_str(), &state.body].concat();
@@ -31,11 +32,12 @@ impl Document {
         let (bytes, revision, stamp) = (baseline.bytes, state.revision, Stamp::of(ask));
         let begun = BegunSave { bytes, revision, front, request_id, stamp };
         let intent = DocumentChange::Saving(Begun { digest: baseline.digest.clone(), save: Some(begun.clone()) });
+        let nothing = DocumentChange::NotSaved { digest: baseline.digest.clone() };
         let over = if save.overwrite == Some(true) { Over::Anything } else { Over::Known(state.known()) };
         let known = Standpoint::of(self);
         let work =
             Saving { file, limits: self.limits.clone(), known, begun, step: Step::Begun { text, baseline, over } };
-        Ok(Effect { intent: raw(&intent), work: Box::new(work) })
+        Ok(Effect { intent: raw(&intent), nothing: raw(&nothing), work: Box::new(work) })
     }
 
     /// The front matter of the file to be. A body that begins with one of its own is written as it stands, and read as
@@ -91,12 +93,12 @@ impl Work for Saving {
         Ok(())
     }
 
-    async fn finish(mut self: Box<Self>) -> Result<Change, Error> {
+    async fn finish(mut self: Box<Self>) -> Result<Change, Unfinished> {
         let Step::Prepared(prepared) = std::mem::replace(&mut self.step, Step::Over) else {
-            return Err(Error::new(Reason::Bug, "a save is finished once it is prepared"));
+            return Err(Unfinished::Refused(Error::new(Reason::Bug, "a save is finished once it is prepared")));
         };
-        let written = self.file.finish(prepared).await?;
-        let baseline = self.go_on(written)?;
+        let written = self.file.finish(prepared).await.map_err(Unfinished::Unsure)?;
+        let baseline = self.go_on(written).map_err(Unfinished::Refused)?;
         Ok(saved(&self.file, &self.known.session, &self.begun, baseline))
     }
 }

@@ -144,6 +144,8 @@ pub(super) enum DocumentChange {
     },
     /// The file is about to have this. Whether it came to that, only the file knows.
     Saving(Begun),
+    /// Nothing came of that.
+    NotSaved { digest: String },
     /// The file has what the document has.
     Save {
         baseline: Baseline,
@@ -198,6 +200,11 @@ impl State {
             }
             DocumentChange::Saving(begun) => {
                 self.begin_save(begun);
+                return Ok(());
+            }
+            DocumentChange::NotSaved { digest } => {
+                // Another attempt at the same text may be under way still, so it stays one's own.
+                self.begun.iter_mut().filter(|begun| begun.digest == digest).for_each(|begun| begun.save = None);
                 return Ok(());
             }
             DocumentChange::Diverged { at } => {

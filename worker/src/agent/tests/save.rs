@@ -16,7 +16,7 @@ use serde_json::value::RawValue;
 use super::*;
 use crate::agent::simulation::world::Process;
 use crate::document::DocumentKind;
-use crate::machine::{Ask, Change, Decision, Effect, Kind, Machine, Noticed, Surroundings, Work};
+use crate::machine::{Ask, Change, Decision, Effect, Kind, Machine, Noticed, Surroundings, Unfinished, Work};
 
 type Hook = Arc<Mutex<Option<Box<dyn FnOnce() + Send>>>>;
 
@@ -40,7 +40,7 @@ impl Work for HookedWork {
         self.0.prepare().await
     }
 
-    async fn finish(self: Box<Self>) -> Result<Change, Error> {
+    async fn finish(self: Box<Self>) -> Result<Change, Unfinished> {
         let change = self.0.finish().await;
         if let Some(hook) = self.1.lock().unwrap().take() {
             hook();
@@ -60,8 +60,8 @@ impl Machine for HookedDocument {
     }
 
     fn effect(&self, ask: &Ask) -> Result<Effect, Error> {
-        let Effect { intent, work } = self.0.effect(ask)?;
-        Ok(Effect { intent, work: Box::new(HookedWork(work, self.1.clone())) })
+        let Effect { intent, nothing, work } = self.0.effect(ask)?;
+        Ok(Effect { intent, nothing, work: Box::new(HookedWork(work, self.1.clone())) })
     }
 
     async fn begin(&self, content: Option<&Content>) -> Result<Option<Change>, Error> {
@@ -206,4 +206,20 @@ async fn a_save_that_cannot_be_proven_leaves_the_file_as_it_was() {
     assert_eq!(document["dirty"], true);
     done(&scene.world, &scene.node, Verb::DocSave, json!({})).await;
     assert_eq!(scene.file(), "new");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_save_that_was_refused_is_never_said_to_be_saved() {
+    let scene = scene().await;
+    let (world, node, file) = (&scene.world, &scene.node, scene.folder.path().join("a.md"));
+    std::fs::write(&file, "theirs").unwrap();
+    assert_eq!(refused(world, node, Verb::DocSave, json!({ "request_id": "s1" })).await, Reason::DiskDiverged);
+    // The very text that was to be saved, by another's hand.
+    std::fs::write(&file, "new").unwrap();
+    node.ask(&world.key, Call::Look, world.plain_ask(Revision(0))).await;
+    let document = done(world, node, Verb::DocGet, json!({})).await;
+    assert_eq!((&document["dirty"], document.get("diverged")), (&json!(true), None));
+    assert_eq!(scene.saved(), Vec::<String>::new());
+    done(world, node, Verb::DocSave, json!({ "request_id": "s1" })).await;
+    assert_eq!(scene.saved(), ["s1"]);
 }
