@@ -33,7 +33,7 @@ enum GroupArg {
     Session,
     /// Acquired, rotated, released, expired, taken_over, changed, conflict
     Lock,
-    /// Loaded, edited, saved, undone, redone, failed
+    /// Loaded, edited, saved, undone, redone, failed, diverged, converged
     Doc,
 }
 
@@ -95,6 +95,11 @@ fn line(signal: &Signal) -> String {
     for (member, value) in &signal.data {
         match value {
             Value::Null => {}
+            Value::Array(items) if items.is_empty() => {}
+            // Of an error the sentence; programs have `--json`.
+            Value::Object(error) if error.contains_key("message") => {
+                line.push_str(&format!("  {member}={}", error["message"]));
+            }
             Value::String(text) => line.push_str(&format!("  {member}={text:?}")),
             other => line.push_str(&format!("  {member}={other}")),
         }
@@ -120,5 +125,9 @@ mod tests {
         assert!(line.starts_with("2026-11-22T12:00:00Z  lock.acquired  "), "{line}");
         assert!(line.contains("  owner=\"ann\"") && line.contains("  lock_revision=1"), "{line}");
         assert!(!line.contains("previous_owner"), "{line}");
+        let error = json!({"code": "conflict", "message": "a.md was changed", "details": {"revision": 3}});
+        let data = json!({"changed": [], "error": error}).as_object().unwrap().clone();
+        let line = super::line(&Signal { data, ..signal });
+        assert!(line.contains("  error=\"a.md was changed\"") && !line.contains("changed=") && !line.contains('3'), "{line}");
     }
 }

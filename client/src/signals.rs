@@ -29,7 +29,7 @@ pub enum Group {
     Session,
     /// Acquired, rotated, released, expired, taken over, changed by hand, conflict.
     Lock,
-    /// Loaded, edited, saved, undone, redone, failed.
+    /// Loaded, edited, saved, undone, redone, failed, diverged, converged.
     Doc,
 }
 
