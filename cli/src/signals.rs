@@ -128,6 +128,9 @@ mod tests {
         let error = json!({"code": "conflict", "message": "a.md was changed", "details": {"revision": 3}});
         let data = json!({"changed": [], "error": error}).as_object().unwrap().clone();
         let line = super::line(&Signal { data, ..signal });
-        assert!(line.contains("  error=\"a.md was changed\"") && !line.contains("changed=") && !line.contains('3'), "{line}");
+        assert!(
+            line.contains("  error=\"a.md was changed\"") && !line.contains("changed=") && !line.contains('3'),
+            "{line}"
+        );
     }
 }

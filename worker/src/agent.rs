@@ -39,7 +39,7 @@ use crate::lease::LeaseHealth;
 use crate::letter::{Answer, Call, Letter};
 use crate::log::LogPosition;
 use crate::machine::{Machine, Surroundings};
-use crate::mount::Mount;
+use crate::workspace::Mount;
 use recover::Barrier;
 
 /// How many letters one frame may answer.

@@ -1,7 +1,6 @@
 //! What a worker is told at its start.
 
 use std::collections::BTreeMap;
-use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -11,15 +10,7 @@ use holdfast_protocol::{Limits, WorkerName};
 
 use crate::document::DocumentKind;
 use crate::machine::Kind;
-
-/// A folder whose files sessions may be about.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Workspace {
-    /// Its folder.
-    pub dir: PathBuf,
-    /// Whether files in it may be written.
-    pub writable: bool,
-}
+use crate::workspace::Workspace;
 
 /// Settings of one worker.
 #[derive(Clone)]

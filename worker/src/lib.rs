@@ -14,10 +14,11 @@ mod lease;
 mod letter;
 mod log;
 pub mod machine;
-pub mod mount;
 mod supervisor;
 mod watch;
 mod worker;
+pub mod workspace;
 
-pub use config::{WorkerConfig, Workspace};
+pub use config::WorkerConfig;
 pub use worker::{StartError, Worker};
+pub use workspace::Workspace;

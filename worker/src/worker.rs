@@ -27,9 +27,9 @@ use crate::drain::{self, Drain};
 use crate::inbox;
 use crate::lease::{self, LeaseEnd, LeaseHealth};
 use crate::letter::{Answer, Call, Passivation, ReplyTo};
-use crate::mount::Mount;
 use crate::supervisor::Supervisor;
 use crate::watch::Watch;
+use crate::workspace::Mount;
 
 /// How often a worker that is being emptied says how many sessions are left.
 const DRAIN_SHOWN: Duration = Duration::from_millis(250);

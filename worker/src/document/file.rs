@@ -25,8 +25,8 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
 use super::frontmatter;
-use crate::mount::Mount;
 use crate::watch::Watched;
+use crate::workspace::Mount;
 use beneath::Real;
 #[cfg(feature = "failpoints")]
 pub use failpoint::STEPS;

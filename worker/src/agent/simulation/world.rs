@@ -24,12 +24,12 @@ use super::Dice;
 pub(crate) use super::reach::Process;
 use super::reach::Reach;
 use crate::agent::Core;
-use crate::config::{WorkerConfig, Workspace};
+use crate::config::WorkerConfig;
 use crate::lease::LeaseHealth;
 use crate::letter::{Answer, Call, Letter, ReplyTo};
 use crate::machine::Kind;
-use crate::mount::Mount;
 use crate::supervisor::Supervisor;
+use crate::workspace::{Mount, Workspace};
 
 /// One worker's process.
 pub(crate) struct Node {

@@ -12,7 +12,7 @@ use cap_fs_ext::{DirExt, FollowSymlinks, OpenOptionsFollowExt, OpenOptionsSyncEx
 use cap_std::fs::{Dir, File, Metadata, OpenOptions};
 use unicode_normalization::UnicodeNormalization;
 
-use crate::mount::Mount;
+use crate::workspace::Mount;
 
 /// How many links one path may lead through, as in Linux.
 const LINKS_MAX: usize = 40;

@@ -15,7 +15,7 @@ use super::beneath::{self, Missing, Spot};
 use super::failpoint::reached;
 use super::temporary::{self, Exchange, Kind, Temporary};
 use super::{Baseline, Found, Over, Seen};
-use crate::mount::Mount;
+use crate::workspace::Mount;
 
 /// How often a file that somebody else wrote is put back when they go on writing.
 const PUT_BACK_MAX: usize = 16;

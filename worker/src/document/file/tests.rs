@@ -9,7 +9,7 @@ use holdfast_protocol::{Namespace, SessionId};
 
 use super::beneath::real_path;
 use super::*;
-use crate::config::Workspace;
+use crate::workspace::Workspace;
 
 const MAX: u64 = 1 << 20;
 

@@ -1,4 +1,4 @@
-//! A workspace's folder, held open from the worker's start.
+//! A folder whose files sessions may be about, held open from the worker's start.
 //!
 //! Invariant: whatever happens to the folder's name later (another folder there, a file system unmounted), files are opened
 //! beneath the folder that the operator meant.
@@ -10,8 +10,16 @@ use std::sync::Arc;
 use cap_std::ambient_authority;
 use cap_std::fs::Dir;
 
-use crate::config::Workspace;
 use crate::watch::Watch;
+
+/// A workspace as it is configured.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Workspace {
+    /// Its folder.
+    pub dir: PathBuf,
+    /// Whether files in it may be written.
+    pub writable: bool,
+}
 
 /// A workspace that is there.
 pub struct Mount {
