@@ -34,12 +34,14 @@ class Holdfast:
     """`holdfast up` as a child process."""
 
     def __init__(self, folder):
-        self.port, self.folder = free_port(), folder
+        self.port, self.folder, self.docs = free_port(), folder, os.path.join(folder, "docs")
+        os.makedirs(self.docs, exist_ok=True)
         self.log = open(os.path.join(folder, "up.log"), "w+")
         self.start()
 
     def start(self):
         command = [BIN, "up", "--port", str(self.port), "--data", os.path.join(self.folder, "data")]
+        command += ["--workspace", f"main={self.docs}", "--workspace", f"readonly={self.docs}:ro"]
         self.process = subprocess.Popen(command, stdout=self.log, stderr=subprocess.STDOUT)
 
     def stop(self, how=signal.SIGINT):
@@ -155,6 +157,55 @@ async def the_micro_service_shows_itself(client):
     assert acquired["num_requests"] >= 2 and acquired["num_errors"] >= 1, acquired
 
 
+async def a_file_is_edited_saved_and_watched(holdfast, client):
+    heard = []
+
+    async def hear(message):
+        heard.append(json.loads(message.data))
+
+    def write(text):
+        with open(path, "w", encoding="utf-8", newline="") as file:
+            file.write(text)
+
+    async def hear_of(kind):
+        deadline = time.monotonic() + 10
+        while time.monotonic() < deadline:
+            for signal_ in heard:
+                if signal_["type"] == f"holdfast.doc.{kind}.v1":
+                    heard.clear()
+                    return signal_["data"]
+            await asyncio.sleep(0.01)
+        raise AssertionError(f"doc.{kind} was not announced: {heard}")
+
+    path = os.path.join(holdfast.docs, "plan.md")
+    write("---\n# kept\ntitle: 'Plan'   # too\ndue: 2026-12-01\nsize: 1.602176634e-19\n---\nbody\r\nlast")
+    session = await client.ok("session.open", path="./x/..//plan.md", actor="nats-py")
+    assert session["path"] == "plan.md" and session["id"].startswith("file-"), session
+    await client.nats.subscribe(f"hf.default.signal.{session['id']}.doc.*", cb=hear)
+    await client.nats.flush()
+    await client.ok("doc.edit", session["id"], fields={"title": "Plan B"}, splices=[{"at": 0, "delete": 4, "insert": "text"}])
+    saved = await client.ok("doc.save", session["id"], request_id="save-1")
+    with open(path, "rb") as file:
+        text = file.read()
+    expected = b"---\n# kept\ntitle: Plan B   # too\ndue: 2026-12-01\nsize: 1.602176634e-19\n---\ntext\r\nlast"
+    assert text == expected and saved["bytes"] == len(text), text
+    assert await client.ok("doc.save", session["id"], request_id="save-1") == saved
+    write("theirs")
+    diverged = await hear_of("diverged")
+    assert diverged["error"]["reason"] == "disk_diverged", diverged
+    assert diverged["error"]["details"]["expected_digest"] == saved["digest"], diverged
+    await client.ok("doc.edit", session["id"], body="mine")
+    await client.refused("disk_diverged", "doc.save", session["id"])
+    await client.refused("unsaved_changes", "doc.load", session["id"])
+    await client.refused("unsaved_changes", "session.close", session["id"])
+    loaded = await client.ok("doc.load", session["id"], discard=True)
+    assert (loaded["body"], loaded["fields"], loaded["dirty"]) == ("theirs", {}, False), loaded
+    readonly = await client.ok("session.open", path="plan.md", workspace="readonly")
+    await client.refused("workspace_denied", "doc.save", readonly["id"])
+    await client.refused("path_escape", "session.open", path="/etc/passwd")
+    await client.refused("no_workspace", "session.open", path="a.md", workspace="elsewhere")
+
+
 async def everything_is_there_after_a_restart(holdfast, client, how):
     await client.ok("session.open", id="kept")
     grant = await client.ok("lock.acquire", "kept", owner=f"client-{how}")
@@ -183,6 +234,8 @@ async def main():
             ]:
                 await step(client)
                 print(f"ok {step.__name__}", flush=True)
+            await a_file_is_edited_saved_and_watched(holdfast, client)
+            print("ok a_file_is_edited_saved_and_watched", flush=True)
             for how in [signal.SIGTERM, signal.SIGKILL]:
                 client = await everything_is_there_after_a_restart(holdfast, client, how)
                 print(f"ok everything_is_there_after_{how.name}", flush=True)
