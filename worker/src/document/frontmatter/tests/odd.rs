@@ -1,0 +1,113 @@
+//! Odd values, names and front matters, at random.
+
+use proptest::prelude::*;
+use serde_json::{Map, Value};
+
+pub(super) fn scalars() -> impl Strategy<Value = Value> {
+    prop_oneof![
+        Just(Value::Null),
+        any::<bool>().prop_map(Value::from),
+        any::<i64>().prop_map(Value::from),
+        any::<u64>().prop_map(Value::from),
+        any::<f64>().prop_map(Value::from),
+        "[a-z0-9:#,'\"\\[\\]{}&*!|>%@`.~ \\-\n\t]{0,12}".prop_map(Value::from),
+        any::<String>().prop_map(Value::from),
+        prop::sample::select(vec![
+            "yes",
+            "null",
+            "~",
+            "1.0",
+            "0x1",
+            "2026-11-22",
+            "- a",
+            "a: b",
+            "---",
+            "...",
+            "+++",
+            "\r\n",
+            "\u{85}",
+            "",
+            " ",
+            "\u{feff}",
+            "=",
+            "<<"
+        ])
+        .prop_map(Value::from),
+    ]
+}
+
+pub(super) fn values() -> impl Strategy<Value = Value> {
+    scalars().prop_recursive(4, 24, 5, |inner| {
+        prop_oneof![
+            prop::collection::vec(inner.clone(), 0..5).prop_map(Value::from),
+            prop::collection::btree_map(names(), inner, 0..5)
+                .prop_map(|members| Value::Object(members.into_iter().collect())),
+        ]
+    })
+}
+
+pub(super) fn names() -> impl Strategy<Value = String> {
+    prop_oneof![4 => "[a-f]{1,2}", 1 => "[a-z0-9:#'\"\\-?. \n]{0,6}", 1 => any::<String>()]
+}
+
+pub(super) fn objects() -> impl Strategy<Value = Map<String, Value>> {
+    prop::collection::btree_map(names(), values(), 0..6).prop_map(|members| members.into_iter().collect())
+}
+
+/// Lines as people and programs write them, and as nobody should.
+pub(super) fn lines() -> impl Strategy<Value = String> {
+    prop::sample::select(vec![
+        "a: 1",
+        "b: two",
+        "c: \"three\" # c",
+        "d:",
+        "  - x",
+        "  - {y: z}",
+        "e: |",
+        "  text",
+        "",
+        "# note",
+        "  # note",
+        "f: [1,",
+        "  2]",
+        "g: {h: 1}",
+        "? k",
+        ": v",
+        "a: again",
+        "\ti: 1",
+        "j: &j 1",
+        "l: *j",
+        "m: >+",
+        "   folded",
+        "n: !!str 5",
+        "- o",
+        "p: 'it''s'",
+        "q:   ",
+        "...",
+        "%YAML 1.2",
+        "'r': 1",
+        "a = 1",
+        "b = 'x' # b",
+        "[s]",
+        "t.u = 1",
+        "[[v]]",
+        "w = [1, 2]",
+        "x = 1979-05-27",
+        "y = { z = 1 }",
+        "\u{feff}a: 1",
+        "é: ü",
+        "aa: \"x\\ny\"",
+    ])
+    .prop_map(str::to_owned)
+}
+
+pub(super) fn front_matters() -> impl Strategy<Value = String> {
+    let ends = prop::sample::select(vec!["\n", "\r\n"]);
+    (prop::sample::select(vec!["---", "+++"]), prop::collection::vec(lines(), 0..10), ends, any::<bool>()).prop_map(
+        |(fence, lines, end, bom)| {
+            let mark = if bom { "\u{feff}" } else { "" };
+            let lines: String = lines.into_iter().map(|line| line + end).collect();
+            format!("{mark}{fence}{end}{lines}{fence}{end}")
+        },
+    )
+}
