@@ -2,12 +2,29 @@
 
 use proptest::prelude::*;
 
-use super::odd::{front_matters, names, objects, values};
+use super::odd::{floats, front_matters, names, objects, values};
 use super::*;
 
 /// Comments and blank lines of a text, and the names at its top, in order.
 fn comments(text: &str) -> Vec<&str> {
     text.lines().filter(|line| line.starts_with('#')).collect()
+}
+
+/// Fields as a log, a snapshot or a client gives them back.
+fn through_json(fields: &Map<String, Value>) -> Map<String, Value> {
+    serde_json::from_str(&serde_json::to_string(fields).unwrap()).unwrap()
+}
+
+/// All bits of all numbers: `-0.0` is not `0.0`.
+fn exactly(fields: &Map<String, Value>) -> String {
+    serde_json::to_string(fields).unwrap()
+}
+
+#[test]
+fn small_numbers_are_saved_as_they_were_read() {
+    let text = "---\ncharge: 1.602176634e-19\neps: 1e-30\n---\n";
+    let fields = through_json(&read(text, &limits()).unwrap());
+    assert_eq!(rewrite(text, &fields, "x", &limits()).unwrap(), text);
 }
 
 proptest! {
@@ -21,6 +38,20 @@ proptest! {
             if let Ok(fields) = read(parts.front, &limits()) {
                 prop_assert_eq!(rewrite(parts.front, &fields, parts.body, &limits()).unwrap(), parts.front);
             }
+        }
+    }
+
+    #[test]
+    fn what_goes_through_json_is_written_as_it_was_read(floats in prop::collection::vec(floats(), 1..4), front in front_matters()) {
+        let yaml: String = floats.iter().enumerate().map(|(n, float)| format!("f{n}: {float:e}\n")).collect();
+        let toml = yaml.replace(": ", " = ");
+        for front in [format!("---\n{yaml}---\n"), format!("+++\n{toml}+++\n"), front] {
+            let front = split(&front).front;
+            let Ok(fields) = read(front, &limits()) else { continue };
+            let again = through_json(&fields);
+            prop_assert_eq!(exactly(&again), exactly(&fields));
+            prop_assert_eq!(&again, &fields);
+            prop_assert_eq!(rewrite(front, &again, "", &limits()).unwrap(), front);
         }
     }
 

@@ -9,7 +9,7 @@ pub(super) fn scalars() -> impl Strategy<Value = Value> {
         any::<bool>().prop_map(Value::from),
         any::<i64>().prop_map(Value::from),
         any::<u64>().prop_map(Value::from),
-        any::<f64>().prop_map(Value::from),
+        floats().prop_map(Value::from),
         "[a-z0-9:#,'\"\\[\\]{}&*!|>%@`.~ \\-\n\t]{0,12}".prop_map(Value::from),
         any::<String>().prop_map(Value::from),
         prop::sample::select(vec![
@@ -33,6 +33,15 @@ pub(super) fn scalars() -> impl Strategy<Value = Value> {
             "<<"
         ])
         .prop_map(Value::from),
+    ]
+}
+
+/// Of every size, with all the digits that they have.
+pub(super) fn floats() -> impl Strategy<Value = f64> {
+    prop_oneof![
+        any::<f64>(),
+        any::<u64>().prop_map(f64::from_bits).prop_filter("JSON has only finite ones", |float| float.is_finite()),
+        Just(1.602176634e-19),
     ]
 }
 
