@@ -130,7 +130,7 @@ pub fn rewrite(front: &str, fields: &Map<String, Value>, body: &str, limits: &Li
         return Ok(closed(front.to_owned(), &fenced, body));
     }
     let ways: &[Way] = match fenced.language {
-        Language::Yaml => &[yaml::amend, yaml::anew, yaml::as_json],
+        Language::Yaml => &[yaml::amend, yaml::amend_tops, yaml::anew, yaml::as_json],
         Language::Toml => &[toml::amend, toml::amend_plainly, toml::anew],
     };
     let mut last = Flaw::bad(Place::default(), "these fields cannot be written so that they read back the same");

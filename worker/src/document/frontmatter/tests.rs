@@ -1,6 +1,7 @@
 //! Front matter by example: odd files, and what changes make of them. The laws are in `laws.rs`.
 
 mod laws;
+mod nested;
 mod odd;
 
 use serde_json::json;
@@ -175,7 +176,8 @@ fn a_changed_field_leaves_the_others_their_places_and_comments() {
     );
     assert_eq!(
         patched(text, json!({"tags": ["c"], "added": {"x": 1}})),
-        text.replace("  - a  # first\r\n  - b\r\n", "- c\r\n").replace("# end\r\n", "# end\r\nadded:\r\n  x: 1\r\n")
+        text.replace("  - a  # first\r\n  - b\r\n", "  - c  # first\r\n")
+            .replace("# end\r\n", "# end\r\nadded:\r\n  x: 1\r\n")
     );
     assert_eq!(patched(text, json!({"tags": null})), text.replace("tags:\r\n  - a  # first\r\n  - b\r\n", ""),);
     assert_eq!(patched("---\na: 1 # x\nb: 2\n---\n", json!({"a": "x\ny"})), "---\na: |-\n  x\n  y\nb: 2\n---\n");

@@ -1,37 +1,31 @@
-//! YAML: from events to JSON values, with the places of the top-level members.
+//! YAML: from events to JSON values, with the places of all nodes.
 //!
 //! Invariant: nothing recurses, and what aliases multiply is counted before it is copied, so that no text makes more than
 //! the limits allow. Plain scalars are read as the core schema of YAML 1.2 says: `yes`, `no` and dates are strings.
 
 mod amend;
 mod scalar;
+mod shape;
+mod write;
 
-pub(super) use amend::{amend, anew, as_json};
+pub(super) use amend::{amend, amend_tops, anew, as_json};
 
 use std::collections::HashMap;
-use std::ops::Range;
 
-use granit_parser::{Event, Options, Parser, Span, StructureStyle};
+use granit_parser::{Event, Options, Parser, Span};
 use holdfast_protocol::Limits;
 use serde_json::{Map, Value};
 
 use super::Flaw;
 use super::place::Place;
+use shape::{Kind, Member, Shape};
 
 /// A front matter that was read.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct Read {
     pub(super) fields: Map<String, Value>,
-    /// Top-level members in the order of the text; `None` unless they stand as a block, one below the other.
-    members: Option<Vec<Member>>,
-}
-
-/// Where a top-level member stands, in bytes.
-#[derive(Debug)]
-struct Member {
-    name: String,
-    key: Range<usize>,
-    value: Range<usize>,
+    /// Where they stand.
+    shape: Shape,
 }
 
 /// A finished value.
@@ -48,42 +42,33 @@ struct Node {
 
 /// A container that is not finished.
 struct Open {
-    anchor: usize,
     place: Place,
     bytes: usize,
     levels: usize,
-    start: usize,
     items: Items,
+    /// Without what is in it so far.
+    shape: Shape,
 }
 
 enum Items {
     Sequence(Vec<Value>),
-    Mapping { members: Map<String, Value>, key: Option<String> },
+    Mapping { members: Map<String, Value>, key: Option<(String, Shape)> },
 }
 
 struct Reader<'a> {
+    text: &'a str,
     limits: &'a Limits,
     stack: Vec<Open>,
     anchors: HashMap<usize, Node>,
     /// Bytes so far, copies by aliases included.
     bytes: usize,
-    root: Option<Node>,
-    read: Read,
-    keys: Vec<Range<usize>>,
+    root: Option<(Node, Shape)>,
 }
 
 /// Reads the text between the fences.
 pub(super) fn read(inner: &str, limits: &Limits) -> Result<Read, Flaw> {
     let mut parser = Parser::new_from_str_with_options(inner, options(limits));
-    let mut reader = Reader {
-        limits,
-        stack: Vec::new(),
-        anchors: HashMap::new(),
-        bytes: 0,
-        root: None,
-        read: Read::default(),
-        keys: Vec::new(),
-    };
+    let mut reader = Reader { text: inner, limits, stack: Vec::new(), anchors: HashMap::new(), bytes: 0, root: None };
     while let Some(event) = parser.next_event() {
         let (event, span) = event.map_err(|error| {
             let marker = error.marker();
@@ -96,10 +81,10 @@ pub(super) fn read(inner: &str, limits: &Limits) -> Result<Read, Flaw> {
         })?;
         reader.take(event, span)?;
     }
-    match reader.root.map(|root| root.value) {
-        Some(Value::Object(fields)) => Ok(Read { fields, ..reader.read }),
+    match reader.root.map(|(root, shape)| (root.value, shape)) {
+        Some((Value::Object(fields), shape)) => Ok(Read { fields, shape }),
         // Nothing but comments.
-        None | Some(Value::Null) => Ok(Read { members: Some(Vec::new()), ..Read::default() }),
+        None | Some((Value::Null, _)) => Ok(Read { fields: Map::new(), shape: Shape::nothing() }),
         Some(_) => Err(Flaw::bad(Place::default(), "it must be a mapping of names to values")),
     }
 }
@@ -124,24 +109,34 @@ fn place(span: &Span) -> Place {
 impl Reader<'_> {
     fn take(&mut self, event: Event<'_>, span: Span) -> Result<(), Flaw> {
         let at = place(&span);
-        let bytes = span.byte_range().unwrap_or_default();
+        let range = span.byte_range().unwrap_or_default();
+        let shape = |kind, anchor, tag: Option<_>| Shape {
+            end: range.end,
+            range: range.clone(),
+            anchor,
+            is_tagged: tag.is_some(),
+            kind,
+        };
         match event {
             Event::Scalar(text, style, anchor, tag) => {
+                let mut shape = shape(Kind::Scalar, anchor, tag.as_ref().map(drop));
+                shape.end -= scalar::blank_lines_behind(&text, style, &self.text[range.clone()]);
                 let value = scalar::resolve(&text, style, tag.as_deref());
                 let size = value.as_str().map_or(1, |text| text.len() + 2);
                 let node = Node { value, bytes: size, levels: 0, key: Some(text.into_owned()) };
-                self.finish(node, anchor, at, bytes)
+                self.finish(node, shape, at)
             }
-            Event::SequenceStart(_, anchor, _) => self.open(Items::Sequence(Vec::new()), anchor, at, bytes.start),
-            Event::MappingStart(style, anchor, _) => {
-                if self.stack.is_empty() && style == StructureStyle::Block {
-                    self.read.members = Some(Vec::new());
-                }
-                self.open(Items::Mapping { members: Map::new(), key: None }, anchor, at, bytes.start)
+            Event::SequenceStart(style, anchor, tag) => {
+                let shape = shape(Kind::Sequence(style, Vec::new()), anchor, tag.map(drop));
+                self.open(Items::Sequence(Vec::new()), shape, at)
             }
-            Event::SequenceEnd | Event::MappingEnd => self.close(bytes.end),
+            Event::MappingStart(style, anchor, tag) => {
+                let shape = shape(Kind::Mapping(style, Vec::new()), anchor, tag.map(drop));
+                self.open(Items::Mapping { members: Map::new(), key: None }, shape, at)
+            }
+            Event::SequenceEnd | Event::MappingEnd => self.close(range.end),
             Event::Alias(id) => match self.anchors.get(&id) {
-                Some(node) => self.finish(node.clone(), 0, at, bytes),
+                Some(node) => self.finish(node.clone(), shape(Kind::Alias(id), 0, None), at),
                 None => Err(Flaw::bad(at, "an alias within what it is an alias of")),
             },
             Event::DocumentStart(..) if self.root.is_some() => Err(Flaw::bad(at, "a second document")),
@@ -149,27 +144,28 @@ impl Reader<'_> {
         }
     }
 
-    fn open(&mut self, items: Items, anchor: usize, place: Place, start: usize) -> Result<(), Flaw> {
+    fn open(&mut self, items: Items, shape: Shape, place: Place) -> Result<(), Flaw> {
         if self.stack.len() >= self.limits.fields_levels {
             return Err(too_deep(self.limits, place));
         }
-        self.stack.push(Open { anchor, place, bytes: 2, levels: 0, start, items });
+        self.stack.push(Open { place, bytes: 2, levels: 0, items, shape });
         Ok(())
     }
 
     fn close(&mut self, end: usize) -> Result<(), Flaw> {
-        let Some(open) = self.stack.pop() else { return Ok(()) };
+        let Some(mut open) = self.stack.pop() else { return Ok(()) };
         let value = match open.items {
             Items::Sequence(items) => Value::Array(items),
             Items::Mapping { members, .. } => Value::Object(members),
         };
+        open.shape.close(end);
         // What is in it was counted already.
         self.bytes = self.bytes.saturating_sub(open.bytes - 2);
         let node = Node { value, bytes: open.bytes, levels: open.levels + 1, key: None };
-        self.finish(node, open.anchor, open.place, open.start..end)
+        self.finish(node, open.shape, open.place)
     }
 
-    fn finish(&mut self, node: Node, anchor: usize, at: Place, bytes: Range<usize>) -> Result<(), Flaw> {
+    fn finish(&mut self, node: Node, shape: Shape, at: Place) -> Result<(), Flaw> {
         self.bytes = self.bytes.saturating_add(node.bytes);
         if self.bytes > self.limits.fields_bytes {
             let why = format!("fields may have at most {} bytes as JSON", self.limits.fields_bytes);
@@ -178,39 +174,35 @@ impl Reader<'_> {
         if self.stack.len() + node.levels > self.limits.fields_levels {
             return Err(too_deep(self.limits, at));
         }
-        if anchor != 0 {
-            self.anchors.insert(anchor, node.clone());
+        if shape.anchor != 0 {
+            self.anchors.insert(shape.anchor, node.clone());
         }
-        let is_top = self.stack.len() == 1;
         let Some(open) = self.stack.last_mut() else {
-            self.root = Some(node);
+            self.root = Some((node, shape));
             return Ok(());
         };
         open.bytes += node.bytes;
-        match &mut open.items {
-            Items::Sequence(items) => {
+        match (&mut open.items, &mut open.shape.kind) {
+            (Items::Sequence(items), Kind::Sequence(_, shapes)) => {
                 open.levels = open.levels.max(node.levels);
                 items.push(node.value);
+                shapes.push(shape);
             }
-            Items::Mapping { members, key } => match key.take() {
+            (Items::Mapping { members, key }, Kind::Mapping(_, shapes)) => match key.take() {
                 None => {
                     let name = node.key.ok_or_else(|| Flaw::bad(at, "a list or a mapping cannot be a name"))?;
                     if members.contains_key(&name) {
                         return Err(Flaw::bad(at, format!("{name:?} is there twice")));
                     }
-                    if is_top {
-                        self.keys.push(bytes);
-                    }
-                    *key = Some(name);
+                    *key = Some((name, shape));
                 }
-                Some(name) => {
+                Some((name, key)) => {
                     open.levels = open.levels.max(node.levels);
-                    if is_top && let (Some(all), Some(key)) = (&mut self.read.members, self.keys.pop()) {
-                        all.push(Member { name: name.clone(), key, value: bytes });
-                    }
-                    members.insert(name, node.value);
+                    members.insert(name.clone(), node.value);
+                    shapes.push(Member { name, key, value: shape });
                 }
             },
+            _ => {}
         }
         Ok(())
     }

@@ -1,18 +1,57 @@
-//! Changing YAML text: only the members that changed, each in its place.
+//! Changing YAML text: only the nodes that changed, each in its place, however deep.
 //!
-//! Deliberately absent: a proof that the result is right. The caller reads it back, and takes `anew` where it is not.
+//! Deliberately absent: a proof that the result is right. The caller reads it back, and takes another way where it is not.
 
+mod block;
+mod flow;
+
+use std::collections::{HashMap, HashSet};
 use std::ops::Range;
 
+use granit_parser::StructureStyle::{Block, Flow};
 use holdfast_protocol::Limits;
 use serde_json::{Map, Value};
 
 use super::super::place::Place;
 use super::super::{Fenced, Flaw};
-use super::{Member, read};
+use super::shape::{Kind, Shape};
+use super::write::{Ordered, entry, json, shifted};
+use super::{Read, read, scalar};
 
-/// How many times the bytes of JSON a value may take before it is written on one line as JSON.
-const BLOCK_FACTOR: usize = 3;
+/// How often aliases may be written out because what they lead to changed, and so on along them.
+const ROUNDS: usize = 8;
+
+/// How far down a change goes before all of a value is written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Reach {
+    /// To the member or item that changed.
+    Leaves,
+    /// To the top-level member that it is in.
+    Top,
+}
+
+/// A change of a text, being made.
+struct Amendment<'a, 'v> {
+    text: &'a str,
+    eol: &'a str,
+    reach: Reach,
+    /// What to put where, in order but for nested ones that end where others begin.
+    edits: Vec<(Range<usize>, String)>,
+    /// What nodes with anchors are now, as far as they changed and kept their anchors.
+    anchored: HashMap<usize, &'v Value>,
+    /// Anchors of nodes that are no longer what they were.
+    touched: HashSet<usize>,
+    /// Anchors whose aliases are to be written out.
+    broken: HashSet<usize>,
+}
+
+/// A node that is to have another value.
+#[derive(Clone, Copy)]
+struct Node<'v> {
+    shape: &'v Shape,
+    old: &'v Value,
+    new: &'v Value,
+}
 
 /// The text between the fences with `fields`, everything else as it was.
 pub(in super::super) fn amend(
@@ -20,29 +59,16 @@ pub(in super::super) fn amend(
     fields: &Map<String, Value>,
     limits: &Limits,
 ) -> Result<String, Flaw> {
-    let old = read(fenced.inner, limits)?;
-    let Some(members) = old.members else { return Err(Flaw::bad(Place::default(), "it is not a block")) };
-    let (inner, eol) = (fenced.inner, fenced.end_of_line());
-    let mut text = inner.to_owned();
-    let indent = members.first().map_or(0, |member| column(inner, member.key.start));
-    for (place, member) in members.iter().enumerate().rev() {
-        let region = region(inner, member, members.get(place + 1));
-        match fields.get(&member.name) {
-            Some(value) if old.fields.get(&member.name) == Some(value) => {}
-            Some(value) => {
-                let (range, new) = replacement(inner, member, region, value, indent, eol)?;
-                text.replace_range(range, &new);
-            }
-            None => text.replace_range(region, ""),
-        }
-    }
-    if !text.is_empty() && !text.ends_with('\n') {
-        text.push_str(eol);
-    }
-    for (name, value) in fields.iter().filter(|(name, _)| !old.fields.contains_key(*name)) {
-        text.push_str(&shifted(&entry(name, value)?, indent, eol));
-    }
-    Ok(text)
+    reaching(Reach::Leaves, fenced, fields, limits)
+}
+
+/// As `amend`, with all of each top-level member that changed written again.
+pub(in super::super) fn amend_tops(
+    fenced: &Fenced<'_>,
+    fields: &Map<String, Value>,
+    limits: &Limits,
+) -> Result<String, Flaw> {
+    reaching(Reach::Top, fenced, fields, limits)
 }
 
 /// The text between the fences of nothing but `fields`, in the order that they had.
@@ -51,8 +77,9 @@ pub(in super::super) fn anew(
     fields: &Map<String, Value>,
     limits: &Limits,
 ) -> Result<String, Flaw> {
-    let lines = in_order(fenced, fields, limits).into_iter();
-    lines.map(|(name, value)| Ok(shifted(&entry(name, value)?, 0, fenced.end_of_line()))).collect()
+    let old = read(fenced.inner, limits).map_or_else(|_| Shape::nothing(), |old| old.shape);
+    let members = Ordered::members(fields, &old).into_iter();
+    members.map(|(name, value)| Ok(shifted(&entry(name, value)?, 0, fenced.end_of_line()))).collect()
 }
 
 /// As `anew`, each on one line as JSON: plain, and nothing that could be read otherwise.
@@ -61,113 +88,121 @@ pub(in super::super) fn as_json(
     fields: &Map<String, Value>,
     limits: &Limits,
 ) -> Result<String, Flaw> {
-    let lines = in_order(fenced, fields, limits).into_iter();
-    lines
-        .map(|(name, value)| Ok(format!("{}: {}{}", json(name, name)?, json(name, value)?, fenced.end_of_line())))
+    let old = read(fenced.inner, limits).map_or_else(|_| Shape::nothing(), |old| old.shape);
+    let members = Ordered::members(fields, &old).into_iter();
+    members
+        .map(|(name, value)| Ok(format!("{}: {}{}", json(name, name)?, json(name, &value)?, fenced.end_of_line())))
         .collect()
 }
 
-fn in_order<'a>(fenced: &Fenced<'_>, fields: &'a Map<String, Value>, limits: &Limits) -> Vec<(&'a String, &'a Value)> {
-    let members = read(fenced.inner, limits).ok().and_then(|read| read.members).unwrap_or_default();
-    let known = members.iter().filter_map(|member| fields.get_key_value(&member.name));
-    let new = fields.iter().filter(|(name, _)| !members.iter().any(|member| member.name == **name));
-    known.chain(new).collect()
-}
-
-fn line_start(text: &str, at: usize) -> usize {
-    text[..at].rfind('\n').map_or(0, |at| at + 1)
-}
-
-fn column(text: &str, at: usize) -> usize {
-    at - line_start(text, at)
-}
-
-/// The lines of a member, without blank lines and comments of the next one.
-fn region(text: &str, member: &Member, next: Option<&Member>) -> Range<usize> {
-    let start = line_start(text, member.key.start);
-    let limit = next.map_or(text.len(), |next| line_start(text, next.key.start));
-    let mut end = limit;
-    for line in text[start..limit].split_inclusive('\n').rev() {
-        // Behind the line of the key itself there is nothing to give back.
-        if end - line.len() < member.key.end || !(line.trim().is_empty() || line.starts_with('#')) {
-            break;
+fn reaching(reach: Reach, fenced: &Fenced<'_>, fields: &Map<String, Value>, limits: &Limits) -> Result<String, Flaw> {
+    let old = read(fenced.inner, limits)?;
+    let (text, eol) = (fenced.inner, fenced.end_of_line());
+    let mut broken = HashSet::new();
+    for _ in 0..ROUNDS {
+        let mut amendment = Amendment {
+            text,
+            eol,
+            reach,
+            edits: Vec::new(),
+            anchored: HashMap::new(),
+            touched: HashSet::new(),
+            broken: broken.clone(),
+        };
+        amendment.whole(&old, fields)?;
+        // An alias of what changed has the old value still: written out, and all again, since it may have an anchor too.
+        amendment.touched.retain(|anchor| !broken.contains(anchor));
+        if !old.shape.leads_to(&amendment.touched) {
+            return Ok(amendment.finish());
         }
-        end -= line.len();
+        broken.extend(amendment.touched);
     }
-    start..end
+    Err(Flaw::bad(Place::default(), "its aliases lead too far"))
 }
 
-/// What to put where for a member with a new value. A value on the key's own line is replaced alone, so that a comment
-/// behind it stays.
-fn replacement(
-    text: &str,
-    member: &Member,
-    region: Range<usize>,
-    value: &Value,
-    indent: usize,
-    eol: &str,
-) -> Result<(Range<usize>, String), Flaw> {
-    let new = behind_name(&member.name, value)?;
-    let old = &text[member.value.clone()];
-    let is_on_one_line = !old.is_empty() && !old.contains('\n') && new.lines().count() == 1;
-    if is_on_one_line && !text[member.key.end..member.value.start].contains('\n') {
-        return Ok((member.value.clone(), new.trim_start_matches(':').trim().to_owned()));
-    }
-    let key = &text[region.start..member.key.end];
-    Ok((region, format!("{key}{}", &shifted(&new, indent, eol)[indent..])))
-}
-
-fn cannot(name: &str, why: &str) -> Flaw {
-    Flaw::bad(Place::default(), format!("{name:?} cannot be written as YAML: {why}"))
-}
-
-/// A member of its own, as lines.
-fn entry(name: &str, value: &Value) -> Result<String, Flaw> {
-    let key = match serde_saphyr::to_string(&Map::from_iter([(name.to_owned(), Value::Null)])) {
-        Ok(lines) if lines.lines().count() == 1 && lines.ends_with(": null\n") => {
-            lines[..lines.len() - ": null\n".len()].to_owned()
-        }
-        _ => json(name, &name)?,
-    };
-    Ok(key + &behind_name(name, value)?)
-}
-
-/// A value as it stands behind its name, from the colon on.
-fn behind_name(name: &str, value: &Value) -> Result<String, Flaw> {
-    let json = json(name, value)?;
-    let member = Map::from_iter([("k".to_owned(), value.clone())]);
-    let block = serde_saphyr::to_string(&member).map_err(|error| cannot(name, &error.to_string()))?;
-    match block.strip_prefix('k') {
-        Some(block) if block.len() <= BLOCK_FACTOR * (json.len() + 16) => Ok(block.to_owned()),
-        _ => Ok(format!(": {json}\n")),
-    }
-}
-
-/// JSON is YAML, but for characters that YAML does not print.
-fn json<T: serde::Serialize + ?Sized>(name: &str, value: &T) -> Result<String, Flaw> {
-    let json = serde_json::to_string(value).map_err(|error| cannot(name, &error.to_string()))?;
-    let mut text = String::with_capacity(json.len());
-    for char in json.chars() {
-        match char {
-            '\u{7f}'..='\u{9f}' | '\u{2028}' | '\u{2029}' | '\u{feff}' | '\u{fffe}' | '\u{ffff}' => {
-                text.push_str(&format!("\\u{:04x}", u32::from(char)));
+impl<'v> Amendment<'_, 'v> {
+    fn whole(&mut self, old: &'v Read, fields: &'v Map<String, Value>) -> Result<(), Flaw> {
+        let made = match &old.shape.kind {
+            Kind::Mapping(Block, members) => self.block_mapping(members, &old.fields, fields, self.text.len())?,
+            Kind::Mapping(Flow, members) if self.reach == Reach::Leaves => {
+                self.flow_mapping(&old.shape, members, &old.fields, fields)?
             }
-            char => text.push(char),
-        }
+            _ => None,
+        };
+        made.ok_or_else(|| Flaw::bad(Place::default(), "it cannot be changed in its place"))
     }
-    Ok(text)
-}
 
-/// `lines` with `indent` and these ends.
-fn shifted(lines: &str, indent: usize, eol: &str) -> String {
-    let pad = " ".repeat(indent);
-    let mut text = String::with_capacity(lines.len() + 16);
-    for line in lines.lines() {
-        if !line.is_empty() {
-            text.push_str(&pad);
+    /// Whether there is nothing to do for a node.
+    fn stays(&self, node: Node<'_>) -> bool {
+        if let Kind::Alias(anchor) = node.shape.kind
+            && let Some(now) = self.anchored.get(&anchor)
+        {
+            return *now == node.new;
         }
-        text.push_str(line);
-        text.push_str(eol);
+        node.old == node.new && !node.shape.leads_to(&self.broken)
     }
-    text
+
+    /// Changes what is in a node and leaves the node; `None` where that cannot be. `limit` is where its lines end.
+    fn within(&mut self, node: Node<'v>, limit: usize) -> Result<Option<()>, Flaw> {
+        if self.reach == Reach::Top {
+            return Ok(None);
+        }
+        let (edits, shape) = (self.edits.len(), node.shape);
+        let made = match (&shape.kind, node.old, node.new) {
+            (Kind::Mapping(Block, members), Value::Object(old), Value::Object(new)) if !new.is_empty() => {
+                self.block_mapping(members, old, new, limit)?
+            }
+            (Kind::Mapping(Flow, members), Value::Object(old), Value::Object(new)) => {
+                self.flow_mapping(shape, members, old, new)?
+            }
+            (Kind::Sequence(Block, items), Value::Array(old), Value::Array(new)) if !new.is_empty() => {
+                self.block_sequence(items, old, new, limit)?
+            }
+            (Kind::Sequence(Flow, items), Value::Array(old), Value::Array(new)) => {
+                self.flow_sequence(shape, items, old, new)?
+            }
+            _ => None,
+        };
+        if made.is_none() {
+            self.edits.truncate(edits);
+        } else if node.old != node.new {
+            self.keeps_anchor(node);
+        }
+        Ok(made)
+    }
+
+    fn keeps_anchor(&mut self, node: Node<'v>) {
+        if node.shape.anchor != 0 {
+            self.touched.insert(node.shape.anchor);
+            self.anchored.insert(node.shape.anchor, node.new);
+        }
+    }
+
+    /// What changes from one date to another: a plain one, where it was, since other readers may tell it from a string.
+    fn date(&self, node: Node<'_>) -> Option<String> {
+        let new = node.new.as_str().filter(|new| scalar::is_date(new))?;
+        scalar::is_date(&self.text[node.shape.range.clone()]).then(|| new.to_owned())
+    }
+
+    fn put(&mut self, range: Range<usize>, text: String) {
+        self.edits.push((range, text));
+    }
+
+    fn finish(mut self) -> String {
+        // Stable: what is put at the end of a nested block comes before what follows it.
+        self.edits.sort_by_key(|(range, _)| (range.start, range.end));
+        let mut text = String::with_capacity(self.text.len() + 64);
+        let mut at = 0;
+        for (range, new) in &self.edits {
+            // One within another that goes anyway.
+            if range.start < at {
+                continue;
+            }
+            text.push_str(&self.text[at..range.start]);
+            text.push_str(new);
+            at = range.end;
+        }
+        text.push_str(&self.text[at..]);
+        text
+    }
 }
