@@ -9,6 +9,7 @@
 //! A key that is a number, a boolean or `null` is its text; a key that is a list or a mapping is refused.
 
 mod place;
+mod same;
 #[cfg(test)]
 mod tests;
 mod toml;

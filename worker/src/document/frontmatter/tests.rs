@@ -3,6 +3,7 @@
 mod laws;
 mod nested;
 mod odd;
+mod sections;
 
 use serde_json::json;
 

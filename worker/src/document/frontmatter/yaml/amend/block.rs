@@ -8,6 +8,7 @@ use std::ops::Range;
 use serde_json::{Map, Value};
 
 use super::super::super::Flaw;
+use super::super::super::same::Same;
 use super::super::shape::{Kind, Member, Shape};
 use super::super::write::{Ordered, behind_name, entry, item, shifted};
 use super::{Amendment, Node};
@@ -184,42 +185,6 @@ impl<'v> Amendment<'_, 'v> {
             }
         }
         own
-    }
-}
-
-/// How two lists are the same: so many items at the head, and so many at the tail.
-#[derive(Clone, Copy)]
-pub(super) struct Same {
-    pub(super) head: usize,
-    tail: usize,
-}
-
-impl Same {
-    pub(super) fn of(old: &[Value], new: &[Value]) -> Self {
-        let head = old.iter().zip(new).take_while(|(old, new)| old == new).count();
-        let rest = old[head..].iter().rev().zip(new[head..].iter().rev());
-        Self { head, tail: rest.take_while(|(old, new)| old == new).count() }
-    }
-
-    /// How many items between head and tail have another in their place.
-    pub(super) fn kept(self, old: &[Value], new: &[Value]) -> usize {
-        old.len().min(new.len()) - self.head - self.tail
-    }
-
-    /// Where the old item at `place` is in the new list.
-    pub(super) fn place_of(self, place: usize, old: &[Value], new: &[Value]) -> Option<usize> {
-        if place < self.head + self.kept(old, new) {
-            Some(place)
-        } else if place >= old.len() - self.tail {
-            Some(place + new.len() - old.len())
-        } else {
-            None
-        }
-    }
-
-    /// Which items are new and in no old one's place.
-    pub(super) fn added(self, old: &[Value], new: &[Value]) -> Range<usize> {
-        self.head + self.kept(old, new)..new.len() - self.tail
     }
 }
 

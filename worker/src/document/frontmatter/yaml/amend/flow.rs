@@ -5,9 +5,9 @@ use std::ops::Range;
 use serde_json::{Map, Value};
 
 use super::super::super::Flaw;
+use super::super::super::same::Same;
 use super::super::shape::{Member, Shape};
 use super::super::write::{Ordered, in_flow, in_flow_mapping};
-use super::block::Same;
 use super::{Amendment, Node};
 
 /// Something between commas.
