@@ -1,7 +1,7 @@
 //! Front matter: the fields of a document as they stand at the head of its file, in YAML between `---` or in TOML between
 //! `+++`.
 //!
-//! Laws: `split` loses no byte; a front matter whose fields did not change is written as it was read; what `rewrite` returns
+//! Laws: `split` loses no byte, and `join` puts together what it took apart; a front matter whose fields did not change is written as it was read; what `rewrite` returns
 //! reads back as exactly the fields that it was given.
 //! Deliberately absent: I/O, and any opinion about a body. No front matter is made before there are fields.
 //!
@@ -25,10 +25,15 @@ use place::Place;
 /// How many times the limit of fields a front matter may have as text: comments and indentation are not in the fields.
 const TEXT_FACTOR: usize = 4;
 
+/// Names that `serde_json` takes for instructions when it reads fields as JSON, as a session's log has them.
+const RESERVED_NAMES: &str = "$serde_json::private::";
+
+const BYTE_ORDER_MARK: char = '\u{feff}';
+
 /// A file's text, taken apart.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Parts<'a> {
-    /// The front matter with its fences and what is before them; empty where there is none.
+    /// The front matter with its fences and the byte order marks around them; empty where there is none.
     pub front: &'a str,
     /// Everything else.
     pub body: &'a str,
@@ -47,7 +52,8 @@ struct Fenced<'a> {
     /// A byte order mark, and the line of the opening fence.
     head: &'a str,
     inner: &'a str,
-    /// The line of the closing fence.
+    /// The line of the closing fence, and byte order marks behind it: a body behind a front matter begins with none, so
+    /// that `join` can tell where one comes from.
     tail: &'a str,
 }
 
@@ -81,6 +87,11 @@ impl Flaw {
     }
 }
 
+/// Refuses a name that could not be a field's.
+fn check_name(name: &str, at: impl FnOnce() -> Place) -> Result<(), Flaw> {
+    if name.starts_with(RESERVED_NAMES) { Err(Flaw::bad(at(), format!("{name:?} cannot be a name"))) } else { Ok(()) }
+}
+
 /// How many bytes of text a front matter may have.
 pub fn text_limit(limits: &Limits) -> usize {
     limits.fields_bytes.saturating_mul(TEXT_FACTOR)
@@ -91,6 +102,16 @@ pub fn split(text: &str) -> Parts<'_> {
     let end = fenced(text).map_or(0, |fenced| fenced.head.len() + fenced.inner.len() + fenced.tail.len());
     let (front, body) = text.split_at(end);
     Parts { front, body }
+}
+
+/// A file's text. A byte order mark of a body that got its first front matter comes first again.
+pub fn join(front: &str, body: &str) -> String {
+    match body.strip_prefix(BYTE_ORDER_MARK) {
+        Some(rest) if !front.is_empty() && !front.starts_with(BYTE_ORDER_MARK) => {
+            [&body[..BYTE_ORDER_MARK.len_utf8()], front, rest].concat()
+        }
+        _ => [front, body].concat(),
+    }
 }
 
 /// The fields that `front` has.
@@ -152,7 +173,7 @@ pub fn rewrite(front: &str, fields: &Map<String, Value>, body: &str, limits: &Li
 
 /// A closing fence at the end of a file needs a line of its own once there is a body.
 fn closed(front: String, fenced: &Fenced<'_>, body: &str) -> String {
-    let is_open = !front.ends_with('\n') && !body.is_empty();
+    let is_open = !fenced.tail.contains('\n') && !body.is_empty();
     if is_open { front + fenced.end_of_line() } else { front }
 }
 
@@ -167,7 +188,7 @@ impl Fenced<'_> {
 }
 
 fn fenced(text: &str) -> Option<Fenced<'_>> {
-    let start = if text.starts_with('\u{feff}') { '\u{feff}'.len_utf8() } else { 0 };
+    let start = if text.starts_with(BYTE_ORDER_MARK) { BYTE_ORDER_MARK.len_utf8() } else { 0 };
     let head = start + text[start..].find('\n')? + 1;
     let (language, closings): (_, &[&str]) = match bare(&text[start..head]) {
         "---" => (Language::Yaml, &["---", "..."]),
@@ -177,7 +198,8 @@ fn fenced(text: &str) -> Option<Fenced<'_>> {
     let mut at = head;
     for line in text[head..].split_inclusive('\n') {
         if closings.contains(&bare(line)) {
-            let end = at + line.len();
+            let body = text[at + line.len()..].trim_start_matches(BYTE_ORDER_MARK);
+            let end = text.len() - body.len();
             return Some(Fenced { language, head: &text[..head], inner: &text[head..at], tail: &text[at..end] });
         }
         at += line.len();

@@ -24,6 +24,7 @@ fn map(value: Value) -> Map<String, Value> {
 fn fields(text: &str) -> Value {
     let parts = split(text);
     assert_eq!([parts.front, parts.body].concat(), text);
+    assert_eq!(join(parts.front, parts.body), text);
     let fields = read(parts.front, &limits()).unwrap_or_else(|error| panic!("{text:?}: {error}"));
     assert_eq!(rewrite(parts.front, &fields, parts.body, &limits()).unwrap(), parts.front);
     Value::Object(fields)
@@ -40,7 +41,7 @@ fn patched(text: &str, patch: Value) -> String {
     holdfast_protocol::document::merge_patch(&mut fields, &map(patch));
     let front = rewrite(parts.front, &fields, parts.body, &limits()).unwrap();
     assert_eq!(read(&front, &limits()).unwrap(), fields);
-    front + parts.body
+    join(&front, parts.body)
 }
 
 #[test]
@@ -68,7 +69,8 @@ fn the_fences_may_be_odd_and_the_body_keeps_every_byte() {
         ("---\n---\n", "---\n---\n"),
         ("---\n---", "---\n---"),
         ("---\r\na: 1\r\n---\r\nx\r\n", "---\r\na: 1\r\n---\r\n"),
-        ("\u{feff}---\na: 1\n---\n\u{feff}x", "\u{feff}---\na: 1\n---\n"),
+        ("\u{feff}---\na: 1\n---\n\u{feff}x", "\u{feff}---\na: 1\n---\n\u{feff}"),
+        ("+++\na = 1\n+++\n\u{feff}\u{feff}\n", "+++\na = 1\n+++\n\u{feff}\u{feff}"),
         ("--- \t\na: 1\n---\t\n\n\nx", "--- \t\na: 1\n---\t\n"),
         ("---\na: 1\n...\n---\n", "---\na: 1\n...\n"),
         ("+++\na = 1\n+++\n---\n---\n", "+++\na = 1\n+++\n"),
@@ -117,7 +119,12 @@ fn bad_front_matter_is_refused_with_line_and_column() {
         ("---\na: *nowhere\n---\n", 2, 4),
         ("---\na: &a [*a]\n---\n", 2, 8),
         ("---\na: b: c\n---\n", 2, 5),
+        ("---\na: 1\n$serde_json::private::RawValue: \"[1]\"\n---\n", 3, 1),
+        ("---\na: [1, {'$serde_json::private::RawValue': '1'}]\n---\n", 2, 9),
         ("+++\na = 1\nb = \n+++\n", 3, 5),
+        ("+++\na = 1\n\"$serde_json::private::RawValue\" = '[1]'\n+++\n", 3, 1),
+        ("+++\na = [{ '$serde_json::private::RawValue' = '1' }]\n+++\n", 2, 8),
+        ("+++\n[[b]]\nc.'$serde_json::private::RawValue' = '1'\n+++\n", 3, 3),
         ("+++\na = 1\na = 2\n+++\n", 3, 1),
     ] {
         let error = refusal(text);
@@ -205,6 +212,12 @@ fn a_changed_field_of_toml_leaves_the_others_their_places_and_comments() {
 fn the_first_field_makes_a_front_matter_and_the_last_one_leaves_its_fences() {
     assert_eq!(patched("body", json!({"a": 1})), "---\na: 1\n---\nbody");
     assert_eq!(patched("body\r\n", json!({"a": 1})), "---\r\na: 1\r\n---\r\nbody\r\n");
+    assert_eq!(
+        patched("\u{feff}body", json!({"a": 1})),
+        "\u{feff}---\na: 1\n---\nbody",
+        "the byte order mark stays first"
+    );
+    assert_eq!(patched("\u{feff}---\n---", json!({"a": 1})), "\u{feff}---\na: 1\n---");
     assert_eq!(patched("---\na: 1\n---\nbody", json!({"a": null})), "---\n---\nbody");
     assert_eq!(patched("+++\na = 1\n+++\nbody", json!({"a": null})), "+++\n+++\nbody");
 }
