@@ -5,9 +5,45 @@ use proptest::prelude::*;
 use super::odd::{floats, front_matters, names, objects, values};
 use super::*;
 
-/// Comments and blank lines of a text, and the names at its top, in order.
-fn comments(text: &str) -> Vec<&str> {
-    text.lines().filter(|line| line.starts_with('#')).collect()
+/// The names at the top of a front matter, in order, by a reading of their own.
+fn names_in_order(front: &str) -> Vec<String> {
+    let fenced = fenced(front).unwrap();
+    if fenced.language == Language::Toml {
+        let document: toml_edit::DocumentMut = fenced.inner.parse().unwrap();
+        return document.iter().map(|(name, _)| name.to_owned()).collect();
+    }
+    let (mut names, mut depth, mut is_name) = (Vec::new(), 0, true);
+    for event in granit_parser::Parser::new_from_str(fenced.inner) {
+        use granit_parser::Event;
+        let (opens, name) = match event.unwrap().0 {
+            Event::SequenceStart(..) | Event::MappingStart(..) => (true, None),
+            Event::SequenceEnd | Event::MappingEnd => (false, None),
+            Event::Scalar(name, ..) => (false, Some(name.into_owned())),
+            Event::Alias(_) => (false, Some("an alias".to_owned())),
+            _ => continue,
+        };
+        if opens {
+            depth += 1;
+            continue;
+        }
+        depth -= usize::from(name.is_none());
+        if depth == 1 {
+            names.extend(name.filter(|_| is_name));
+            is_name = !is_name;
+        }
+    }
+    names
+}
+
+/// How many comments there are, and how many of them are before a name or at the end, and so within no value.
+fn comments(text: &str) -> (usize, usize) {
+    let lines: Vec<_> = text.lines().filter(|line| !line.trim().is_empty()).collect();
+    let all = lines.iter().enumerate().filter(|(_, line)| line.starts_with('#'));
+    let next = |at: usize| lines[at..].iter().find(|line| !line.starts_with('#'));
+    let outside = all
+        .clone()
+        .filter(|(at, _)| next(*at).is_none_or(|line| !line.starts_with([' ', '\t', '-']) || *line == "---"));
+    (all.clone().count(), outside.count())
 }
 
 /// Fields as a log, a snapshot or a client gives them back.
@@ -73,19 +109,71 @@ proptest! {
     }
 
     #[test]
-    fn a_change_of_one_field_keeps_the_rest(front in front_matters(), name in names(), value in values()) {
+    fn a_change_of_one_field_keeps_the_rest_and_its_order(front in front_matters(), name in names(), value in values()) {
         let front = split(&front).front;
         let Ok(mut fields) = read(front, &limits()) else { return Ok(()) };
         fields.insert(name.clone(), value);
-        match rewrite(front, &fields, "", &limits()) {
-            Ok(changed) => {
-                prop_assert_eq!(read(&changed, &limits()).unwrap(), fields, "{:?} to {:?}", front, changed);
-                let is_toml = front.contains("+++") || front[3..].contains('\u{feff}');
-                if !is_toml && !front.contains(['{', '?', '&']) && !front.contains("|") && !front.contains(">") {
-                    prop_assert_eq!(comments(front), comments(&changed), "{:?} to {:?}", front, changed);
-                }
-            }
-            Err(error) => prop_assert!(error.message.contains("TOML cannot say"), "{}: {:?} {:?}", error, front, fields),
-        }
+        keeps_the_rest(front, fields, &name)?;
     }
+
+    #[test]
+    fn a_change_of_one_leaf_keeps_the_rest_and_its_order(
+        front in front_matters(), leaf in any::<prop::sample::Index>(), value in values(),
+    ) {
+        let front = split(&front).front;
+        let Ok(fields) = read(front, &limits()) else { return Ok(()) };
+        let mut leaves = Vec::new();
+        each_leaf(&Value::Object(fields.clone()), String::new(), &mut leaves);
+        if fields.is_empty() {
+            return Ok(());
+        }
+        let mut fields = Value::Object(fields);
+        let leaf = leaf.get::<String>(&leaves);
+        *fields.pointer_mut(leaf).unwrap() = value;
+        let name = leaf.split('/').nth(1).unwrap().replace("~1", "/").replace("~0", "~");
+        keeps_the_rest(front, map(fields), &name)?;
+    }
+}
+
+/// Pointers (RFC 6901) to the scalars and the empty lists and mappings of a value.
+fn each_leaf(value: &Value, at: String, into: &mut Vec<String>) {
+    match value {
+        Value::Object(members) if !members.is_empty() => {
+            for (name, value) in members {
+                each_leaf(value, format!("{at}/{}", name.replace('~', "~0").replace('/', "~1")), into);
+            }
+        }
+        Value::Array(items) if !items.is_empty() => {
+            items.iter().enumerate().for_each(|(place, item)| each_leaf(item, format!("{at}/{place}"), into));
+        }
+        _ => into.push(at),
+    }
+}
+
+/// `front` written with `fields`, of which the top-level member `name` may be new or of another kind.
+fn keeps_the_rest(front: &str, fields: Map<String, Value>, name: &str) -> Result<(), TestCaseError> {
+    let changed = match rewrite(front, &fields, "", &limits()) {
+        Ok(changed) => changed,
+        Err(error) => {
+            prop_assert!(error.message.contains("TOML cannot say"), "{error}: {front:?} {fields:?}");
+            return Ok(());
+        }
+    };
+    prop_assert_eq!(read(&changed, &limits()).unwrap(), fields, "{:?} to {:?}", front, changed);
+    if front.is_empty() {
+        return Ok(());
+    }
+    let is_toml = fenced(front).unwrap().language == Language::Toml;
+    let (mut before, mut after) = (names_in_order(front), names_in_order(&changed));
+    // A value of TOML that becomes a section goes behind the values.
+    if is_toml || !before.iter().any(|other| other == name) {
+        before.retain(|other| other != name);
+        after.retain(|other| other != name);
+    }
+    prop_assert_eq!(before, after, "{:?} to {:?}", front, changed);
+    // Text that looks like a comment, and what cannot be changed in its place.
+    if !is_toml && !front.contains(['?', '&', '|', '>', '\t']) && !front[3..].contains('\u{feff}') {
+        prop_assert!(comments(front).1 <= comments(&changed).0, "{front:?} to {changed:?}");
+    }
+    Ok(())
 }

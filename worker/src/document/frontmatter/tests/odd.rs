@@ -67,60 +67,79 @@ pub(super) fn objects() -> impl Strategy<Value = Map<String, Value>> {
     prop::collection::btree_map(names(), values(), 0..6).prop_map(|members| members.into_iter().collect())
 }
 
-/// Lines as people and programs write them, and as nobody should.
-pub(super) fn lines() -> impl Strategy<Value = String> {
-    prop::sample::select(vec![
-        "a: 1",
-        "b: two",
-        "c: \"three\" # c",
-        "d:",
-        "  - x",
-        "  - {y: z}",
-        "e: |",
-        "  text",
-        "",
-        "# note",
-        "  # note",
-        "f: [1,",
-        "  2]",
-        "g: {h: 1}",
-        "? k",
-        ": v",
-        "a: again",
-        "\ti: 1",
-        "j: &j 1",
-        "l: *j",
-        "m: >+",
-        "   folded",
-        "n: !!str 5",
-        "- o",
-        "p: 'it''s'",
-        "q:   ",
-        "...",
-        "%YAML 1.2",
-        "'r': 1",
-        "a = 1",
-        "b = 'x' # b",
-        "[s]",
-        "t.u = 1",
-        "[[v]]",
-        "w = [1, 2]",
-        "x = 1979-05-27",
-        "y = { z = 1 }",
-        "\u{feff}a: 1",
-        "é: ü",
-        "aa: \"x\\ny\"",
-    ])
-    .prop_map(str::to_owned)
-}
+/// Lines as people and programs write them, and as nobody should. Some are made so that any of them go together.
+const YAML: &[&str] = &[
+    "a: 1",
+    "b: two",
+    "c: \"three\" # c",
+    "d:",
+    "  - x",
+    "  - {y: z}",
+    "  - dd: 1 # dd",
+    "    de: 0x02",
+    "e: |",
+    "  text",
+    "",
+    "# note",
+    "  # note",
+    "f: [1,",
+    "  2]",
+    "g: {h: 1}",
+    "? k",
+    ": v",
+    "a: again",
+    "\ti: 1",
+    "j: &j 1",
+    "l: *j",
+    "ja: &ja {jb: [2, *j]}",
+    "la: [*ja, *j, 1979-05-27]",
+    "m: >+",
+    "   folded",
+    "n: !!str 5",
+    "- o",
+    "p: 'it''s'",
+    "q:   ",
+    "...",
+    "%YAML 1.2",
+    "'r': 1",
+    "\u{feff}a: 1",
+    "é: ü",
+    "aa: \"x\\ny\"",
+    "ab:\n  ac: 1 # ac\n  # ad\n  ad:\n    ae: x\n  af: [1, {ag: 2}]",
+    "ba:\n- bb: 1\n  bc: |+\n    text\n\n- - x\n  - 'y'",
+];
+
+const TOML: &[&str] = &[
+    "a = 1",
+    "b = 'x' # b",
+    "[s]",
+    "t.u = 1",
+    "[[v]]",
+    "w = [1, 2]",
+    "x = 1979-05-27",
+    "y = { z = 1 }",
+    "# note",
+    "",
+    "zz = 2 # zz",
+    "c = [\n  1, # one\n  { d = 'x' },\n  # three\n  3 # end\n]",
+    "[g.h]\ni = 1",
+    "[f]",
+    "[[v.k]]",
+    "e = \"\"\"\ntext\"\"\"",
+    "d = 1.50",
+];
 
 pub(super) fn front_matters() -> impl Strategy<Value = String> {
-    let ends = prop::sample::select(vec!["\n", "\r\n"]);
-    (prop::sample::select(vec!["---", "+++"]), prop::collection::vec(lines(), 0..10), ends, any::<bool>()).prop_map(
-        |(fence, lines, end, bom)| {
-            let mark = if bom { "\u{feff}" } else { "" };
-            let lines: String = lines.into_iter().map(|line| line + end).collect();
-            format!("{mark}{fence}{end}{lines}{fence}{end}")
-        },
-    )
+    let lines = |lines: &'static [&'static str]| prop::collection::vec(prop::sample::select(lines), 0..10);
+    let fenced = prop_oneof![
+        4 => (Just("---"), lines(YAML)),
+        4 => (Just("+++"), lines(TOML)),
+        1 => (Just("---"), lines(TOML)),
+        1 => (Just("+++"), lines(YAML)),
+    ];
+    (fenced, prop::sample::select(vec!["\n", "\r\n"]), any::<bool>()).prop_map(|((fence, lines), end, bom)| {
+        let mark = if bom { "\u{feff}" } else { "" };
+        let lines: String = lines.into_iter().map(|line| line.replace('\n', end) + end).collect();
+        format!("{mark}{fence}{end}{lines}{fence}{end}")
+    })
 }

@@ -66,8 +66,21 @@ fn comments_stay_when_the_key_below_them_goes() {
 fn comments_stay_when_the_section_below_them_goes() {
     let section = &TEXT[TEXT.find("[author]").unwrap()..TEXT.find("\n# about first").unwrap()];
     changes(json!({"author": null}), section, "");
+    changes(
+        json!({"author": null, "by": "x"}),
+        &format!("}}\n\n# about author\n{section}"),
+        "}\nby = \"x\"\n\n# about author\n",
+    );
     let steps = &TEXT[TEXT.find("[[steps]]").unwrap()..TEXT.find("# end").unwrap()];
     changes(json!({"steps": null}), steps, "# about second step\n");
+}
+
+#[test]
+fn a_section_may_become_a_line_and_a_line_a_section() {
+    let text = "+++\na = 1\n# about f\n[f]\nx = 1\n# about s\n[s]\n+++\n";
+    assert_eq!(patched(text, json!({"f": 2})), "+++\na = 1\nf = 2\n# about f\n# about s\n[s]\n+++\n");
+    let text = "+++\n# about a\na = 1\nb = 2\n+++\n";
+    assert_eq!(patched(text, json!({"a": {"x": 1}})), "+++\n# about a\nb = 2\n\n[a]\nx = 1\n+++\n");
 }
 
 #[test]

@@ -8,7 +8,7 @@ use toml_edit::{Array, ArrayOfTables, DocumentMut, Item, TableLike};
 
 use super::super::same::Same;
 use super::super::{Fenced, Flaw};
-use super::comments::{Loose, lift, lift_table, settle, without};
+use super::comments::{Loose, lift, lift_table, settle};
 use super::items::{put_in, take_out};
 use super::write::{fresh, fresh_item, section};
 use super::{document, json, json_value};
@@ -70,16 +70,22 @@ impl Amendment<'_> {
         header: Option<isize>,
     ) -> Result<(), Flaw> {
         let names: Vec<String> = table.iter().map(|(name, _)| name.to_owned()).collect();
+        let stays = |table: &dyn TableLike, name: &str| match (table.get(name), fields.get(name)) {
+            (Some(item), Some(value)) => is_alike(item, value),
+            _ => false,
+        };
         let mut stay = Vec::new();
         // From the last to the first, so that comments come together in their order.
         for name in names.iter().rev() {
-            if fields.contains_key(name) {
+            if stays(table, name) {
                 stay.push(name.as_str());
             } else {
                 self.loose.extend(lift(table, name, stay.iter().rev().copied(), header));
             }
         }
-        without(table, |name| fields.contains_key(name));
+        for name in names.iter().filter(|name| !stays(table, name)).cloned().collect::<Vec<_>>() {
+            table.remove(&name);
+        }
         for (name, value) in fields {
             match table.get_mut(name) {
                 None => {
@@ -98,11 +104,7 @@ impl Amendment<'_> {
                 let header = table.position();
                 self.table(table, fields, header)
             }
-            (Item::ArrayOfTables(tables), Value::Array(items))
-                if !items.is_empty() && items.iter().all(Value::is_object) =>
-            {
-                self.tables(name, tables, items)
-            }
+            (Item::ArrayOfTables(tables), Value::Array(items)) => self.tables(name, tables, items),
             (Item::Value(old), value) => self.value(name, old, value),
             (item, value) => {
                 *item = fresh_item(name, value, self.eol)?;
@@ -172,6 +174,16 @@ impl Amendment<'_> {
             put_in(array, at, fresh(name, &new[at], self.eol)?);
         }
         Ok(())
+    }
+}
+
+/// Whether a value can stand where an item stands: a section is no line, and a line no section.
+fn is_alike(item: &Item, value: &Value) -> bool {
+    match (item, value) {
+        (Item::Table(_) | Item::Value(toml_edit::Value::InlineTable(_)), Value::Object(_)) => true,
+        (Item::ArrayOfTables(_), Value::Array(items)) => !items.is_empty() && items.iter().all(Value::is_object),
+        (Item::Value(_), value) => !value.is_object(),
+        _ => false,
     }
 }
 

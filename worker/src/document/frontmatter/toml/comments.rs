@@ -50,14 +50,6 @@ pub(super) fn lift_table(table: &Table) -> Option<Loose> {
     (!lines.is_empty()).then_some(Loose { lines, header: table.position()? })
 }
 
-/// Keeps the members whose names are to stay.
-pub(super) fn without(table: &mut dyn TableLike, stays: impl Fn(&str) -> bool) {
-    let gone: Vec<String> = table.iter().map(|(name, _)| name.to_owned()).filter(|name| !stays(name)).collect();
-    for name in gone {
-        table.remove(&name);
-    }
-}
-
 /// Puts loose lines before the next header, or at the end. They were taken from the last to the first.
 pub(super) fn settle(document: &mut DocumentMut, mut loose: Vec<Loose>) {
     loose.reverse();
