@@ -2,9 +2,11 @@
 //!
 //! Deliberately absent: a proof that the result is right. The caller reads it back, and takes another way where it is not.
 
+use std::collections::HashSet;
+
 use holdfast_protocol::Limits;
 use serde_json::{Map, Value};
-use toml_edit::{Array, ArrayOfTables, DocumentMut, Item, TableLike};
+use toml_edit::{Array, ArrayOfTables, DocumentMut, InlineTable, Item, Table, TableLike};
 
 use super::super::same::Same;
 use super::super::{Fenced, Flaw};
@@ -39,7 +41,7 @@ pub(in super::super) fn amend_plainly(
 ) -> Result<String, Flaw> {
     let mut document = document(fenced.inner, limits)?;
     let mut amendment = Amendment { eol: fenced.end_of_line(), levels: limits.fields_levels, loose: Vec::new() };
-    amendment.table(document.as_table_mut(), fields, Some(-1))?;
+    amendment.section(document.as_table_mut(), fields, Some(-1))?;
     settle(&mut document, amendment.loose);
     Ok(document.to_string())
 }
@@ -61,31 +63,33 @@ pub(in super::super) fn anew(
 }
 
 impl Amendment<'_> {
-    /// Gives `table` exactly `fields`, and leaves alone what has its value already. `header` is where a table with a
-    /// header stands among the others.
-    fn table(
-        &mut self,
-        table: &mut dyn TableLike,
-        fields: &Map<String, Value>,
-        header: Option<isize>,
-    ) -> Result<(), Flaw> {
-        let names: Vec<String> = table.iter().map(|(name, _)| name.to_owned()).collect();
-        let stays = |table: &dyn TableLike, name: &str| match (table.get(name), fields.get(name)) {
-            (Some(item), Some(value)) => is_alike(item, value),
-            _ => false,
-        };
+    /// Gives a section exactly `fields`, and leaves alone what has its value already. `header` is where it stands among
+    /// the others, if it has one.
+    fn section(&mut self, table: &mut Table, fields: &Map<String, Value>, header: Option<isize>) -> Result<(), Flaw> {
         let mut stay = Vec::new();
+        let mut gone = HashSet::new();
+        let names: Vec<String> = table.iter().map(|(name, _)| name.to_owned()).collect();
         // From the last to the first, so that comments come together in their order.
         for name in names.iter().rev() {
-            if stays(table, name) {
+            let is_alike = |item| fields.get(name).is_some_and(|value| is_alike(item, value));
+            if table.get(name).is_some_and(is_alike) {
                 stay.push(name.as_str());
             } else {
                 self.loose.extend(lift(table, name, stay.iter().rev().copied(), header));
+                gone.insert(name.as_str());
             }
         }
-        for name in names.iter().filter(|name| !stays(table, name)).cloned().collect::<Vec<_>>() {
-            table.remove(&name);
-        }
+        table.retain(|name, _| !gone.contains(name));
+        self.members(table, fields)
+    }
+
+    /// As `section`, for a table on one line, where any value can take the place of any other.
+    fn line(&mut self, table: &mut InlineTable, fields: &Map<String, Value>) -> Result<(), Flaw> {
+        table.retain(|name, _| fields.contains_key(name));
+        self.members(table, fields)
+    }
+
+    fn members(&mut self, table: &mut dyn TableLike, fields: &Map<String, Value>) -> Result<(), Flaw> {
         for (name, value) in fields {
             match table.get_mut(name) {
                 None => {
@@ -102,7 +106,7 @@ impl Amendment<'_> {
         match (&mut *item, value) {
             (Item::Table(table), Value::Object(fields)) => {
                 let header = table.position();
-                self.table(table, fields, header)
+                self.section(table, fields, header)
             }
             (Item::ArrayOfTables(tables), Value::Array(items)) => self.tables(name, tables, items),
             (Item::Value(old), value) => self.value(name, old, value),
@@ -116,7 +120,7 @@ impl Amendment<'_> {
     /// A value keeps the space and the comment around the one before it.
     fn value(&mut self, name: &str, old: &mut toml_edit::Value, value: &Value) -> Result<(), Flaw> {
         match (&mut *old, value) {
-            (toml_edit::Value::InlineTable(table), Value::Object(fields)) => self.table(table, fields, None),
+            (toml_edit::Value::InlineTable(table), Value::Object(fields)) => self.line(table, fields),
             (toml_edit::Value::Array(array), Value::Array(items)) if !array.is_empty() && !items.is_empty() => {
                 self.array(name, array, items)
             }
@@ -142,7 +146,7 @@ impl Amendment<'_> {
             match same.place_of(place, &old, new).map(|at| &new[at]) {
                 Some(Value::Object(fields)) => {
                     let header = table.position();
-                    self.table(table, fields, header)?;
+                    self.section(table, fields, header)?;
                 }
                 _ => self.loose.extend(lift_table(table)),
             }

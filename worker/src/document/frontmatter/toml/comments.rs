@@ -4,7 +4,10 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use toml_edit::{Decor, DocumentMut, Item, Table, TableLike};
+use toml_edit::{Decor, DocumentMut, Item, Table};
+
+/// How many members behind one that goes are tried for its comments: sections and dotted keys cannot have them.
+const NEXT_MAX: usize = 8;
 
 /// Lines with nothing behind them in their table.
 #[derive(Debug)]
@@ -16,7 +19,7 @@ pub(super) struct Loose {
 
 /// Takes the comment lines before a member that is to go to the first of `next` that can have them.
 pub(super) fn lift<'a>(
-    table: &mut dyn TableLike,
+    table: &mut Table,
     name: &str,
     next: impl Iterator<Item = &'a str>,
     header: Option<isize>,
@@ -29,7 +32,7 @@ pub(super) fn lift<'a>(
         }
         (key, Item::Value(_)) => {
             let lines = before(key.leaf_decor());
-            for name in next.take_while(|_| !lines.is_empty()) {
+            for name in next.take(if lines.is_empty() { 0 } else { NEXT_MAX }) {
                 if table.get(name).is_some_and(Item::is_value)
                     && let Some(mut key) = table.key_mut(name)
                 {
