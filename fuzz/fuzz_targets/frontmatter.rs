@@ -1,4 +1,5 @@
-//! Any text is taken apart without a loss; what reads is written as it was read, and with one field more reads back so.
+//! Any text is taken apart without a loss; what reads is written as it was read, and with one field more, or one leaf
+//! changed or gone, reads back so.
 #![no_main]
 
 #[path = "../../worker/src/document"]
@@ -6,7 +7,7 @@ mod document {
     pub(crate) mod frontmatter;
 }
 
-use document::frontmatter::{read, rewrite, split};
+use document::frontmatter::{join, read, rewrite, split};
 use holdfast_protocol::Limits;
 use libfuzzer_sys::fuzz_target;
 use serde_json::{Map, Value};
@@ -16,6 +17,7 @@ fuzz_target!(|data: &[u8]| {
     let limits = Limits::default();
     let parts = split(text);
     assert_eq!([parts.front, parts.body].concat(), text);
+    assert_eq!(join(parts.front, parts.body), text);
     let Ok(fields) = read(parts.front, &limits) else { return };
     // The session's log and snapshots are JSON.
     let json = serde_json::to_string(&fields).expect("fields are JSON");
@@ -23,11 +25,59 @@ fuzz_target!(|data: &[u8]| {
     assert_eq!(serde_json::to_string(&fields).expect("fields are JSON"), json);
     let same = rewrite(parts.front, &fields, parts.body, &limits).expect("nothing changed");
     assert_eq!(same, parts.front);
-    let name = fields.keys().next().cloned().unwrap_or_else(|| "new".to_owned());
-    fields.insert(name, Value::String(text.chars().take(40).collect()));
-    if let Ok(changed) = rewrite(parts.front, &fields, parts.body, &limits) {
-        assert_eq!(read(&changed, &limits).expect("it was read back"), fields);
-        let whole = changed.clone() + parts.body;
-        assert_eq!(split(&whole).body, parts.body, "{changed:?}");
+    let some: String = text.chars().take(40).collect();
+    // Which leaf, and what to do about it, is in the text as well.
+    let seed = text.bytes().fold(0usize, |sum, byte| sum.wrapping_mul(31).wrapping_add(byte.into()));
+    let mut changed = Value::Object(fields.clone());
+    change(&mut changed, seed, &some);
+    if let Value::Object(changed) = changed {
+        check(text, &changed, &limits);
     }
+    let name = fields.keys().next().cloned().unwrap_or_else(|| "new".to_owned());
+    fields.insert(name, Value::String(some));
+    check(text, &fields, &limits);
 });
+
+/// Changes what is deep in a value: the leaf or the container that `seed` leads to.
+fn change(value: &mut Value, seed: usize, text: &str) {
+    let (way, seed) = (seed % 8, seed / 8);
+    match value {
+        Value::Object(members) if !members.is_empty() => {
+            let name = members.keys().nth(seed % members.len()).expect("it has so many").clone();
+            match way {
+                0 => drop(members.remove(&name)),
+                1 => drop(members.insert(text.to_owned(), Value::from(1))),
+                _ => change(&mut members[&name], seed / 8, text),
+            }
+        }
+        Value::Array(items) if !items.is_empty() => {
+            let at = seed % items.len();
+            match way {
+                0 => drop(items.remove(at)),
+                1 => items.insert(at, Value::from(text)),
+                _ => change(&mut items[at], seed / 8, text),
+            }
+        }
+        leaf => {
+            *leaf = match way {
+                0 => Value::Null,
+                1 => Value::from(vec![Value::from(text)]),
+                2 => Value::Object(Map::from_iter([(text.to_owned(), Value::from(true))])),
+                3 => Value::from(-0.1),
+                _ => Value::from(text),
+            }
+        }
+    }
+}
+
+/// What is written reads back as it was, and leaves the body alone.
+fn check(text: &str, fields: &Map<String, Value>, limits: &Limits) {
+    let parts = split(text);
+    let Ok(front) = rewrite(parts.front, fields, parts.body, limits) else { return };
+    assert_eq!(&read(&front, limits).expect("it was read back"), fields);
+    let whole = join(&front, parts.body);
+    // A first front matter goes behind the byte order mark of the body.
+    let is_first = parts.front.is_empty() && !front.is_empty();
+    let body = if is_first { parts.body.trim_start_matches('\u{feff}') } else { parts.body };
+    assert_eq!(split(&whole).body, body, "{front:?}");
+}
