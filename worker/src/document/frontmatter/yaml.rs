@@ -12,13 +12,13 @@ pub(super) use amend::{amend, amend_tops, anew, as_json};
 
 use std::collections::HashMap;
 
-use granit_parser::{Event, Options, Parser, Span};
+use granit_parser::{Event, Options, Parser, Span, Tag};
 use holdfast_protocol::Limits;
 use serde_json::{Map, Value};
 
 use super::place::Place;
 use super::{Flaw, check_name};
-use shape::{Kind, Member, Shape};
+use shape::{Kind, Member, Shape, Tagged};
 
 /// A front matter that was read.
 #[derive(Debug)]
@@ -106,20 +106,18 @@ fn place(span: &Span) -> Place {
     Place { line: span.start.line(), column: span.start.col() + 1 }
 }
 
+fn tagged(tag: Option<&Tag>) -> Tagged {
+    tag.map_or(Tagged::No, |tag| if tag.is_custom() { Tagged::Custom } else { Tagged::Core })
+}
+
 impl Reader<'_> {
     fn take(&mut self, event: Event<'_>, span: Span) -> Result<(), Flaw> {
         let at = place(&span);
         let range = span.byte_range().unwrap_or_default();
-        let shape = |kind, anchor, tag: Option<_>| Shape {
-            end: range.end,
-            range: range.clone(),
-            anchor,
-            is_tagged: tag.is_some(),
-            kind,
-        };
+        let shape = |kind, anchor, tag| Shape { end: range.end, range: range.clone(), anchor, tag, kind };
         match event {
             Event::Scalar(text, style, anchor, tag) => {
-                let mut shape = shape(Kind::Scalar, anchor, tag.as_ref().map(drop));
+                let mut shape = shape(Kind::Scalar, anchor, tagged(tag.as_deref()));
                 shape.end -= scalar::blank_lines_behind(&text, style, &self.text[range.clone()]);
                 let value = scalar::resolve(&text, style, tag.as_deref());
                 let size = value.as_str().map_or(1, |text| text.len() + 2);
@@ -127,16 +125,16 @@ impl Reader<'_> {
                 self.finish(node, shape, at)
             }
             Event::SequenceStart(style, anchor, tag) => {
-                let shape = shape(Kind::Sequence(style, Vec::new()), anchor, tag.map(drop));
+                let shape = shape(Kind::Sequence(style, Vec::new()), anchor, tagged(tag.as_deref()));
                 self.open(Items::Sequence(Vec::new()), shape, at)
             }
             Event::MappingStart(style, anchor, tag) => {
-                let shape = shape(Kind::Mapping(style, Vec::new()), anchor, tag.map(drop));
+                let shape = shape(Kind::Mapping(style, Vec::new()), anchor, tagged(tag.as_deref()));
                 self.open(Items::Mapping { members: Map::new(), key: None }, shape, at)
             }
             Event::SequenceEnd | Event::MappingEnd => self.close(range.end),
             Event::Alias(id) => match self.anchors.get(&id) {
-                Some(node) => self.finish(node.clone(), shape(Kind::Alias(id), 0, None), at),
+                Some(node) => self.finish(node.clone(), shape(Kind::Alias(id), 0, Tagged::No), at),
                 None => Err(Flaw::bad(at, "an alias within what it is an alias of")),
             },
             Event::DocumentStart(..) if self.root.is_some() => Err(Flaw::bad(at, "a second document")),

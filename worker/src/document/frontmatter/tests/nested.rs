@@ -95,6 +95,24 @@ fn a_list_keeps_the_items_that_stay() {
 }
 
 #[test]
+fn items_may_have_anchors_and_stand_below_their_dash() {
+    let text = "---\na:\n  - &x\n    k: 1 # k\n    l: 0x02\n  - &y v # v\n  -\n    m: 3 # m\n  - - 1 # 1\n    - 0x02\nb: [*y]\n---\n";
+    let items = |k, v, m, n| json!({"a": [{"k": k, "l": 2}, v, {"m": m}, [n, 2]]});
+    assert_eq!(patched(text, items(5, "v", 3, 1)), text.replace("k: 1", "k: 5"));
+    assert_eq!(patched(text, items(1, "w", 3, 1)), text.replace("&y v", "&y w").replace("*y", "v"));
+    assert_eq!(patched(text, items(1, "v", 5, 1)), text.replace("m: 3", "m: 5"));
+    assert_eq!(patched(text, items(1, "v", 3, 5)), text.replace("- 1 #", "- 5 #"));
+    assert_eq!(
+        patched(text, json!({"a": [{"m": 3}, [1, 2]]})),
+        "---\na:\n  -\n    m: 3 # m\n  - - 1 # 1\n    - 0x02\nb: [v]\n---\n"
+    );
+    assert_eq!(
+        patched(text, json!({"a": [{"k": 1, "l": 2}, "v", {"m": 3}, [1, 2, 3]]})),
+        text.replace("0x02\nb", "0x02\n    - 3\nb")
+    );
+}
+
+#[test]
 fn a_list_in_brackets_keeps_the_items_that_stay() {
     let alpha = |items: Value| json!({"site": {"alpha": items}});
     changes(alpha(json!([3, 2, "yy", "1979-05-27"])), "'x'", "yy");
@@ -124,6 +142,17 @@ fn what_has_to_be_written_again_keeps_the_order_of_its_members() {
         patched(text, json!({"a": {"w": 3, "x": 4}, "b": {"z": 5}})),
         "---\na:\n  z: 1\n  w: 3\n  x: 4\nb: {z: 5, w: 2}\n---\n"
     );
+}
+
+#[test]
+fn a_tag_of_somebody_elses_stays_where_its_value_can_be_a_string() {
+    let text = "---\na: !secret x # a\nb: [!secret x, 0x02]\nc: !secret\n  d: 1\ne: !!str 5 # e\n---\n";
+    assert_eq!(patched(text, json!({"a": "yy"})), text.replace("x # a", "yy # a"));
+    assert_eq!(
+        patched(text, json!({"b": ["yy", 2], "c": {"d": 2}})),
+        text.replace("[!secret x", "[!secret yy").replace("d: 1", "d: 2")
+    );
+    assert_eq!(patched(text, json!({"a": 5, "e": 5})), text.replace("!secret x # a", "5").replace("!!str 5 # e", "5"));
 }
 
 #[test]

@@ -6,6 +6,7 @@ use std::collections::HashSet;
 use std::ops::Range;
 
 use granit_parser::StructureStyle;
+use serde_json::Value;
 
 /// A node, with its places in bytes.
 #[derive(Clone, Debug)]
@@ -16,8 +17,18 @@ pub(super) struct Shape {
     pub(super) end: usize,
     /// The number of its anchor; 0 where there is none.
     pub(super) anchor: usize,
-    pub(super) is_tagged: bool,
+    pub(super) tag: Tagged,
     pub(super) kind: Kind,
+}
+
+/// What stands before a node says about its type.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Tagged {
+    No,
+    /// One of the core schema.
+    Core,
+    /// One that is not in the fields, and makes any scalar a string.
+    Custom,
 }
 
 #[derive(Clone, Debug)]
@@ -41,7 +52,7 @@ impl Shape {
     /// A block mapping without members, as in a text of nothing but comments.
     pub(super) fn nothing() -> Self {
         let kind = Kind::Mapping(StructureStyle::Block, Vec::new());
-        Self { range: 0..0, end: 0, anchor: 0, is_tagged: false, kind }
+        Self { range: 0..0, end: 0, anchor: 0, tag: Tagged::No, kind }
     }
 
     /// It has all that is in it, and its last token ends here.
@@ -64,7 +75,16 @@ impl Shape {
     }
 
     pub(super) fn has_properties(&self) -> bool {
-        self.anchor != 0 || self.is_tagged
+        self.anchor != 0 || self.tag != Tagged::No
+    }
+
+    /// Whether `value` can stand behind its tag.
+    pub(super) fn can_be(&self, value: &Value) -> bool {
+        match self.tag {
+            Tagged::No => true,
+            Tagged::Core => false,
+            Tagged::Custom => value.is_string() || value.is_object() || value.is_array(),
+        }
     }
 
     /// Every node of it, itself included. The reader bounds how deep that goes.

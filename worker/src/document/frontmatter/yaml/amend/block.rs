@@ -76,7 +76,7 @@ impl<'v> Amendment<'_, 'v> {
         let value = Ordered { value: node.new, shape: Some(node.shape) };
         let lines = behind_name(&member.name, value)?;
         let is_beside_key = !self.text[member.key.range.end..node.shape.range.start].contains('\n');
-        if is_beside_key && let Some(line) = self.line_for(node.shape, lines.trim_start_matches(':')) {
+        if is_beside_key && let Some(line) = self.line_for(node.shape, node.new, lines.trim_start_matches(':')) {
             self.keeps_anchor(node);
             self.put(node.shape.range.clone(), self.date(node).unwrap_or(line));
             return Ok(());
@@ -141,7 +141,7 @@ impl<'v> Amendment<'_, 'v> {
         }
         node.shape.anchors(&mut self.touched);
         let lines = item(Ordered { value: node.new, shape: Some(node.shape) })?;
-        if let Some(line) = self.line_for(node.shape, lines.trim_start_matches('-')) {
+        if let Some(line) = self.line_for(node.shape, node.new, lines.trim_start_matches('-')) {
             self.keeps_anchor(node);
             self.put(node.shape.range.clone(), self.date(node).unwrap_or(line));
             return Ok(());
@@ -154,11 +154,11 @@ impl<'v> Amendment<'_, 'v> {
     }
 
     /// What to put in the place of a value on one line, so that a comment behind it stays; `None` where it takes more.
-    fn line_for(&self, shape: &Shape, lines: &str) -> Option<String> {
+    fn line_for(&self, shape: &Shape, value: &Value, lines: &str) -> Option<String> {
         let old = &self.text[shape.range.clone()];
         let is_on_one_line = !old.is_empty() && !old.contains('\n') && lines.lines().count() == 1;
         let is_block = matches!(shape.kind, Kind::Mapping(..) | Kind::Sequence(..)) && !old.starts_with(['{', '[']);
-        (is_on_one_line && !is_block && !shape.is_tagged).then(|| lines.trim().to_owned())
+        (is_on_one_line && !is_block && shape.can_be(value)).then(|| lines.trim().to_owned())
     }
 
     pub(super) fn gone(&mut self, key: &Shape, value: &Shape) {
@@ -215,21 +215,22 @@ fn head(text: &str, at: usize) -> Option<Head> {
     }
 }
 
-/// Where an item begins whose content is at `at`; `None` unless its dash is before it on the line.
+/// Where an item begins whose content is at `at`; `None` unless its dash is before it, with anchor and tag at most between.
 fn dash(text: &str, at: usize) -> Option<Head> {
-    let line = line_start(text, at);
-    // The parser says of some blocks where their dash is, and of others where their content is.
-    let mut before = text[line..at].trim_end_matches(' ');
-    while let Some((rest, property)) = before.rsplit_once(' ')
+    let blank = [' ', '\n', '\r'];
+    let mut before = text[..at].trim_end_matches(blank);
+    while let Some((rest, property)) = before.rsplit_once(blank)
         && property.starts_with(['&', '!'])
     {
-        before = rest.trim_end_matches(' ');
+        before = rest.trim_end_matches(blank);
     }
     let before = before.strip_suffix('-')?;
+    let line = line_start(text, before.len());
+    let (start, before) = (before.len(), &before[line..]);
     match before.trim_start_matches(' ') {
         "" => Some(Head { start: line, indent: before.len(), before: Before::Nothing }),
         outer if outer.trim_start_matches(['-', ' ']).is_empty() => {
-            Some(Head { start: line + before.len(), indent: before.len(), before: Before::Dash })
+            Some(Head { start, indent: before.len(), before: Before::Dash })
         }
         _ => None,
     }

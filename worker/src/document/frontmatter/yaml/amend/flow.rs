@@ -81,7 +81,7 @@ impl<'v> Amendment<'_, 'v> {
         if self.stays(node) || self.within(node, node.shape.range.end)?.is_some() {
             return Ok(Some(()));
         }
-        if node.shape.range.is_empty() || node.shape.is_tagged {
+        if node.shape.range.is_empty() || !node.shape.can_be(node.new) {
             return Ok(None);
         }
         node.shape.anchors(&mut self.touched);
