@@ -180,3 +180,40 @@ fn an_alias_of_what_changes_is_written_out_and_nothing_else_is() {
         "{removed}"
     );
 }
+
+#[test]
+fn many_changes_at_once_are_each_in_their_place() {
+    let patch = json!({
+        "site": {"<<": null, "zebra": null, "owner": {"name": null, "mail": "m"}, "new": [1], "alpha": [2, 4]},
+        "defaults": {"color": null, "m": 1},
+        "steps": [{"run": "make", "x": {}}, "z"],
+        "top": {"a": null},
+    });
+    let expected = "---
+defaults: &base   # for all
+  size: 0x1F      # hex
+  since: 1979-05-27
+  # about color
+  m: 1
+
+site:
+  owner:
+      born: 1979-05-27   # a date
+      # no mail
+      mail: m
+
+  alpha: [2, 4]  # flow
+  new:
+  - 1
+
+# about steps
+steps:
+- run: make # build
+  x: {}
+- z
+# the end
+top: {}
+---
+";
+    assert_eq!(patched(TEXT, patch), expected);
+}

@@ -206,8 +206,8 @@ fn head(text: &str, at: usize) -> Option<Head> {
     let before = &text[line..at];
     let indent = before.len() - before.trim_start_matches(' ').len();
     match before[indent..].chars().next() {
-        // Anchor and tag of the key.
-        None | Some('&' | '!') => Some(Head { start: line, indent, before: Before::Nothing }),
+        // Anchor and tag of the key, or a byte order mark.
+        None | Some('&' | '!' | '\u{feff}') => Some(Head { start: line, indent, before: Before::Nothing }),
         Some('-') if before.trim_start_matches(['-', ' ']).is_empty() => {
             Some(Head { start: at, indent: before.len(), before: Before::Dash })
         }
