@@ -88,6 +88,34 @@ async fn a_file_gets_a_front_matter_with_its_first_field_and_not_before() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn what_did_not_change_stays_as_it_was_however_deep_and_exact() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("a.md");
+    let text = "---\nauthor:\n  name: Ann  # who\n  mail: a@x\n  born: 1979-05-27\nsize: 1.602176634e-19\neps: 1e-30\n---\nbody";
+    std::fs::write(&file, text).unwrap();
+    let mut fleet = fleet(folder.path()).await;
+    let id = open(&fleet, "a.md").await;
+    fleet.add_worker("w2", &[("main", folder.path())]).await.unwrap();
+    fleet.ask("admin.move", &id, json!({"worker": "w2", "reason": "through the log"})).await.ok();
+    fleet.ask("doc.edit", &id, json!({"body": "text"})).await.ok();
+    fleet.ask("doc.save", &id, json!({})).await.ok();
+    let text = text.replace("body", "text");
+    assert_eq!(std::fs::read_to_string(&file).unwrap(), text);
+    fleet.ask("doc.edit", &id, json!({"fields": {"author": {"mail": "b@x"}}})).await.ok();
+    fleet.ask("doc.save", &id, json!({})).await.ok();
+    assert_eq!(std::fs::read_to_string(&file).unwrap(), text.replace("a@x", "b@x"));
+    // A byte order mark stays the first of the file.
+    std::fs::write(folder.path().join("b.md"), "\u{feff}body").unwrap();
+    let id = open(&fleet, "b.md").await;
+    for title in ["T", "U"] {
+        fleet.ask("doc.edit", &id, json!({"fields": {"title": title}})).await.ok();
+        fleet.ask("doc.save", &id, json!({})).await.ok();
+        let written = std::fs::read_to_string(folder.path().join("b.md")).unwrap();
+        assert_eq!(written, format!("\u{feff}---\ntitle: {title}\n---\nbody"));
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_front_matter_that_does_not_parse_is_refused_with_its_place() {
     let folder = tempfile::tempdir().unwrap();
     std::fs::write(folder.path().join("a.md"), "---\nok: 1\nbad: [1\n---\n").unwrap();

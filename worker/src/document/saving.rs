@@ -25,7 +25,7 @@ impl Document {
         file.writable()?;
         let state = &self.state;
         let front = self.front_to_save().map_err(|error| file.describe(error))?;
-        let text = [front.as_str(), &state.body].concat();
+        let text = frontmatter::join(&front, &state.body);
         let baseline = Baseline::of(text.as_bytes());
         let front = (front != state.front).then_some(front);
         let request_id = ask.request_id.clone().unwrap_or_else(|| RequestId::made(Uuid::now_v7()));
