@@ -71,6 +71,14 @@ pub struct Op {
     pub reply: Box<RawValue>,
 }
 
+impl Op {
+    /// Whether a request may come again that it answers. What an agent noted or noticed by itself answers none.
+    pub fn answers(&self) -> bool {
+        let is_noted = self.event.as_ref().is_none_or(OpEvent::is_noticed);
+        !(is_noted && self.reply.get() == RawValue::NULL.get())
+    }
+}
+
 /// A committed event that a snapshot carries on, because the frame that it stood in may leave the log before the relay has
 /// read it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]

@@ -202,8 +202,11 @@ async fn a_session_whose_file_nobody_can_read_is_still_there() {
 #[tokio::test(flavor = "multi_thread")]
 async fn an_id_of_a_file_makes_no_session_without_it() {
     let folder = tempfile::tempdir().unwrap();
-    let fleet = fleet(folder.path()).await;
+    let mut fleet = fleet(folder.path()).await;
     let id = open(&fleet, "a.md").await;
+    // Asked of a coordinator that knows nothing yet.
+    fleet.stop_coordinator().await;
+    fleet.add_coordinator().await.unwrap();
     assert_eq!(fleet.ask("session.open", "", json!({ "id": id })).await.ok()["path"], "a.md");
     fleet.ask("session.close", &id, json!({})).await.ok();
     fleet.ask("session.open", "", json!({ "id": id })).await.refused("invalid_params", "invalid_session_id");

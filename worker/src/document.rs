@@ -34,6 +34,7 @@ use file::File;
 #[cfg(feature = "failpoints")]
 pub use file::STEPS as SAVE_STEPS;
 pub(crate) use file::resolve;
+use history::Weight;
 use request::Body;
 use state::{DocumentChange, Stamp, State};
 use step::Step;
@@ -73,20 +74,20 @@ impl Document {
     fn decide_edit(&self, edit: &Edit, ask: &Ask) -> Result<Decision, Error> {
         self.expect_revision(edit.expected_revision)?;
         let step = Step::of(edit, &self.state.body, &self.state.fields, &self.limits)?;
-        let (changed, stamp) = (step.changed(), Some(Stamp::of(ask)));
+        let (changed, stamp, weight) = (step.changed(), Some(Stamp::of(ask)), Weight::Encoded);
         let change = match changed.is_empty() {
             true => DocumentChange::Same { stamp },
-            false => DocumentChange::Edit { step, stamp },
+            false => DocumentChange::Edit { step, stamp, weight },
         };
         self.change(&change, "edited", changed, ask)
     }
 
     fn decide_undo(&self, undo: &Undo, ask: &Ask) -> Result<Decision, Error> {
         self.expect_revision(undo.expected_revision)?;
-        let stamp = Some(Stamp::of(ask));
+        let (stamp, weight) = (Some(Stamp::of(ask)), Weight::Encoded);
         let (step, change, kind) = match ask.verb {
-            Verb::DocRedo => (self.state.history.last_undone(), DocumentChange::Redo { stamp }, "redone"),
-            _ => (self.state.history.last_done(), DocumentChange::Undo { stamp }, "undone"),
+            Verb::DocRedo => (self.state.history.last_undone(), DocumentChange::Redo { stamp, weight }, "redone"),
+            _ => (self.state.history.last_done(), DocumentChange::Undo { stamp, weight }, "undone"),
         };
         let word = if ask.verb == Verb::DocRedo { "redo" } else { "undo" };
         let Some(step) = step else {

@@ -48,7 +48,8 @@ impl LogPosition {
     pub(crate) fn can_carry(&self) -> bool {
         let text = |text: &Option<String>| text.as_ref().map_or(0, String::len);
         let bytes = |CarriedEvent { request_id, event, .. }: &CarriedEvent| {
-            200 + request_id.as_str().len() + text(&event.actor) + text(&event.path)
+            let error = event.error.as_ref().map_or(0, |error| error.to_string().len());
+            200 + request_id.as_str().len() + text(&event.actor) + text(&event.path) + error
         };
         self.unannounced.iter().map(|unannounced| bytes(&unannounced.event)).sum::<usize>() <= CARRIED_BYTES_MAX
     }

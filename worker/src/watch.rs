@@ -15,10 +15,13 @@ use holdfast_protocol::SessionKey;
 use notify::event::{AccessKind, AccessMode, ModifyKind};
 use notify::{Event, EventKind, RecommendedWatcher, RecursiveMode, Watcher};
 use tokio::sync::Notify;
+use tokio::time::Instant;
 use unicode_normalization::UnicodeNormalization;
 
-/// How long changes are gathered. A session looks at its file at most once in this time, however busy its folder is.
+/// How long changes are gathered.
 const GATHER: Duration = Duration::from_millis(100);
+/// How long a session that looked at its file has rest, however busy that is: each look may be a frame in its log.
+const REST: Duration = Duration::from_secs(1);
 
 /// All watches of a worker.
 #[derive(Default)]
@@ -34,6 +37,8 @@ struct Seen {
     folders: Mutex<HashMap<PathBuf, Folder>>,
     /// Sessions that are to look at their files.
     stirred: Mutex<HashSet<SessionKey>>,
+    /// Folders that may have no more files of sessions.
+    left: Mutex<HashSet<PathBuf>>,
     any: Notify,
 }
 
@@ -69,14 +74,27 @@ impl Watch {
     }
 
     /// Tells of what happens, for ever. `tell` says whether the session was told; if not, it is told again.
-    pub(crate) async fn run(&self, tell: impl Fn(&SessionKey) -> bool) {
+    pub(crate) async fn run(self: Arc<Self>, tell: impl Fn(&SessionKey) -> bool) {
+        let mut told: HashMap<SessionKey, Instant> = HashMap::new();
         loop {
             self.seen.any.notified().await;
             tokio::time::sleep(GATHER).await;
+            told.retain(|_, at| at.elapsed() < REST);
             let stirred = std::mem::take(&mut *lock(&self.seen.stirred));
             for session in stirred {
-                if !tell(&session) {
+                if !told.contains_key(&session) && tell(&session) {
+                    told.insert(session, Instant::now());
+                } else {
                     self.seen.stir([session]);
+                }
+            }
+            let left = std::mem::take(&mut *lock(&self.seen.left));
+            if !left.is_empty() {
+                let watch = self.clone();
+                // Whoever asks the watching thread may have to wait for it.
+                let ended = tokio::task::spawn_blocking(move || left.iter().for_each(|folder| watch.end(folder))).await;
+                if let Err(error) = ended {
+                    tracing::warn!(%error, "folders may be watched for nothing");
                 }
             }
         }
@@ -99,26 +117,19 @@ impl Watch {
         }
     }
 
-    fn end(&self, Watched { folder, name, session, .. }: &Watched) {
+    /// Watches `folder` no more, unless somebody came back.
+    fn end(&self, folder: &Path) {
         let mut watcher = lock(&self.watcher);
+        let is_over = |found: &Folder| found.sessions.is_empty();
         let mut folders = lock(&self.seen.folders);
-        let Some(found) = folders.get_mut(folder) else { return };
-        if let Some(sessions) = found.sessions.get_mut(name) {
-            if let Some(place) = sessions.iter().position(|other| other == session) {
-                sessions.swap_remove(place);
-            }
-            if sessions.is_empty() {
-                found.sessions.remove(name);
-            }
-        }
-        let is_over = found.sessions.is_empty();
-        let was_watched = is_over && folders.remove(folder).is_some_and(|found| found.is_watched);
+        let was_watched =
+            folders.get(folder).is_some_and(is_over) && folders.remove(folder).is_some_and(|found| found.is_watched);
         drop(folders);
         if was_watched
             && let Some(watcher) = &mut *watcher
             && let Err(error) = watcher.unwatch(folder)
         {
-            tracing::debug!(folder = %folder.display(), %error, "a folder is watched no more");
+            tracing::debug!(folder = %folder.display(), %error, "a folder was watched no more");
         }
     }
 }
@@ -138,7 +149,7 @@ fn watch(watcher: &mut Option<RecommendedWatcher>, seen: &Arc<Seen>, folder: &Pa
 }
 
 impl Watched {
-    /// From now on its session is told. Again after its folder was made.
+    /// From now on its session is told. Again after its folder was made. It may have to wait for the watching thread.
     pub(crate) fn begin(&self) {
         self.watch.begin(&self.folder);
     }
@@ -146,7 +157,21 @@ impl Watched {
 
 impl Drop for Watched {
     fn drop(&mut self) {
-        self.watch.end(self);
+        let Self { watch, folder, name, session } = self;
+        let mut folders = lock(&watch.seen.folders);
+        let Some(found) = folders.get_mut(folder) else { return };
+        if let Some(sessions) = found.sessions.get_mut(name) {
+            if let Some(place) = sessions.iter().position(|other| other == session) {
+                sessions.swap_remove(place);
+            }
+            if sessions.is_empty() {
+                found.sessions.remove(name);
+            }
+        }
+        if found.sessions.is_empty() {
+            lock(&watch.seen.left).insert(std::mem::take(folder));
+            watch.seen.any.notify_one();
+        }
     }
 }
 
@@ -169,7 +194,11 @@ impl Seen {
             }
         };
         if event.need_rescan() {
-            let all: Vec<SessionKey> = lock(&self.folders).values().flat_map(Folder::all).collect();
+            // Whether a folder is gone may be among what was missed.
+            let mut folders = lock(&self.folders);
+            folders.values_mut().for_each(|folder| folder.is_watched = false);
+            let all: Vec<SessionKey> = folders.values().flat_map(Folder::all).collect();
+            drop(folders);
             self.stir(all);
         } else if is_change(event.kind) {
             for path in &event.paths {

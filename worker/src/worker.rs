@@ -316,7 +316,7 @@ impl Shared {
 
 /// Has sessions look at their files when something happened to them.
 async fn look_at_files(supervisor: Arc<Supervisor>, watch: Arc<Watch>, stop: CancellationToken) {
-    stop.run_until_cancelled(watch.run(|key| supervisor.stir(key))).await;
+    stop.run_until_cancelled(watch.run(move |key| supervisor.stir(key))).await;
 }
 
 async fn read_agents(shared: Arc<Shared>, mut messages: Subscriber, stop: CancellationToken) {

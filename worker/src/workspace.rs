@@ -4,7 +4,7 @@
 //! beneath the folder that the operator meant.
 
 use std::io::Result;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use cap_std::ambient_authority;
@@ -32,6 +32,11 @@ pub struct Mount {
 }
 
 impl Mount {
+    /// The folder without symbolic links, which is what the system calls it.
+    pub(crate) fn real_name(&self) -> &Path {
+        &self.names[1]
+    }
+
     /// Opens a workspace's folder.
     ///
     /// # Errors

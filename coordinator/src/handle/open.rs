@@ -96,9 +96,10 @@ enum Step {
 }
 
 async fn opened(hub: &Hub, wanted: &Wanted, call: &Call) -> Result<(Known, bool), Error> {
-    // A new id costs no read: that it is new is proven by the write.
+    // A new id costs no read: that it is new is proven by the write. What is refused on a guess is not.
+    let may_be_refused = wanted.mode == Mode::Attach || (wanted.file.is_none() && wanted.key.id.is_of_a_file());
     let mut guess = match hub.records.cached(&wanted.key) {
-        None if wanted.mode != Mode::Attach => Some(Found::Nothing { revision: Revision(0) }),
+        None if !may_be_refused => Some(Found::Nothing { revision: Revision(0) }),
         _ => None,
     };
     loop {

@@ -1,6 +1,7 @@
 //! `worker.list`, `worker.drain`, `worker.undrain` and `admin.reclaim`: what is asked of workers as a whole.
 
 use std::collections::BTreeSet;
+use std::time::Duration;
 
 use async_nats::{Request, RequestErrorKind};
 use bytes::Bytes;
@@ -79,17 +80,17 @@ pub(crate) enum Fault {
     Silent,
 }
 
-/// Asks a worker as a whole.
+/// Asks a worker as a whole, and waits for at most `patience`.
 pub(crate) async fn ask_boot<Reply: DeserializeOwned>(
     hub: &Hub,
     (worker, boot): (&WorkerName, Boot),
     what: &str,
     body: &impl Serialize,
-    call: &Call,
+    patience: Duration,
 ) -> Result<Reply, Fault> {
     let subject = hub.config.root.worker_control(worker, boot, what);
     let payload: Bytes = serde_json::to_vec(body).map_err(|error| bug(&error))?.into();
-    let request = Request::new().payload(payload).timeout(Some(call.left()));
+    let request = Request::new().payload(payload).timeout(Some(patience));
     match hub.client.send_request(subject, request).await {
         Ok(message) => match agent::refusal(&message) {
             Some(error) => Err(Fault::Refused(error)),
@@ -110,7 +111,7 @@ async fn ask<Reply: DeserializeOwned>(
     body: &impl Serialize,
     call: &Call,
 ) -> Result<Reply, Fault> {
-    ask_boot(hub, (&lease.worker, lease.boot), what, body, call).await
+    ask_boot(hub, (&lease.worker, lease.boot), what, body, call.left()).await
 }
 
 fn bug(error: &serde_json::Error) -> Fault {

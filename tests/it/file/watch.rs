@@ -1,6 +1,7 @@
 //! What happens to a file under its session is told, without anybody asking.
 
 use std::os::unix::fs::symlink;
+use std::path::Path;
 use std::time::Duration;
 
 use holdfast_tests::wait::until;
@@ -8,17 +9,24 @@ use serde_json::json;
 
 use super::{fleet, open};
 
+/// Writes a file in one step, so that nobody sees half of it.
+fn put(file: impl AsRef<Path>, text: &str) {
+    let part = file.as_ref().with_extension("part");
+    std::fs::write(&part, text).unwrap();
+    std::fs::rename(part, file).unwrap();
+}
+
 const SOON: Duration = Duration::from_secs(10);
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_file_that_is_changed_under_a_clean_session_is_announced_once() {
     let folder = tempfile::tempdir().unwrap();
     let file = folder.path().join("a.md");
-    std::fs::write(&file, "one").unwrap();
+    put(&file, "one");
     let fleet = fleet(folder.path()).await;
     let signals = fleet.signals().await.unwrap();
     let id = open(&fleet, "a.md").await;
-    std::fs::write(&file, "theirs").unwrap();
+    put(&file, "theirs");
     let told = signals.wait_for(&id, "doc.diverged").await;
     assert_eq!(told.get("correlationid"), None, "no request was the cause");
     let data = &told["data"];
@@ -35,7 +43,7 @@ async fn a_file_that_is_changed_under_a_clean_session_is_announced_once() {
         (&json!(true), &json!(false), &json!("one"))
     );
     // Neither more of the same, nor a take-up, is news.
-    std::fs::write(&file, "theirs, longer").unwrap();
+    put(&file, "theirs, longer");
     fleet.ask("admin.reclaim", "", json!({"max_idle_ms": 0})).await.ok();
     assert_eq!(fleet.ask("doc.get", &id, json!({})).await.ok()["diverged"], true);
     // Loaded, it is what the session knows; the next change is news again.
@@ -47,7 +55,7 @@ async fn a_file_that_is_changed_under_a_clean_session_is_announced_once() {
     assert_eq!(error["details"]["found_digest"], json!(null));
     assert!(error["message"].as_str().unwrap().contains("removed"), "{error}");
     // Back as it was, as after `git checkout`.
-    std::fs::write(&file, "theirs, longer").unwrap();
+    put(&file, "theirs, longer");
     assert_eq!(signals.wait_for(&id, "doc.converged").await["data"]["error"], json!(null));
     assert_eq!(fleet.ask("doc.get", &id, json!({})).await.ok().get("diverged"), None);
     let events = ["doc.loaded", "doc.diverged", "doc.converged"];
@@ -67,13 +75,13 @@ async fn ones_own_saves_and_the_same_text_are_no_news() {
         fleet.ask("doc.save", &id, json!({})).await.ok();
     }
     let file = folder.path().join("new/a.md");
-    std::fs::write(&file, "three").unwrap();
+    put(&file, "three");
     // When another file's change is told, this one's has been looked at, or is just before the next request.
     let other = open(&fleet, "new/b.md").await;
-    std::fs::write(folder.path().join("new/b.md"), "theirs").unwrap();
+    put(folder.path().join("new/b.md"), "theirs");
     signals.wait_for(&other, "doc.diverged").await;
     assert_eq!(fleet.ask("doc.get", &id, json!({})).await.ok().get("diverged"), None);
-    std::fs::write(&file, "theirs").unwrap();
+    put(&file, "theirs");
     let told = signals.wait_for(&id, "doc.diverged").await;
     assert_eq!(told["data"]["error"]["details"]["found_digest"], holdfast_tests::blake3_hex(b"theirs"));
     let names = signals.events_of(&id);
@@ -85,8 +93,8 @@ async fn a_folder_that_goes_and_a_link_that_comes_are_noticed() {
     let folder = tempfile::tempdir().unwrap();
     std::fs::create_dir(folder.path().join("sub")).unwrap();
     let file = folder.path().join("sub/a.md");
-    std::fs::write(&file, "one").unwrap();
-    std::fs::write(folder.path().join("b.md"), "one").unwrap();
+    put(&file, "one");
+    put(folder.path().join("b.md"), "one");
     let fleet = fleet(folder.path()).await;
     let signals = fleet.signals().await.unwrap();
     let (a, b) = (open(&fleet, "sub/a.md").await, open(&fleet, "b.md").await);
@@ -98,7 +106,7 @@ async fn a_folder_that_goes_and_a_link_that_comes_are_noticed() {
     // In a new folder of the old name the file is watched from the next save on.
     fleet.ask("doc.save", &a, json!({"overwrite": true})).await.ok();
     assert_eq!(std::fs::read(&file).unwrap(), b"one");
-    std::fs::write(&file, "theirs").unwrap();
+    put(&file, "theirs");
     signals.wait_for_nth(2, &a, "doc.diverged").await;
 }
 
@@ -106,13 +114,13 @@ async fn a_folder_that_goes_and_a_link_that_comes_are_noticed() {
 async fn a_session_that_was_away_notices_when_it_is_back_and_tells_once() {
     let folder = tempfile::tempdir().unwrap();
     let file = folder.path().join("a.md");
-    std::fs::write(&file, "one").unwrap();
+    put(&file, "one");
     let mut fleet = fleet(folder.path()).await;
     let signals = fleet.signals().await.unwrap();
     let id = open(&fleet, "a.md").await;
     fleet.ask("doc.edit", &id, json!({"body": "mine", "actor": "me"})).await.ok();
     fleet.ask("admin.reclaim", "", json!({"max_idle_ms": 0})).await.ok();
-    std::fs::write(&file, "theirs").unwrap();
+    put(&file, "theirs");
     let back = fleet.ask("doc.get", &id, json!({})).await.ok();
     assert_eq!((&back["dirty"], &back["diverged"]), (&json!(true), &json!(true)));
     let told = signals.wait_for(&id, "doc.diverged").await;
@@ -121,7 +129,7 @@ async fn a_session_that_was_away_notices_when_it_is_back_and_tells_once() {
     fleet.ask("admin.move", &id, json!({"worker": "w2", "reason": "test"})).await.ok();
     assert_eq!(fleet.ask("doc.get", &id, json!({})).await.ok()["diverged"], true);
     // On another worker it is watched as well.
-    std::fs::write(&file, "one").unwrap();
+    put(&file, "one");
     signals.wait_for(&id, "doc.converged").await;
     let names = signals.events_of(&id);
     assert_eq!(names.iter().filter(|name| *name == "doc.diverged").count(), 1, "{names:?}");
@@ -130,4 +138,17 @@ async fn a_session_that_was_away_notices_when_it_is_back_and_tells_once() {
         (document.get("diverged").is_none() && document["dirty"] == true).then_some(())
     })
     .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_workspace_with_a_relative_name_is_watched() {
+    // As `--workspace main=./docs` has it.
+    let folder = tempfile::Builder::new().prefix("docs-").tempdir_in(".").unwrap();
+    let relative = Path::new(".").join(folder.path().file_name().unwrap());
+    put(relative.join("a.md"), "one");
+    let fleet = fleet(&relative).await;
+    let signals = fleet.signals().await.unwrap();
+    let id = open(&fleet, "a.md").await;
+    put(relative.join("a.md"), "theirs");
+    signals.wait_for(&id, "doc.diverged").await;
 }

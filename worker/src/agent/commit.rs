@@ -100,12 +100,17 @@ impl Agent {
         })
     }
 
+    /// Whether the next frame may be appended.
+    pub(super) fn has_room(&mut self) -> bool {
+        self.log.announced(self.core.floor.get());
+        !self.log.is_full() || self.log.can_carry()
+    }
+
     /// Waits until the next frame may be appended.
     pub(super) async fn make_room(&mut self) -> Result<(), Error> {
         let deadline = Instant::now() + ANNOUNCE_TIMEOUT;
         loop {
-            self.log.announced(self.core.floor.get());
-            if !self.log.is_full() || self.log.can_carry() {
+            if self.has_room() {
                 return Ok(());
             }
             if Instant::now() > deadline {
@@ -132,16 +137,15 @@ impl Agent {
         let due = self.log.wants_snapshot() && self.log.can_carry();
         let snapshot = due.then(|| {
             let mut snapshot = self.snapshot(self.ops + count);
-            snapshot.answered.extend(ops.iter().map(|op| holdfast_protocol::frame::Remembered {
-                request_id: op.request_id.clone(),
-                reply: op.reply.clone(),
+            snapshot.answered.extend(ops.iter().filter(|op| op.answers()).map(|op| {
+                holdfast_protocol::frame::Remembered { request_id: op.request_id.clone(), reply: op.reply.clone() }
             }));
             snapshot
         });
         let frame = frame(self.activation, first_op, first_revision, ops, snapshot);
         self.append_frame(&frame).await?;
         self.ops += count;
-        for op in frame.ops {
+        for op in frame.ops.into_iter().filter(Op::answers) {
             self.answered.remember(op.request_id, op.reply);
         }
         Ok(())

@@ -258,7 +258,9 @@ impl Agent {
         }
         for op in frame.unseen(self.ops, &self.key)? {
             self.machine.apply(&op.change)?;
-            self.answered.remember(op.request_id.clone(), op.reply.clone());
+            if op.answers() {
+                self.answered.remember(op.request_id.clone(), op.reply.clone());
+            }
             self.ops += 1;
         }
         Ok(())

@@ -7,6 +7,9 @@
 //!
 //! The file is written, beside the real one, while the intent is on its way; only the last step waits for it.
 
+use std::time::Duration;
+
+use holdfast_protocol::error::Reason;
 use holdfast_protocol::frame::Op;
 use holdfast_protocol::subject::Verb;
 use holdfast_protocol::{Error, RequestId};
@@ -21,6 +24,9 @@ use super::step::answer_end;
 use super::{Agent, Doubt, End, Flow};
 use crate::letter::{Answer, Letter};
 use crate::machine::{Access, Ask, Change, Effect, Noticed, Unfinished};
+
+/// The pause before a leader that is behind is asked again.
+const BEHIND: Duration = Duration::from_millis(5);
 
 /// What became of an attempt to save.
 enum Attempt {
@@ -95,8 +101,8 @@ impl Agent {
         if let Err(error) = self.settle().await? {
             return Ok(Err(error));
         }
-        if let Some(reply) = self.answered.get(request_id) {
-            return Ok(Ok(Attempt::Answer(Answer::Done(reply.get().to_owned().into()))));
+        if let Some(reply) = self.remembered(request_id) {
+            return Ok(Ok(Attempt::Answer(Answer::Done(reply.into()))));
         }
         if let Err(error) = self.catch_up(letter).await? {
             return Ok(Err(error));
@@ -115,6 +121,10 @@ impl Agent {
         };
         if let Err(error) = self.make_room().await {
             return Ok(Err(error));
+        }
+        // Whatever was learned on the way, nothing is written of a state that may not be the session's.
+        if self.doubt.is_some() {
+            return Ok(Ok(Attempt::Again));
         }
         let intent = match self.applied(intent, RequestId::made(Uuid::now_v7())) {
             Ok(op) => op,
@@ -136,6 +146,9 @@ impl Agent {
             Ok(()) => self.check_lock(token).await?,
             refused => refused,
         };
+        if self.doubt.is_some() {
+            return Ok(Ok(Attempt::Again));
+        }
         if let Err(error) = may_go_on {
             return Ok(Ok(Attempt::Nothing { error, nothing }));
         }
@@ -143,8 +156,14 @@ impl Agent {
             Ok(change) => change,
             Err(Unfinished::Refused(error)) => return Ok(Ok(Attempt::Nothing { error, nothing })),
             Err(Unfinished::Unsure(error)) => {
-                self.look_due = true;
-                return Ok(Err(error));
+                // If it lasts after all, the look tells the log.
+                self.look().await?;
+                return Ok(match self.remembered(request_id) {
+                    Some(reply) => Ok(Attempt::Answer(Answer::Done(reply.into()))),
+                    None => {
+                        Err(Error::new(Reason::AckTimeout, format!("the file may or may not last: {}", error.message)))
+                    }
+                });
             }
         };
         if token.is_some() {
@@ -179,11 +198,15 @@ impl Agent {
     /// Tells the log what has happened already. If that fails, the state is built again at the next request, and what happened
     /// is noticed then.
     async fn note(&mut self, op: Op) -> Flow {
+        if self.doubt.is_some() {
+            return Ok(());
+        }
+        if !self.has_room() {
+            self.look_due = true;
+            return Ok(());
+        }
         let noted = match self.applied(op.change.clone(), op.request_id.clone()) {
-            Ok(_) => match self.make_room().await {
-                Ok(()) => self.append_applied(vec![op]).await?.map_err(|error| error.to_string()),
-                Err(error) => Err(error.message),
-            },
+            Ok(_) => self.append_applied(vec![op]).await?.map_err(|error| error.to_string()),
             Err(error) => Err(error.message),
         };
         if let Err(why) = noted {
@@ -195,14 +218,20 @@ impl Agent {
 
     /// Appends under whatever the fence is by then; *moved* only where that is not enough.
     async fn append_applied(&mut self, ops: Vec<Op>) -> Result<Result<(), StoreError>, End> {
+        let deadline = Instant::now() + self.core.config.recover_timeout;
         loop {
+            let fence = self.revision;
             let moved = match self.append(ops.clone()).await {
                 Err(moved @ StoreError::Moved { .. }) => moved,
                 done => return Ok(done),
             };
             match self.refresh().await {
                 // Only the lock changed, and it is checked again before the file is touched.
-                Ok(Standing::Owner) if self.doubt.is_none() => {}
+                Ok(Standing::Owner) if self.doubt.is_none() && self.revision > fence => {}
+                // Refused under a fence that a leader says is the last: it is behind.
+                Ok(Standing::Owner) if self.doubt.is_none() && Instant::now() < deadline => {
+                    tokio::time::sleep(BEHIND).await;
+                }
                 Ok(Standing::Owner) => return Ok(Err(moved)),
                 Ok(Standing::Gone) => return Err(End::Moved),
                 Err(error) => return Ok(Err(error)),

@@ -106,6 +106,13 @@ impl Agent {
         }
     }
 
+    /// What an earlier copy of the request was answered.
+    pub(super) fn remembered(&self, request_id: &RequestId) -> Option<String> {
+        let reply = self.answered.get(request_id)?;
+        let is_whole = reply.get() != RawValue::NULL.get();
+        Some(if is_whole { reply.get().to_owned() } else { self.machine.view().get().to_owned() })
+    }
+
     /// Learns of the record what the letter's sender knew.
     pub(super) async fn catch_up(&mut self, letter: &Letter) -> Result<Result<(), Error>, End> {
         if letter.revision <= self.revision {
@@ -157,9 +164,8 @@ impl Agent {
         let no = |error: &Error| Ok(Verdict::Now(refused(error, &request_id)));
         if matches!(ask.access, Access::Write { .. }) {
             // Whatever has happened to lock and owner since.
-            if let Some(reply) = self.answered.get(&request_id) {
-                let reply = if reply.get() == RawValue::NULL.get() { self.machine.view() } else { reply.to_owned() };
-                return Ok(Verdict::Now(Answer::Done(reply.get().to_owned().into())));
+            if let Some(reply) = self.remembered(&request_id) {
+                return Ok(Verdict::Now(Answer::Done(reply.into())));
             }
             if let Some(place) = batch.staged.iter().position(|staged| staged.request_id == request_id) {
                 return Ok(Verdict::CopyOf(place));
@@ -249,6 +255,10 @@ pub(crate) async fn answer_end(letters: Vec<Letter>, end: &End) {
 impl Agent {
     /// A letter that may end the session.
     pub(super) async fn stand_alone(&mut self, letter: Letter) -> Flow {
+        // Nobody waits for it, and who builds the state again looks anyway.
+        if matches!(letter.call, Call::Look) {
+            return self.look().await;
+        }
         match self.settle().await {
             Ok(Ok(())) => {}
             Ok(Err(error)) => {
@@ -268,7 +278,6 @@ impl Agent {
             }
             Call::Handover => self.hand_over(letter).await,
             Call::Verb(Verb::DocSave) => self.save(letter).await,
-            Call::Look => self.look().await,
             Call::Passivate(why) => {
                 let why = why.clone();
                 self.passivate(letter, why).await

@@ -54,11 +54,12 @@ impl Document {
     /// the file and its worker no further.
     pub(super) async fn look_at_disk(&self) -> Option<Noticed> {
         let (file, state) = (self.file.as_ref()?, &self.state);
-        if !state.begun.is_empty()
-            && let Err(error) = file.tidy().await
-        {
-            tracing::warn!(session = %self.id, %error, "what a save may have left could not be removed");
-        }
+        let is_tidy = match state.begun.iter().any(|begun| begun.save.is_some()) {
+            true => file.tidy(state.known(), &self.limits).await.inspect_err(|error| {
+                tracing::warn!(session = %self.id, %error, "what a save may have left could not be removed");
+            }),
+            false => Ok(()),
+        };
         let found = match file.look(&self.limits).await {
             Ok(found) => found,
             Err(error) => {
@@ -69,6 +70,7 @@ impl Document {
         if let Found::File(seen) = &found
             && let Some(begun) = state.begun.iter().rfind(|begun| Some(&begun.digest) == seen.digest.as_ref())
             && let Some(save) = &begun.save
+            && is_tidy.is_ok()
         {
             tracing::info!(session = %self.id, path = file.path(), "a save came as far as the file");
             let baseline = Baseline { digest: begun.digest.clone(), bytes: save.bytes, mtime: seen.mtime.clone() };
@@ -136,6 +138,7 @@ impl Standpoint {
             Found::Nothing => ("was removed from disk", None),
             Found::Link => ("is a symbolic link now", None),
             Found::Irregular => ("is not a regular file now", None),
+            Found::Unreadable => ("cannot be read now", None),
             Found::File(seen) if expected.is_none() => ("was made on disk", Some(seen)),
             Found::File(seen) => ("was changed on disk", Some(seen)),
         };

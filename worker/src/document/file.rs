@@ -72,13 +72,15 @@ pub(super) enum Found {
     Link,
     /// A folder, a pipe, a device.
     Irregular,
+    /// Something that this worker may not read.
+    Unreadable,
 }
 
 impl Found {
     pub(super) fn digest(&self) -> Option<&str> {
         match self {
             Self::File(seen) => seen.digest.as_deref(),
-            Self::Nothing | Self::Link | Self::Irregular => None,
+            Self::Nothing | Self::Link | Self::Irregular | Self::Unreadable => None,
         }
     }
 }
@@ -124,7 +126,7 @@ impl Known {
             Found::File(Seen { digest: Some(digest), .. }) => {
                 self.begun.contains(digest) || self.baseline.as_ref() == Some(digest)
             }
-            Found::File(_) | Found::Link | Found::Irregular => false,
+            Found::File(_) | Found::Link | Found::Irregular | Found::Unreadable => false,
         }
     }
 }
@@ -135,6 +137,13 @@ pub(super) enum Written<T> {
     Diverged(Found),
 }
 
+/// What became of the last step.
+pub(super) enum Finished {
+    Known(Written<Baseline>),
+    /// It was made, and may not last.
+    Unsure(Error),
+}
+
 /// Where a document's file is.
 pub(super) struct File {
     session: SessionKey,
@@ -142,14 +151,17 @@ pub(super) struct File {
     path: String,
     mount: Option<Arc<Mount>>,
     /// Has the session told when something happens to the file.
-    watched: Option<Watched>,
+    watched: Option<Arc<Watched>>,
 }
 
 impl File {
     pub(super) fn of(record: &SessionRecord, mount: Option<Arc<Mount>>) -> Option<Self> {
         let (workspace, path) = (record.workspace.as_ref()?.to_string(), record.path.as_ref()?.to_string());
         let session = record.key();
-        let watched = mount.as_ref().and_then(|mount| mount.watch.as_ref()?.register(&mount.names[0], &path, &session));
+        let watched = mount
+            .as_ref()
+            .and_then(|mount| mount.watch.as_ref()?.register(mount.real_name(), &path, &session))
+            .map(Arc::new);
         Some(Self { session, workspace, path, mount, watched })
     }
 
@@ -201,12 +213,18 @@ impl File {
         Err(self.describe(Error::new(Reason::WorkspaceDenied, message)))
     }
 
-    /// From now on the session is told. Before the file is looked at, or a change in between would be missed; again after its
-    /// folder was made.
-    fn watch(&self) {
-        if let Some(watched) = &self.watched {
-            watched.begin();
-        }
+    /// Does `work` with the file, of which the session is told from now on: else a change in between would be missed.
+    async fn watching<T: Send + 'static>(
+        &self,
+        work: impl FnOnce() -> std::io::Result<T> + Send + 'static,
+    ) -> std::io::Result<T> {
+        let watched = self.watched.clone();
+        let begin = move || watched.iter().for_each(|watched| watched.begin());
+        blocking(move || {
+            begin();
+            work()
+        })
+        .await
     }
 
     /// The file's content; `None` where there is no file.
@@ -215,8 +233,7 @@ impl File {
     /// `no_workspace`, `io`, `not_utf8`, `path_escape`, `bad_frontmatter`, `body_too_large`, `fields_too_large`.
     pub(super) async fn read(&self, limits: &Limits) -> Result<Option<Content>, Error> {
         let (mount, path, max) = (self.mount()?, self.path.clone(), bytes_max(limits));
-        self.watch();
-        let read = blocking(move || save::read(&mount, &path, max)).await;
+        let read = self.watching(move || save::read(&mount, &path, max)).await;
         let Some((bytes, metadata)) = read.map_err(|error| self.io("read", &error))? else { return Ok(None) };
         if bytes.len() as u64 > max {
             return Err(self.describe(body_too_large(limits)));
@@ -240,20 +257,21 @@ impl File {
     /// `no_workspace`, `io`.
     pub(super) async fn look(&self, limits: &Limits) -> Result<Found, Error> {
         let (mount, path, max) = (self.mount()?, self.path.clone(), bytes_max(limits));
-        self.watch();
-        match blocking(move || save::look(&mount, &path, max)).await {
+        match self.watching(move || save::look(&mount, &path, max)).await {
             Err(error) if beneath::is_linked(&error) => Ok(Found::Link),
             looked => looked.map_err(|error| self.io("read", &error)),
         }
     }
 
-    /// Removes what a crash left of saves of this session, and makes durable what they came to.
+    /// Removes what a crash left of saves of this session, which knows this much of its file, and makes durable what they came
+    /// to.
     ///
     /// # Errors
     /// `no_workspace`, `workspace_denied`, `io`, `path_escape`.
-    pub(super) async fn tidy(&self) -> Result<(), Error> {
+    pub(super) async fn tidy(&self, known: Known, limits: &Limits) -> Result<(), Error> {
         let (mount, session, path) = (self.writable()?, self.session.clone(), self.path.clone());
-        let tidied = blocking(move || save::tidy(&mount, &session, &path)).await;
+        let max = bytes_max(limits);
+        let tidied = blocking(move || save::tidy(&mount, &session, &path, &known, max)).await;
         tidied.map_err(|error| self.io("clean up beside", &error))
     }
 
@@ -279,16 +297,19 @@ impl File {
     ///
     /// # Errors
     /// `io`, `path_escape`.
-    pub(super) async fn finish(&self, prepared: Prepared) -> Result<Written<Baseline>, Error> {
-        let finished = blocking(move || prepared.finish()).await;
-        self.watch();
-        self.written("write", finished)
+    pub(super) async fn finish(&self, prepared: Prepared) -> Result<Finished, Error> {
+        // Its folder was made by now.
+        match self.watching(move || prepared.finish()).await {
+            Ok(Save::Unsure(error)) => Ok(Finished::Unsure(self.io("write", &error))),
+            finished => self.written("write", finished).map(Finished::Known),
+        }
     }
 
     fn written<T>(&self, doing: &str, saved: std::io::Result<Save<T>>) -> Result<Written<T>, Error> {
         match saved.map_err(|error| self.io(doing, &error))? {
             Save::Done(done) => Ok(Written::Done(done)),
             Save::Diverged(found) => Ok(Written::Diverged(found)),
+            Save::Unsure(error) => Err(self.io(doing, &error)),
         }
     }
 

@@ -9,6 +9,24 @@ use super::step::Step;
 const STEPS_MAX: usize = 100;
 const BYTES_MAX: usize = 1024 * 1024;
 
+/// How a change has the history weighed. It says so itself, since a replay must drop what was dropped then.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub(super) enum Weight {
+    /// Bytes of text, as the first version did: a control character is six times that in a snapshot.
+    #[default]
+    Raw,
+    /// Bytes in a snapshot.
+    Encoded,
+}
+
+impl Weight {
+    #[allow(clippy::trivially_copy_pass_by_ref, reason = "serde asks for it so")]
+    pub(super) fn is_raw(&self) -> bool {
+        *self == Self::Raw
+    }
+}
+
 /// What can be undone and redone, the latest last.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -24,19 +42,19 @@ impl History {
     }
 
     /// A new change, whose inverse is `inverse`: there is nothing to redo any more.
-    pub(super) fn done(&mut self, inverse: Step) {
+    pub(super) fn done(&mut self, inverse: Step, weight: Weight) {
         self.redo.clear();
-        push(&mut self.undo, inverse);
+        push(&mut self.undo, inverse, weight);
     }
 
     /// The last change was taken back; `inverse` makes it again.
-    pub(super) fn undone(&mut self, inverse: Step) {
-        push(&mut self.redo, inverse);
+    pub(super) fn undone(&mut self, inverse: Step, weight: Weight) {
+        push(&mut self.redo, inverse, weight);
     }
 
     /// A change that was taken back was made again.
-    pub(super) fn redone(&mut self, inverse: Step) {
-        push(&mut self.undo, inverse);
+    pub(super) fn redone(&mut self, inverse: Step, weight: Weight) {
+        push(&mut self.undo, inverse, weight);
     }
 
     pub(super) fn last_done(&self) -> Option<&Step> {
@@ -56,11 +74,17 @@ impl History {
     }
 }
 
-fn push(steps: &mut VecDeque<Box<Step>>, step: Step) {
+fn push(steps: &mut VecDeque<Box<Step>>, step: Step, weight: Weight) {
     steps.push_back(Box::new(step));
     let mut bytes: usize = steps.iter().map(|step| step.bytes()).sum();
+    // Encoded it is at most six times that, which is not worth a walk through all of it while it is little.
+    let is_encoded = weight == Weight::Encoded && bytes.saturating_mul(6) > BYTES_MAX;
+    let weigh = |step: &Step| if is_encoded { step.encoded_bytes() } else { step.bytes() };
+    if is_encoded {
+        bytes = steps.iter().map(|step| weigh(step)).sum();
+    }
     while steps.len() > STEPS_MAX || bytes > BYTES_MAX {
         let Some(dropped) = steps.pop_front() else { return };
-        bytes -= dropped.bytes();
+        bytes -= weigh(&dropped);
     }
 }

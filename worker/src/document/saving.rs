@@ -13,7 +13,7 @@ use holdfast_protocol::{Error, Limits, RequestId, SessionId};
 use uuid::Uuid;
 
 use super::disk::Standpoint;
-use super::file::{Baseline, File, Over, Prepared, Written};
+use super::file::{Baseline, File, Finished, Over, Prepared, Written};
 use super::state::{Begun, BegunSave};
 use super::{Document, DocumentChange, Stamp, frontmatter, raw};
 use crate::machine::{Ask, Change, Effect, Memory, Unfinished, Work};
@@ -97,8 +97,10 @@ impl Work for Saving {
         let Step::Prepared(prepared) = std::mem::replace(&mut self.step, Step::Over) else {
             return Err(Unfinished::Refused(Error::new(Reason::Bug, "a save is finished once it is prepared")));
         };
-        let written = self.file.finish(prepared).await.map_err(Unfinished::Unsure)?;
-        let baseline = self.go_on(written).map_err(Unfinished::Refused)?;
+        let baseline = match self.file.finish(prepared).await.map_err(Unfinished::Refused)? {
+            Finished::Known(written) => self.go_on(written).map_err(Unfinished::Refused)?,
+            Finished::Unsure(error) => return Err(Unfinished::Unsure(error)),
+        };
         Ok(saved(&self.file, &self.known.session, &self.begun, baseline))
     }
 }

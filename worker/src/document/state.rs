@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
 use super::file::{Baseline, Known};
-use super::history::History;
+use super::history::{History, Weight};
 use super::not_replayable;
 use super::step::Step;
 use crate::machine::Ask;
@@ -167,6 +167,8 @@ pub(super) enum DocumentChange {
         step: Step,
         #[serde(default, skip_serializing_if = "Option::is_none")]
         stamp: Option<Stamp>,
+        #[serde(default, skip_serializing_if = "Weight::is_raw")]
+        weight: Weight,
     },
     /// An edit that changed nothing: it counts, and there is nothing to undo or to save.
     Same {
@@ -177,11 +179,15 @@ pub(super) enum DocumentChange {
     Undo {
         #[serde(default, skip_serializing_if = "Option::is_none")]
         stamp: Option<Stamp>,
+        #[serde(default, skip_serializing_if = "Weight::is_raw")]
+        weight: Weight,
     },
     /// The last undone change made again.
     Redo {
         #[serde(default, skip_serializing_if = "Option::is_none")]
         stamp: Option<Stamp>,
+        #[serde(default, skip_serializing_if = "Weight::is_raw")]
+        weight: Weight,
     },
 }
 
@@ -238,21 +244,21 @@ impl State {
                 self.saved_revision += u64::from(!self.dirty());
                 self.changed = stamp;
             }
-            DocumentChange::Edit { step, stamp } => {
+            DocumentChange::Edit { step, stamp, weight } => {
                 let inverse = step.apply(&mut self.body, &mut self.fields)?;
-                self.history.done(inverse);
+                self.history.done(inverse, weight);
                 self.change(stamp, has_file);
             }
-            DocumentChange::Undo { stamp } => {
+            DocumentChange::Undo { stamp, weight } => {
                 let step = self.history.take_done().ok_or_else(|| not_replayable("nothing to undo"))?;
                 let inverse = step.apply(&mut self.body, &mut self.fields)?;
-                self.history.undone(inverse);
+                self.history.undone(inverse, weight);
                 self.change(stamp, has_file);
             }
-            DocumentChange::Redo { stamp } => {
+            DocumentChange::Redo { stamp, weight } => {
                 let step = self.history.take_undone().ok_or_else(|| not_replayable("nothing to redo"))?;
                 let inverse = step.apply(&mut self.body, &mut self.fields)?;
-                self.history.redone(inverse);
+                self.history.redone(inverse, weight);
                 self.change(stamp, has_file);
             }
         }

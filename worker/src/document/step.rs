@@ -95,9 +95,18 @@ impl Step {
             .collect()
     }
 
-    /// About how many bytes it takes, in memory or in a snapshot, where a control character is six.
+    /// About how many bytes it takes.
     pub(super) fn bytes(&self) -> usize {
-        let text: usize = self.splices.iter().map(|splice| json_len(&splice.insert) + 48).sum();
+        self.weight(str::len)
+    }
+
+    /// About how many bytes it takes in a snapshot.
+    pub(super) fn encoded_bytes(&self) -> usize {
+        self.weight(json_len)
+    }
+
+    fn weight(&self, of_text: impl Fn(&str) -> usize) -> usize {
+        let text: usize = self.splices.iter().map(|splice| of_text(&splice.insert) + 48).sum();
         let removed: usize = self.remove.iter().map(|name| name.len() + 24).sum();
         let set = if self.set.is_empty() { 0 } else { serde_json::to_vec(&self.set).map_or(0, |json| 2 * json.len()) };
         64 + text + removed + set

@@ -223,3 +223,37 @@ async fn a_save_that_was_refused_is_never_said_to_be_saved() {
     done(world, node, Verb::DocSave, json!({ "request_id": "s1" })).await;
     assert_eq!(scene.saved(), ["s1"]);
 }
+
+#[tokio::test(start_paused = true)]
+async fn an_owner_that_was_brought_back_by_hand_saves_what_was_acknowledged_meanwhile() {
+    let scene = scene().await;
+    let (world, node, next) = (&scene.world, &scene.node, scene.world.node(1));
+    // The next frame of this owner would replace the log by what it knows.
+    while world.memory.log_now(&world.key).len() < 32 {
+        done(world, node, Verb::DocEdit, edit("x")).await;
+    }
+    let before = record(world).await;
+    give(world, &next).await;
+    done(world, &next, Verb::DocEdit, json!({ "body": "of the next owner" })).await;
+    world.write_by_hand(&before);
+    let revision = hint(world).await.revision;
+    let saved = ask_knowing(world, node, Verb::DocSave, &json!({}), revision).await;
+    assert!(matches!(saved, Some(Answer::Done(_))), "{saved:?}");
+    assert_eq!(scene.file(), "of the next owner");
+    let document = done(world, node, Verb::DocGet, json!({})).await;
+    assert_eq!((&document["body"], &document["dirty"]), (&json!("of the next owner"), &json!(false)));
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_an_agent_notices_by_itself_makes_no_request_forgotten() {
+    let scene = scene().await;
+    let (world, node, file) = (&scene.world, &scene.node, scene.folder.path().join("a.md"));
+    let edit = json!({ "body": "once", "request_id": "r1" });
+    let edited = done(world, node, Verb::DocEdit, edit.clone()).await;
+    for number in 0..1_100 {
+        std::fs::write(&file, if number % 2 == 0 { "theirs" } else { "old" }).unwrap();
+        node.ask(&world.key, Call::Look, world.plain_ask(Revision(0))).await;
+        node.floor.advance(u64::MAX);
+    }
+    assert_eq!(done(world, node, Verb::DocEdit, edit).await, edited);
+}

