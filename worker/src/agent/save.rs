@@ -133,12 +133,14 @@ impl Agent {
         let (prepared, proven) = tokio::join!(work.prepare(), self.append_applied(vec![intent]));
         match proven? {
             Ok(()) => {}
-            // The record was edited by hand, and the state is to be built again.
-            Err(StoreError::Moved { .. }) => return Ok(Ok(Attempt::Again)),
             Err(error) => {
                 // The state has an intent that the log may not have.
                 self.doubt.get_or_insert(Doubt::Ahead);
-                return Ok(Err(error_before(&error)));
+                return Ok(match error {
+                    // The record was edited by hand, and the state is to be built again.
+                    StoreError::Moved { .. } => Ok(Attempt::Again),
+                    error => Err(error_before(&error)),
+                });
             }
         }
         // The record may have changed on the way.
