@@ -26,7 +26,7 @@ use std::time::Duration;
 
 use futures_channel::mpsc;
 use futures_util::{FutureExt, StreamExt};
-use holdfast_protocol::frame::SNAPSHOT_EVERY_BYTES;
+use holdfast_protocol::frame::{Op, SNAPSHOT_EVERY_BYTES};
 use holdfast_protocol::id::{Activation, Boot, WorkspaceName};
 use holdfast_protocol::internal::Activate;
 use holdfast_protocol::{Error, Limits, Revision, SessionKey, SessionRecord};
@@ -151,6 +151,8 @@ pub(crate) struct Agent {
     stay_until: Option<Instant>,
     /// Something outside of the log should be looked at.
     look_due: bool,
+    /// What the log is still to be told of a save that was answered.
+    owed: Option<Box<Op>>,
 }
 
 /// Runs the session of `key` until it ends. Letters that are left in `mailbox` then are the caller's to answer; `legacy` is

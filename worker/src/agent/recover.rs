@@ -94,6 +94,7 @@ impl Agent {
             successor: None,
             stay_until: None,
             look_due: false,
+            owed: None,
         });
         agent.touch();
         agent.wind_lock_clock();

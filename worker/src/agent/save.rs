@@ -40,6 +40,13 @@ enum Attempt {
     Again,
 }
 
+/// What became of an attempt to tell the log something.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Noted {
+    InTheLog,
+    NotYet,
+}
+
 impl Agent {
     /// `doc.save`
     pub(super) async fn save(&mut self, letter: Letter) -> Flow {
@@ -61,12 +68,12 @@ impl Agent {
             }
             Attempt::Done(op) => {
                 letter.reply.send(Answer::Done(op.reply.get().to_owned().into())).await;
-                self.note(op).await
+                self.owed = Some(Box::new(op));
+                self.pay().await
             }
             Attempt::Nothing { error, nothing } => {
                 letter.reply.send(refused(&error, &letter.request_id)).await;
-                let request_id = RequestId::made(Uuid::now_v7());
-                self.note(Op { request_id, event: None, change: nothing, reply: RawValue::NULL.to_owned() }).await?;
+                self.owed = Some(Box::new(silent(nothing)));
                 // Refused, perhaps, for what there is.
                 self.look().await
             }
@@ -126,16 +133,17 @@ impl Agent {
         if self.doubt.is_some() {
             return Ok(Ok(Attempt::Again));
         }
-        let intent = match self.applied(intent, RequestId::made(Uuid::now_v7())) {
-            Ok(op) => op,
-            Err(error) => return Ok(Err(error)),
-        };
+        let intent = silent(intent);
+        if let Err(error) = self.apply(&intent) {
+            return Ok(Err(error));
+        }
         let (prepared, proven) = tokio::join!(work.prepare(), self.append_applied(vec![intent]));
         match proven? {
             Ok(()) => {}
             Err(error) => {
-                // The state has an intent that the log may not have.
+                // The state has an intent that the log may not have. If it has, nothing comes of it.
                 self.doubt.get_or_insert(Doubt::Ahead);
+                self.owed = Some(Box::new(silent(nothing)));
                 return Ok(match error {
                     // The record was edited by hand, and the state is to be built again.
                     StoreError::Moved { .. } => Ok(Attempt::Again),
@@ -174,48 +182,58 @@ impl Agent {
         Ok(Ok(Attempt::Done(Op { request_id: request_id.clone(), event, change, reply })))
     }
 
-    /// The op of a change that is made in the state, and not in the log yet.
-    fn applied(&mut self, change: Box<RawValue>, request_id: RequestId) -> Result<Op, Error> {
-        if let Err(error) = self.machine.apply(&change) {
+    /// Makes a change in the state that is not in the log yet.
+    fn apply(&mut self, op: &Op) -> Result<(), Error> {
+        self.machine.apply(&op.change).inspect_err(|error| {
             tracing::error!(session = %self.key, %error, "a decided change could not be made");
             self.doubt = Some(Doubt::Ahead);
-            return Err(error);
-        }
-        Ok(Op { request_id, event: None, change, reply: RawValue::NULL.to_owned() })
+        })
     }
 
     /// Looks at what is outside of the log, and tells the log what it should know of it.
     pub(super) async fn look(&mut self) -> Flow {
         self.look_due = false;
+        self.pay().await?;
         // Who builds the state again looks then, and a session that has not begun knows of nothing.
-        if self.doubt.is_some() || self.ops == 0 {
+        if self.doubt.is_some() || self.owed.is_some() || self.ops == 0 {
             return Ok(());
         }
         let Some(Noticed { request_id, change }) = self.machine.look().await else { return Ok(()) };
         let Change { change, event, reply, .. } = change;
         let request_id = request_id.unwrap_or_else(|| RequestId::made(Uuid::now_v7()));
-        self.note(Op { request_id, event, change, reply }).await
+        self.note(Op { request_id, event, change, reply }).await.map(|_| ())
+    }
+
+    /// Tells the log what came of a save that was answered already.
+    async fn pay(&mut self) -> Flow {
+        let Some(op) = self.owed.take() else { return Ok(()) };
+        // The frame whose outcome was unknown may have had it.
+        if self.answered.get(&op.request_id).is_none() && self.note(Op::clone(&op)).await? == Noted::NotYet {
+            self.owed = Some(op);
+        }
+        Ok(())
     }
 
     /// Tells the log what has happened already. If that fails, the state is built again at the next request, and what happened
-    /// is noticed then.
-    async fn note(&mut self, op: Op) -> Flow {
+    /// is noticed, or paid, then.
+    async fn note(&mut self, op: Op) -> Result<Noted, End> {
         if self.doubt.is_some() {
-            return Ok(());
+            return Ok(Noted::NotYet);
         }
         if !self.has_room() {
             self.look_due = true;
-            return Ok(());
+            return Ok(Noted::NotYet);
         }
-        let noted = match self.applied(op.change.clone(), op.request_id.clone()) {
-            Ok(_) => self.append_applied(vec![op]).await?.map_err(|error| error.to_string()),
+        let noted = match self.apply(&op) {
+            Ok(()) => self.append_applied(vec![op]).await?.map_err(|error| error.to_string()),
             Err(error) => Err(error.message),
         };
         if let Err(why) = noted {
             tracing::warn!(session = %self.key, why, "what happened to the session's file is not in its log yet");
             self.doubt.get_or_insert(Doubt::Ahead);
+            return Ok(Noted::NotYet);
         }
-        Ok(())
+        Ok(Noted::InTheLog)
     }
 
     /// Appends under whatever the fence is by then; *moved* only where that is not enough.
@@ -240,6 +258,11 @@ impl Agent {
             }
         }
     }
+}
+
+/// A change that no request waits for, and no signal tells of.
+fn silent(change: Box<RawValue>) -> Op {
+    Op { request_id: RequestId::made(Uuid::now_v7()), event: None, change, reply: RawValue::NULL.to_owned() }
 }
 
 /// `error`, as one of this request.

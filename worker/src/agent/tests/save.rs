@@ -257,3 +257,36 @@ async fn what_an_agent_notices_by_itself_makes_no_request_forgotten() {
     }
     assert_eq!(done(world, node, Verb::DocEdit, edit).await, edited);
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_save_that_was_answered_is_not_forgotten_when_somebody_else_writes_right_after_it() {
+    let scene = scene().await;
+    let (world, node, file) = (&scene.world, &scene.node, scene.folder.path().join("a.md"));
+    let (memory, formatted) = (world.memory.clone(), file.clone());
+    scene.once_it_is_in_its_place(move || {
+        memory.set_faults(Faults { unavailable: 1000, ..Faults::default() });
+        std::fs::write(formatted, "new, formatted").unwrap();
+    });
+    let saved = done(world, node, Verb::DocSave, json!({ "request_id": "s1" })).await;
+    world.memory.set_faults(Faults::default());
+    let document = done(world, node, Verb::DocGet, json!({"consistency": "linearizable"})).await;
+    assert_eq!((&document["dirty"], &document["diverged"]), (&json!(false), &json!(true)));
+    assert_eq!(done(world, node, Verb::DocSave, json!({ "request_id": "s1" })).await, saved);
+    assert_eq!(scene.saved(), ["s1"]);
+    assert_eq!(scene.file(), "new, formatted");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_save_whose_intent_came_late_is_never_said_to_be_saved() {
+    let scene = scene().await;
+    let (world, node, file) = (&scene.world, &scene.node, scene.folder.path().join("a.md"));
+    world.memory.set_faults(Faults { lost_ack: 1000, ..Faults::default() });
+    let reason = refused(world, node, Verb::DocSave, json!({})).await;
+    assert_eq!(reason, Reason::StorageUnavailable);
+    world.memory.set_faults(Faults::default());
+    // The very text, by another's hand.
+    std::fs::write(&file, "new").unwrap();
+    let document = done(world, node, Verb::DocGet, json!({"consistency": "linearizable"})).await;
+    assert_eq!(document["dirty"], true);
+    assert_eq!(scene.saved(), Vec::<String>::new());
+}
