@@ -119,9 +119,9 @@ fn told(error: &Error) -> Value {
 pub(super) struct Standpoint {
     pub(super) session: SessionId,
     revision: u64,
-    baseline: Option<Baseline>,
-    synced: Option<Stamp>,
-    unsaved: Option<Stamp>,
+    baseline: Option<Box<Baseline>>,
+    synced: Option<Box<Stamp>>,
+    unsaved: Option<Box<Stamp>>,
 }
 
 impl Standpoint {

@@ -95,11 +95,12 @@ pub(super) struct State {
     /// The revision that the file has, or that the session began with.
     pub(super) saved_revision: u64,
     /// The file as it was last read or written; `None`: there was none.
+    /// What only sessions with files have is boxed, because of all the others in memory.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub(super) baseline: Option<Baseline>,
+    pub(super) baseline: Option<Box<Baseline>>,
     /// When and by whom that was.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub(super) synced: Option<Stamp>,
+    pub(super) synced: Option<Box<Stamp>>,
     /// Saves that were begun since, the latest last.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub(super) begun: Vec<Begun>,
@@ -108,7 +109,7 @@ pub(super) struct State {
     pub(super) diverged: Option<Box<str>>,
     /// The first change that no file has.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub(super) unsaved: Option<Stamp>,
+    pub(super) unsaved: Option<Box<Stamp>>,
     /// The last change.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(super) changed: Option<Stamp>,
@@ -199,9 +200,9 @@ impl State {
                 (self.body, self.fields, self.front) = (body, fields, front);
                 // What was given for a file that is not there is in no file.
                 if has_file && baseline.is_none() && !(self.body.is_empty() && self.fields.is_empty()) {
-                    self.unsaved.clone_from(&stamp);
+                    self.unsaved = stamp.clone().map(Box::new);
                 }
-                (self.baseline, self.synced) = (baseline, stamp);
+                (self.baseline, self.synced) = (baseline.map(Box::new), stamp.map(Box::new));
                 return Ok(());
             }
             DocumentChange::Saving(begun) => {
@@ -273,14 +274,14 @@ impl State {
 
     /// The session knows what the file is.
     fn synced_with(&mut self, baseline: Baseline, stamp: Option<Stamp>) {
-        (self.baseline, self.synced) = (Some(baseline), stamp);
+        (self.baseline, self.synced) = (Some(Box::new(baseline)), stamp.map(Box::new));
         self.diverged = None;
         self.begun.clear();
     }
 
     fn change(&mut self, stamp: Option<Stamp>, has_file: bool) {
         if has_file && !self.dirty() {
-            self.unsaved.clone_from(&stamp);
+            self.unsaved = stamp.clone().map(Box::new);
         }
         self.changed = stamp;
     }
