@@ -1,5 +1,6 @@
 //! Path sessions and their files: load, save, divergence, and nothing outside of the workspace.
 
+mod contend;
 mod crash;
 mod front;
 mod link;
