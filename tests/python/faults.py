@@ -20,9 +20,10 @@ import drain  # noqa: E402
 import failover  # noqa: E402
 import outage  # noqa: E402
 import restart  # noqa: E402
+import saves  # noqa: E402
 import zombie  # noqa: E402
 
-SCENARIOS = {module.__name__: module for module in [failover, zombie, drain, restart, compaction, outage]}
+SCENARIOS = {module.__name__: module for module in [failover, zombie, drain, restart, compaction, outage, saves]}
 
 
 def main():

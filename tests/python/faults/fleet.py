@@ -113,6 +113,8 @@ class Fleet:
     def __init__(self, nodes=1, workers=2, coordinators=2):
         self.nodes = nodes
         self.folder = pathlib.Path(tempfile.mkdtemp(prefix="holdfast-faults-"))
+        self.docs = self.folder / "docs"
+        self.docs.mkdir()
         self.connections = []
         ports = free_ports(nodes * 2)
         self.ports, routes = ports[:nodes], ports[nodes:]
@@ -134,7 +136,9 @@ class Fleet:
         # Each begins with another server, as a fleet's processes would.
         start = sum(map(ord, name)) % self.nodes
         urls = ",".join(self.urls[start:] + self.urls[:start])
-        command = [BIN, kind, "--nats", urls] + (["--name", name] if kind == "worker" else [])
+        command = [BIN, kind, "--nats", urls]
+        if kind == "worker":
+            command += ["--name", name, "--workspace", f"main={self.docs}"]
         return Process(name, command, self.folder, {"RUST_LOG": os.environ.get("RUST_LOG", "info"), "NO_COLOR": "1"})
 
     async def __aenter__(self):
