@@ -165,21 +165,22 @@ impl Agent {
         let Change { change, event, reply, .. } = match work.finish().await {
             Ok(change) => change,
             Err(Unfinished::Refused(error)) => return Ok(Ok(Attempt::Nothing { error, nothing })),
-            Err(Unfinished::Unsure(error)) => {
-                // If it lasts after all, the look tells the log.
-                self.look().await?;
-                return Ok(match self.remembered(request_id) {
-                    Some(reply) => Ok(Attempt::Answer(Answer::Done(reply.into()))),
-                    None => {
-                        Err(Error::new(Reason::AckTimeout, format!("the file may or may not last: {}", error.message)))
-                    }
-                });
-            }
+            Err(Unfinished::Unsure(error)) => return self.may_not_last(&error, request_id).await,
         };
         if token.is_some() {
             self.renew_lock_clock();
         }
         Ok(Ok(Attempt::Done(Op { request_id: request_id.clone(), event, change, reply })))
+    }
+
+    /// The file is in its place, and may not be there after a power failure. If it lasts after all, a look tells the log.
+    async fn may_not_last(&mut self, error: &Error, request_id: &RequestId) -> Result<Result<Attempt, Error>, End> {
+        self.look().await?;
+        let unknown = || Error::new(Reason::AckTimeout, format!("the file may or may not last: {}", error.message));
+        Ok(match self.remembered(request_id) {
+            Some(reply) => Ok(Attempt::Answer(Answer::Done(reply.into()))),
+            None => Err(unknown()),
+        })
     }
 
     /// Makes a change in the state that is not in the log yet.

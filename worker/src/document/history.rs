@@ -21,7 +21,6 @@ pub(super) enum Weight {
 }
 
 impl Weight {
-    #[allow(clippy::trivially_copy_pass_by_ref, reason = "serde asks for it so")]
     pub(super) fn is_raw(&self) -> bool {
         *self == Self::Raw
     }

@@ -11,25 +11,35 @@ use rustix::fs::{Gid, Uid, fchown};
 #[cfg(target_os = "linux")]
 const OF_THE_TEXT: [&str; 3] = ["security.capability", "security.ima", "security.evm"];
 
+/// The bits of a mode that can be kept, and those among them that lend nobody's rights.
+const ALL: u32 = 0o7777;
+const PLAIN: u32 = 0o1777;
+
 /// Gives `new` what `old` has.
 pub(super) fn keep(new: &std::fs::File, old: &File) -> Result<()> {
     let metadata = old.metadata()?;
     #[cfg(target_os = "linux")]
     keep_extended(new, old);
-    let mode = |bits: u32| std::fs::Permissions::from_mode(metadata.mode() & bits);
+    let set = |mode: u32| new.set_permissions(std::fs::Permissions::from_mode(mode));
     // Before it is given away, when it may no longer be changed; and after lists, which change the mode.
-    new.set_permissions(mode(0o1777))?;
+    set(metadata.mode() & PLAIN)?;
     let wanted = (metadata.uid(), metadata.gid());
     let ids = || new.metadata().map(|metadata| (metadata.uid(), metadata.gid()));
     if ids()? != wanted && fchown(new, Some(Uid::from_raw(wanted.0)), Some(Gid::from_raw(wanted.1))).is_err() {
         // The group alone may be one of ours. That neither can be kept is no reason not to save.
         fchown(new, None, Some(Gid::from_raw(wanted.1))).ok();
     }
-    // Rights that would be another's are not given along.
-    if ids()? == wanted {
-        new.set_permissions(mode(0o7777)).ok();
+    let mode = mode_for(metadata.mode(), wanted, ids()?);
+    if mode & !PLAIN != 0 {
+        set(mode).ok();
     }
     Ok(())
+}
+
+/// The mode that a file has whose owner and group are `got`, where they were `wanted`: rights that would be another's are not
+/// given along.
+pub(super) fn mode_for(mode: u32, wanted: (u32, u32), got: (u32, u32)) -> u32 {
+    mode & if got == wanted { ALL } else { PLAIN }
 }
 
 /// Best effort: a file system that has none says so, and some are the system's alone.

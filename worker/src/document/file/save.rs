@@ -215,7 +215,8 @@ impl Prepared {
             placed = taken.digest().map(str::to_owned);
             taken = away;
         }
-        // Whoever writes as fast as this has written over all of it.
+        // Whoever writes as fast as this writes again: what came away last stays beside the file for the next look at it.
+        self.temporary.leave();
         look_at(&self.spot, self.max)
     }
 }

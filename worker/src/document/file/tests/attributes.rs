@@ -30,10 +30,17 @@ fn a_save_keeps_mode_and_owner_and_leaves_nothing_beside_the_file() {
 
 #[test]
 fn rights_that_would_be_anothers_are_not_given_along() {
+    for (mode, got, kept) in [
+        (0o104_755, (1, 2), 0o4755),
+        (0o104_755, (9, 2), 0o755),
+        (0o102_755, (1, 9), 0o755),
+        (0o101_644, (9, 9), 0o1644),
+    ] {
+        assert_eq!(super::super::attributes::mode_for(mode, (1, 2), got), kept, "{mode:o} of {got:?}");
+    }
     let place = place();
     std::fs::write(place.at("a.md"), "one").unwrap();
-    let usual = |mode: u32| std::fs::Permissions::from_mode(mode);
-    std::fs::set_permissions(place.at("a.md"), usual(0o4755)).unwrap();
+    std::fs::set_permissions(place.at("a.md"), std::fs::Permissions::from_mode(0o4755)).unwrap();
     assert!(is_done(&place.save("a.md", "two", known("one"))));
     let mode = std::fs::metadata(place.at("a.md")).unwrap().permissions().mode() & 0o7777;
     assert_eq!(mode, 0o4755, "it is the same owner's");
