@@ -34,7 +34,6 @@ enum Step {
 pub(crate) async fn place(hub: &Hub, key: &SessionKey, call: &Call, beginning: &Beginning) -> Result<Known, Error> {
     loop {
         call.in_time(key)?;
-        look_again(hub, key, call).await?;
         match attempt(hub, key, call).await? {
             Step::Held(known) => return Ok(known),
             Step::Given(known) => match agent::activate(hub, &known, beginning.clone(), call).await {
@@ -48,31 +47,21 @@ pub(crate) async fn place(hub: &Hub, key: &SessionKey, call: &Call, beginning: &
     }
 }
 
-/// Looks once more at a holder that counts as gone, before its session goes elsewhere: it may have its connection back, or
-/// have joined a moment ago.
-async fn look_again(hub: &Hub, key: &SessionKey, call: &Call) -> Result<(), Error> {
-    let Some(known) = hub.records.cached(key) else { return Ok(()) };
-    let Some(owner) = &known.record.owner else { return Ok(()) };
-    match hub.registry.liveness(owner) {
-        Liveness::Live => Ok(()),
-        // The registry hears of it when it answers.
-        Liveness::Suspect => {
-            agent::is_unheard(hub, owner, key).await;
-            Ok(())
-        }
-        Liveness::Gone => hub.registry.refresh_or_explain(call.deadline).await,
-    }
-}
-
 async fn attempt(hub: &Hub, key: &SessionKey, call: &Call) -> Result<Step, Error> {
     let _lane = hub.records.lane(key).await;
     let mut known = hub.records.record(key, call.deadline).await?;
-    let mut standing = decide::standing(&known.record, |owner| hub.registry.is_lost(owner));
-    if standing == Standing::Closed && !known.is_as_of(call.arrived) {
-        known = hub.records.read_record(key, call.deadline).await?;
-        standing = decide::standing(&known.record, |owner| hub.registry.is_lost(owner));
+    match stands(hub, &known) {
+        Standing::Closed if !known.is_as_of(call.arrived) => {
+            known = hub.records.read_record(key, call.deadline).await?;
+        }
+        Standing::Orphaned(_) => {
+            // This waits until the stream has a leader. A worker whose nats-server died with the leader is back by then.
+            known = hub.records.read_record(key, call.deadline).await?;
+            look_again(hub, key, &known, call).await?;
+        }
+        Standing::Active(_) | Standing::Passive | Standing::Closed => {}
     }
-    let reason = match standing {
+    let reason = match stands(hub, &known) {
         Standing::Closed => return Err(error::no_session(key)),
         Standing::Active(_) => return Ok(Step::Held(known)),
         Standing::Passive => None,
@@ -84,6 +73,25 @@ async fn attempt(hub: &Hub, key: &SessionKey, call: &Call) -> Result<Step, Error
     let chosen = hub.registry.choose(key, known.record.workspace.as_ref(), None, call.deadline).await?;
     let next = decide::placed(&known.record, new_owner(chosen), call.author(reason.as_deref()));
     write(hub, key, &known, next, call).await
+}
+
+fn stands<'a>(hub: &Hub, known: &'a Known) -> Standing<'a> {
+    decide::standing(&known.record, |owner| hub.registry.is_lost(owner))
+}
+
+/// Looks once more at a holder that counts as gone, before its session goes elsewhere: it may have its connection back, or
+/// have joined a moment ago.
+async fn look_again(hub: &Hub, key: &SessionKey, known: &Known, call: &Call) -> Result<(), Error> {
+    let Some(owner) = &known.record.owner else { return Ok(()) };
+    match hub.registry.liveness(owner) {
+        Liveness::Live => Ok(()),
+        // The registry hears of it when it answers.
+        Liveness::Suspect => {
+            agent::is_unheard(hub, owner, key).await;
+            Ok(())
+        }
+        Liveness::Gone => hub.registry.refresh_or_explain(call.deadline).await,
+    }
 }
 
 async fn write(hub: &Hub, key: &SessionKey, known: &Known, next: SessionRecord, call: &Call) -> Result<Step, Error> {

@@ -171,10 +171,26 @@ pub async fn connect(options: &ConnectOptions) -> Result<async_nats::Client, Con
 /// The longest pause between two attempts to connect again.
 pub const RECONNECT_MAX: Duration = Duration::from_millis(800);
 
-/// At once the first time, then at growing distances.
+/// How many attempts come without a pause: every server of a cluster of five is tried once. Whoever waited after the one
+/// that just died would count as gone before it came to one that lives.
+const FIRST_ROUND: usize = 5;
+
+/// At once in the first round, then at growing distances. `attempts` counts from 1 and over all servers.
 fn reconnect_delay(attempts: usize) -> Duration {
-    match attempts {
-        0 | 1 => Duration::ZERO,
-        attempts => Duration::from_millis(25 << attempts.min(5)).min(RECONNECT_MAX),
+    match attempts.checked_sub(FIRST_ROUND) {
+        None | Some(0) => Duration::ZERO,
+        Some(more) => Duration::from_millis(25 << more.min(5)).min(RECONNECT_MAX),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_server_is_tried_at_once_and_then_with_growing_pauses() {
+        let pauses: Vec<u128> = (1..=12).map(|attempt| reconnect_delay(attempt).as_millis()).collect();
+        assert_eq!(pauses, [0, 0, 0, 0, 0, 50, 100, 200, 400, 800, 800, 800]);
+        assert_eq!(reconnect_delay(usize::MAX), RECONNECT_MAX);
     }
 }
