@@ -115,13 +115,13 @@ async fn a_lease_runs_out_unless_it_is_renewed() {
     let fleet = fleet().await;
     let signals = fleet.signals().await.unwrap();
     fleet.open("s1").await;
-    let grant = fleet.ask("lock.acquire", "s1", json!({"owner": "a", "ttl_ms": 1500})).await.ok();
+    let grant = fleet.ask("lock.acquire", "s1", json!({"owner": "a", "ttl_ms": 3_000})).await.ok();
     let token = grant["lock_token"].as_str().unwrap();
     // Renewed by an edit at first, for longer than the lease, and then not any more.
     let begin = std::time::Instant::now();
     until("edits to have carried the lock past its lease", SOON, async || {
         fleet.ask("doc.edit", "s1", json!({"token": token, "body": "x"})).await.ok();
-        (begin.elapsed().as_millis() > 2_000).then_some(())
+        (begin.elapsed().as_millis() > 3_500).then_some(())
     })
     .await;
     let waited = fleet.ask("lock.acquire", "s1", json!({"owner": "b", "wait_ms": 10_000})).await.ok();

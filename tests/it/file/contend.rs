@@ -40,7 +40,7 @@ async fn contend(url: &str) {
     let session = fleet.ask("session.open", "", open).await.ok();
     let id = session["id"].as_str().unwrap();
     let token = tokio::sync::watch::Sender::new(fleet.acquire(id, "first").await);
-    let (over, number) = (AtomicBool::new(false), AtomicU64::new(0));
+    let (over, number, made) = (AtomicBool::new(false), AtomicU64::new(0), AtomicU64::new(0));
 
     let client = async |client: usize| {
         let mut acknowledged = HashMap::new();
@@ -54,6 +54,7 @@ async fn contend(url: &str) {
             let reply = fleet.ask("doc.save", id, json!({"token": shown, "request_id": request_id})).await;
             if reply.number.is_none() {
                 acknowledged.insert(request_id, reply.ok());
+                made.fetch_add(1, Ordering::Relaxed);
             } else {
                 reply.refused("conflict", "stale_token");
             }
@@ -68,7 +69,10 @@ async fn contend(url: &str) {
             if round % 3 == 0 {
                 fleet.ask("admin.move", id, json!({"reason": "test"})).await.ok();
             }
-            tokio::time::sleep(Duration::from_millis(20)).await; // The clients' turn; nothing is asserted on it.
+            // The clients' turn, however slow they are, and some time more, so that the next round finds them at anything.
+            let enough = made.load(Ordering::Relaxed) + 2;
+            until("the clients to save", SOON, async || (made.load(Ordering::Relaxed) >= enough).then_some(())).await;
+            tokio::time::sleep(Duration::from_millis(7 * (round as u64 % 4))).await;
         }
         over.store(true, Ordering::Relaxed);
     };
