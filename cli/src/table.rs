@@ -6,7 +6,7 @@ use comfy_table::{Table, presets};
 use holdfast_client::protocol::record::State;
 use holdfast_client::protocol::reply::{
     Closed, Document, Drained, Edited, Grant, Opened, Reclaimed, Released, Renewed, Saved, Session, SessionPage,
-    TakenOver, Touched, Unlocked, Validated, WorkerList, WorkerState,
+    TakenOver, Touched, Unlocked, Validated, WorkerList, WorkerState, WorkerView,
 };
 
 use crate::output::plain;
@@ -229,6 +229,12 @@ fn worker_state(state: WorkerState) -> &'static str {
     }
 }
 
+/// As they are given to a worker: `main, notes:ro`.
+fn workspaces(worker: &WorkerView) -> String {
+    let shown = |name: &String| format!("{name}{}", if worker.read_only.contains(name) { ":ro" } else { "" });
+    worker.workspaces.iter().map(shown).collect::<Vec<String>>().join(", ")
+}
+
 impl Shown for WorkerList {
     fn shown(&self) -> String {
         let rows = self.workers.iter().map(|worker| {
@@ -236,7 +242,7 @@ impl Shown for WorkerList {
                 worker.worker.to_string(),
                 worker_state(worker.state).to_owned(),
                 worker.sessions.to_string(),
-                worker.workspaces.join(", "),
+                workspaces(worker),
                 worker.version.clone(),
                 worker.boot.to_string(),
             ]

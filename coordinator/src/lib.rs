@@ -22,6 +22,7 @@ mod explain;
 mod fixture;
 mod handle;
 mod hub;
+mod leave;
 mod micro;
 mod past;
 mod place;

@@ -234,6 +234,13 @@ impl Registry {
         Ok((worker.clone(), *boot))
     }
 
+    /// Whether somebody other than `except` may take a session of `workspace` and save its file. Leases are read again
+    /// before the answer is no, if they can be.
+    pub(crate) async fn can_write(&self, workspace: &WorkspaceName, except: &WorkerName, deadline: Instant) -> bool {
+        let can_write = || self.workers().can_write(workspace, except);
+        can_write() || (self.refresh_or_explain(deadline).await.is_ok() && can_write())
+    }
+
     /// The worker of that name, which must be able to take a session of `workspace`.
     ///
     /// # Errors

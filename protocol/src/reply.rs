@@ -311,6 +311,9 @@ pub struct WorkerView {
     pub sessions: u64,
     /// Workspaces that it mounts.
     pub workspaces: Vec<String>,
+    /// Those of them that it may not write in.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub read_only: Vec<String>,
     /// Version of Holdfast.
     pub version: String,
 }

@@ -148,6 +148,35 @@ async fn a_read_only_workspace_is_edited_and_not_saved() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn where_some_workers_may_only_read_a_save_finds_one_that_may_write() {
+    let folder = tempfile::tempdir().unwrap();
+    std::fs::write(folder.path().join("a.md"), "one").unwrap();
+    let mut fleet = Fleet::empty(server::shared().await.unwrap().url()).await.unwrap();
+    for reader in ["r1", "r2", "r3"] {
+        fleet.add_read_only_worker(reader, &[("main", folder.path())]).await.unwrap();
+    }
+    fleet.add_coordinator().await.unwrap();
+    let signals = fleet.signals().await.unwrap();
+    let id = open(&fleet, "a.md").await;
+    fleet.ask("doc.edit", &id, json!({"body": "two"})).await.ok();
+    fleet.ask("doc.save", &id, json!({})).await.refused("forbidden", "workspace_denied");
+    fleet.add_worker("w1", &[("main", folder.path())]).await.unwrap();
+    fleet.ask("doc.save", &id, json!({})).await.ok();
+    assert_eq!(std::fs::read(folder.path().join("a.md")).unwrap(), b"two");
+    let moved = signals.wait_for(&id, "session.moved").await;
+    assert_eq!(moved["data"]["worker"], "w1");
+    assert!(moved["data"]["reason"].as_str().unwrap().ends_with(" has workspace main read-only"), "{moved}");
+    fleet.ask("doc.undo", &id, json!({})).await.ok();
+    let listed = fleet.ask_raw(&format!("{}.sys.worker.list", fleet.root), Vec::new()).await.ok();
+    let read_only: Vec<_> = (0..4).map(|n| listed["workers"][n]["read_only"].clone()).collect();
+    assert_eq!(json!(read_only), json!([["main"], ["main"], ["main"], null]));
+    for n in 0..8 {
+        let id = open(&fleet, &format!("{n}.md")).await;
+        assert_eq!(fleet.ask("session.get", &id, json!({})).await.ok()["owner"]["worker"], "w1");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn what_a_session_was_opened_with_is_in_no_file_until_it_is_saved() {
     let folder = tempfile::tempdir().unwrap();
     let fleet = fleet(folder.path()).await;

@@ -229,12 +229,14 @@ impl Shared {
 
     fn lease(&self) -> WorkerLease {
         let config = &self.core.config;
+        let read_only = config.workspaces.iter().filter(|(_, workspace)| !workspace.writable);
         WorkerLease {
             worker: config.name.clone(),
             boot: self.core.boot,
             state: self.state(),
             sessions: self.supervisor.len() as u64,
             workspaces: config.workspaces.keys().map(ToString::to_string).collect(),
+            read_only: read_only.map(|(name, _)| name.to_string()).collect(),
             version: env!("CARGO_PKG_VERSION").to_owned(),
         }
     }

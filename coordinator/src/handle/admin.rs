@@ -12,8 +12,8 @@ use crate::answer::Answer;
 use crate::call::Incoming;
 use crate::change::{self, Change};
 use crate::handle::lock::finish;
-use crate::handle::reassign;
 use crate::hub::Hub;
+use crate::leave;
 use crate::past::Past;
 
 impl Change for Takeover {
@@ -51,7 +51,7 @@ pub(crate) async fn takeover(hub: &Hub, key: &SessionKey, incoming: &Incoming) -
     let answer = Answer::of(&finish(hub, key, &call, outcome).await?);
     // The takeover is done, whatever becomes of this; whoever asked is to hear of it in time.
     if let Some(known) = known
-        && tokio::time::timeout(call.left() / 2, reassign::leave_silent(hub, &known, &call)).await.is_err()
+        && tokio::time::timeout(call.left() / 2, leave::silent(hub, &known, &call)).await.is_err()
     {
         tracing::info!(%key, "a session was not moved with its takeover in time");
     }

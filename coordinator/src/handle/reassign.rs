@@ -1,5 +1,4 @@
-//! `admin.move`: an operator gives a session to another worker. And the move that comes with a takeover from a worker that
-//! stands still.
+//! `admin.move`: an operator gives a session to another worker.
 //!
 //! Invariant: the old agent finishes first if it can; whether it did or not, the record decides.
 
@@ -60,34 +59,6 @@ async fn moved(hub: &Hub, key: &SessionKey, request: &Move, call: &Call) -> Resu
             Err(CommitError::Failed(error)) => return Err(error),
         }
         call.pause().await;
-    }
-}
-
-/// Moves the session of `known` away from a worker that does not answer, if there is another one: whoever took the lock over
-/// is to work with it at once, and not after a lease has run out. Best effort: the takeover is done.
-pub(crate) async fn leave_silent(hub: &Hub, known: &Known, call: &Call) {
-    let Some(owner) = &known.record.owner else { return };
-    if !agent::is_silent(hub, known).await {
-        return;
-    }
-    let (key, workspace) = (known.record.key(), known.record.workspace.as_ref());
-    let Ok(chosen) = hub.registry.choose(&key, workspace, Some(&owner.worker), call.deadline).await else { return };
-    let reason = format!("worker {} does not answer", owner.worker);
-    let next = decide::placed(&known.record, place::new_owner(chosen), call.author(Some(&reason)));
-    let written = {
-        let _lane = hub.records.lane(&key).await;
-        hub.records.commit(&key, known.revision, next, call.deadline).await
-    };
-    match written {
-        Ok(known) => match agent::activate(hub, &known, Beginning::Log, call).await {
-            Activated::Up => tracing::info!(%key, reason, "a session was moved with its takeover"),
-            // The next request finds whoever has it.
-            Activated::Elsewhere => {}
-            Activated::Refused(error) => tracing::info!(%key, %error, "a session was moved and is not up yet"),
-        },
-        // Somebody else was at work on it.
-        Err(CommitError::Moved) => {}
-        Err(CommitError::Failed(error)) => tracing::info!(%key, %error, "a session stays with a worker that is silent"),
     }
 }
 

@@ -265,7 +265,8 @@ impl Workers {
             .map(|entry| &entry.lease)
     }
 
-    /// Those that may take a session of `workspace`, leaving out `except`.
+    /// Those that may take a session of `workspace`, leaving out `except`. One that cannot write there is no choice while
+    /// another can.
     ///
     /// # Errors
     /// `no_live_worker` when none is there, `no_workspace` when none of them has the workspace.
@@ -279,8 +280,13 @@ impl Workers {
         if takers.is_empty() {
             return Err(error::no_live_worker("no worker is there to take the session"));
         }
-        let fitting = takers.into_iter().filter(|lease| workspace.is_none_or(|workspace| has(lease, workspace)));
+        let mut fitting = takers;
+        fitting.retain(|lease| workspace.is_none_or(|workspace| has(lease, workspace)));
+        if fitting.iter().any(|lease| may_write(lease, workspace)) {
+            fitting.retain(|lease| may_write(lease, workspace));
+        }
         let candidates: Vec<Candidate> = fitting
+            .into_iter()
             .map(|lease| Candidate {
                 worker: lease.worker.clone(),
                 boot: lease.boot,
@@ -291,6 +297,12 @@ impl Workers {
             (true, Some(workspace)) => Err(no_workspace(workspace)),
             _ => Ok(candidates),
         }
+    }
+
+    /// Whether somebody other than `except` may take a session of `workspace` and save its file.
+    pub(crate) fn can_write(&self, workspace: &WorkspaceName, except: &WorkerName) -> bool {
+        let may = |lease: &WorkerLease| lease.state == WorkerState::Ready && has(lease, workspace);
+        self.live().any(|lease| lease.worker != *except && may(lease) && may_write(lease, Some(workspace)))
     }
 
     /// Counts a session that was just placed on `worker`.
@@ -317,6 +329,11 @@ pub(crate) fn has(lease: &WorkerLease, workspace: &WorkspaceName) -> bool {
     lease.workspaces.iter().any(|name| name == workspace.as_str())
 }
 
+/// Whether a worker that mounts `workspace`, if there is one to mount, can save its files.
+pub(crate) fn may_write(lease: &WorkerLease, workspace: Option<&WorkspaceName>) -> bool {
+    !workspace.is_some_and(|workspace| lease.read_only.iter().any(|name| name == workspace.as_str()))
+}
+
 pub(crate) fn no_workspace(workspace: &WorkspaceName) -> Error {
     Error::new(Reason::NoWorkspace, format!("no worker has the workspace {workspace}"))
         .detail("workspace", workspace.as_str())
@@ -338,6 +355,7 @@ mod tests {
             state: WorkerState::Ready,
             sessions: 0,
             workspaces: vec!["main".to_owned()],
+            read_only: Vec::new(),
             version: String::new(),
         }
     }
@@ -530,5 +548,23 @@ mod tests {
         assert_eq!(reason(workers.candidates(None, Some(&w1))), Reason::NoLiveWorker);
         workers.placed(&w1);
         assert_eq!(workers.candidates(None, None).unwrap()[0].sessions, 1);
+    }
+
+    #[test]
+    fn who_may_not_write_is_a_candidate_only_where_nobody_may() {
+        let mut workers = Workers::new(TTL, GRACE);
+        let main = WorkspaceName::parse("main").unwrap();
+        let reader = WorkerLease { read_only: vec!["main".to_owned()], ..lease("w1", 5) };
+        workers.learn(vec![(Revision(1), reader), (Revision(2), lease("w2", 6))], Instant::now());
+        let names = |workspace, except| -> Vec<String> {
+            let found: Vec<Candidate> = workers.candidates(workspace, except).unwrap();
+            found.into_iter().map(|candidate| candidate.worker.to_string()).collect()
+        };
+        assert_eq!(names(Some(&main), None), ["w2"]);
+        assert_eq!(names(None, None).len(), 2, "what has no file is everybody's");
+        let w2 = owner("w2", 6).worker;
+        assert_eq!(names(Some(&main), Some(&w2)), ["w1"]);
+        assert!(workers.can_write(&main, &owner("w1", 5).worker));
+        assert!(!workers.can_write(&main, &w2), "nobody else");
     }
 }
