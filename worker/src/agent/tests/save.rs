@@ -18,9 +18,10 @@ use crate::agent::simulation::world::Process;
 use crate::document::DocumentKind;
 use crate::machine::{Ask, Change, Decision, Effect, Kind, Machine, Noticed, Surroundings, Unfinished, Work};
 
-type Hook = Arc<Mutex<Option<Box<dyn FnOnce() + Send>>>>;
+type Hook = Arc<Mutex<Option<Box<dyn FnOnce(Finished) -> Finished + Send>>>>;
+type Finished = Result<Change, Unfinished>;
 
-/// Documents that do something else once, right after a save's last step.
+/// Documents whose save has its last step followed by something else once, which may change what came of it.
 #[derive(Default)]
 struct Hooked(Hook);
 
@@ -40,12 +41,12 @@ impl Work for HookedWork {
         self.0.prepare().await
     }
 
-    async fn finish(self: Box<Self>) -> Result<Change, Unfinished> {
-        let change = self.0.finish().await;
-        if let Some(hook) = self.1.lock().unwrap().take() {
-            hook();
+    async fn finish(self: Box<Self>) -> Finished {
+        let finished = self.0.finish().await;
+        match self.1.lock().unwrap().take() {
+            Some(hook) => hook(finished),
+            None => finished,
         }
-        change
     }
 }
 
@@ -123,6 +124,19 @@ impl Scene {
     }
 
     fn once_it_is_in_its_place(&self, hook: impl FnOnce() + Send + 'static) {
+        let hook = |finished| {
+            hook();
+            finished
+        };
+        *self.hook.lock().unwrap() = Some(Box::new(hook));
+    }
+
+    /// As if the folder could not be made durable.
+    fn once_it_may_not_last(&self, hook: impl FnOnce() + Send + 'static) {
+        let hook = |_| {
+            hook();
+            Err(Unfinished::Unsure(Error::new(Reason::Io, "the disk said no")))
+        };
         *self.hook.lock().unwrap() = Some(Box::new(hook));
     }
 
@@ -289,4 +303,32 @@ async fn a_save_whose_intent_came_late_is_never_said_to_be_saved() {
     let document = done(world, node, Verb::DocGet, json!({"consistency": "linearizable"})).await;
     assert_eq!(document["dirty"], true);
     assert_eq!(scene.saved(), Vec::<String>::new());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_save_that_may_not_last_is_done_where_it_turns_out_to() {
+    let scene = scene().await;
+    let (world, node) = (&scene.world, &scene.node);
+    scene.once_it_may_not_last(|| ());
+    let saved = done(world, node, Verb::DocSave, json!({ "request_id": "s1" })).await;
+    assert_eq!((&saved["revision"], scene.file()), (&json!(1), "new".to_owned()));
+    assert_eq!(done(world, node, Verb::DocSave, json!({ "request_id": "s1" })).await, saved);
+    assert_eq!(done(world, node, Verb::DocGet, json!({})).await["dirty"], false);
+    assert_eq!(scene.saved(), ["s1"]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_save_that_may_not_last_is_unknown_where_it_cannot_be_told() {
+    let scene = scene().await;
+    let (world, node, file) = (&scene.world, &scene.node, scene.folder.path().join("a.md"));
+    // The power failed and the old file is back, say.
+    let old = file.clone();
+    scene.once_it_may_not_last(move || std::fs::write(old, "old").unwrap());
+    assert_eq!(refused(world, node, Verb::DocSave, json!({ "request_id": "s1" })).await, Reason::AckTimeout);
+    let document = done(world, node, Verb::DocGet, json!({})).await;
+    assert_eq!((&document["body"], &document["dirty"]), (&json!("new"), &json!(true)));
+    assert_eq!(scene.saved(), Vec::<String>::new());
+    // The same request again saves.
+    done(world, node, Verb::DocSave, json!({ "request_id": "s1" })).await;
+    assert_eq!((scene.file(), scene.saved()), ("new".to_owned(), vec!["s1".to_owned()]));
 }
