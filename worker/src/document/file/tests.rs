@@ -3,6 +3,8 @@
 mod attributes;
 mod links;
 mod races;
+#[cfg(target_os = "linux")]
+mod rights;
 
 use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
 use std::path::Path;

@@ -1,0 +1,94 @@
+//! Saves by a user who may not do everything, as workers should be run.
+
+use std::os::unix::fs::chown;
+
+use rustix::thread::{Gid, Uid, set_thread_groups, set_thread_res_gid, set_thread_res_uid};
+
+use super::*;
+
+const NOBODY: u32 = 65_534;
+/// A group that nobody is in besides.
+const GROUP: u32 = 12_346;
+
+/// Does `work` on a thread without root's rights, if this process has them.
+fn as_nobody<T: Send>(work: impl FnOnce() -> T + Send) -> T {
+    let without_rights = || {
+        if rustix::process::geteuid().is_root() {
+            let (uid, gid) = (Uid::from_raw(NOBODY), Gid::from_raw(NOBODY));
+            set_thread_groups(&[Gid::from_raw(GROUP)]).unwrap();
+            set_thread_res_gid(gid, gid, gid).unwrap();
+            set_thread_res_uid(uid, uid, uid).unwrap();
+        }
+        work()
+    };
+    std::thread::scope(|scope| scope.spawn(without_rights).join().unwrap())
+}
+
+fn set_mode(path: &Path, mode: u32) {
+    std::fs::set_permissions(path, std::fs::Permissions::from_mode(mode)).unwrap();
+}
+
+/// A workspace with `a.md`, which says "old"; its folder and the file have these modes.
+fn place_with(folder: u32, file: u32) -> Place {
+    let place = place();
+    std::fs::write(place.at("a.md"), "old").unwrap();
+    set_mode(&place.at("a.md"), file);
+    set_mode(place.inside.path(), folder);
+    place
+}
+
+#[test]
+fn what_is_anothers_is_saved_where_the_folder_lets() {
+    let place = place_with(0o777, 0o664);
+    assert!(is_done(&as_nobody(|| place.save("a.md", "new", known("old")))));
+    assert!(is_done(&as_nobody(|| place.save("folder/b.md", "new", nothing_known()))));
+    let metadata = std::fs::metadata(place.at("a.md")).unwrap();
+    assert_eq!(metadata.mode() & 0o7777, 0o664, "whoever else could write can still");
+    assert_eq!((std::fs::read(place.at("a.md")).unwrap(), stray(place.inside.path())), (b"new".to_vec(), vec![]));
+    if rustix::process::geteuid().is_root() {
+        assert_eq!(metadata.uid(), NOBODY, "it could not be given away");
+    }
+}
+
+#[test]
+fn ones_own_group_is_kept_where_the_owner_cannot_be() {
+    if !rustix::process::geteuid().is_root() {
+        return; // Nobody else can be given a file.
+    }
+    let place = place_with(0o777, 0o6664);
+    chown(place.at("a.md"), Some(1), Some(GROUP)).unwrap();
+    set_mode(&place.at("a.md"), 0o6664);
+    assert!(is_done(&as_nobody(|| place.save("a.md", "new", known("old")))));
+    let metadata = std::fs::metadata(place.at("a.md")).unwrap();
+    assert_eq!((metadata.uid(), metadata.gid(), metadata.mode() & 0o7777), (NOBODY, GROUP, 0o664));
+}
+
+#[test]
+fn a_folder_that_may_not_be_written_keeps_its_file() {
+    // The folder is another's; or it is shared, and only their owners may replace files.
+    for folder in [0o555, 0o1777] {
+        let place = place_with(folder, 0o666);
+        if folder == 0o1777 && !rustix::process::geteuid().is_root() {
+            continue; // All files are one's own.
+        }
+        let saved = as_nobody(|| place.save("a.md", "new", known("old")));
+        let error = saved.err().unwrap_or_else(|| panic!("{folder:o}: saved"));
+        assert_eq!(error.kind(), std::io::ErrorKind::PermissionDenied, "{folder:o}");
+        assert_eq!((std::fs::read(place.at("a.md")).unwrap(), stray(place.inside.path())), (b"old".to_vec(), vec![]));
+        set_mode(place.inside.path(), 0o777);
+    }
+}
+
+#[test]
+fn what_may_not_be_read_is_not_written_over() {
+    let place = place_with(0o777, 0o000);
+    as_nobody(|| {
+        assert_eq!(place.read("a.md").unwrap_err().kind(), std::io::ErrorKind::PermissionDenied);
+        for over in [known("old"), nothing_known()] {
+            let saved = place.save("a.md", "new", over);
+            assert!(matches!(saved, Ok(Save::Diverged(Found::Unreadable))));
+        }
+    });
+    set_mode(&place.at("a.md"), 0o600);
+    assert_eq!((std::fs::read(place.at("a.md")).unwrap(), stray(place.inside.path())), (b"old".to_vec(), vec![]));
+}
