@@ -98,6 +98,36 @@ async fn what_somebody_else_wrote_is_never_written_over_unasked() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_load_keeps_what_can_be_undone_only_where_it_changes_nothing() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("a.md");
+    std::fs::write(&file, "---\na: 1\n---\none").unwrap();
+    let mut fleet = fleet(folder.path()).await;
+    let id = open(&fleet, "a.md").await;
+    for change in [json!({"body": "two"}), json!({"fields": {"a": 2}}), json!({"body": "three"})] {
+        fleet.ask("doc.edit", &id, change).await.ok();
+    }
+    fleet.ask("doc.undo", &id, json!({})).await.ok();
+    fleet.ask("doc.save", &id, json!({})).await.ok();
+    assert_eq!(fleet.ask("doc.load", &id, json!({})).await.ok()["revision"], 5);
+    // What the log says of it, another worker understands.
+    fleet.add_worker("w2", &[("main", folder.path())]).await.unwrap();
+    fleet.ask("admin.move", &id, json!({"worker": "w2", "reason": "test"})).await.ok();
+    for (verb, body, field) in
+        [("doc.redo", "three", 2), ("doc.undo", "two", 2), ("doc.undo", "two", 1), ("doc.undo", "one", 1)]
+    {
+        fleet.ask(verb, &id, json!({})).await.ok();
+        let document = fleet.ask("doc.get", &id, json!({})).await.ok();
+        assert_eq!((&document["body"], &document["fields"]["a"]), (&json!(body), &json!(field)), "{verb}");
+    }
+    std::fs::write(&file, "---\na: 3\n---\none").unwrap();
+    fleet.ask("doc.load", &id, json!({"discard": true})).await.ok();
+    for verb in ["doc.undo", "doc.redo"] {
+        fleet.ask(verb, &id, json!({})).await.refused("conflict", "nothing_to_undo");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_file_that_was_removed_or_made_under_a_session_is_noticed() {
     let folder = tempfile::tempdir().unwrap();
     let file = folder.path().join("a.md");

@@ -35,7 +35,9 @@ impl Document {
         let previous_revision = self.state.revision;
         let revision = previous_revision + 1;
         let changed = [("body", found.body != self.state.body), ("fields", found.fields != self.state.fields)];
-        let changed = changed.into_iter().filter(|(_, yes)| *yes).map(|(name, _)| name.to_owned()).collect();
+        let changed: Vec<String> =
+            changed.into_iter().filter(|(_, yes)| *yes).map(|(name, _)| name.to_owned()).collect();
+        let same = changed.is_empty();
         let mut after = self.reply();
         (after.body, after.fields) = (found.body.clone(), found.fields.clone());
         (after.revision, after.dirty, after.diverged) = (revision, false, false);
@@ -46,6 +48,7 @@ impl Document {
             front: found.front,
             baseline: found.baseline,
             stamp: Some(Stamp::of(ask)),
+            same,
         });
         Ok(Decision::Change(Change { change, event: Some(event), reply: raw(&after), memory: Memory::Occurrence }))
     }

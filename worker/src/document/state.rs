@@ -142,6 +142,9 @@ pub(super) enum DocumentChange {
         baseline: Baseline,
         #[serde(default, skip_serializing_if = "Option::is_none")]
         stamp: Option<Stamp>,
+        /// It has what the document has, so that what can be undone still can.
+        #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+        same: bool,
     },
     /// The file is about to have this. Whether it came to that, only the file knows.
     Saving(Begun),
@@ -233,8 +236,10 @@ impl State {
                 self.synced_with(baseline, stamp);
                 return Ok(());
             }
-            DocumentChange::Load { body, fields, front, baseline, stamp } => {
-                self.history = History::default();
+            DocumentChange::Load { body, fields, front, baseline, stamp, same } => {
+                if !same {
+                    self.history = History::default();
+                }
                 (self.body, self.fields, self.front) = (body, fields, front);
                 self.saved_revision = self.revision + 1;
                 self.unsaved = None;
