@@ -1,10 +1,11 @@
 //! Who is told when something happens to a file.
 //!
 //! Deliberately absent: any conclusion. That something happened only makes the file's session look, and what is not noticed
-//! here (on file systems that tell nothing of other machines, when a folder further up is moved, past the system's bound of
-//! watches) is noticed at the session's next load or save.
+//! here (on file systems that tell nothing of other machines, past the system's bound of watches) is noticed at the session's
+//! next load or save.
 //!
-//! One watch per folder with files of sessions that are in memory, and none below it.
+//! One watch per folder with files of sessions that are in memory and per folder above one, up to the workspace's. A folder that
+//! goes, or comes back, is told of by the one above it.
 
 use std::collections::{HashMap, HashSet};
 use std::path::{Path, PathBuf};
@@ -34,7 +35,7 @@ pub(crate) struct Watch {
 /// What the watching thread and the worker share.
 #[derive(Default)]
 struct Seen {
-    folders: Mutex<HashMap<PathBuf, Folder>>,
+    folders: Mutex<Folders>,
     /// Sessions that are to look at their files.
     stirred: Mutex<HashSet<SessionKey>>,
     /// Folders that may have no more files of sessions.
@@ -45,9 +46,15 @@ struct Seen {
 #[derive(Default)]
 struct Folder {
     is_watched: bool,
+    /// The folder above counts this one.
+    is_counted: bool,
+    /// How many folders right below are here.
+    below: usize,
     /// Sessions by the names of their files. One session is there as often as it was registered.
     sessions: HashMap<String, Vec<SessionKey>>,
 }
+
+type Folders = HashMap<PathBuf, Folder>;
 
 /// One session's file, told of as long as this lives.
 pub(crate) struct Watched {
@@ -69,6 +76,7 @@ impl Watch {
         let mut folders = lock(&self.seen.folders);
         let sessions = &mut folders.entry(folder.clone()).or_default().sessions;
         sessions.entry(name.clone()).or_default().push(session.clone());
+        count(&mut folders, root, &folder);
         drop(folders);
         Some(Watched { watch: self.clone(), folder, name, session: session.clone() })
     }
@@ -100,38 +108,84 @@ impl Watch {
         }
     }
 
-    /// Watches `folder`, unless it is watched or not there.
+    /// Watches `folder` and those above it, each unless it is watched or not there.
     fn begin(&self, folder: &Path) {
         let mut watcher = lock(&self.watcher);
-        let is_due = |folder: &mut Folder| !std::mem::replace(&mut folder.is_watched, true);
-        if !lock(&self.seen.folders).get_mut(folder).is_some_and(is_due) {
-            return;
-        }
-        if let Err(error) = watch(&mut watcher, &self.seen, folder) {
-            if let Some(folder) = lock(&self.seen.folders).get_mut(folder) {
-                folder.is_watched = false;
-            }
-            if !matches!(error.kind, notify::ErrorKind::PathNotFound) {
-                tracing::warn!(folder = %folder.display(), %error, "changes of files in this folder are noticed late");
+        // From above: what is made in a folder that is watched already is told of.
+        let due = due(&mut lock(&self.seen.folders), folder);
+        for folder in due.iter().rev() {
+            if let Err(error) = watch(&mut watcher, &self.seen, folder) {
+                if let Some(folder) = lock(&self.seen.folders).get_mut(folder) {
+                    folder.is_watched = false;
+                }
+                if !matches!(error.kind, notify::ErrorKind::PathNotFound) {
+                    tracing::warn!(folder = %folder.display(), %error, "changes of files in this folder are noticed late");
+                }
             }
         }
     }
 
-    /// Watches `folder` no more, unless somebody came back.
+    /// Watches `folder`, and those above it that were for its sake, no more; unless somebody came back.
     fn end(&self, folder: &Path) {
         let mut watcher = lock(&self.watcher);
-        let is_over = |found: &Folder| found.sessions.is_empty();
-        let mut folders = lock(&self.seen.folders);
-        let was_watched =
-            folders.get(folder).is_some_and(is_over) && folders.remove(folder).is_some_and(|found| found.is_watched);
-        drop(folders);
-        if was_watched
-            && let Some(watcher) = &mut *watcher
-            && let Err(error) = watcher.unwatch(folder)
-        {
-            tracing::debug!(folder = %folder.display(), %error, "a folder was watched no more");
+        let over = over(&mut lock(&self.seen.folders), folder);
+        for folder in over {
+            if let Some(watcher) = &mut *watcher
+                && let Err(error) = watcher.unwatch(&folder)
+            {
+                tracing::debug!(folder = %folder.display(), %error, "a folder was watched no more");
+            }
         }
     }
+}
+
+/// Counts `folder` in the one above, and so on up to `root`.
+fn count(folders: &mut Folders, root: &Path, folder: &Path) {
+    let mut at = folder;
+    while at != root {
+        let Some(above) = at.parent() else { return };
+        if std::mem::replace(&mut folders.entry(at.to_owned()).or_default().is_counted, true) {
+            return;
+        }
+        folders.entry(above.to_owned()).or_default().below += 1;
+        at = above;
+    }
+}
+
+/// Of `folder` and those above it, the ones to be watched that are not; they count as watched from now on.
+fn due(folders: &mut Folders, folder: &Path) -> Vec<PathBuf> {
+    let mut due = Vec::new();
+    for at in folder.ancestors() {
+        let Some(found) = folders.get_mut(at) else { break };
+        if !std::mem::replace(&mut found.is_watched, true) {
+            due.push(at.to_owned());
+        }
+        if !found.is_counted {
+            break;
+        }
+    }
+    due
+}
+
+/// Forgets `folder` and those above it as far as nobody needs them; the ones among them that were watched.
+fn over(folders: &mut Folders, folder: &Path) -> Vec<PathBuf> {
+    let mut over = Vec::new();
+    for at in folder.ancestors() {
+        if !folders.get(at).is_some_and(Folder::is_over) {
+            break;
+        }
+        let Some(gone) = folders.remove(at) else { break };
+        if gone.is_watched {
+            over.push(at.to_owned());
+        }
+        if !gone.is_counted {
+            break;
+        }
+        if let Some(above) = at.parent().and_then(|above| folders.get_mut(above)) {
+            above.below -= 1;
+        }
+    }
+    over
 }
 
 fn watch(watcher: &mut Option<RecommendedWatcher>, seen: &Arc<Seen>, folder: &Path) -> notify::Result<()> {
@@ -168,7 +222,7 @@ impl Drop for Watched {
                 found.sessions.remove(name);
             }
         }
-        if found.sessions.is_empty() {
+        if found.is_over() {
             lock(&watch.seen.left).insert(std::mem::take(folder));
             watch.seen.any.notify_one();
         }
@@ -202,19 +256,26 @@ impl Seen {
             self.stir(all);
         } else if is_change(event.kind) {
             for path in &event.paths {
-                let is_gone = matches!(event.kind, EventKind::Remove(_) | EventKind::Modify(ModifyKind::Name(_)));
-                let stirred = self.sessions_at(path, is_gone);
+                let is_another = matches!(
+                    event.kind,
+                    EventKind::Create(_) | EventKind::Remove(_) | EventKind::Modify(ModifyKind::Name(_))
+                );
+                let stirred = self.sessions_at(path, is_another);
                 self.stir(stirred);
             }
         }
     }
 
-    /// Whose file is at `path`, or whose files are in it. A folder that is gone is watched no more.
-    fn sessions_at(&self, path: &Path, is_gone: bool) -> Vec<SessionKey> {
+    /// Whose file is at `path`, or whose files are below it. Folders that are not what they were are watched no more.
+    fn sessions_at(&self, path: &Path, is_another: bool) -> Vec<SessionKey> {
         let mut folders = lock(&self.folders);
-        if let Some(folder) = folders.get_mut(path) {
-            folder.is_watched &= !is_gone;
-            return folder.all().collect();
+        if folders.contains_key(path) {
+            let below = folders.iter_mut().filter(|(folder, _)| folder.starts_with(path));
+            let stirred = below.flat_map(|(_, folder)| {
+                folder.is_watched &= !is_another;
+                folder.all()
+            });
+            return stirred.collect();
         }
         let (Some(folder), Some(name)) = (path.parent(), path.file_name().and_then(|name| name.to_str())) else {
             return Vec::new();
@@ -236,7 +297,49 @@ impl Seen {
 }
 
 impl Folder {
+    /// Nobody needs it any more.
+    fn is_over(&self) -> bool {
+        self.sessions.is_empty() && self.below == 0
+    }
+
     fn all(&self) -> impl Iterator<Item = SessionKey> {
         self.sessions.values().flatten().cloned()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use holdfast_protocol::{Namespace, SessionId};
+
+    use super::*;
+
+    #[test]
+    fn folders_are_known_as_long_as_somebody_has_a_file_below_them() {
+        let watch = Arc::new(Watch::default());
+        let session = SessionKey::new(Namespace::parse("default").unwrap(), SessionId::parse("s1").unwrap());
+        let register = |root: &str, path: &str| watch.register(Path::new(root), path, &session).unwrap();
+        let known = || {
+            let mut known: Vec<PathBuf> = lock(&watch.seen.folders).keys().cloned().collect();
+            known.sort();
+            known.iter().map(|folder| folder.to_str().unwrap().to_owned()).collect::<Vec<String>>()
+        };
+        let drop_and_end = |watched: Watched| {
+            drop(watched);
+            let left = std::mem::take(&mut *lock(&watch.seen.left));
+            left.iter().for_each(|folder| watch.end(folder));
+        };
+        // A workspace within another, and the same file twice.
+        let files = [("/w/a", "x.md"), ("/w/a", "b/y.md"), ("/w", "a/b/c/z.md"), ("/w", "a/b/c/z.md"), ("/w", "x.md")];
+        let mut all: Vec<Watched> = files.iter().map(|(root, path)| register(root, path)).collect();
+        assert_eq!(known(), ["/w", "/w/a", "/w/a/b", "/w/a/b/c"]);
+        drop_and_end(all.remove(3));
+        assert_eq!(known().len(), 4);
+        drop_and_end(all.remove(2));
+        assert_eq!(known(), ["/w", "/w/a", "/w/a/b"]);
+        drop_and_end(all.remove(1));
+        drop_and_end(all.remove(0));
+        assert_eq!(known(), ["/w"]);
+        drop_and_end(all.remove(0));
+        assert_eq!(known(), Vec::<String>::new());
     }
 }

@@ -111,6 +111,34 @@ async fn a_folder_that_goes_and_a_link_that_comes_are_noticed() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_folder_further_up_that_goes_and_comes_back_is_noticed() {
+    let folder = tempfile::tempdir().unwrap();
+    let (sub, was) = (folder.path().join("sub"), folder.path().join("was"));
+    let make = |text: &str| {
+        std::fs::create_dir_all(sub.join("deep/er")).unwrap();
+        put(sub.join("deep/er/a.md"), text);
+    };
+    make("one");
+    let fleet = fleet(folder.path()).await;
+    let signals = fleet.signals().await.unwrap();
+    let id = open(&fleet, "sub/deep/er/a.md").await;
+    std::fs::rename(&sub, &was).unwrap();
+    signals.wait_for(&id, "doc.diverged").await;
+    // Changes of what is called otherwise now are no news, and that it is back is.
+    put(was.join("deep/er/a.md"), "elsewhere");
+    put(was.join("deep/er/a.md"), "one");
+    std::fs::rename(&was, &sub).unwrap();
+    signals.wait_for(&id, "doc.converged").await;
+    // As with `git checkout` of a branch that does not have it, and back.
+    std::fs::remove_dir_all(&sub).unwrap();
+    signals.wait_for_nth(2, &id, "doc.diverged").await;
+    make("one");
+    signals.wait_for_nth(2, &id, "doc.converged").await;
+    put(sub.join("deep/er/a.md"), "theirs");
+    signals.wait_for_nth(3, &id, "doc.diverged").await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_session_that_was_away_notices_when_it_is_back_and_tells_once() {
     let folder = tempfile::tempdir().unwrap();
     let file = folder.path().join("a.md");
