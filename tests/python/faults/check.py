@@ -24,7 +24,14 @@ async def read_stream(connection, subject=">"):
     settings = ConsumerConfig(
         ack_policy=AckPolicy.NONE, deliver_policy=DeliverPolicy.ALL, mem_storage=True, num_replicas=1, inactive_threshold=60
     )
-    puller = await jetstream.pull_subscribe(subject, stream=STREAM, config=settings)
+    for attempt in range(4):
+        try:
+            puller = await jetstream.pull_subscribe(subject, stream=STREAM, config=settings)
+            break
+        except NatsTimeout:
+            # A cluster that has just lost a server may have nobody to make a consumer for a while.
+            if attempt == 3:
+                raise
     left = (await puller.consumer_info()).num_pending
     messages = []
     while left > 0:
