@@ -236,6 +236,21 @@ impl Memory {
         self.inner().logs.get(key).cloned().unwrap_or_default()
     }
 
+    /// Brings back what is no longer in a log, as far as it has room: a nats-server that is killed may have lost its deletions
+    /// (nats-server #7384 and #7387 tell of such cases).
+    pub fn forget_deletions(&self, key: &SessionKey) {
+        let mut inner = self.inner();
+        let all = inner.accepted.iter().filter_map(|accepted| match accepted {
+            Accepted::Frame { key: of, sequence, value, .. } if of == key => {
+                Some(StoredFrame { sequence: *sequence, value: value.clone() })
+            }
+            Accepted::Frame { .. } | Accepted::Record(_) => None,
+        });
+        let mut all: Vec<StoredFrame> = all.collect();
+        let surplus = all.len().saturating_sub(64);
+        inner.logs.insert(key.clone(), all.split_off(surplus));
+    }
+
     async fn delay(&self) {
         let delay_ms = {
             let mut inner = self.inner();

@@ -15,7 +15,7 @@ use holdfast_protocol::frame::{Frame, Op, Snapshot};
 use holdfast_protocol::internal::Hint;
 use holdfast_protocol::record::{EventType, SessionRecord};
 use holdfast_protocol::{Error, RequestId, Revision, SessionKey};
-use holdfast_store::{Rollup, StoreError, WriteId};
+use holdfast_store::{Rollup, StoreError, StoredFrame, WriteId};
 use tokio::time::Instant;
 use uuid::Uuid;
 
@@ -190,18 +190,35 @@ impl Agent {
             Err(error) => return Ok(Err(error)),
         };
         self.reset();
-        for stored in &frames {
-            let is_void = stored.sequence <= self.record.log_after;
-            let frame = match Frame::from_json(&stored.value, &self.key) {
-                Err(_) if is_void => continue,
-                frame => frame.map_err(|error| End::Failed(Box::new(error)))?,
-            };
-            if !is_void {
-                self.replay(&frame).map_err(|error| End::Failed(Box::new(error)))?;
-            }
-            self.log.appended(&frame, stored.sequence, stored.value.len());
-        }
+        self.replay_all(&frames).map_err(|error| End::Failed(Box::new(error)))?;
         Ok(self.shorten().await)
+    }
+
+    fn replay_all(&mut self, stored: &[StoredFrame]) -> Result<(), Error> {
+        let mut frames = Vec::new();
+        for stored in stored {
+            let is_void = stored.sequence <= self.record.log_after;
+            match Frame::from_json(&stored.value, &self.key) {
+                Err(_) if is_void => {}
+                frame => frames.push((stored, frame?, is_void)),
+            }
+        }
+        // Wherever it stands: a nats-server that was killed may have forgotten that a snapshot replaced what is before it, and
+        // of that, again, the stream keeps the latest only.
+        let valid = frames.iter().filter(|(_, _, is_void)| !is_void);
+        if let Some(snapshot) = valid.filter_map(|(_, frame, _)| frame.snapshot.as_ref()).max_by_key(|found| found.ops)
+        {
+            self.machine.restore(&snapshot.state)?;
+            self.answered = Answered::restore(snapshot.answered.clone());
+            self.ops = snapshot.ops;
+        }
+        for (stored, frame, is_void) in &frames {
+            if !is_void {
+                self.replay(frame)?;
+            }
+            self.log.appended(frame, stored.sequence, stored.value.len());
+        }
+        Ok(())
     }
 
     /// Appends the barrier, or finds the one that stands there already.
@@ -249,14 +266,6 @@ impl Agent {
     }
 
     fn replay(&mut self, frame: &Frame) -> Result<(), Error> {
-        if let Some(snapshot) = &frame.snapshot {
-            if snapshot.ops >= self.ops {
-                self.machine.restore(&snapshot.state)?;
-                self.answered = Answered::restore(snapshot.answered.clone());
-                self.ops = snapshot.ops;
-            }
-            return Ok(());
-        }
         for op in frame.unseen(self.ops, &self.key)? {
             self.machine.apply(&op.change)?;
             if op.answers() {

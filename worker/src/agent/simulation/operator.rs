@@ -25,7 +25,7 @@ pub(super) async fn meddle(world: Arc<World>, mut dice: Dice) {
         old.extend(world.read_record().await.ok().flatten());
         match dice.below(100) {
             0..=19 => move_away(&world, &mut dice).await,
-            20..=27 => kill(&world, &mut dice),
+            20..=27 => kill(&world, &mut dice).await,
             28..=39 => stall(&world, &mut dice).await,
             40..=49 => reclaim(&world).await,
             50..=60 => edit_by_hand(&world, &mut dice).await,
@@ -57,9 +57,14 @@ async fn move_away(world: &World, dice: &mut Dice) {
     }
 }
 
-fn kill(world: &World, dice: &mut Dice) {
+async fn kill(world: &World, dice: &mut Dice) {
     let node = world.any_node();
     node.process.send_replace(Process::Dead);
+    if dice.percent(30) {
+        // The machine of the storage went with it. What a relay is told twice is not what this is about.
+        announce(world, u64::MAX).await;
+        world.memory.forget_deletions(&world.key);
+    }
     world.start_node(if dice.percent(50) { "w1" } else { "w2" });
 }
 

@@ -227,3 +227,23 @@ async fn a_lagging_relay_finds_every_event_in_a_snapshot() {
     announced.dedup();
     assert_eq!(announced.len(), 233);
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_storage_that_forgot_what_a_snapshot_replaced_loses_nothing() {
+    let (world, node) = world().await;
+    let mut edits = 0;
+    // Long enough for several snapshots, so that the storage has only part of what it brings back.
+    let next = world.node(1);
+    for _ in 0..4 {
+        for _ in 0..50 {
+            done(&world, &node, Verb::DocEdit, edit("x")).await;
+            edits += 1;
+            node.floor.advance(u64::MAX);
+        }
+        world.memory.forget_deletions(&world.key);
+        give(&world, &next).await;
+        assert_eq!(body(&world, &next).await.len(), edits);
+        give(&world, &node).await;
+        assert_eq!(body(&world, &node).await.len(), edits, "and once more, compacted or not");
+    }
+}
