@@ -3,6 +3,8 @@
 //!
 //! Invariant: the old agent finishes first if it can; whether it did or not, the record decides.
 
+use holdfast_protocol::{Boot, Error, SessionKey, WorkerName};
+
 use crate::agent::{self, Activated, Beginning};
 use crate::cache::Known;
 use crate::call::Call;
@@ -16,42 +18,66 @@ use crate::records::CommitError;
 /// is to work with it at once, and not after a lease has run out. Best effort: the takeover is done.
 pub(crate) async fn silent(hub: &Hub, known: &Known, call: &Call) {
     let Some(owner) = &known.record.owner else { return };
-    if agent::is_silent(hub, known).await {
-        leave(hub, known, &format!("worker {} does not answer", owner.worker), call).await;
+    if !agent::is_silent(hub, known).await {
+        return;
     }
-}
-
-/// Moves the session of `known` away from a worker that may not write its file, if there is one that may. Returns whether
-/// there is: then it is worth asking again.
-pub(crate) async fn read_only(hub: &Hub, known: &Known, call: &Call) -> bool {
-    let (Some(owner), Some(workspace)) = (&known.record.owner, &known.record.workspace) else { return false };
-    if !hub.registry.can_write(workspace, &owner.worker, call.deadline).await {
-        return false;
-    }
-    agent::handover(hub, owner, &known.record.key(), HANDOVER_TIMEOUT.min(call.left() / 2)).await;
-    leave(hub, known, &format!("worker {} has workspace {workspace} read-only", owner.worker), call).await;
-    true
-}
-
-/// Gives the session of `known` to another worker than it is with, if there is one and if nobody else is at work on it.
-async fn leave(hub: &Hub, known: &Known, reason: &str, call: &Call) {
     let (key, workspace) = (known.record.key(), known.record.workspace.as_ref());
-    let except = known.record.owner.as_ref().map(|owner| &owner.worker);
-    let Ok(chosen) = hub.registry.choose(&key, workspace, except, call.deadline).await else { return };
+    let Ok(chosen) = hub.registry.choose(&key, workspace, Some(&owner.worker), call.deadline).await else { return };
+    leave(hub, known, chosen, &format!("worker {} does not answer", owner.worker), call).await;
+}
+
+/// Moves the session `key` away from a worker that may not write its file, if there is one that may. Returns its record if it
+/// is with such a one now, whoever moved it there; then a save is worth another try.
+///
+/// # Errors
+/// As reading a record does.
+pub(crate) async fn read_only(hub: &Hub, key: &SessionKey, call: &Call) -> Result<Option<Known>, Error> {
+    let known = hub.records.read_record(key, call.deadline).await?;
+    if is_with_writer(hub, &known) {
+        return Ok(Some(known));
+    }
+    let (Some(owner), Some(workspace)) = (&known.record.owner, &known.record.workspace) else { return Ok(None) };
+    if hub.unannounced(&known.record, call).is_some() {
+        return Ok(None);
+    }
+    let Some(chosen) = hub.registry.choose_writer(key, workspace, call.deadline).await else { return Ok(None) };
+    agent::handover(hub, owner, key, HANDOVER_TIMEOUT.min(call.left() / 2)).await;
+    let reason = format!("worker {} has workspace {workspace} read-only", owner.worker);
+    if let Some(known) = leave(hub, &known, chosen, &reason, call).await {
+        return Ok(Some(known));
+    }
+    // Another save may have been as far.
+    let known = hub.records.read_record(key, call.deadline).await?;
+    Ok(is_with_writer(hub, &known).then_some(known))
+}
+
+fn is_with_writer(hub: &Hub, known: &Known) -> bool {
+    let (owner, workspace) = (&known.record.owner, &known.record.workspace);
+    owner.as_ref().zip(workspace.as_ref()).is_some_and(|(owner, workspace)| hub.registry.may_write(owner, workspace))
+}
+
+/// Gives the session of `known` to `chosen`, if nobody else is at work on it; how its record stands then.
+async fn leave(hub: &Hub, known: &Known, chosen: (WorkerName, Boot), reason: &str, call: &Call) -> Option<Known> {
+    let key = known.record.key();
     let next = decide::placed(&known.record, place::new_owner(chosen), call.author(Some(reason)));
     let written = {
         let _lane = hub.records.lane(&key).await;
         hub.records.commit(&key, known.revision, next, call.deadline).await
     };
-    match written {
-        Ok(known) => match agent::activate(hub, &known, Beginning::Log, call).await {
-            Activated::Up => tracing::info!(%key, reason, "a session was moved"),
-            // The next request finds whoever has it.
-            Activated::Elsewhere => {}
-            Activated::Refused(error) => tracing::info!(%key, %error, "a session was moved and is not up yet"),
-        },
+    let known = match written {
+        Ok(known) => known,
         // Somebody else was at work on it.
-        Err(CommitError::Moved) => {}
-        Err(CommitError::Failed(error)) => tracing::info!(%key, reason, %error, "a session stays where it is"),
+        Err(CommitError::Moved) => return None,
+        Err(CommitError::Failed(error)) => {
+            tracing::info!(%key, reason, %error, "a session stays where it is");
+            return None;
+        }
+    };
+    match agent::activate(hub, &known, Beginning::Log, call).await {
+        Activated::Up => tracing::info!(%key, reason, "a session was moved"),
+        // The next request finds whoever has it.
+        Activated::Elsewhere => {}
+        Activated::Refused(error) => tracing::info!(%key, %error, "a session was moved and is not up yet"),
     }
+    Some(known)
 }

@@ -50,22 +50,22 @@ pub(crate) async fn place(hub: &Hub, key: &SessionKey, call: &Call, beginning: &
 async fn attempt(hub: &Hub, key: &SessionKey, call: &Call) -> Result<Step, Error> {
     let _lane = hub.records.lane(key).await;
     let mut known = hub.records.record(key, call.deadline).await?;
-    match stands(hub, &known) {
-        Standing::Closed if !known.is_as_of(call.arrived) => {
-            known = hub.records.read_record(key, call.deadline).await?;
+    let mut has_looked = false;
+    let reason = loop {
+        match stands(hub, &known) {
+            Standing::Active(_) => return Ok(Step::Held(known)),
+            Standing::Passive => break None,
+            Standing::Closed if known.is_as_of(call.arrived) => return Err(error::no_session(key)),
+            Standing::Closed => known = hub.records.read_record(key, call.deadline).await?,
+            Standing::Orphaned(owner) if has_looked => break Some(is_gone(&owner.worker)),
+            Standing::Orphaned(_) => {
+                // This waits until the stream has a leader. A worker whose nats-server died with the leader is mostly connected
+                // again by then.
+                known = hub.records.read_record(key, call.deadline).await?;
+                look_again(hub, key, &known, call).await?;
+                has_looked = true;
+            }
         }
-        Standing::Orphaned(_) => {
-            // This waits until the stream has a leader. A worker whose nats-server died with the leader is back by then.
-            known = hub.records.read_record(key, call.deadline).await?;
-            look_again(hub, key, &known, call).await?;
-        }
-        Standing::Active(_) | Standing::Passive | Standing::Closed => {}
-    }
-    let reason = match stands(hub, &known) {
-        Standing::Closed => return Err(error::no_session(key)),
-        Standing::Active(_) => return Ok(Step::Held(known)),
-        Standing::Passive => None,
-        Standing::Orphaned(owner) => Some(is_gone(&owner.worker)),
     };
     if let Some(mark) = hub.unannounced(&known.record, call) {
         return Ok(Step::Announce(mark));
@@ -85,9 +85,11 @@ async fn look_again(hub: &Hub, key: &SessionKey, known: &Known, call: &Call) -> 
     let Some(owner) = &known.record.owner else { return Ok(()) };
     match hub.registry.liveness(owner) {
         Liveness::Live => Ok(()),
-        // The registry hears of it when it answers.
         Liveness::Suspect => {
-            agent::is_unheard(hub, owner, key).await;
+            // Somebody listens there, however busy with what was under way when its server died.
+            if !agent::is_unheard(hub, owner, key).await {
+                hub.registry.heard(owner);
+            }
             Ok(())
         }
         Liveness::Gone => hub.registry.refresh_or_explain(call.deadline).await,

@@ -27,6 +27,9 @@ pub(crate) use workers::CONFIRM;
 pub(crate) use workers::Liveness;
 use workers::Workers;
 
+/// How long leases are waited for by who has an answer without them.
+const LOOK: Duration = Duration::from_millis(250);
+
 /// What is known of the workers.
 pub(crate) struct Registry {
     store: Store,
@@ -234,11 +237,32 @@ impl Registry {
         Ok((worker.clone(), *boot))
     }
 
-    /// Whether somebody other than `except` may take a session of `workspace` and save its file. Leases are read again
-    /// before the answer is no, if they can be.
-    pub(crate) async fn can_write(&self, workspace: &WorkspaceName, except: &WorkerName, deadline: Instant) -> bool {
-        let can_write = || self.workers().can_write(workspace, except);
-        can_write() || (self.refresh_or_explain(deadline).await.is_ok() && can_write())
+    /// Whether `owner` can save files of `workspace`, as far as its lease says.
+    pub(crate) fn may_write(&self, owner: &Owner, workspace: &WorkspaceName) -> bool {
+        self.workers().may_write(owner, workspace)
+    }
+
+    /// A worker for `key` that can save files of `workspace`. Leases are read again before the answer is no, if they can be at
+    /// once.
+    pub(crate) async fn choose_writer(
+        &self,
+        key: &SessionKey,
+        workspace: &WorkspaceName,
+        deadline: Instant,
+    ) -> Option<(WorkerName, Boot)> {
+        let find = || {
+            let writers = self.workers().writers(workspace);
+            placement::choose(key, &writers).map(|found| (found.worker.clone(), found.boot))
+        };
+        let found = match find() {
+            Some(found) => found,
+            None => {
+                self.refresh_or_explain(deadline.min(Instant::now() + LOOK)).await.ok()?;
+                find()?
+            }
+        };
+        self.workers_mut().placed(&found.0);
+        Some(found)
     }
 
     /// The worker of that name, which must be able to take a session of `workspace`.

@@ -42,7 +42,7 @@ pub(crate) async fn relay(hub: &Hub, verb: Verb, key: &SessionKey, incoming: &In
     {
         return Ok(answer);
     }
-    let mut wait = WAIT.0;
+    let (mut wait, mut has_moved) = (WAIT.0, false);
     loop {
         let step = match decide::standing(&known.record, |owner| hub.registry.is_lost(owner)) {
             Standing::Active(owner) => send(hub, verb, key, &known, owner, incoming).await?,
@@ -58,10 +58,10 @@ pub(crate) async fn relay(hub: &Hub, verb: Verb, key: &SessionKey, incoming: &In
                 {
                     let call = incoming.peeked();
                     if refusal.reason == Reason::WorkspaceDenied
-                        && call.in_time(key).is_ok()
-                        && leave::read_only(hub, &known, &call).await
+                        && !std::mem::replace(&mut has_moved, true)
+                        && let Ok(Some(elsewhere)) = leave::read_only(hub, key, &call).await
                     {
-                        known = hub.records.read_record(key, deadline).await?;
+                        known = elsewhere;
                         continue;
                     }
                     explain::failed(hub, &known, &refusal, &call).await;

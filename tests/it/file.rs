@@ -191,7 +191,11 @@ async fn where_some_workers_may_only_read_a_save_finds_one_that_may_write() {
     fleet.ask("doc.edit", &id, json!({"body": "two"})).await.ok();
     fleet.ask("doc.save", &id, json!({})).await.refused("forbidden", "workspace_denied");
     fleet.add_worker("w1", &[("main", folder.path())]).await.unwrap();
-    fleet.ask("doc.save", &id, json!({})).await.ok();
+    let save = || fleet.ask("doc.save", &id, json!({}));
+    let saved = tokio::join!(save(), save(), save());
+    for saved in [saved.0, saved.1, saved.2] {
+        saved.ok();
+    }
     assert_eq!(std::fs::read(folder.path().join("a.md")).unwrap(), b"two");
     let moved = signals.wait_for(&id, "session.moved").await;
     assert_eq!(moved["data"]["worker"], "w1");

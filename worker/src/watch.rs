@@ -7,7 +7,8 @@
 //! One watch per folder with files of sessions that are in memory and per folder above one, up to the workspace's. A folder that
 //! goes, or comes back, is told of by the one above it.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeMap, HashMap, HashSet};
+use std::ops::Bound;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -54,7 +55,8 @@ struct Folder {
     sessions: HashMap<String, Vec<SessionKey>>,
 }
 
-type Folders = HashMap<PathBuf, Folder>;
+/// In the order of their names, so that those below one are together.
+type Folders = BTreeMap<PathBuf, Folder>;
 
 /// One session's file, told of as long as this lives.
 pub(crate) struct Watched {
@@ -132,6 +134,7 @@ impl Watch {
         for folder in over {
             if let Some(watcher) = &mut *watcher
                 && let Err(error) = watcher.unwatch(&folder)
+                && !matches!(error.kind, notify::ErrorKind::WatchNotFound)
             {
                 tracing::debug!(folder = %folder.display(), %error, "a folder was watched no more");
             }
@@ -144,10 +147,10 @@ fn count(folders: &mut Folders, root: &Path, folder: &Path) {
     let mut at = folder;
     while at != root {
         let Some(above) = at.parent() else { return };
-        if std::mem::replace(&mut folders.entry(at.to_owned()).or_default().is_counted, true) {
-            return;
+        // Another workspace's folders may end in between.
+        if !std::mem::replace(&mut folders.entry(at.to_owned()).or_default().is_counted, true) {
+            folders.entry(above.to_owned()).or_default().below += 1;
         }
-        folders.entry(above.to_owned()).or_default().below += 1;
         at = above;
     }
 }
@@ -167,7 +170,8 @@ fn due(folders: &mut Folders, folder: &Path) -> Vec<PathBuf> {
     due
 }
 
-/// Forgets `folder` and those above it as far as nobody needs them; the ones among them that were watched.
+/// Forgets `folder` and those above it as far as nobody needs them, and says which. Any of them may be watched, also where it
+/// does not count as that.
 fn over(folders: &mut Folders, folder: &Path) -> Vec<PathBuf> {
     let mut over = Vec::new();
     for at in folder.ancestors() {
@@ -175,9 +179,7 @@ fn over(folders: &mut Folders, folder: &Path) -> Vec<PathBuf> {
             break;
         }
         let Some(gone) = folders.remove(at) else { break };
-        if gone.is_watched {
-            over.push(at.to_owned());
-        }
+        over.push(at.to_owned());
         if !gone.is_counted {
             break;
         }
@@ -199,6 +201,10 @@ fn watch(watcher: &mut Option<RecommendedWatcher>, seen: &Arc<Seen>, folder: &Pa
     };
     // The one that was called so before may have been moved away, and is watched still.
     watcher.unwatch(folder).ok();
+    // What a link leads to may be watched under its own name, and the system has one watch for both.
+    if !folder.canonicalize().is_ok_and(|real| real == folder) {
+        return Err(notify::Error::path_not_found());
+    }
     watcher.watch(folder, RecursiveMode::NonRecursive)
 }
 
@@ -269,10 +275,14 @@ impl Seen {
     /// Whose file is at `path`, or whose files are below it. Folders that are not what they were are watched no more.
     fn sessions_at(&self, path: &Path, is_another: bool) -> Vec<SessionKey> {
         let mut folders = lock(&self.folders);
-        if folders.contains_key(path) {
-            let below = folders.iter_mut().filter(|(folder, _)| folder.starts_with(path));
+        if let Some(folder) = folders.get(path) {
+            if !is_another {
+                return folder.all().collect();
+            }
+            let from = folders.range_mut::<Path, _>((Bound::Included(path), Bound::Unbounded));
+            let below = from.take_while(|(folder, _)| folder.starts_with(path));
             let stirred = below.flat_map(|(_, folder)| {
-                folder.is_watched &= !is_another;
+                folder.is_watched = false;
                 folder.all()
             });
             return stirred.collect();
@@ -319,8 +329,7 @@ mod tests {
         let session = SessionKey::new(Namespace::parse("default").unwrap(), SessionId::parse("s1").unwrap());
         let register = |root: &str, path: &str| watch.register(Path::new(root), path, &session).unwrap();
         let known = || {
-            let mut known: Vec<PathBuf> = lock(&watch.seen.folders).keys().cloned().collect();
-            known.sort();
+            let known: Vec<PathBuf> = lock(&watch.seen.folders).keys().cloned().collect();
             known.iter().map(|folder| folder.to_str().unwrap().to_owned()).collect::<Vec<String>>()
         };
         let drop_and_end = |watched: Watched| {
@@ -329,16 +338,16 @@ mod tests {
             left.iter().for_each(|folder| watch.end(folder));
         };
         // A workspace within another, and the same file twice.
-        let files = [("/w/a", "x.md"), ("/w/a", "b/y.md"), ("/w", "a/b/c/z.md"), ("/w", "a/b/c/z.md"), ("/w", "x.md")];
+        let files = [("/w/a", "x.md"), ("/w/a", "b/y.md"), ("/w", "a/b/c/z.md"), ("/w", "a/b/c/z.md")];
         let mut all: Vec<Watched> = files.iter().map(|(root, path)| register(root, path)).collect();
         assert_eq!(known(), ["/w", "/w/a", "/w/a/b", "/w/a/b/c"]);
+        let due = due(&mut lock(&watch.seen.folders), Path::new("/w/a/b/c"));
+        assert_eq!(due, ["/w/a/b/c", "/w/a/b", "/w/a", "/w"].map(PathBuf::from));
         drop_and_end(all.remove(3));
         assert_eq!(known().len(), 4);
         drop_and_end(all.remove(2));
         assert_eq!(known(), ["/w", "/w/a", "/w/a/b"]);
         drop_and_end(all.remove(1));
-        drop_and_end(all.remove(0));
-        assert_eq!(known(), ["/w"]);
         drop_and_end(all.remove(0));
         assert_eq!(known(), Vec::<String>::new());
     }

@@ -285,24 +285,29 @@ impl Workers {
         if fitting.iter().any(|lease| may_write(lease, workspace)) {
             fitting.retain(|lease| may_write(lease, workspace));
         }
-        let candidates: Vec<Candidate> = fitting
-            .into_iter()
-            .map(|lease| Candidate {
-                worker: lease.worker.clone(),
-                boot: lease.boot,
-                sessions: lease.sessions + self.entries.get(&lease.worker).map_or(0, |entry| entry.placed),
-            })
-            .collect();
+        let candidates: Vec<Candidate> = fitting.into_iter().map(|lease| self.candidate(lease)).collect();
         match (candidates.is_empty(), workspace) {
             (true, Some(workspace)) => Err(no_workspace(workspace)),
             _ => Ok(candidates),
         }
     }
 
-    /// Whether somebody other than `except` may take a session of `workspace` and save its file.
-    pub(crate) fn can_write(&self, workspace: &WorkspaceName, except: &WorkerName) -> bool {
-        let may = |lease: &WorkerLease| lease.state == WorkerState::Ready && has(lease, workspace);
-        self.live().any(|lease| lease.worker != *except && may(lease) && may_write(lease, Some(workspace)))
+    /// Whether `owner` can save files of `workspace`, as far as its lease says.
+    pub(crate) fn may_write(&self, owner: &Owner, workspace: &WorkspaceName) -> bool {
+        let lease = self.entries.get(&owner.worker).map(|entry| &entry.lease);
+        lease
+            .is_some_and(|lease| lease.boot == owner.boot && has(lease, workspace) && may_write(lease, Some(workspace)))
+    }
+
+    /// Those that may take a session of `workspace` and save its file.
+    pub(crate) fn writers(&self, workspace: &WorkspaceName) -> Vec<Candidate> {
+        let takers = self.live().filter(|lease| lease.state == WorkerState::Ready && has(lease, workspace));
+        takers.filter(|lease| may_write(lease, Some(workspace))).map(|lease| self.candidate(lease)).collect()
+    }
+
+    fn candidate(&self, lease: &WorkerLease) -> Candidate {
+        let placed = self.entries.get(&lease.worker).map_or(0, |entry| entry.placed);
+        Candidate { worker: lease.worker.clone(), boot: lease.boot, sessions: lease.sessions + placed }
     }
 
     /// Counts a session that was just placed on `worker`.
@@ -564,7 +569,10 @@ mod tests {
         assert_eq!(names(None, None).len(), 2, "what has no file is everybody's");
         let w2 = owner("w2", 6).worker;
         assert_eq!(names(Some(&main), Some(&w2)), ["w1"]);
-        assert!(workers.can_write(&main, &owner("w1", 5).worker));
-        assert!(!workers.can_write(&main, &w2), "nobody else");
+        let writers: Vec<WorkerName> = workers.writers(&main).into_iter().map(|writer| writer.worker).collect();
+        assert_eq!(writers, [w2]);
+        assert!(!workers.may_write(&owner("w1", 5), &main));
+        assert!(workers.may_write(&owner("w2", 6), &main));
+        assert!(!workers.may_write(&owner("w2", 7), &main), "another start may be another one");
     }
 }

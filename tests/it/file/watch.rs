@@ -124,9 +124,6 @@ async fn a_folder_further_up_that_goes_and_comes_back_is_noticed() {
     let id = open(&fleet, "sub/deep/er/a.md").await;
     std::fs::rename(&sub, &was).unwrap();
     signals.wait_for(&id, "doc.diverged").await;
-    // Changes of what is called otherwise now are no news, and that it is back is.
-    put(was.join("deep/er/a.md"), "elsewhere");
-    put(was.join("deep/er/a.md"), "one");
     std::fs::rename(&was, &sub).unwrap();
     signals.wait_for(&id, "doc.converged").await;
     // As with `git checkout` of a branch that does not have it, and back.
