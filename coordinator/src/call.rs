@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use holdfast_protocol::lock::{Asked, Secret};
-use holdfast_protocol::request::{self, Request};
+use holdfast_protocol::request::{self, Peeked, Request};
 use holdfast_protocol::{Error, Limits, RequestId, SessionKey};
 use tokio::sync::OwnedSemaphorePermit;
 use tokio::time::Instant;
@@ -47,10 +47,11 @@ impl Incoming {
         Ok((request, call))
     }
 
-    /// The circumstances of a request whose body is for an agent to read. It is read here for its `request_id` only, and
-    /// wholly, so this is for the rare paths.
+    /// The circumstances of a request whose body is for an agent to read. It is read here for its `request_id` and `actor`
+    /// only, and wholly, so this is for the rare paths.
     pub(crate) fn peeked(&self) -> Call {
-        self.call(request::peek_request_id(&self.payload).as_deref(), None)
+        let Peeked { request_id, actor } = request::peek(&self.payload);
+        self.call(request_id.as_deref(), actor.as_deref())
     }
 
     fn call(&self, request_id: Option<&str>, actor: Option<&str>) -> Call {

@@ -69,7 +69,7 @@ async fn announce(hub: &Hub, known: &Known, error: &Error, call: &Call) {
 pub(crate) async fn failed(hub: &Hub, known: &Known, error: &Error, call: &Call) {
     if hub.conflicts.may_announce(&known.record.key()) {
         let path = known.record.path.as_ref().map(CanonicalPath::as_str);
-        publish(hub, known, signal::of_failure(error, path, &call.request_id)).await;
+        publish(hub, known, signal::of_failure(error, path, call.actor.as_deref(), &call.request_id)).await;
     }
 }
 

@@ -11,6 +11,9 @@ use unicode_normalization::UnicodeNormalization;
 use crate::error::{Error, Reason};
 use crate::id::{SessionId, WorkspaceName};
 
+/// What the names of files begin with that workers write beside a document's file. No session has such a file.
+pub const TEMPORARY_PREFIX: &str = ".holdfast-";
+
 /// How many hex digits of blake3 a file's session id has.
 const ID_DIGITS: usize = 20;
 
@@ -23,8 +26,8 @@ impl CanonicalPath {
     /// Canonicalises `path`, which may have at most `max_chars` characters.
     ///
     /// # Errors
-    /// `invalid_path` when it is empty, too long, has control characters or names the root itself; `path_escape` when it
-    /// is absolute or leaves the workspace.
+    /// `invalid_path` when it is empty, too long, has control characters, names the root itself or a file of Holdfast's own;
+    /// `path_escape` when it is absolute or leaves the workspace.
     pub fn parse(path: &str, max_chars: usize) -> Result<Self, Error> {
         let invalid = |why: &str| Error::invalid(Reason::InvalidPath, format!("path {why}"));
         if path.is_empty() || path.chars().count() > max_chars {
@@ -48,6 +51,9 @@ impl CanonicalPath {
         }
         if parts.is_empty() {
             return Err(invalid("names the workspace itself, not a file in it"));
+        }
+        if parts.last().is_some_and(|name| name.starts_with(TEMPORARY_PREFIX)) {
+            return Err(invalid(&format!("names a file of Holdfast's own: none may begin with {TEMPORARY_PREFIX}")));
         }
         let canonical = parts.join("/");
         if canonical.chars().count() > max_chars {

@@ -211,13 +211,13 @@ pub fn of_op(event: &OpEvent, request_id: &RequestId) -> Happening {
 }
 
 /// A load or save that failed.
-pub fn of_failure(error: &crate::Error, path: Option<&str>, request_id: &RequestId) -> Happening {
+pub fn of_failure(error: &crate::Error, path: Option<&str>, actor: Option<&str>, request_id: &RequestId) -> Happening {
     let detail = |name: &str| error.details.get(name).cloned().unwrap_or(Value::Null);
     let data = map([
         ("revision", detail("revision")),
         ("previous_revision", Value::Null),
         ("changed", json!([])),
-        ("actor", Value::Null),
+        ("actor", json!(actor)),
         ("path", json!(path)),
         ("error", json!({"code": error.code, "reason": error.reason, "message": error.message})),
     ]);

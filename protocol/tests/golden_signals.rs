@@ -225,7 +225,7 @@ fn what_was_not_committed_has_an_id_of_its_own() {
     let conflict = of_conflict(&error.error, Some("client-b"), &RequestId::parse("r-2").unwrap());
     assert_eq!(conflict.name, LOCK_CONFLICT);
     let full = Error::new(Reason::Io, "the disk is full");
-    let failed = of_failure(&full, Some("notes/plan.md"), &RequestId::parse("r-1").unwrap());
+    let failed = of_failure(&full, Some("notes/plan.md"), Some("client-b"), &RequestId::parse("r-1").unwrap());
     assert_eq!(failed.name, DOC_FAILED);
     for happening in [conflict, failed] {
         let file: Signal = serde_json::from_value(golden::value(&format!("signal/{}", happening.name))).unwrap();

@@ -4,6 +4,7 @@ mod contend;
 mod crash;
 mod front;
 mod link;
+mod moved;
 mod watch;
 
 use std::path::Path;

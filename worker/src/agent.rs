@@ -233,7 +233,7 @@ impl Agent {
     /// Takes `first` and what else waits, commits it together, answers it.
     async fn turn(&mut self, first: Box<Letter>, mailbox: &mut Mailbox) -> Flow {
         let mut letters = Vec::new();
-        let mut bytes = first.payload.len() as u64;
+        let mut bytes = weight(&first);
         let mut last = None;
         let mut next = Some(first);
         while let Some(letter) = next {
@@ -244,7 +244,7 @@ impl Agent {
             letters.push(*letter);
             let full = letters.len() >= BATCH_LETTERS || bytes >= SNAPSHOT_EVERY_BYTES;
             next = if full { None } else { mailbox.try_recv().ok() };
-            bytes += next.as_ref().map_or(0, |letter| letter.payload.len() as u64);
+            bytes += next.as_deref().map_or(0, weight);
         }
         if let Err(end) = self.serve(letters).await {
             answer_end(last.into_iter().map(|letter| *letter).collect(), &end).await;
@@ -303,6 +303,14 @@ impl Call {
 }
 
 /// Answers everything in `letters` alike.
+/// How much a letter may add to a frame, as far as that can be told before it is decided: a load has its whole file there.
+fn weight(letter: &Letter) -> u64 {
+    match letter.call {
+        Call::Verb(holdfast_protocol::subject::Verb::DocLoad) => SNAPSHOT_EVERY_BYTES,
+        _ => letter.payload.len() as u64,
+    }
+}
+
 async fn answer_all(letters: Vec<Letter>, answer: impl Fn(&Letter) -> Answer) {
     for letter in letters {
         let answer = answer(&letter);

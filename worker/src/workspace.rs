@@ -1,14 +1,15 @@
 //! A folder whose files sessions may be about, held open from the worker's start.
 //!
-//! Invariant: whatever happens to the folder's name later (another folder there, a file system unmounted), files are opened
-//! beneath the folder that the operator meant.
+//! Invariant: files are opened beneath the folder that the operator meant, or not at all: where its name leads to another one by
+//! now (it was moved, or a file system unmounted), what is written would be where nobody looks for it.
 
-use std::io::Result;
+use std::io::{Error, Result};
+use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use cap_std::ambient_authority;
-use cap_std::fs::Dir;
+use cap_std::fs::{Dir, MetadataExt as _};
 
 use crate::watch::Watch;
 
@@ -31,7 +32,30 @@ pub struct Mount {
     pub(crate) watch: Option<Arc<Watch>>,
 }
 
+/// The folder is not at its name any more.
+#[derive(Debug, thiserror::Error)]
+#[error("the folder of the workspace is not at {} any more, or is another one", .0.display())]
+pub(crate) struct Displaced(PathBuf);
+
+/// Whether `error` is about the workspace's folder itself.
+pub(crate) fn is_displaced(error: &Error) -> bool {
+    error.get_ref().is_some_and(|inner| inner.is::<Displaced>())
+}
+
 impl Mount {
+    /// Sees to it that the folder is still where it was.
+    ///
+    /// # Errors
+    /// One that [`is_displaced`], where it is not.
+    pub(crate) fn check(&self) -> Result<()> {
+        let held = self.folder.dir_metadata()?;
+        let is_it = |there: std::fs::Metadata| (there.dev(), there.ino()) == (held.dev(), held.ino());
+        if std::fs::metadata(self.real_name()).is_ok_and(is_it) {
+            return Ok(());
+        }
+        Err(Error::other(Displaced(self.real_name().to_owned())))
+    }
+
     /// The folder without symbolic links, which is what the system calls it.
     pub(crate) fn real_name(&self) -> &Path {
         &self.names[1]

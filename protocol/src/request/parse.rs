@@ -51,6 +51,21 @@ fn from_json<R: Request>(payload: &[u8], limits: &Limits) -> Result<R, Error> {
     })
 }
 
+/// What is known of a body that is otherwise not read.
+#[derive(Debug, Default, Deserialize)]
+pub struct Peeked {
+    /// The caller's `request_id`.
+    pub request_id: Option<String>,
+    /// Who asks.
+    pub actor: Option<String>,
+}
+
+/// Reads a body for these two members only; neither where it does not parse, and no `request_id` where that is none.
+pub fn peek(payload: &[u8]) -> Peeked {
+    let Peeked { request_id, actor } = serde_json::from_slice(payload).unwrap_or_default();
+    Peeked { request_id: request_id.filter(|id| RequestId::parse(id).is_ok()), actor }
+}
+
 /// The caller's `request_id` of a body that is otherwise not read.
 pub fn peek_request_id(payload: &[u8]) -> Option<String> {
     #[derive(Deserialize)]

@@ -99,20 +99,3 @@ async fn a_path_that_has_become_a_link_leads_to_where_it_leads_now() {
     symlink(outside.path(), at("sub")).unwrap();
     fleet.ask("session.open", "", json!({"path": "sub/c.md"})).await.refused("invalid_params", "path_escape");
 }
-
-#[tokio::test(flavor = "multi_thread")]
-async fn a_workspace_is_the_folder_that_it_was_when_its_worker_started() {
-    let parent = tempfile::tempdir().unwrap();
-    let (folder, moved) = (parent.path().join("docs"), parent.path().join("moved"));
-    std::fs::create_dir(&folder).unwrap();
-    std::fs::write(folder.join("a.md"), "text").unwrap();
-    let fleet = fleet(&folder).await;
-    let id = open(&fleet, "a.md").await;
-    // As when a file system is unmounted, and the bare folder below it comes out.
-    std::fs::rename(&folder, &moved).unwrap();
-    std::fs::create_dir(&folder).unwrap();
-    fleet.ask("doc.edit", &id, json!({"body": "new"})).await.ok();
-    fleet.ask("doc.save", &id, json!({})).await.ok();
-    assert_eq!(std::fs::read(moved.join("a.md")).unwrap(), b"new");
-    assert_eq!(std::fs::read_dir(&folder).unwrap().count(), 0);
-}

@@ -27,6 +27,7 @@ use serde_json::{Map, Value};
 use super::frontmatter;
 use crate::watch::Watched;
 use crate::workspace::Mount;
+use crate::workspace::is_displaced;
 use beneath::Real;
 #[cfg(feature = "failpoints")]
 pub use failpoint::STEPS;
@@ -288,9 +289,15 @@ impl File {
     ) -> Result<Written<Prepared>, Error> {
         let mount = self.writable()?;
         let (session, path) = (self.session.clone(), self.path.clone());
+        let is_asked_to = matches!(over, Over::Anything);
         let order = Order { session, path, text, baseline, over, max: bytes_max(limits) };
-        let prepared = blocking(move || save::prepare(&mount, order)).await;
-        self.written("write", prepared)
+        match blocking(move || save::prepare(&mount, order)).await {
+            // A folder further up is one now, and what it leads to is another session's.
+            Err(error) if beneath::is_linked(&error) && !is_asked_to && !self.leaves() => {
+                Ok(Written::Diverged(Found::Link))
+            }
+            prepared => self.written("write", prepared),
+        }
     }
 
     /// Puts it in the file's place.
@@ -314,11 +321,19 @@ impl File {
     }
 
     fn io(&self, doing: &str, error: &std::io::Error) -> Error {
-        let outside = || self.mount().is_ok_and(|mount| leaves(&mount, &self.path));
-        if beneath::is_linked(error) && outside() {
+        if is_displaced(error) {
+            return self.describe(displaced(error));
+        }
+        if beneath::is_linked(error) && self.leaves() {
             return self.describe(escape(&self.path));
         }
         self.describe(Error::new(Reason::Io, format!("cannot {doing} {}: {error}", self.path)))
+    }
+
+    /// Whether links lead out of the workspace by now.
+    fn leaves(&self) -> bool {
+        let real = self.mount().map(|mount| beneath::real_path(&mount, &self.path));
+        matches!(real, Ok(Ok(Real::Outside)))
     }
 }
 
@@ -327,8 +342,9 @@ fn bytes_max(limits: &Limits) -> u64 {
     (limits.body_bytes + frontmatter::text_limit(limits)) as u64
 }
 
-fn leaves(mount: &Mount, path: &str) -> bool {
-    matches!(beneath::real_path(mount, path), Ok(Real::Outside))
+/// A worker that lost a workspace's folder has the workspace no more.
+fn displaced(error: &std::io::Error) -> Error {
+    Error::new(Reason::NoWorkspace, format!("{error}; the worker finds it again when it is started again"))
 }
 
 fn escape(path: &str) -> Error {
@@ -342,12 +358,13 @@ async fn blocking<T: Send + 'static>(work: impl FnOnce() -> std::io::Result<T> +
 /// The real path of `path`: what it leads to when symbolic links are followed.
 ///
 /// # Errors
-/// `path_escape`, `invalid_path`, `io`.
+/// `path_escape`, `invalid_path`, `no_workspace`, `io`.
 pub(crate) async fn resolve(mount: Arc<Mount>, path: &CanonicalPath, limits: &Limits) -> Result<CanonicalPath, Error> {
     let name = path.to_string();
     let real = blocking(move || beneath::real_path(&mount, &name)).await;
     let nameless = || Error::new(Reason::InvalidPath, format!("{path} leads to something that no path can name"));
     let refused = |error: std::io::Error| match error.kind() {
+        _ if is_displaced(&error) => displaced(&error),
         ErrorKind::InvalidFilename => Error::new(Reason::InvalidPath, format!("no file can be called {path}: {error}")),
         _ => Error::new(Reason::Io, format!("cannot follow {path}: {error}")),
     };

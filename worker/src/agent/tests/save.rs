@@ -332,3 +332,20 @@ async fn a_save_that_may_not_last_is_unknown_where_it_cannot_be_told() {
     done(world, node, Verb::DocSave, json!({ "request_id": "s1" })).await;
     assert_eq!((scene.file(), scene.saved()), ("new".to_owned(), vec!["s1".to_owned()]));
 }
+
+#[tokio::test(start_paused = true)]
+async fn loads_of_a_large_file_that_come_at_once_are_frames_of_their_own() {
+    let scene = scene().await;
+    let (world, node) = (&scene.world, &scene.node);
+    // In the log each character is six bytes. A frame has room for two such files, and not for three.
+    std::fs::write(scene.folder.path().join("a.md"), "\u{1}".repeat(512 * 1024)).unwrap();
+    world.memory.set_faults(Faults { frame_bytes_max: 8 * 1024 * 1024, ..Faults::default() });
+    let load = || begin_asking(world, node, Call::Verb(Verb::DocLoad), json!({ "discard": true }));
+    let edit = begin_asking(world, node, Call::Verb(Verb::DocEdit), json!({ "body": "mine" }));
+    let all =
+        futures_util::future::join_all([load().await, load().await, edit.await, load().await, load().await]).await;
+    for answer in all {
+        assert!(matches!(answer, Ok(Some(Answer::Done(_)))), "{answer:?}");
+    }
+    assert_eq!(done(world, node, Verb::DocGet, json!({})).await["revision"], 6);
+}

@@ -4,8 +4,10 @@
 use std::io::Result;
 use std::os::unix::fs::{MetadataExt as _, PermissionsExt};
 
-use cap_std::fs::{File, MetadataExt as _};
+use cap_std::fs::{File, Metadata, MetadataExt as _};
 use rustix::fs::{Gid, Uid, fchown};
+
+use super::beneath::Spot;
 
 /// Attributes that vouch for what a file has in it, or give it rights: nothing to be kept for another text.
 #[cfg(target_os = "linux")]
@@ -15,11 +17,30 @@ const OF_THE_TEXT: [&str; 3] = ["security.capability", "security.ima", "security
 const ALL: u32 = 0o7777;
 const PLAIN: u32 = 0o1777;
 
+/// The file that another is to take the place of.
+pub(super) struct Old {
+    metadata: Metadata,
+    /// `None` where it may not be read.
+    file: Option<File>,
+}
+
+impl Old {
+    /// `None` where there is none: whatever stands there instead of a file has nothing to keep.
+    pub(super) fn at(spot: &Spot) -> Option<Self> {
+        let file = spot.open().ok().flatten();
+        let opened = file.as_ref().and_then(|file| file.metadata().ok());
+        let metadata = opened.or_else(|| spot.folder.symlink_metadata(&spot.name).ok())?;
+        metadata.is_file().then_some(Self { metadata, file })
+    }
+}
+
 /// Gives `new` what `old` has.
-pub(super) fn keep(new: &std::fs::File, old: &File) -> Result<()> {
-    let metadata = old.metadata()?;
+pub(super) fn keep(new: &std::fs::File, old: &Old) -> Result<()> {
+    let metadata = &old.metadata;
     #[cfg(target_os = "linux")]
-    keep_extended(new, old);
+    if let Some(file) = &old.file {
+        keep_extended(new, file);
+    }
     let set = |mode: u32| new.set_permissions(std::fs::Permissions::from_mode(mode));
     // Before it is given away, when it may no longer be changed; and after lists, which change the mode.
     set(metadata.mode() & PLAIN)?;

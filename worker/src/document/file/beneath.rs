@@ -58,6 +58,7 @@ pub(super) fn spot(mount: &Mount, path: &str, missing: Missing) -> Result<Option
     if path.components().any(|part| !matches!(part, Component::Normal(_))) {
         return Err(Error::other("the path is not canonical"));
     }
+    mount.check()?;
     let mut folder = mount.folder.try_clone()?;
     for part in path.parent().into_iter().flat_map(Path::iter) {
         let part = Path::new(&on_disk(&folder, part)?).to_owned();
@@ -68,7 +69,14 @@ pub(super) fn spot(mount: &Mount, path: &str, missing: Missing) -> Result<Option
                 folder.open_dir_nofollow(&part).map_err(|error| explained(&folder, &part, error))?
             }
             Err(error) if error.kind() == ErrorKind::NotFound => return Ok(None),
-            Err(error) => return Err(explained(&folder, &part, error)),
+            Err(error) => {
+                let (is_file, error) = (error.kind() == ErrorKind::NotADirectory, explained(&folder, &part, error));
+                // What has a file where the folder was has no file in that.
+                if is_file && missing == Missing::Leave && !is_linked(&error) {
+                    return Ok(None);
+                }
+                return Err(error);
+            }
         };
     }
     let name = on_disk(&folder, name)?.into();
@@ -144,13 +152,14 @@ pub(super) enum Real {
 
 /// Follows the links of `path` by name. Whoever opens the result follows none, so that it need not stay true.
 pub(super) fn real_path(mount: &Mount, path: &str) -> Result<Real> {
+    mount.check()?;
     let mut folders = vec![mount.folder.try_clone()?];
     let mut real: Vec<OsString> = Vec::new();
     let mut ahead: VecDeque<OsString> = Path::new(path).components().map(owned).collect();
     let mut links = 0;
     while let Some(part) = ahead.pop_front() {
         if part == ".." {
-            if real.pop().is_none() {
+            if real.pop().is_none() && !comes_back(mount, &mut ahead) {
                 return Ok(Real::Outside);
             }
             folders.truncate(real.len() + 1);
@@ -195,6 +204,25 @@ pub(super) fn real_path(mount: &Mount, path: &str) -> Result<Real> {
     }
     let names: Option<Vec<&str>> = real.iter().map(|part| part.to_str()).collect();
     Ok(names.filter(|names| !names.is_empty()).map_or(Real::Nameless, |names| Real::Path(names.join("/"))))
+}
+
+/// Whether what is `ahead` of the folder above the workspace's leads back into that; it is taken from `ahead` then. Only by the
+/// workspace's own name, which has no link in it.
+fn comes_back(mount: &Mount, ahead: &mut VecDeque<OsString>) -> bool {
+    let name = mount.real_name();
+    let mut above = name.to_owned();
+    above.pop();
+    while above != name {
+        match ahead.pop_front() {
+            None => return false,
+            Some(part) if part == ".." => drop(above.pop()),
+            Some(part) => above.push(part),
+        }
+        if !name.starts_with(&above) {
+            return false;
+        }
+    }
+    true
 }
 
 fn owned(part: Component<'_>) -> OsString {

@@ -7,10 +7,10 @@
 use std::io::{Error, ErrorKind, Read, Result, Write};
 use std::time::SystemTime;
 
-use cap_std::fs::{File, Metadata, MetadataExt as _};
+use cap_std::fs::{Metadata, MetadataExt as _};
 use holdfast_protocol::SessionKey;
 
-use super::attributes;
+use super::attributes::{self, Old};
 use super::beneath::{self, Missing, Spot};
 use super::failpoint::reached;
 use super::temporary::{self, Exchange, Kind, Temporary};
@@ -106,8 +106,7 @@ pub(super) fn prepare(mount: &Mount, order: Order) -> Result<Save<Prepared>> {
     reached("checked");
     let spot = beneath::spot(mount, &path, Missing::Make)?.ok_or_else(|| Error::from(ErrorKind::NotFound))?;
     reached("folders");
-    // Whatever stands there instead of a file has nothing to keep.
-    let old = spot.open().ok().flatten();
+    let old = Old::at(&spot);
     let kind = if old.is_some() { Kind::Replacement } else { Kind::New };
     let mut temporary = Temporary::create(&spot.folder, &session, kind)?;
     reached("created");
@@ -116,7 +115,7 @@ pub(super) fn prepare(mount: &Mount, order: Order) -> Result<Save<Prepared>> {
     Ok(Save::Done(Prepared { spot, temporary, baseline, over, max }))
 }
 
-fn write(file: &mut std::fs::File, bytes: &[u8], old: Option<&File>) -> Result<std::fs::Metadata> {
+fn write(file: &mut std::fs::File, bytes: &[u8], old: Option<&Old>) -> Result<std::fs::Metadata> {
     let (begin, end) = bytes.split_at(bytes.len() / 2);
     file.write_all(begin)?;
     reached("half-written");

@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 
 use cap_std::fs::{Dir, OpenOptions, OpenOptionsExt};
 use holdfast_protocol::SessionKey;
+use holdfast_protocol::path::TEMPORARY_PREFIX;
 
 use super::failpoint::reached;
 
@@ -192,7 +193,7 @@ fn link(_: &File, _: &Dir, _: &Path) -> Result<()> {
 }
 
 fn prefix(session: &SessionKey) -> String {
-    format!(".holdfast-{session}-")
+    format!("{TEMPORARY_PREFIX}{session}-")
 }
 
 /// The end of a name whose file is not whole yet.

@@ -14,6 +14,9 @@ fn a_real_path_is_found_through_any_links_within() {
     symlink("folder", place.at("folder2")).unwrap();
     symlink(place.at("real/a.md"), place.at("absolute.md")).unwrap();
     symlink("real/not-yet.md", place.at("dangling.md")).unwrap();
+    let name = place.inside.path().canonicalize().unwrap();
+    let name = name.file_name().unwrap().to_str().unwrap();
+    symlink(format!("../../{name}/real/a.md"), place.at("real/out-and-back.md")).unwrap();
     for (path, real) in [
         ("real/a.md", "real/a.md"),
         ("real/beside.md", "real/a.md"),
@@ -23,6 +26,7 @@ fn a_real_path_is_found_through_any_links_within() {
         ("folder2/deep/up.md", "real/a.md"),
         ("absolute.md", "real/a.md"),
         ("dangling.md", "real/not-yet.md"),
+        ("real/out-and-back.md", "real/a.md"),
         ("folder/new/er.md", "real/new/er.md"),
         ("nowhere/new.md", "nowhere/new.md"),
         ("real/a.md/below", "real/a.md/below"),
@@ -52,7 +56,7 @@ fn links_that_leave_are_outside_and_nothing_is_read_or_written_through_them() {
     symlink(place.outside.path(), place.at("folder")).unwrap();
     symlink(place.outside.path().join("nothing.md"), place.at("dangling.md")).unwrap();
     symlink("../..", place.at("sub/up")).unwrap();
-    symlink(format!("../{inside_name}/sub"), place.at("round")).unwrap();
+    symlink(format!("../{inside_name}/../{inside_name}-not/sub"), place.at("round")).unwrap();
     symlink("/proc/self/cwd", place.at("proc")).unwrap();
     symlink("/proc/self/root", place.at("root")).unwrap();
     symlink("folder/secret.md", place.at("twice.md")).unwrap();

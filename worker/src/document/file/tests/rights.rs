@@ -92,3 +92,12 @@ fn what_may_not_be_read_is_not_written_over() {
     set_mode(&place.at("a.md"), 0o600);
     assert_eq!((std::fs::read(place.at("a.md")).unwrap(), stray(place.inside.path())), (b"old".to_vec(), vec![]));
 }
+
+#[test]
+fn what_may_not_be_read_keeps_its_mode_where_it_is_written_over_on_purpose() {
+    for mode in [0o000, 0o200, 0o600] {
+        let place = place_with(0o777, mode);
+        assert!(is_done(&as_nobody(|| place.save("a.md", "new", Over::Anything))));
+        assert_eq!(std::fs::metadata(place.at("a.md")).unwrap().mode() & 0o7777, mode, "{mode:o}");
+    }
+}
