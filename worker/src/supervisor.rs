@@ -184,7 +184,10 @@ async fn finish(supervisor: Arc<Supervisor>, hosted: Box<Hosted>, end: End) {
     let Hosted { key, serial, mut inbox, mut legacy, .. } = *hosted;
     match &end {
         End::Moved | End::HandedOver => {}
-        End::Failed(error) => tracing::warn!(session = %key, %error, "a session could not be taken up"),
+        End::Failed(error) => {
+            let path = error.details.get("path").map(tracing::field::display);
+            tracing::warn!(session = %key, path, %error, "a session could not be taken up");
+        }
         End::Panicked => {
             tracing::error!(session = %key, "a session's agent panicked; its session is built again from its log");
         }

@@ -138,14 +138,14 @@ impl Standpoint {
     pub(super) fn diverged(&self, file: &File, found: &Found) -> Error {
         let (expected, synced, unsaved) = (self.baseline.as_ref(), self.synced.as_ref(), self.unsaved.as_ref());
         let (what, seen) = match found {
-            Found::Nothing => ("was removed from disk", None),
+            Found::Nothing => ("was removed from disk by somebody else", None),
             Found::Link => ("is a symbolic link now", None),
             Found::Irregular => ("is not a regular file now", None),
             Found::Unreadable => ("cannot be read now", None),
-            Found::File(seen) if expected.is_none() => ("was made on disk", Some(seen)),
-            Found::File(seen) => ("was changed on disk", Some(seen)),
+            Found::File(seen) if expected.is_none() => ("was made on disk by somebody else", Some(seen)),
+            Found::File(seen) => ("was changed on disk by somebody else", Some(seen)),
         };
-        let message = format!("{} {what} by somebody else since this session read or wrote it", file.path());
+        let message = format!("{} {what}, since this session read or wrote it", file.path());
         let text = |text: Option<&String>| text.cloned().map_or(Value::Null, Value::String);
         file.describe(Error::new(Reason::DiskDiverged, message))
             .detail("session_id", self.session.as_str())
