@@ -163,3 +163,31 @@ async fn a_cluster_that_loses_the_leader_of_the_stream_keeps_every_edit_once_and
     fleet.insist("admin.reclaim", "", &json!({"max_idle_ms": 0, "request_id": "reclaim"}), |_| ()).await.ok();
     editors.assert_whole(&fleet, "s1").await;
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_server_that_is_killed_again_and_again_has_every_edit() {
+    // Each time it may forget more of what snapshots replaced, until a log begins with frames of long ago.
+    let mut server = server::own(|_| ()).await.unwrap();
+    let mut fleet = Fleet::empty(&server.url()).await.unwrap();
+    fleet.add_mortal_worker("w0").await.unwrap();
+    fleet.add_coordinator().await.unwrap();
+    fleet.open("s1").await;
+    let insert = |n: usize| json!({"splices": [{"at": 0, "delete": 0, "insert": format!("{n};")}]});
+    for crash in 1..=8 {
+        for n in (crash - 1) * 200..crash * 200 {
+            fleet.ask("doc.edit", "s1", insert(n)).await.ok();
+        }
+        server.kill9().unwrap();
+        fleet.kill_worker(&format!("w{}", crash - 1));
+        server.restart().await.unwrap();
+        fleet.add_mortal_worker(&format!("w{crash}")).await.unwrap();
+        let read = json!({"request_id": format!("read-{crash}")});
+        let document = fleet.insist("doc.get", "s1", &read, |_| ()).await.ok();
+        let expected: String = (0..crash * 200).rev().map(|n| format!("{n};")).collect();
+        assert_eq!(
+            (&document["body"], &document["revision"]),
+            (&json!(expected), &json!(crash * 200)),
+            "crash {crash}"
+        );
+    }
+}
