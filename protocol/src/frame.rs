@@ -133,12 +133,28 @@ pub struct Frame {
     /// What replaces all that was before.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub snapshot: Option<Snapshot>,
+    /// Frames up to this sequence of the stream are of an earlier session of the same id, of which nothing else was known when
+    /// this one was opened; 0: there are none. The first frame and each snapshot say so.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub opened: u64,
+}
+
+fn is_zero(number: &u64) -> bool {
+    *number == 0
 }
 
 impl Frame {
     /// A frame that only proves that the record is unchanged.
     pub fn barrier(activation: Activation) -> Self {
-        Self { v: FRAME_VERSION, activation, first_op: 0, first_revision: 0, ops: Vec::new(), snapshot: None }
+        Self {
+            v: FRAME_VERSION,
+            activation,
+            first_op: 0,
+            first_revision: 0,
+            ops: Vec::new(),
+            snapshot: None,
+            opened: 0,
+        }
     }
 
     /// Reads a frame of the log of `key`.

@@ -141,6 +141,8 @@ pub(crate) struct Agent {
     answered: Answered,
     /// Number of the last op.
     ops: u64,
+    /// Frames up to this sequence are of an earlier session, as far as only the log knows.
+    opened: u64,
     log: LogPosition,
     lock_clock: Option<LockClock>,
     doubt: Option<Doubt>,

@@ -88,13 +88,15 @@ impl LogPosition {
     }
 }
 
-/// Builds the frame of `ops`, the first of which has number `first_op`.
+/// Builds the frame of `ops`, the first of which has number `first_op`, of a session that was `opened` at that sequence.
 pub(crate) fn frame(
     activation: Activation,
+    opened: u64,
     first_op: u64,
     first_revision: u64,
     ops: Vec<Op>,
     snapshot: Option<Snapshot>,
 ) -> Frame {
-    Frame { v: FRAME_VERSION, activation, first_op, first_revision, ops, snapshot }
+    let opened = if first_op == 1 || snapshot.is_some() { opened } else { 0 };
+    Frame { v: FRAME_VERSION, activation, first_op, first_revision, ops, snapshot, opened }
 }

@@ -237,7 +237,15 @@ mod tests {
     fn frame(ops: Vec<Op>, carried: Vec<CarriedEvent>) -> Frame {
         let snapshot = Snapshot { ops: 0, state: raw(), answered: Vec::new(), carried };
         let snapshot = (!snapshot.carried.is_empty()).then_some(snapshot);
-        Frame { v: FRAME_VERSION, activation: Activation(Uuid::nil()), first_op: 1, first_revision: 0, ops, snapshot }
+        Frame {
+            v: FRAME_VERSION,
+            activation: Activation(Uuid::nil()),
+            first_op: 1,
+            first_revision: 0,
+            ops,
+            snapshot,
+            opened: 0,
+        }
     }
 
     fn carried(sequence: u64, index: u32, revision: u64) -> CarriedEvent {

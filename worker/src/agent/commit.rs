@@ -142,7 +142,7 @@ impl Agent {
             }));
             snapshot
         });
-        let frame = frame(self.activation, first_op, first_revision, ops, snapshot);
+        let frame = frame(self.activation, self.opened, first_op, first_revision, ops, snapshot);
         self.append_frame(&frame).await?;
         self.ops += count;
         for op in frame.ops.into_iter().filter(Op::answers) {

@@ -54,7 +54,10 @@ impl Agent {
             Start::Given(given) => {
                 // Frames of an earlier session of the same id may have events that nobody was told of yet.
                 let is_empty = given.created && self.record.log_after == 0;
-                if !is_empty {
+                if is_empty {
+                    // Unless a nats-server that was killed forgot that it was purged, and has it again later.
+                    self.opened = self.revision.0;
+                } else {
                     self.build_from_log().await?;
                 }
                 self.begin(given.content.as_ref(), given.request_id).await
@@ -87,6 +90,7 @@ impl Agent {
             core,
             answered: Answered::default(),
             ops: 0,
+            opened: 0,
             log: LogPosition::default(),
             lock_clock: None,
             doubt: None,
@@ -197,23 +201,25 @@ impl Agent {
     fn replay_all(&mut self, stored: &[StoredFrame]) -> Result<(), Error> {
         let mut frames = Vec::new();
         for stored in stored {
-            let is_void = stored.sequence <= self.record.log_after;
             match Frame::from_json(&stored.value, &self.key) {
-                Err(_) if is_void => {}
-                frame => frames.push((stored, frame?, is_void)),
+                Err(_) if stored.sequence <= self.record.log_after => {}
+                frame => frames.push((stored, frame?)),
             }
         }
+        let of_this = frames.iter().filter(|(stored, _)| stored.sequence > self.record.log_after);
+        self.opened = of_this.map(|(_, frame)| frame.opened).max().unwrap_or(0).max(self.opened);
+        let begin = self.record.log_after.max(self.opened);
+        let is_void = |stored: &StoredFrame| stored.sequence <= begin;
         // Wherever it stands: a nats-server that was killed may have forgotten that a snapshot replaced what is before it, and
         // of that, again, the stream keeps the latest only.
-        let valid = frames.iter().filter(|(_, _, is_void)| !is_void);
-        if let Some(snapshot) = valid.filter_map(|(_, frame, _)| frame.snapshot.as_ref()).max_by_key(|found| found.ops)
-        {
+        let valid = frames.iter().filter(|(stored, _)| !is_void(stored));
+        if let Some(snapshot) = valid.filter_map(|(_, frame)| frame.snapshot.as_ref()).max_by_key(|found| found.ops) {
             self.machine.restore(&snapshot.state)?;
             self.answered = Answered::restore(snapshot.answered.clone());
             self.ops = snapshot.ops;
         }
-        for (stored, frame, is_void) in &frames {
-            if !is_void {
+        for (stored, frame) in &frames {
+            if !is_void(stored) {
                 self.replay(frame)?;
             }
             self.log.appended(frame, stored.sequence, stored.value.len());
@@ -280,7 +286,8 @@ impl Agent {
     pub(super) async fn append_snapshot(&mut self) -> Result<(), StoreError> {
         self.log.announced(self.core.floor.get());
         let snapshot = self.snapshot(self.ops);
-        let frame = frame(self.activation, self.ops + 1, self.machine.revision(), Vec::new(), Some(snapshot));
+        let (first_op, revision) = (self.ops + 1, self.machine.revision());
+        let frame = frame(self.activation, self.opened, first_op, revision, Vec::new(), Some(snapshot));
         self.append_frame(&frame).await
     }
 

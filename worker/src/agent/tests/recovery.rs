@@ -247,3 +247,31 @@ async fn a_storage_that_forgot_what_a_snapshot_replaced_loses_nothing() {
         assert_eq!(body(&world, &node).await.len(), edits, "and once more, compacted or not");
     }
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_storage_that_forgot_that_a_session_was_purged_does_not_bring_it_back() {
+    let (world, node) = world().await;
+    let next = world.node(1);
+    for _ in 0..40 {
+        done(&world, &node, Verb::DocEdit, edit("old")).await;
+    }
+    done(&world, &node, Verb::SessionClose, json!({})).await;
+    let last = Revision(world.memory.last_sequence());
+    world.memory.purge(&world.key, last).await.unwrap();
+    // Nothing is known of it: the new one has no `log_after`.
+    let hint = world.create(&world.key, &node).await;
+    assert_eq!(hint.record.log_after, 0);
+    let ask_of = world.plain_ask(hint.revision);
+    let activate = Activate { hint, created: true, content: None, request_id: ask_of.request_id.clone() };
+    node.ask(&world.key, Call::Activate(Box::new(activate)), ask_of).await.unwrap();
+    for edits in [1, 2, 30, 50] {
+        while body(&world, &node).await.len() < edits {
+            done(&world, &node, Verb::DocEdit, edit("n")).await;
+        }
+        world.memory.forget_deletions(&world.key);
+        for owner in [&next, &node] {
+            give(&world, owner).await;
+            assert_eq!(body(&world, owner).await, "n".repeat(edits));
+        }
+    }
+}
