@@ -344,7 +344,7 @@ fn bytes_max(limits: &Limits) -> u64 {
 
 /// A worker that lost a workspace's folder has the workspace no more.
 fn displaced(error: &std::io::Error) -> Error {
-    Error::new(Reason::NoWorkspace, format!("{error}; the worker finds it again when it is started again"))
+    Error::new(Reason::NoWorkspace, format!("{error}; put it back, or start the worker again"))
 }
 
 fn escape(path: &str) -> Error {
