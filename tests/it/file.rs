@@ -111,7 +111,7 @@ async fn a_load_keeps_what_can_be_undone_only_where_it_changes_nothing() {
     fleet.ask("doc.undo", &id, json!({})).await.ok();
     fleet.ask("doc.save", &id, json!({})).await.ok();
     assert_eq!(fleet.ask("doc.load", &id, json!({})).await.ok()["revision"], 5);
-    // What the log says of it, another worker understands.
+    // So it is for the next worker.
     fleet.add_worker("w2", &[("main", folder.path())]).await.unwrap();
     fleet.ask("admin.move", &id, json!({"worker": "w2", "reason": "test"})).await.ok();
     for (verb, body, field) in

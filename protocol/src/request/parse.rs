@@ -1,6 +1,7 @@
 //! From bytes to a checked request, or to the contract's refusal.
 
 use serde::Deserialize;
+use serde_json::Value;
 
 use super::{Request, bounds};
 use crate::error::{Error, Reason};
@@ -52,7 +53,7 @@ fn from_json<R: Request>(payload: &[u8], limits: &Limits) -> Result<R, Error> {
 }
 
 /// What is known of a body that is otherwise not read.
-#[derive(Debug, Default, Deserialize)]
+#[derive(Debug, Default)]
 pub struct Peeked {
     /// The caller's `request_id`.
     pub request_id: Option<String>,
@@ -60,20 +61,22 @@ pub struct Peeked {
     pub actor: Option<String>,
 }
 
-/// Reads a body for these two members only; neither where it does not parse, and no `request_id` where that is none.
+/// Reads a body for these two members only. What is no `request_id` or no `actor` counts as left out, one by one.
 pub fn peek(payload: &[u8]) -> Peeked {
-    let Peeked { request_id, actor } = serde_json::from_slice(payload).unwrap_or_default();
-    Peeked { request_id: request_id.filter(|id| RequestId::parse(id).is_ok()), actor }
+    #[derive(Default, Deserialize)]
+    #[serde(default)]
+    struct Peek {
+        request_id: Value,
+        actor: Value,
+    }
+    let Peek { request_id, actor } = serde_json::from_slice(payload).unwrap_or_default();
+    let text = |value: Value| if let Value::String(text) = value { Some(text) } else { None };
+    Peeked { request_id: text(request_id).filter(|id| RequestId::parse(id).is_ok()), actor: text(actor) }
 }
 
 /// The caller's `request_id` of a body that is otherwise not read.
 pub fn peek_request_id(payload: &[u8]) -> Option<String> {
-    #[derive(Deserialize)]
-    struct Peek {
-        request_id: Option<String>,
-    }
-    let id = serde_json::from_slice::<Peek>(payload).ok()?.request_id?;
-    RequestId::parse(&id).ok().map(|id| id.to_string())
+    peek(payload).request_id
 }
 
 /// serde_json tells kinds of data errors apart only in its messages; a test pins them.
@@ -140,5 +143,20 @@ mod tests {
             parse::<Acquire>(b"{\"owner\":\"a\",\"tll_ms\":1,\"request_id\":\"r1\"}", &Limits::default()).unwrap_err();
         assert_eq!(error.details["field"], "tll_ms");
         assert_eq!(error.request_id, "r1");
+    }
+
+    #[test]
+    fn what_is_peeked_at_is_read_one_by_one() {
+        let read = |json: &str| {
+            let Peeked { request_id, actor } = peek(json.as_bytes());
+            (request_id, actor)
+        };
+        let text = |text: &str| Some(text.to_owned());
+        assert_eq!(read(r#"{"request_id": "r", "actor": "a", "body": []}"#), (text("r"), text("a")));
+        assert_eq!(read(r#"{"request_id": "r", "actor": 7}"#), (text("r"), None));
+        assert_eq!(read(r#"{"request_id": "", "actor": "a"}"#), (None, text("a")));
+        for nothing in ["", "{", r#"{"request_id": null}"#] {
+            assert_eq!(read(nothing), (None, None), "{nothing}");
+        }
     }
 }

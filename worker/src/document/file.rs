@@ -26,8 +26,7 @@ use serde_json::{Map, Value};
 
 use super::frontmatter;
 use crate::watch::Watched;
-use crate::workspace::Mount;
-use crate::workspace::is_displaced;
+use crate::workspace::{Mount, is_displaced};
 use beneath::Real;
 #[cfg(feature = "failpoints")]
 pub use failpoint::STEPS;

@@ -230,6 +230,22 @@ fn a_log_of_the_first_version_replays_to_what_it_was() {
 }
 
 #[test]
+fn a_load_keeps_the_history_only_where_its_log_says_so() {
+    let load = json!({"type": "load", "body": "a", "baseline": {"digest": "d", "bytes": 1}});
+    let mut same = load.clone();
+    same["same"] = json!(true);
+    for (load, can_undo) in [(load, false), (same, true)] {
+        let mut document = document();
+        let edit = json!({"type": "edit", "step": {"splices": [{"at": 0, "delete": 0, "insert": "a"}]}});
+        for change in [edit, load] {
+            document.apply(&RawValue::from_string(change.to_string()).unwrap()).unwrap();
+        }
+        assert_eq!((&*document.state.body, document.state.revision), ("a", 2));
+        assert_eq!(document.state.history.last_done().is_some(), can_undo);
+    }
+}
+
+#[test]
 fn a_change_of_another_kind_is_not_replayed() {
     let mut document = document();
     let nonsense = serde_json::value::to_raw_value(&json!({ "type": "nonsense" })).unwrap();
