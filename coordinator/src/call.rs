@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use holdfast_protocol::lock::{Asked, Secret};
+use holdfast_protocol::record::Urgency;
 use holdfast_protocol::request::{self, Peeked, Request};
 use holdfast_protocol::{Error, Limits, RequestId, SessionKey};
 use tokio::sync::OwnedSemaphorePermit;
@@ -63,7 +64,7 @@ impl Incoming {
             actor: actor.map(str::to_owned),
             arrived: self.arrived,
             deadline: self.arrived + self.timeout,
-            gives_way: true,
+            urgency: Urgency::Ordinary,
             timeout: self.timeout,
         }
     }
@@ -87,15 +88,15 @@ pub(crate) struct Call {
     pub(crate) arrived: Instant,
     /// When it must have been answered.
     pub(crate) deadline: Instant,
-    /// Whether it waits when announcements are behind. Operators do not: they may be about to repair that.
-    pub(crate) gives_way: bool,
+    /// Whether it waits when announcements are behind. Operators do not at once: they may be about to repair that.
+    pub(crate) urgency: Urgency,
     timeout: Duration,
 }
 
 impl Call {
     /// The same request, as an operator's.
     pub(crate) fn of_operator(self) -> Self {
-        Self { gives_way: false, ..self }
+        Self { urgency: Urgency::Urgent, ..self }
     }
 
     /// Something that this coordinator does of its own accord.
@@ -107,7 +108,7 @@ impl Call {
             actor: None,
             arrived: now,
             deadline: now + timeout,
-            gives_way: true,
+            urgency: Urgency::Ordinary,
             timeout,
         }
     }

@@ -137,9 +137,6 @@ async fn commit<C: Change>(
     reply: C::Reply,
     call: &Call,
 ) -> Result<Step<C::Reply>, NotDone> {
-    if let Some(mark) = hub.unannounced(&known.record, call) {
-        return Ok(Step::Announce(mark));
-    }
     if !call.by_caller
         && let Some(lock) = next.lock.as_mut().filter(|lock| lock.request_id.as_ref() == Some(&call.request_id))
     {
@@ -148,9 +145,10 @@ async fn commit<C: Change>(
         lock.request_id = None;
     }
     let key = known.record.key();
-    match hub.records.commit(&key, known.revision, next, call.deadline).await {
+    match hub.records.commit(&key, known.revision, next, call).await {
         Ok(known) => Ok(Step::Done(Done { known, reply, written: true })),
         Err(CommitError::Moved) => Ok(Step::Again),
+        Err(CommitError::Behind(mark)) => Ok(Step::Announce(mark)),
         Err(CommitError::Failed(error)) => Err(error.into()),
     }
 }

@@ -4,7 +4,9 @@
 //! why it was made. The rules of locks are in `protocol::lock`.
 
 use holdfast_protocol::path::CanonicalPath;
-use holdfast_protocol::record::{Event, EventType, Mark, Owner, RECORD_VERSION, SessionConfig, SessionRecord, State};
+use holdfast_protocol::record::{
+    Event, EventType, MARK_EVERY, Mark, Owner, RECORD_VERSION, SessionConfig, SessionRecord, State,
+};
 use holdfast_protocol::request::Mode;
 use holdfast_protocol::{Error, Reason, RequestId, Revision, SessionKey, WorkerName};
 
@@ -102,7 +104,8 @@ pub(crate) fn open(
             };
         }
         Found::Record(known) => (known.revision, known.record.mark),
-        Found::Nothing { revision } => (*revision, Mark { at: *revision, changes: 0 }),
+        // What stood there before it was deleted is not known here, so the deletion must be announced first.
+        Found::Nothing { revision } => (*revision, Mark { at: *revision, changes: MARK_EVERY }),
     };
     match mode {
         Mode::Attach => OpenDecision::Refuse(error::no_session(key)),

@@ -7,13 +7,12 @@ use std::time::Duration;
 
 use async_nats::Client;
 use holdfast_protocol::lock::Secret;
-use holdfast_protocol::{Error, Reason, Revision, SessionRecord};
+use holdfast_protocol::{Error, Reason, Revision};
 use holdfast_store::{Floor, Store};
 use tokio::time::{Instant, timeout_at};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use crate::call::Call;
 use crate::config::{ANNOUNCE_TIMEOUT, Config};
 use crate::error;
 use crate::explain::Conflicts;
@@ -48,12 +47,13 @@ pub(crate) struct Hub {
 
 impl Hub {
     pub(crate) fn new(client: Client, store: Store, secret: Secret, config: Config) -> Self {
+        let floor = Floor::default();
         Self {
-            records: Records::new(store.clone(), config.cache_entries),
+            records: Records::new(store.clone(), floor.clone(), config.cache_entries),
             registry: Registry::new(store.clone(), &config, client.statistics()),
             waiters: Arc::new(Waiters::new(config.max_waiters)),
             conflicts: Conflicts::default(),
-            floor: Floor::default(),
+            floor,
             tasks: TaskTracker::new(),
             leaving: CancellationToken::new(),
             abort: CancellationToken::new(),
@@ -67,11 +67,6 @@ impl Hub {
     /// Whether the relay has announced everything up to `mark`.
     fn is_announced(&self, mark: Revision) -> bool {
         self.floor.get() >= mark.0
-    }
-
-    /// The revision that the relay must have announced before `call` may change `record`, if it has not yet.
-    pub(crate) fn unannounced(&self, record: &SessionRecord, call: &Call) -> Option<Revision> {
-        record.must_be_announced().filter(|mark| call.gives_way && !self.is_announced(*mark))
     }
 
     /// Waits until the relay has announced `mark`. The bucket keeps 64 revisions of a record, and the relay must see each.

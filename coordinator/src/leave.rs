@@ -37,9 +37,6 @@ pub(crate) async fn read_only(hub: &Hub, key: &SessionKey, call: &Call) -> Resul
         return Ok(Some(known));
     }
     let (Some(owner), Some(workspace)) = (&known.record.owner, &known.record.workspace) else { return Ok(None) };
-    if hub.unannounced(&known.record, call).is_some() {
-        return Ok(None);
-    }
     let Some(chosen) = hub.registry.choose_writer(key, workspace, call.deadline).await else { return Ok(None) };
     agent::handover(hub, owner, key, HANDOVER_TIMEOUT.min(call.left() / 2)).await;
     let reason = format!("worker {} has workspace {workspace} read-only", owner.worker);
@@ -62,12 +59,12 @@ async fn leave(hub: &Hub, known: &Known, chosen: (WorkerName, Boot), reason: &st
     let next = decide::placed(&known.record, place::new_owner(chosen), call.author(Some(reason)));
     let written = {
         let _lane = hub.records.lane(&key).await;
-        hub.records.commit(&key, known.revision, next, call.deadline).await
+        hub.records.commit(&key, known.revision, next, call).await
     };
     let known = match written {
         Ok(known) => known,
         // Somebody else was at work on it.
-        Err(CommitError::Moved) => return None,
+        Err(CommitError::Moved | CommitError::Behind(_)) => return None,
         Err(CommitError::Failed(error)) => {
             tracing::info!(%key, reason, %error, "a session stays where it is");
             return None;

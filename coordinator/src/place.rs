@@ -67,9 +67,6 @@ async fn attempt(hub: &Hub, key: &SessionKey, call: &Call) -> Result<Step, Error
             }
         }
     };
-    if let Some(mark) = hub.unannounced(&known.record, call) {
-        return Ok(Step::Announce(mark));
-    }
     let chosen = hub.registry.choose(key, known.record.workspace.as_ref(), None, call.deadline).await?;
     let next = decide::placed(&known.record, new_owner(chosen), call.author(reason.as_deref()));
     write(hub, key, &known, next, call).await
@@ -97,9 +94,10 @@ async fn look_again(hub: &Hub, key: &SessionKey, known: &Known, call: &Call) -> 
 }
 
 async fn write(hub: &Hub, key: &SessionKey, known: &Known, next: SessionRecord, call: &Call) -> Result<Step, Error> {
-    match hub.records.commit(key, known.revision, next, call.deadline).await {
+    match hub.records.commit(key, known.revision, next, call).await {
         Ok(known) => Ok(Step::Given(known)),
         Err(CommitError::Moved) => Ok(Step::Again),
+        Err(CommitError::Behind(mark)) => Ok(Step::Announce(mark)),
         Err(CommitError::Failed(error)) => Err(error),
     }
 }

@@ -8,12 +8,13 @@ use std::hash::{BuildHasher, RandomState};
 use std::sync::Arc;
 
 use holdfast_protocol::{Error, Revision, SessionKey, SessionRecord};
-use holdfast_store::{Store, StoreError, Stored};
+use holdfast_store::{Floor, Store, StoreError, Stored};
 use tokio::sync::{Mutex, MutexGuard};
 use tokio::time::{Instant, timeout_at};
 use uuid::Uuid;
 
 use crate::cache::{Cache, Known};
+use crate::call::Call;
 use crate::error;
 use crate::past::{Past, Pasts};
 
@@ -37,6 +38,8 @@ pub(crate) enum Found {
 pub(crate) enum CommitError {
     /// Another writer was first: read again and decide again.
     Moved,
+    /// The relay must announce this revision first.
+    Behind(Revision),
     /// To be told to whoever asked.
     Failed(Error),
 }
@@ -44,6 +47,8 @@ pub(crate) enum CommitError {
 /// The way to the records.
 pub(crate) struct Records {
     store: Store,
+    /// How far the relay has announced the stream.
+    floor: Floor,
     cache: Cache,
     pasts: Pasts,
     lanes: Box<[Mutex<()>]>,
@@ -51,9 +56,10 @@ pub(crate) struct Records {
 }
 
 impl Records {
-    pub(crate) fn new(store: Store, cache_entries: u64) -> Self {
+    pub(crate) fn new(store: Store, floor: Floor, cache_entries: u64) -> Self {
         Self {
             store,
+            floor,
             cache: Cache::new(cache_entries),
             pasts: Pasts::default(),
             lanes: (0..LANES).map(|_| Mutex::new(())).collect(),
@@ -125,15 +131,16 @@ impl Records {
         }
     }
 
-    /// Writes `next` if the key still is at `expected`.
+    /// Writes `next` if the key still is at `expected`, and if the relay has come far enough.
     pub(crate) async fn commit(
         &self,
         key: &SessionKey,
         expected: Revision,
         next: SessionRecord,
-        deadline: Instant,
+        call: &Call,
     ) -> Result<Known, CommitError> {
-        let record = next.marked(expected);
+        let record = next.marked(expected, self.floor.get(), call.urgency).map_err(CommitError::Behind)?;
+        let deadline = call.deadline;
         let since = Instant::now();
         let write_id = Uuid::now_v7().simple().to_string();
         let write = self.store.commit(key, expected, record.to_json().into(), write_id);

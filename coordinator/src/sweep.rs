@@ -137,16 +137,13 @@ async fn rescue(hub: &Hub, key: SessionKey, lost: &Lost) -> bool {
             SweepDecision::Keep => return false,
             SweepDecision::Move => place::place(hub, key, &call, &Beginning::Log).await.map(|_| true),
             SweepDecision::Reclaim => {
-                if hub.unannounced(&known.record, &call).is_some() {
-                    return false;
-                }
                 let reason = known.record.owner.as_ref().map(|owner| place::is_gone(&owner.worker));
                 let author = Author { reason: reason.as_deref(), ..Author::default() };
                 let next = decide::reclaimed(&known.record, author);
                 let _lane = hub.records.lane(key).await;
-                match hub.records.commit(key, known.revision, next, call.deadline).await {
+                match hub.records.commit(key, known.revision, next, &call).await {
                     Ok(_) => Ok(true),
-                    Err(CommitError::Moved) => Ok(false),
+                    Err(CommitError::Moved | CommitError::Behind(_)) => Ok(false),
                     Err(CommitError::Failed(error)) => Err(error),
                 }
             }

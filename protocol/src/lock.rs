@@ -73,6 +73,7 @@ impl Asked<'_> {
     fn grant(
         &self,
         record: &SessionRecord,
+        revision: Revision,
         owner: &str,
         ttl_ms: Option<u64>,
         event: Option<Event>,
@@ -87,23 +88,30 @@ impl Asked<'_> {
             acquired_at: self.at.to_owned(),
             ttl_ms,
             request_id: Some(self.request_id.clone()),
+            fence: revision.0,
+            reasked: false,
         };
-        let grant =
-            Grant { session_id: record.id.clone(), owner: owner.to_owned(), lock_token: token, lock_revision, ttl_ms };
+        let grant = grant_of(record, &lock, token);
         (SessionRecord { lock: Some(lock), lock_revision, event, ..record.clone() }, grant)
     }
 
-    /// The grant of a lock that this very request got before.
+    /// The grant of a lock that this very request got before: under its id, or by a write of its own whose outcome was unknown.
     pub fn regrant(&self, record: &SessionRecord) -> Option<Grant> {
-        let lock = record.lock.as_ref().filter(|lock| lock.request_id.as_ref() == Some(self.request_id))?;
+        let is_its_own = |lock: &&Lock| lock.request_id.as_ref() == Some(self.request_id) || lock.nonce == self.nonce;
+        let lock = record.lock.as_ref().filter(is_its_own)?;
         let token = self.secret.token(&record.key(), lock.revision, lock.nonce);
-        lock.is_proven_by(&token).then(|| Grant {
-            session_id: record.id.clone(),
-            owner: lock.owner.clone(),
-            lock_token: token,
-            lock_revision: lock.revision,
-            ttl_ms: lock.ttl_ms,
-        })
+        lock.is_proven_by(&token).then(|| grant_of(record, lock, token))
+    }
+}
+
+fn grant_of(record: &SessionRecord, lock: &Lock, lock_token: String) -> Grant {
+    Grant {
+        session_id: record.id.clone(),
+        owner: lock.owner.clone(),
+        lock_token,
+        lock_revision: lock.revision,
+        ttl_ms: lock.ttl_ms,
+        fence: lock.fence,
     }
 }
 
@@ -137,7 +145,7 @@ pub fn acquire(
     match (&record.lock, &request.expected_token) {
         (None, None) => {
             let event = asked.event(EventType::LockAcquired, None, None);
-            commit(asked.grant(record, &request.owner, request.ttl_ms, event))
+            commit(asked.grant(record, revision, &request.owner, request.ttl_ms, event))
         }
         (None, Some(_)) => LockDecision::Refuse(stale_token(record, revision, who)),
         (Some(_), None) => LockDecision::Refuse(lock_held(record, revision, who)),
@@ -147,15 +155,9 @@ pub fn acquire(
         (Some(lock), Some(_)) if lock.owner != request.owner => LockDecision::Refuse(lock_held(record, revision, who)),
         (Some(lock), Some(_)) if request.rotate == Some(true) => {
             let event = asked.event(EventType::LockRotated, Some(lock.owner.clone()), None);
-            commit(asked.grant(record, &request.owner, request.ttl_ms.or(lock.ttl_ms), event))
+            commit(asked.grant(record, revision, &request.owner, request.ttl_ms.or(lock.ttl_ms), event))
         }
-        (Some(lock), Some(token)) => LockDecision::Unchanged(Grant {
-            session_id: record.id.clone(),
-            owner: lock.owner.clone(),
-            lock_token: token.clone(),
-            lock_revision: lock.revision,
-            ttl_ms: lock.ttl_ms,
-        }),
+        (Some(lock), Some(token)) => LockDecision::Unchanged(grant_of(record, lock, token.clone())),
     }
 }
 
@@ -247,7 +249,7 @@ pub fn takeover(
         return LockDecision::Refuse(refusal);
     }
     let event = asked.event(EventType::LockTakenOver, previous.clone(), Some(request.reason.clone()));
-    let (next, grant) = asked.grant(record, &request.owner, request.ttl_ms, event);
+    let (next, grant) = asked.grant(record, revision, &request.owner, request.ttl_ms, event);
     commit((next, TakenOver { grant, previous_owner: previous, reason: request.reason.clone() }))
 }
 

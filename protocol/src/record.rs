@@ -13,10 +13,33 @@ use crate::path::CanonicalPath;
 /// The version of records that this build reads and writes.
 pub const RECORD_VERSION: u32 = 1;
 
-/// After how many changes of one record the relay must have caught up with the change that many before. Twice this and
-/// what an operator does meanwhile stay below the 64 revisions that the bucket keeps.
-pub const MARK_EVERY: u32 = 28;
-const _: () = assert!(2 * MARK_EVERY < 64 - 4);
+/// After how many changes of one record the relay must have announced the revision that the mark names.
+pub const MARK_EVERY: u32 = 24;
+/// How many more changes may be made meanwhile by those that cannot wait: operators, and the end of a lease.
+pub const MARK_RESERVE: u32 = 6;
+/// How many revisions of one record the bucket keeps.
+pub const REVISIONS_KEPT: u32 = 64;
+// A mark is set when the one before it was announced, so at most two spans are unannounced at any time. The rest is for hand
+// edits, which count nothing.
+const _: () = assert!(2 * (MARK_EVERY + MARK_RESERVE) + 4 <= REVISIONS_KEPT);
+
+/// Whether a change of a record waits for the relay when announcements are behind.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Urgency {
+    /// It waits.
+    Ordinary,
+    /// It may use the reserve: an operator's override, or the end of a lease.
+    Urgent,
+}
+
+impl Urgency {
+    fn most_changes(self) -> u32 {
+        match self {
+            Self::Ordinary => MARK_EVERY,
+            Self::Urgent => MARK_EVERY + MARK_RESERVE,
+        }
+    }
+}
 
 /// Where a session is in its life.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
@@ -103,6 +126,14 @@ pub struct Lock {
     /// The request that it was granted to.
     #[serde(default)]
     pub request_id: Option<RequestId>,
+    /// The record's revision before the grant: greater than that of every earlier grant, and so the fencing token for what the
+    /// holder writes elsewhere. 0 in a lock that was written by hand or by a version without fences.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub fence: u64,
+    /// The request was asked again after its grant, and the copy was answered: whoever asked is there, though the first
+    /// answer may have reached nobody.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub reasked: bool,
 }
 
 /// What a change of the record was.
@@ -300,18 +331,20 @@ impl SessionRecord {
         self.owner.as_ref().is_some_and(|owner| owner.worker == *worker && owner.boot == boot)
     }
 
-    /// The next revision's record: `self` after one more change, on top of `current`.
-    #[must_use]
-    pub fn marked(mut self, current: Revision) -> Self {
-        self.mark = match self.mark {
-            Mark { changes, .. } if changes + 1 >= MARK_EVERY => Mark { at: current, changes: 0 },
-            Mark { at, changes } => Mark { at, changes: changes + 1 },
+    /// The next revision's record: `self` after one more change on top of `current`, where the relay has announced everything
+    /// up to `announced`. Each writer of a record comes through here, so that none resets the count unseen.
+    ///
+    /// # Errors
+    /// The revision that the relay must announce before this change may be made.
+    pub fn marked(mut self, current: Revision, announced: u64, urgency: Urgency) -> Result<Self, Revision> {
+        let Mark { at, changes } = self.mark;
+        let changes = changes.saturating_add(1);
+        let is_announced = announced >= at.0;
+        self.mark = match is_announced {
+            true if changes >= MARK_EVERY => Mark { at: current, changes: 0 },
+            false if changes >= urgency.most_changes() => return Err(at),
+            _ => Mark { at, changes },
         };
-        self
-    }
-
-    /// The revision that the relay must have announced before the next change, if this is the time to ask.
-    pub fn must_be_announced(&self) -> Option<Revision> {
-        (self.mark.changes + 1 >= MARK_EVERY).then_some(self.mark.at)
+        Ok(self)
     }
 }

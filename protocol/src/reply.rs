@@ -17,6 +17,9 @@ pub struct LockView {
     pub acquired_at: String,
     /// How long it lives without renewal, milliseconds.
     pub ttl_ms: Option<u64>,
+    /// The fence of its grant.
+    #[serde(default)]
+    pub fence: u64,
 }
 
 impl From<&Lock> for LockView {
@@ -26,6 +29,7 @@ impl From<&Lock> for LockView {
             revision: lock.revision,
             acquired_at: lock.acquired_at.clone(),
             ttl_ms: lock.ttl_ms,
+            fence: lock.fence,
         }
     }
 }
@@ -162,6 +166,10 @@ pub struct Grant {
     pub lock_revision: u64,
     /// How long it lives without renewal, milliseconds.
     pub ttl_ms: Option<u64>,
+    /// Greater than the fence of every earlier grant on this id, over takeovers, close, removal and reopening: the fencing
+    /// token for what the holder writes elsewhere, where a smaller one is to be refused.
+    #[serde(default)]
+    pub fence: u64,
 }
 
 impl std::fmt::Debug for Grant {

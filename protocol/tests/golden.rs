@@ -68,7 +68,7 @@ const FILES: &[(&str, &[&str], Check)] = &[
     ("reply", &["admin.reclaim"], reply::<Reclaimed>),
     ("reply", &["worker.list"], reply::<WorkerList>),
     ("reply", &["worker.drain", "worker.undrain"], reply::<Drained>),
-    ("record", &["opened", "opened_again", "locked", "file_passive", "closed"], record),
+    ("record", &["opened", "opened_again", "locked", "locked.fenced", "file_passive", "closed"], record),
     ("record", &["by_hand"], record_by_hand),
     ("frame", &["barrier", "diverged", "ops", "snapshot", "snapshot.carried"], frame),
 ];

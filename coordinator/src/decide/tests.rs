@@ -131,6 +131,8 @@ fn a_sweep_touches_only_orphans_and_moves_those_whose_lock_has_a_lease() {
             acquired_at: String::new(),
             ttl_ms,
             request_id: None,
+            fence: 0,
+            reasked: false,
         }),
         lock_revision: 1,
         ..active("s1", "w1")

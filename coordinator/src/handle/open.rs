@@ -123,14 +123,7 @@ async fn attempt(hub: &Hub, wanted: &Wanted, call: &Call, guess: Option<Found>) 
         (None, None) => hub.records.read(key, call.deadline).await?,
     };
     match (decide::open(&found, wanted.mode, key, wanted.file.as_ref()), found) {
-        (OpenDecision::Create { expected, mark }, found) => {
-            if let Found::Record(before) = &found
-                && let Some(mark) = hub.unannounced(&before.record, call)
-            {
-                return Ok(Step::Announce(mark));
-            }
-            create(hub, wanted, call, expected, mark).await
-        }
+        (OpenDecision::Create { expected, mark }, _) => create(hub, wanted, call, expected, mark).await,
         (OpenDecision::Existing, Found::Record(known)) => Ok(Step::Existing(known)),
         (OpenDecision::Refuse(refusal), Found::Record(known)) => {
             if was_opened_by(hub, &known, call).await? {
@@ -156,9 +149,10 @@ async fn create(hub: &Hub, wanted: &Wanted, call: &Call, expected: Revision, mar
         mark,
     };
     let record = decide::created(blank, call.author(None));
-    match hub.records.commit(&wanted.key, expected, record, call.deadline).await {
+    match hub.records.commit(&wanted.key, expected, record, call).await {
         Ok(known) => Ok(Step::Created(known)),
         Err(CommitError::Moved) => Ok(Step::Again),
+        Err(CommitError::Behind(mark)) => Ok(Step::Announce(mark)),
         Err(CommitError::Failed(error)) => Err(error),
     }
 }
@@ -201,7 +195,7 @@ async fn unmake(hub: &Hub, known: &Known, refusal: &Error, call: &Call) {
     let reason: String = refusal.message.chars().take(hub.config.limits.text_chars).collect();
     let next = decide::unmade(&known.record, call.author(Some(&reason)));
     let _lane = hub.records.lane(&key).await;
-    if let Err(error) = hub.records.commit(&key, known.revision, next, call.deadline).await {
+    if let Err(error) = hub.records.commit(&key, known.revision, next, call).await {
         tracing::info!(%key, ?error, "a session that its worker refused stays");
     }
 }

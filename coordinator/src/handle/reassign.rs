@@ -47,7 +47,7 @@ async fn moved(hub: &Hub, key: &SessionKey, request: &Move, call: &Call) -> Resu
         let next = decide::placed(&known.record, place::new_owner(target), call.author(Some(&request.reason)));
         let written = {
             let _lane = hub.records.lane(key).await;
-            hub.records.commit(key, known.revision, next, call.deadline).await
+            hub.records.commit(key, known.revision, next, call).await
         };
         match written {
             Ok(known) => match agent::activate(hub, &known, Beginning::Log, call).await {
@@ -56,6 +56,7 @@ async fn moved(hub: &Hub, key: &SessionKey, request: &Move, call: &Call) -> Resu
                 Activated::Elsewhere => {}
             },
             Err(CommitError::Moved) => {}
+            Err(CommitError::Behind(mark)) => hub.announced(mark, call.deadline).await?,
             Err(CommitError::Failed(error)) => return Err(error),
         }
         call.pause().await;

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use holdfast_protocol::error::Reason;
 use holdfast_protocol::internal::LeaseView;
-use holdfast_protocol::record::{Event, EventType};
+use holdfast_protocol::record::{Event, EventType, Urgency};
 use holdfast_protocol::{Error, RequestId, Revision, SessionRecord};
 use holdfast_store::StoreError;
 use tokio::time::Instant;
@@ -99,7 +99,8 @@ impl Agent {
 
     /// Writes the record on top of the known revision.
     pub(super) async fn write_record(&mut self, next: SessionRecord) -> Result<(), StoreError> {
-        let next = next.marked(self.revision);
+        let behind = |mark| StoreError::Unavailable(format!("the record's change at {mark} is not announced yet"));
+        let next = next.marked(self.revision, self.core.floor.get(), Urgency::Urgent).map_err(behind)?;
         let id = Uuid::now_v7().to_string();
         self.revision = self.core.store.commit(&self.key, self.revision, next.to_json().into(), id).await?;
         self.record = without_event(next);

@@ -108,6 +108,8 @@ async fn edit_by_hand(world: &World, dice: &mut Dice) {
             acquired_at: String::new(),
             ttl_ms: dice.percent(80).then_some(1000),
             request_id: None,
+            fence: 0,
+            reasked: false,
         }),
         _ => record.lock.clone(),
     };

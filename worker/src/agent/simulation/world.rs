@@ -9,7 +9,7 @@ use bytes::Bytes;
 use holdfast_protocol::id::{Activation, Boot, WorkspaceName};
 use holdfast_protocol::internal::{Activate, Hint};
 use holdfast_protocol::lock::Secret;
-use holdfast_protocol::record::{Event, EventType, Owner, State};
+use holdfast_protocol::record::{Event, EventType, Owner, State, Urgency};
 use holdfast_protocol::subject::Verb;
 use holdfast_protocol::{Error, Limits, Namespace, RequestId, Revision, SessionKey, SessionRecord, WorkerName};
 use holdfast_store::memory::{Faults, Memory};
@@ -275,7 +275,7 @@ impl World {
     }
 
     pub(crate) async fn write_record(&self, at: Revision, next: &SessionRecord) -> Result<Hint, StoreError> {
-        let record = next.clone().marked(at);
+        let record = next.clone().marked(at, u64::MAX, Urgency::Ordinary).expect("everything is announced");
         let revision = self.memory.commit(&self.key, at, record.to_json().into(), self.fresh_id()).await?;
         Ok(Hint { revision, record })
     }
