@@ -67,6 +67,7 @@ impl Asked<'_> {
             previous_owner,
             previous_worker: None,
             request_id: Some(self.request_id.clone()),
+            unheard: false,
         })
     }
 
@@ -284,8 +285,31 @@ pub fn expire(record: &SessionRecord, lock_revision: u64) -> Option<SessionRecor
         previous_owner: Some(lock.owner.clone()),
         previous_worker: None,
         request_id: None,
+        unheard: false,
     };
     Some(freed(record, Some(event)).0)
+}
+
+/// The record after the grant of the lock at `lock_revision` was taken back, because nobody listened to it; `None` when that lock
+/// is gone already, or when its request was asked again since.
+pub fn take_back(record: &SessionRecord, lock_revision: u64) -> Option<SessionRecord> {
+    let lock = record.lock.as_ref().filter(|lock| lock.revision == lock_revision && !lock.reasked)?;
+    let event = Event {
+        kind: EventType::LockReleased,
+        actor: None,
+        reason: Some("whoever asked was gone before the grant".to_owned()),
+        previous_owner: Some(lock.owner.clone()),
+        previous_worker: None,
+        request_id: None,
+        unheard: true,
+    };
+    Some(freed(record, Some(event)).0)
+}
+
+/// The record once a copy of the granted request is answered, so that the grant is not taken back; `None` when it says so already.
+pub fn asked_again(record: &SessionRecord) -> Option<SessionRecord> {
+    let lock = record.lock.as_ref().filter(|lock| !lock.reasked)?;
+    Some(SessionRecord { lock: Some(Lock { reasked: true, ..lock.clone() }), event: None, ..record.clone() })
 }
 
 fn moved_since(record: &SessionRecord, revision: Revision, expected: Option<u64>, who: Option<&str>) -> Option<Error> {

@@ -219,6 +219,9 @@ pub struct Event {
     /// The request that asked for it.
     #[serde(default)]
     pub request_id: Option<RequestId>,
+    /// It takes a grant back that reached nobody: to its request, there was none.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub unheard: bool,
 }
 
 /// How far the relay must have come before this record may change on and on; see [`MARK_EVERY`].
@@ -324,6 +327,11 @@ impl SessionRecord {
     /// The session that it is of.
     pub fn key(&self) -> SessionKey {
         SessionKey::new(self.namespace.clone(), self.id.clone())
+    }
+
+    /// Whether this revision takes the grant of `lock_revision` back because it reached nobody.
+    pub fn took_back(&self, lock_revision: u64) -> bool {
+        self.event.as_ref().is_some_and(|event| event.unheard) && self.lock_revision == lock_revision + 1
     }
 
     /// Whether `worker` in this `boot` owns it.

@@ -167,6 +167,13 @@ impl Root {
         format!("{}.sys.relay.floor", self.0)
     }
 
+    /// Whether an answer may be published to `reply`, which its asker chose. Below `$` and below this root stand records, logs,
+    /// signals and calls: an answer there would write in the asker's place, past its permissions.
+    pub fn may_answer(&self, reply: &str) -> bool {
+        let is_below_root = reply.strip_prefix(&*self.0).is_some_and(|rest| rest.is_empty() || rest.starts_with('.'));
+        !reply.starts_with('$') && !is_below_root
+    }
+
     /// Takes a request's subject apart.
     ///
     /// # Errors
@@ -412,6 +419,19 @@ mod tests {
         assert_eq!(reason("hf.log.session.get.s1"), Reason::BadValue);
         assert_eq!(reason("hf.default.worker.list"), Reason::BadValue);
         assert_eq!(reason("hf.sys.worker.drain"), Reason::MissingField);
+    }
+
+    #[test]
+    fn nothing_is_answered_where_holdfast_or_the_server_listens() {
+        let root = Root::default();
+        for reply in
+            ["$KV.sessions.default.s1", "$JS.API.STREAM.PURGE.KV_sessions", "$", "hf.log.default.s1", "hf", "hf."]
+        {
+            assert!(!root.may_answer(reply), "{reply}");
+        }
+        for reply in ["_INBOX.abc.1", "_R_.x.y", "hfx.log.default.s1", "app.replies", "a.hf.b"] {
+            assert!(root.may_answer(reply), "{reply}");
+        }
     }
 
     #[test]

@@ -117,7 +117,7 @@ impl Agent {
         request_id: Option<RequestId>,
     ) -> Option<Event> {
         let previous_worker = Some(self.core.config.name.clone());
-        Some(Event { kind, actor, reason, previous_owner: None, previous_worker, request_id })
+        Some(Event { kind, actor, reason, previous_owner: None, previous_worker, request_id, unheard: false })
     }
 
     /// The lock at `clock` was not renewed in time.

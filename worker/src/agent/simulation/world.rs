@@ -289,6 +289,7 @@ impl World {
             previous_owner: None,
             previous_worker: None,
             request_id: Some(RequestId::made(self.fresh())),
+            unheard: false,
         };
         let owner = Some(self.owner(node));
         let next = SessionRecord { state: State::Active, owner, event: Some(event), ..hint.record.clone() };
