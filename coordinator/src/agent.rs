@@ -98,11 +98,12 @@ async fn dispossession(hub: &Hub, owner: &Owner, key: &SessionKey) {
     let mut pause = LOOK;
     loop {
         tokio::time::sleep(pause).await;
+        let age = pause;
         pause *= 2;
         let now_with = |known: Known| {
             known.record.owner.as_ref().is_some_and(|found| (&found.worker, found.boot) == (&owner.worker, owner.boot))
         };
-        if hub.records.read_record(key, Instant::now() + pause).await.is_ok_and(|known| !now_with(known)) {
+        if hub.records.recent_record(key, age, Instant::now() + pause).await.is_ok_and(|known| !now_with(known)) {
             return;
         }
     }
@@ -196,7 +197,7 @@ pub(crate) async fn activate(hub: &Hub, known: &Known, beginning: Beginning, cal
     match ask(hub, owner, letter).await {
         Reply::Said(message) => refusal(&message).map_or(Activated::Up, Activated::Refused),
         Reply::Moved | Reply::Unheard | Reply::Lost => {
-            hub.records.forget(&key);
+            hub.records.doubt(&key);
             Activated::Elsewhere
         }
         Reply::Silent => Activated::Refused(error::unknown_outcome(&key)),
@@ -218,19 +219,71 @@ pub(crate) async fn hint(hub: &Hub, known: &Known) {
 pub(crate) async fn lease(hub: &Hub, known: &Known) -> Option<LeaseView> {
     let owner = known.record.owner.as_ref()?;
     let key = known.record.key();
-    // The hint of a lock that was granted a moment ago may be on its way still.
-    let mut headers = HeaderMap::new();
-    headers.insert(REVISION_HEADER, HeaderValue::from(known.revision.0));
-    match send(hub, owner, Letter { headers: Some(headers), ..lease_letter(&key) }).await {
+    match send(hub, owner, knowing(lease_letter(&key), known)).await {
         Reply::Said(message) => serde_json::from_slice(&message.payload).ok(),
         Reply::Moved | Reply::Unheard | Reply::Lost | Reply::Silent | Reply::TooLarge => None,
     }
 }
 
-/// Whether the agent of `known` has nothing to say: its process stands still, or is busy beyond measure.
-pub(crate) async fn is_silent(hub: &Hub, known: &Known) -> bool {
-    let Some(owner) = &known.record.owner else { return false };
-    matches!(send(hub, owner, lease_letter(&known.record.key())).await, Reply::Silent)
+/// Who counts the lease of a lock down.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Counting {
+    /// The agent, for so long still.
+    For(Duration),
+    /// The agent did not know of the lock. It was told that there is something to learn.
+    Untold,
+    /// Nobody: the session has no agent.
+    Nobody,
+    /// No answer, which says nothing.
+    Silent,
+}
+
+/// Asks `owner` whether its agent counts the lease of the lock of `known`.
+pub(crate) async fn counting(hub: &Hub, known: &Known, owner: &Owner) -> Counting {
+    let key = known.record.key();
+    match send(hub, owner, knowing(lease_letter(&key), known)).await {
+        Reply::Said(message) if refusal(&message).is_none() => match serde_json::from_slice(&message.payload) {
+            Ok(LeaseView { lock_revision, expires_in_ms: Some(left) })
+                if lock_revision == known.record.lock_revision =>
+            {
+                Counting::For(Duration::from_millis(left))
+            }
+            Ok(_) | Err(_) => Counting::Untold,
+        },
+        Reply::Moved => Counting::Nobody,
+        Reply::Said(_) | Reply::Unheard | Reply::Lost | Reply::Silent | Reply::TooLarge => Counting::Silent,
+    }
+}
+
+/// `letter`, with the revision that its receiver must know: the hint of a lock that was granted a moment ago may be on its way.
+fn knowing<'a>(letter: Letter<'a>, known: &Known) -> Letter<'a> {
+    let mut headers = HeaderMap::new();
+    headers.insert(REVISION_HEADER, HeaderValue::from(known.revision.0));
+    Letter { headers: Some(headers), ..letter }
+}
+
+/// Whether an agent's worker takes part.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Presence {
+    /// It answers.
+    There,
+    /// Nobody listens for it.
+    Gone,
+    /// It listens and says nothing: its process stands still, or is busy beyond measure.
+    Silent,
+}
+
+/// Whether the worker of `owner`, who has the session of `known`, takes part.
+pub(crate) async fn presence(hub: &Hub, known: &Known, owner: &Owner) -> Presence {
+    let key = known.record.key();
+    loop {
+        match send(hub, owner, lease_letter(&key)).await {
+            Reply::Said(_) | Reply::Moved => return Presence::There,
+            Reply::Silent | Reply::TooLarge | Reply::Lost => return Presence::Silent,
+            Reply::Unheard if hub.registry.is_gone(owner) => return Presence::Gone,
+            Reply::Unheard => tokio::time::sleep(RECHECK).await,
+        }
+    }
 }
 
 /// Asks `owner` to finish with a session before it moves. Whether it does is its own affair: the record decides.

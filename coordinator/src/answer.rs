@@ -8,6 +8,7 @@ use bytes::Bytes;
 use holdfast_protocol::{Error, Reason, RequestId, request};
 use serde::Serialize;
 
+use crate::grants::Granted;
 use crate::micro::{ERROR_HEADER, NUMBER_HEADER};
 
 /// Most characters of an error's message in a header; the body has all of it.
@@ -19,13 +20,15 @@ pub(crate) struct Answer {
     pub(crate) body: Bytes,
     /// `number:message` of an error, for the statistics.
     pub(crate) fault: Option<String>,
+    /// The grant that is taken back should nobody hear this.
+    pub(crate) granted: Option<Granted>,
 }
 
 impl Answer {
     /// A reply of this coordinator.
     pub(crate) fn of(reply: &impl Serialize) -> Result<Self, Error> {
         match serde_json::to_vec(reply) {
-            Ok(body) => Ok(Self { headers: None, body: body.into(), fault: None }),
+            Ok(body) => Ok(Self { headers: None, body: body.into(), fault: None, granted: None }),
             Err(error) => Err(crate::error::bug(&format!("a reply cannot be written: {error}"))),
         }
     }
@@ -33,7 +36,7 @@ impl Answer {
     /// A reply of an agent, as it is.
     pub(crate) fn relayed(message: Message) -> Self {
         let fault = message.headers.as_ref().and_then(fault_of);
-        Self { headers: message.headers, body: message.payload, fault }
+        Self { headers: message.headers, body: message.payload, fault, granted: None }
     }
 
     /// An error, for a request with this body; `made` is its idempotency key if the body has none.
@@ -48,7 +51,7 @@ impl Answer {
         let mut headers = HeaderMap::new();
         headers.insert(ERROR_HEADER, one_line(&error.message));
         headers.insert(NUMBER_HEADER, HeaderValue::from(error.code.number()));
-        Self { fault: fault_of(&headers), headers: Some(headers), body: error.to_json().into() }
+        Self { fault: fault_of(&headers), headers: Some(headers), body: error.to_json().into(), granted: None }
     }
 }
 

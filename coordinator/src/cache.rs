@@ -26,9 +26,17 @@ impl Known {
     }
 }
 
+/// What was seen of one record.
+#[derive(Clone, Debug)]
+struct Seen {
+    known: Known,
+    /// It turned out to be old: whoever asks next must read.
+    is_stale: bool,
+}
+
 /// A bounded map of them.
 #[derive(Debug)]
-pub(crate) struct Cache(moka::sync::Cache<SessionKey, Known>);
+pub(crate) struct Cache(moka::sync::Cache<SessionKey, Seen>);
 
 impl Cache {
     pub(crate) fn new(entries: u64) -> Self {
@@ -36,19 +44,31 @@ impl Cache {
     }
 
     pub(crate) fn get(&self, key: &SessionKey) -> Option<Known> {
-        self.0.get(key)
+        self.0.get(key).filter(|seen| !seen.is_stale).map(|seen| seen.known)
     }
 
-    /// Keeps the newest of what is here and `known`, and returns it.
-    pub(crate) fn learn(&self, key: &SessionKey, known: Known) -> Known {
-        let kept = self.0.entry_by_ref(key).and_upsert_with(|entry| match entry {
-            Some(entry) => newest(entry.into_value(), known),
-            None => known,
+    /// Keeps the newest of what is here and `known`, and returns it; `None` when `known` is older than what was seen before, and
+    /// that turned out to be old too: a reader that is behind must not bring it back.
+    pub(crate) fn learn(&self, key: &SessionKey, known: Known) -> Option<Known> {
+        let read = known.revision;
+        let kept = self.0.entry_by_ref(key).and_upsert_with(|entry| match entry.map(moka::Entry::into_value) {
+            Some(seen) if seen.is_stale && seen.known.revision > read => seen,
+            Some(seen) => Seen { known: newest(seen.known, known), is_stale: false },
+            None => Seen { known, is_stale: false },
         });
-        kept.into_value()
+        Some(kept.into_value()).filter(|seen| !seen.is_stale).map(|seen| seen.known)
     }
 
-    /// Drops what is here: it turned out to be old, and the next one to ask must read.
+    /// What is here turned out to be old: the next one to ask must read, and must not read anything older.
+    pub(crate) fn doubt(&self, key: &SessionKey) {
+        let doubted = |entry: Option<moka::Entry<SessionKey, Seen>>| match entry {
+            Some(entry) => moka::ops::compute::Op::Put(Seen { is_stale: true, ..entry.into_value() }),
+            None => moka::ops::compute::Op::Nop,
+        };
+        self.0.entry_by_ref(key).and_compute_with(doubted);
+    }
+
+    /// Drops what is here: the record is gone.
     pub(crate) fn forget(&self, key: &SessionKey) {
         self.0.invalidate(key);
     }
@@ -76,11 +96,30 @@ mod tests {
             since,
         };
         cache.learn(&key, known(7, now));
-        assert_eq!(cache.learn(&key, known(5, now + Duration::from_secs(1))).revision, Revision(7));
-        assert_eq!(cache.learn(&key, known(9, now)).revision, Revision(9));
+        let learn = |revision, since| cache.learn(&key, known(revision, since));
+        assert_eq!(learn(5, now + Duration::from_secs(1)).unwrap().revision, Revision(7));
+        assert_eq!(learn(9, now).unwrap().revision, Revision(9));
         let later = now + Duration::from_secs(2);
-        assert!(cache.learn(&key, known(9, later)).is_as_of(later), "the same revision, seen later, is fresher");
+        assert!(learn(9, later).unwrap().is_as_of(later), "the same revision, seen later, is fresher");
         cache.forget(&key);
         assert!(cache.get(&key).is_none());
+    }
+
+    #[test]
+    fn what_turned_out_to_be_old_is_not_followed_by_anything_older() {
+        let cache = Cache::new(8);
+        let key = fixture::key("s1");
+        let known = |revision| Known {
+            revision: Revision(revision),
+            record: Arc::new(fixture::active("s1", "w1")),
+            since: Instant::now(),
+        };
+        cache.learn(&key, known(7));
+        cache.doubt(&key);
+        assert!(cache.get(&key).is_none(), "the next one must read");
+        assert!(cache.learn(&key, known(6)).is_none(), "a leader that is behind");
+        assert!(cache.get(&key).is_none());
+        assert_eq!(cache.learn(&key, known(7)).unwrap().revision, Revision(7), "it was the current one after all");
+        assert!(cache.get(&key).is_some());
     }
 }

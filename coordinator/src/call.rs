@@ -1,14 +1,14 @@
 //! One request on its way through this coordinator: who asked, since when, and until when it may take.
 
-use std::sync::{Mutex, PoisonError};
+use std::sync::OnceLock;
 use std::time::Duration;
 
+use async_nats::Subject;
 use bytes::Bytes;
 use holdfast_protocol::lock::{Asked, Secret};
 use holdfast_protocol::record::Urgency;
 use holdfast_protocol::request::{self, Peeked, Request};
 use holdfast_protocol::{Error, Limits, RequestId, SessionKey};
-use tokio::sync::OwnedSemaphorePermit;
 use tokio::time::Instant;
 use uuid::Uuid;
 
@@ -18,6 +18,9 @@ use crate::error;
 /// The bounds of the pause before a request that met a change is tried again.
 const PAUSE: (Duration, Duration) = (Duration::from_micros(500), Duration::from_millis(20));
 
+/// How long the last try of one who waited may take.
+const LAST_TRY: Duration = Duration::from_secs(1);
+
 /// Now, RFC 3339, for people.
 pub(crate) fn now() -> String {
     jiff::Timestamp::now().to_string()
@@ -25,6 +28,8 @@ pub(crate) fn now() -> String {
 
 /// A request as it came in.
 pub(crate) struct Incoming {
+    /// Where the answer goes.
+    pub(crate) reply: Subject,
     /// The body, unread.
     pub(crate) payload: Bytes,
     /// Its idempotency key, should the caller have given none.
@@ -33,8 +38,8 @@ pub(crate) struct Incoming {
     pub(crate) arrived: Instant,
     /// How long one attempt at it may take.
     pub(crate) timeout: Duration,
-    /// Its place among those that are worked on.
-    pub(crate) permit: Mutex<Option<OwnedSemaphorePermit>>,
+    /// What is known of the body where an agent reads it.
+    pub(crate) peeked: OnceLock<Call>,
 }
 
 impl Incoming {
@@ -49,10 +54,12 @@ impl Incoming {
     }
 
     /// The circumstances of a request whose body is for an agent to read. It is read here for its `request_id` and `actor`
-    /// only, and wholly, so this is for the rare paths.
-    pub(crate) fn peeked(&self) -> Call {
-        let Peeked { request_id, actor } = request::peek(&self.payload);
-        self.call(request_id.as_deref(), actor.as_deref())
+    /// only, once, so this is for the rare paths.
+    pub(crate) fn peeked(&self) -> &Call {
+        self.peeked.get_or_init(|| {
+            let Peeked { request_id, actor } = request::peek(&self.payload);
+            self.call(request_id.as_deref(), actor.as_deref())
+        })
     }
 
     fn call(&self, request_id: Option<&str>, actor: Option<&str>) -> Call {
@@ -61,17 +68,13 @@ impl Incoming {
         Call {
             by_caller: given.is_some(),
             request_id: given.unwrap_or_else(|| self.made.clone()),
+            nonce: Uuid::now_v7(),
             actor: actor.map(str::to_owned),
             arrived: self.arrived,
             deadline: self.arrived + self.timeout,
             urgency: Urgency::Ordinary,
             timeout: self.timeout,
         }
-    }
-
-    /// Makes place for others while this request waits for something that may take long.
-    pub(crate) fn step_aside(&self) {
-        self.permit.lock().unwrap_or_else(PoisonError::into_inner).take();
     }
 }
 
@@ -82,6 +85,8 @@ pub(crate) struct Call {
     pub(crate) request_id: RequestId,
     /// Whether that is the caller's own, so that there may have been an earlier copy.
     pub(crate) by_caller: bool,
+    /// Makes the token of its grant; one for all attempts, so that a grant whose write was not answered is known as its own.
+    nonce: Uuid,
     /// Who asks.
     pub(crate) actor: Option<String>,
     /// What is decided rests on what was read after this.
@@ -94,8 +99,8 @@ pub(crate) struct Call {
 }
 
 impl Call {
-    /// The same request, as an operator's.
-    pub(crate) fn of_operator(self) -> Self {
+    /// The same, as one that may use the reserve of unannounced revisions: an operator does, and the end of a lease.
+    pub(crate) fn urgent(self) -> Self {
         Self { urgency: Urgency::Urgent, ..self }
     }
 
@@ -105,6 +110,7 @@ impl Call {
         Self {
             request_id: RequestId::made(Uuid::now_v7()),
             by_caller: false,
+            nonce: Uuid::now_v7(),
             actor: None,
             arrived: now,
             deadline: now + timeout,
@@ -113,10 +119,11 @@ impl Call {
         }
     }
 
-    /// The same request, beginning now: after a wait.
-    pub(crate) fn again(&self) -> Self {
+    /// The same request, beginning now: after a wait that ends at `until`, give or take a moment.
+    pub(crate) fn again(&self, until: Instant) -> Self {
         let now = Instant::now();
-        Self { arrived: now, deadline: now + self.timeout, ..self.clone() }
+        let deadline = (now + self.timeout).min(until.max(now) + LAST_TRY);
+        Self { arrived: now, deadline, ..self.clone() }
     }
 
     /// How long is left.
@@ -144,6 +151,6 @@ impl Call {
 
     /// What the lock rules want to know.
     pub(crate) fn asked<'a>(&'a self, at: &'a str, secret: &'a Secret) -> Asked<'a> {
-        Asked { request_id: &self.request_id, actor: self.actor.as_deref(), at, nonce: Uuid::now_v7(), secret }
+        Asked { request_id: &self.request_id, actor: self.actor.as_deref(), at, nonce: self.nonce, secret }
     }
 }

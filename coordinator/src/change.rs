@@ -1,21 +1,20 @@
 //! One change of a record's lock: read, decide, compare-and-set, and on a mismatch again.
 //!
 //! Invariant: a yes may rest on the cache, because the compare-and-set proves it. A no, and an answer that changes nothing,
-//! rest on a read or write that was begun after the request arrived.
+//! rest on a read or write that was begun after the request arrived. Before a change is written under a caller's `request_id`,
+//! the record's past is asked whether an earlier copy took effect. No worker is needed: the record alone decides.
 
 use std::sync::Arc;
 
 use holdfast_protocol::lock::{Asked, LockDecision};
+use holdfast_protocol::record::State;
 use holdfast_protocol::{Error, Revision, SessionKey, SessionRecord};
 
-use crate::agent::Beginning;
 use crate::cache::Known;
 use crate::call::{Call, now};
-use crate::decide::{self, Standing};
 use crate::error;
 use crate::hub::Hub;
 use crate::past::Past;
-use crate::place;
 use crate::records::CommitError;
 
 #[cfg(test)]
@@ -26,14 +25,27 @@ pub(crate) trait Change: Sync {
     /// Its answer.
     type Reply: Send;
 
-    /// Whether a late copy of it would do harm, so that an earlier copy is looked for before anything else.
-    const LOOKS_BACK_FIRST: bool;
-
     /// What to do about it.
     fn decide(&self, record: &SessionRecord, revision: Revision, asked: &Asked<'_>) -> LockDecision<Self::Reply>;
 
     /// What an earlier copy of it was answered.
     fn replay(&self, past: &Past, asked: &Asked<'_>) -> Option<Self::Reply>;
+
+    /// What the record should say, where it already is as the request wants it.
+    fn note(&self, _record: &SessionRecord, _asked: &Asked<'_>) -> Option<SessionRecord> {
+        None
+    }
+}
+
+/// What a change wrote.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Wrote {
+    /// What was asked for.
+    Change,
+    /// Only a note about an earlier copy.
+    Note,
+    /// Nothing: the record was as it should be, or an earlier copy was answered.
+    Nothing,
 }
 
 /// A change that was made, or that needed no making.
@@ -42,8 +54,8 @@ pub(crate) struct Done<Reply> {
     pub(crate) known: Known,
     /// The answer.
     pub(crate) reply: Reply,
-    /// Whether this request wrote `known`.
-    pub(crate) written: bool,
+    /// What this request wrote.
+    pub(crate) wrote: Wrote,
 }
 
 /// A change that was not made.
@@ -63,8 +75,6 @@ impl From<Error> for NotDone {
 
 enum Step<Reply> {
     Done(Done<Reply>),
-    /// Nobody holds the session: place it first.
-    Place,
     /// The relay must come this far first.
     Announce(Revision),
     /// Another writer was first.
@@ -82,9 +92,6 @@ pub(crate) async fn make<C: Change>(
         call.in_time(key)?;
         match attempt(hub, key, call, change).await? {
             Step::Done(done) => return Ok(done),
-            Step::Place => {
-                place::place(hub, key, call, &Beginning::Log).await?;
-            }
             Step::Announce(mark) => hub.announced(mark, call.deadline).await?,
             Step::Again => call.pause().await,
         }
@@ -98,28 +105,29 @@ async fn attempt<C: Change>(hub: &Hub, key: &SessionKey, call: &Call, change: &C
     let mut known = hub.records.record(key, call.deadline).await?;
     loop {
         let is_proven = known.is_as_of(call.arrived);
-        match decide::standing(&known.record, |owner| hub.registry.is_lost(owner)) {
-            Standing::Closed if is_proven => return Err(error::no_session(key).into()),
-            Standing::Closed => {
-                known = hub.records.read_record(key, call.deadline).await?;
-                continue;
+        if known.record.state == State::Closed {
+            if is_proven {
+                return Err(error::no_session(key).into());
             }
-            Standing::Passive | Standing::Orphaned(_) => return Ok(Step::Place),
-            Standing::Active(_) => {}
-        }
-        if C::LOOKS_BACK_FIRST
-            && let Some(reply) = replay(hub, &known, call, change, &asked).await?
-        {
-            return Ok(Step::Done(Done { known, reply, written: false }));
+            known = hub.records.read_record(key, call.deadline).await?;
+            continue;
         }
         match change.decide(&known.record, known.revision, &asked) {
-            LockDecision::Commit { next, reply } => return commit::<C>(hub, &known, *next, reply, call).await,
+            LockDecision::Commit { next, reply } => {
+                return match replay(hub, &known, call, change, &asked).await? {
+                    Some(reply) => Ok(Step::Done(Done { known, reply, wrote: Wrote::Nothing })),
+                    None => commit(hub, &known, *next, reply, Wrote::Change, call).await,
+                };
+            }
             LockDecision::Unchanged(reply) if is_proven => {
-                return Ok(Step::Done(Done { known, reply, written: false }));
+                return match change.note(&known.record, &asked) {
+                    Some(next) => commit(hub, &known, next, reply, Wrote::Note, call).await,
+                    None => Ok(Step::Done(Done { known, reply, wrote: Wrote::Nothing })),
+                };
             }
             LockDecision::Refuse(refusal) if is_proven => {
                 return match replay(hub, &known, call, change, &asked).await? {
-                    Some(reply) => Ok(Step::Done(Done { known, reply, written: false })),
+                    Some(reply) => Ok(Step::Done(Done { known, reply, wrote: Wrote::Nothing })),
                     None => Err(NotDone::Refused(Box::new(refusal), known)),
                 };
             }
@@ -130,13 +138,14 @@ async fn attempt<C: Change>(hub: &Hub, key: &SessionKey, call: &Call, change: &C
     }
 }
 
-async fn commit<C: Change>(
+async fn commit<Reply>(
     hub: &Hub,
     known: &Known,
     mut next: SessionRecord,
-    reply: C::Reply,
+    reply: Reply,
+    wrote: Wrote,
     call: &Call,
-) -> Result<Step<C::Reply>, NotDone> {
+) -> Result<Step<Reply>, NotDone> {
     if !call.by_caller
         && let Some(lock) = next.lock.as_mut().filter(|lock| lock.request_id.as_ref() == Some(&call.request_id))
     {
@@ -146,7 +155,7 @@ async fn commit<C: Change>(
     }
     let key = known.record.key();
     match hub.records.commit(&key, known.revision, next, call).await {
-        Ok(known) => Ok(Step::Done(Done { known, reply, written: true })),
+        Ok(known) => Ok(Step::Done(Done { known, reply, wrote })),
         Err(CommitError::Moved) => Ok(Step::Again),
         Err(CommitError::Behind(mark)) => Ok(Step::Announce(mark)),
         Err(CommitError::Failed(error)) => Err(error.into()),
@@ -161,7 +170,9 @@ async fn replay<C: Change>(
     change: &C,
     asked: &Asked<'_>,
 ) -> Result<Option<C::Reply>, Error> {
-    if !call.by_caller {
+    // A record that was never locked, and is the first of its id, has no past that could answer.
+    let has_past = known.record.lock_revision > 0 || known.record.log_after > 0;
+    if !call.by_caller || !has_past {
         return Ok(None);
     }
     let past: Arc<Past> = hub.records.past(&known.record.key(), known.revision, call.deadline).await?;

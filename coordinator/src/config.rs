@@ -43,8 +43,16 @@ pub struct Config {
     pub request_timeout: Duration,
     /// How many requests are worked on at once; more are refused as busy. Those that wait for a lock do not count.
     pub max_in_flight: usize,
+    /// How many bytes of request bodies are worked on at once.
+    pub max_bytes_in_flight: usize,
+    /// The most that one client connection may have of both, in percent.
+    pub client_share_percent: usize,
     /// How many requests may wait for locks at once.
     pub max_waiters: usize,
+    /// How many of them may be one client connection's.
+    pub max_waiters_of_client: usize,
+    /// How many may wait for one lock. Less than a client's share, so that one line does not use up all of it.
+    pub max_waiters_of_session: usize,
     /// How often a waiter looks for itself, in case no signal reaches it.
     pub waiter_poll: Duration,
     /// How many session records are kept at hand.
@@ -75,7 +83,11 @@ impl Default for Config {
             limits: Limits::default(),
             request_timeout: Duration::from_secs(5),
             max_in_flight: 4096,
-            max_waiters: 4096,
+            max_bytes_in_flight: 128 * 1024 * 1024,
+            client_share_percent: 50,
+            max_waiters: 16_384,
+            max_waiters_of_client: 4096,
+            max_waiters_of_session: 1024,
             waiter_poll: Duration::from_secs(1),
             cache_entries: 65_536,
             lease_poll: Duration::from_secs(1),

@@ -15,8 +15,10 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::config::Config;
+use crate::countdown;
 use crate::endpoint::Endpoints;
 use crate::error::StartError;
+use crate::grants;
 use crate::hub::Hub;
 use crate::micro::Micro;
 use crate::relay::{self, Pin};
@@ -62,6 +64,9 @@ impl Coordinator {
         let floor = hub.client.subscribe(subject.clone()).await;
         let floor = floor.map_err(|source| StartError::Subscribe { subject, source })?;
         self.begin(self.until_ending(relay::follow_floor(hub.clone(), floor)));
+        let words = grants::subscribe(hub).await?;
+        self.begin(self.until_ending(grants::watch(hub.clone(), words)));
+        self.begin(countdown::run(hub.clone(), self.ending.clone()));
         let questions = micro.listen(&hub.client).await?;
         let (micro, client) = (micro.clone(), hub.client.clone());
         self.begin(self.until_ending(async move { micro.answer(&client, questions).await }));

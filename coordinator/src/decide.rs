@@ -41,6 +41,7 @@ impl Author<'_> {
             previous_owner: None,
             previous_worker,
             request_id: self.request_id.cloned(),
+            unheard: false,
         })
     }
 }

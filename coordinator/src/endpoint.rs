@@ -4,28 +4,32 @@
 //! them. Every message then arrives once; an endpoint of its own per verb, beside a catch-all in another queue group, would
 //! have each delivered twice, with its body.
 //!
-//! Invariant: every request with a reply subject is answered, even when its handler panics; one without has no effect. No
-//! body is ever logged.
+//! Invariant: every request with a reply subject is answered, even when its handler panics; one without has no effect, and so
+//! has one whose reply subject is not the asker's to publish to. What is over a bound is refused before it is read. No body is
+//! ever logged.
 
 use std::panic::AssertUnwindSafe;
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use async_nats::{Message, PublishErrorKind, Subject, Subscriber};
+use bytes::Bytes;
 use futures_util::{FutureExt, StreamExt};
 use holdfast_protocol::subject::{RequestSubject, Root, Verb};
-use holdfast_protocol::{Error, Reason, RequestId};
-use tokio::sync::Semaphore;
+use holdfast_protocol::{Error, Reason, RequestId, SessionKey};
 use tokio::time::Instant;
 use uuid::Uuid;
 
+use crate::admission::{Admission, Admitted};
 use crate::answer::Answer;
 use crate::call::Incoming;
 use crate::error::{self, StartError};
-use crate::handle;
+use crate::handle::{self, Acquiring};
 use crate::hub::Hub;
 use crate::micro::{Micro, QUEUE};
 
+/// The largest body that is read for its `request_id` although the request is refused as busy.
+const PEEK_WHILE_BUSY: usize = 16 * 1024;
 /// How long a subscription may take to end once it is drained; then the connection is gone anyway.
 const DRAIN_TIMEOUT: Duration = Duration::from_secs(2);
 
@@ -33,13 +37,27 @@ const DRAIN_TIMEOUT: Duration = Duration::from_secs(2);
 pub(crate) struct Endpoints {
     hub: Arc<Hub>,
     micro: Arc<Micro>,
-    in_flight: Arc<Semaphore>,
+    admission: Arc<Admission>,
+}
+
+/// A request that was taken in.
+enum Work {
+    /// One that is answered as soon as it can be.
+    Request { subject: RequestSubject, incoming: Incoming, _admitted: Admitted },
+    /// One for a lock. While it waits in line it has no body any more, and counts among those who wait.
+    Acquire { key: SessionKey, acquiring: Acquiring, made: RequestId, arrived: Instant, _admitted: Option<Admitted> },
+}
+
+/// What is refused before any work is done, with the body to look for its `request_id`.
+struct Refusal {
+    error: Box<Error>,
+    payload: Bytes,
 }
 
 impl Endpoints {
     pub(crate) fn new(hub: Arc<Hub>, micro: Arc<Micro>) -> Arc<Self> {
-        let in_flight = Arc::new(Semaphore::new(hub.config.max_in_flight));
-        Arc::new(Self { hub, micro, in_flight })
+        let admission = Admission::new(&hub.config);
+        Arc::new(Self { hub, micro, admission })
     }
 
     /// Subscribes to all requests.
@@ -83,58 +101,89 @@ impl Endpoints {
 
     async fn take(self: &Arc<Self>, message: Message) {
         let arrived = Instant::now();
-        let made = RequestId::made(Uuid::now_v7());
-        let Some(reply) = message.reply else {
-            tracing::debug!(subject = %message.subject, "request without a reply subject dropped");
+        let Some(reply) = message.reply.clone().filter(|reply| self.hub.config.root.may_answer(reply)) else {
+            tracing::debug!(subject = %message.subject, "a request that nobody may be answered was dropped");
             return;
         };
-        let root = &self.hub.config.root;
-        if is_log_frame(root, &message.subject) {
+        if is_log_frame(&self.hub.config.root, &message.subject) {
             return;
         }
-        let subject = match root.parse_request(&message.subject) {
-            Ok(subject) => subject,
-            Err(error) => {
-                self.answer(&reply, Answer::error(error, &message.payload, &made), verb_of(&message.subject), arrived)
-                    .await;
-                return;
+        let made = RequestId::made(Uuid::now_v7());
+        let verb = verb_of(&message.subject);
+        match self.begin(message, &reply, &made, arrived) {
+            Ok(work) => {
+                let endpoints = self.clone();
+                let abort = self.hub.abort.clone();
+                let work = async move { endpoints.work(work, &reply).await };
+                self.hub.tasks.spawn(abort.run_until_cancelled_owned(work));
             }
-        };
-        let Ok(permit) = self.in_flight.clone().try_acquire_owned() else {
-            let error = error::busy(Reason::MailboxFull, "this coordinator has too many requests under way");
-            self.answer(&reply, Answer::error(error, &message.payload, &made), Some(subject.verb()), arrived).await;
-            return;
-        };
-        let incoming = Incoming {
-            payload: message.payload,
-            made,
-            arrived,
-            timeout: self.hub.config.request_timeout,
-            permit: Mutex::new(Some(permit)),
-        };
-        let endpoints = self.clone();
-        let abort = self.hub.abort.clone();
-        let work = async move { endpoints.work(subject, incoming, &reply).await };
-        self.hub.tasks.spawn(abort.run_until_cancelled_owned(work));
+            Err(Refusal { error, payload }) => {
+                self.answer(&reply, Answer::error(*error, &payload, &made), verb, arrived).await;
+            }
+        }
     }
 
-    async fn work(&self, subject: RequestSubject, incoming: Incoming, reply: &Subject) {
-        let verb = subject.verb();
-        // A panic is a bug in one handler; what it shared it left whole, see the locks of each.
-        let outcome = AssertUnwindSafe(handle::answer(&self.hub, subject, &incoming)).catch_unwind().await;
-        let outcome = outcome.unwrap_or_else(|_| {
-            tracing::error!(%verb, "a handler panicked");
-            Err(error::bug("the request met a bug in the coordinator"))
-        });
-        let answer = outcome.unwrap_or_else(|error| Answer::error(error, &incoming.payload, &incoming.made));
-        self.answer(reply, answer, Some(verb), incoming.arrived).await;
+    /// Looks whether a request can be taken in, and has one that waits take its place in line. Awaits nothing, so that requests
+    /// are in the order in which they came.
+    fn begin(&self, message: Message, reply: &Subject, made: &RequestId, arrived: Instant) -> Result<Work, Refusal> {
+        let Message { subject, payload, .. } = message;
+        let limits = &self.hub.config.limits;
+        if payload.len() > limits.request_bytes {
+            let error = Box::new(error::over_limit(payload.len(), limits));
+            return Err(Refusal { error, payload: Bytes::new() });
+        }
+        let refuse = |error| Refusal { error: Box::new(error), payload: payload.clone() };
+        let subject = self.hub.config.root.parse_request(&subject).map_err(refuse)?;
+        let admitted = self.admission.admit(reply, payload.len()).map_err(|error| {
+            let is_short = payload.len() <= PEEK_WHILE_BUSY;
+            Refusal { error: Box::new(error), payload: if is_short { payload.clone() } else { Bytes::new() } }
+        })?;
+        let incoming = Incoming {
+            reply: reply.clone(),
+            payload: payload.clone(),
+            made: made.clone(),
+            arrived,
+            timeout: self.hub.config.request_timeout,
+            peeked: OnceLock::new(),
+        };
+        let RequestSubject::Session(Verb::LockAcquire, key) = subject else {
+            return Ok(Work::Request { subject, incoming, _admitted: admitted });
+        };
+        let acquiring = handle::begin_acquire(&self.hub, &key, &incoming).map_err(refuse)?;
+        let admitted = (!acquiring.waits()).then_some(admitted);
+        Ok(Work::Acquire { key, acquiring, made: made.clone(), arrived, _admitted: admitted })
+    }
+
+    async fn work(&self, work: Work, reply: &Subject) {
+        match work {
+            Work::Request { subject, incoming, _admitted } => {
+                let verb = subject.verb();
+                let outcome = caught(verb, handle::answer(&self.hub, subject, &incoming)).await;
+                let answer = outcome.unwrap_or_else(|error| Answer::error(error, &incoming.payload, &incoming.made));
+                self.answer(reply, answer, Some(verb), incoming.arrived).await;
+            }
+            Work::Acquire { key, acquiring, made, arrived, _admitted } => {
+                let verb = Verb::LockAcquire;
+                let request_id = acquiring.request_id().clone();
+                let outcome = caught(verb, handle::acquire(&self.hub, &key, acquiring)).await;
+                let named =
+                    |error: Error| if error.request_id.is_empty() { error.for_request(&request_id) } else { error };
+                let answer = outcome.unwrap_or_else(|error| Answer::error(named(error), b"{}", &made));
+                self.answer(reply, answer, Some(verb), arrived).await;
+            }
+        }
     }
 
     async fn answer(&self, reply: &Subject, answer: Answer, verb: Option<Verb>, arrived: Instant) {
-        let Answer { headers, body, mut fault } = answer;
-        let sent = match headers {
-            Some(headers) => self.hub.client.publish_with_headers(reply.clone(), headers, body).await,
-            None => self.hub.client.publish(reply.clone(), body).await,
+        let Answer { headers, body, mut fault, granted } = answer;
+        let (client, to) = (&self.hub.client, reply.clone());
+        let sent = match (granted, headers) {
+            (Some(granted), headers) => {
+                let unheard = self.hub.grants.expect(granted);
+                client.publish_with_reply_and_headers(to, unheard, headers.unwrap_or_default(), body).await
+            }
+            (None, Some(headers)) => client.publish_with_headers(to, headers, body).await,
+            (None, None) => client.publish(to, body).await,
         };
         if let Err(unsent) = sent {
             tracing::warn!(error = %unsent, "a reply was not sent");
@@ -156,6 +205,14 @@ impl Endpoints {
         }
         answer.fault
     }
+}
+
+/// The outcome of a handler. A panic is a bug in one handler; what it shared it left whole, see the locks of each.
+async fn caught(verb: Verb, handling: impl Future<Output = Result<Answer, Error>>) -> Result<Answer, Error> {
+    AssertUnwindSafe(handling).catch_unwind().await.unwrap_or_else(|_| {
+        tracing::error!(%verb, "a handler panicked");
+        Err(error::bug("the request met a bug in the coordinator"))
+    })
 }
 
 /// Whether `subject` is that of a log: in a namespace that is named like a group of verbs, frames look like requests with

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use holdfast_protocol::{Error, Reason, SessionKey};
+use holdfast_protocol::{Error, Limits, Reason, SessionKey};
 use holdfast_store::StoreError;
 
 /// Why a coordinator does not start.
@@ -73,6 +73,13 @@ pub(crate) fn contended(key: &SessionKey) -> Error {
 
 pub(crate) fn bug(what: &str) -> Error {
     Error::new(Reason::Bug, what)
+}
+
+/// A request of so many bytes.
+pub(crate) fn over_limit(bytes: usize, limits: &Limits) -> Error {
+    let limit = limits.request_bytes;
+    let message = format!("the request has {bytes} bytes, and at most {limit} are allowed");
+    Error::new(Reason::RequestTooLarge, message).detail("bytes", bytes).detail("limit", limit)
 }
 
 /// A request that is within the limits, and over the server's with what was added to it on its way.

@@ -22,7 +22,9 @@ mod reassign;
 mod session;
 mod worker;
 
-/// Answers one request.
+pub(crate) use acquire::{Acquiring, acquire, begin as begin_acquire};
+
+/// Answers one request. A `lock.acquire` has a way of its own, because it may wait: [`begin_acquire`], then [`acquire()`].
 ///
 /// # Errors
 /// Whatever the contract has for it.
@@ -30,7 +32,6 @@ pub(crate) async fn answer(hub: &Arc<Hub>, subject: RequestSubject, incoming: &I
     match &subject {
         RequestSubject::Session(verb, key) => match verb {
             Verb::SessionGet => session::get(hub, key, incoming).await,
-            Verb::LockAcquire => acquire::acquire(hub, key, incoming).await,
             Verb::LockValidate => lock::validate(hub, key, incoming).await,
             Verb::LockRelease => lock::release(hub, key, incoming).await,
             Verb::AdminTakeover => admin::takeover(hub, key, incoming).await,

@@ -14,8 +14,11 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::config::{ANNOUNCE_TIMEOUT, Config};
+use crate::countdown::Countdown;
 use crate::error;
 use crate::explain::Conflicts;
+use crate::grants::Grants;
+use crate::place::Returning;
 use crate::records::Records;
 use crate::registry::Registry;
 use crate::relay;
@@ -36,6 +39,9 @@ pub(crate) struct Hub {
     pub(crate) registry: Registry,
     pub(crate) waiters: Arc<Waiters>,
     pub(crate) conflicts: Conflicts,
+    pub(crate) grants: Grants,
+    pub(crate) countdown: Countdown,
+    pub(crate) returning: Returning,
     pub(crate) floor: Floor,
     /// Tasks that belong to requests.
     pub(crate) tasks: TaskTracker,
@@ -51,8 +57,11 @@ impl Hub {
         Self {
             records: Records::new(store.clone(), floor.clone(), config.cache_entries),
             registry: Registry::new(store.clone(), &config, client.statistics()),
-            waiters: Arc::new(Waiters::new(config.max_waiters)),
+            waiters: Arc::new(Waiters::new(&config)),
             conflicts: Conflicts::default(),
+            grants: Grants::new(&client.new_inbox()),
+            countdown: Countdown::default(),
+            returning: Returning::default(),
             floor,
             tasks: TaskTracker::new(),
             leaving: CancellationToken::new(),

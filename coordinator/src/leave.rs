@@ -5,7 +5,7 @@
 
 use holdfast_protocol::{Boot, Error, SessionKey, WorkerName};
 
-use crate::agent::{self, Activated, Beginning};
+use crate::agent::{self, Activated, Beginning, Presence};
 use crate::cache::Known;
 use crate::call::Call;
 use crate::config::HANDOVER_TIMEOUT;
@@ -14,16 +14,24 @@ use crate::hub::Hub;
 use crate::place;
 use crate::records::CommitError;
 
-/// Moves the session of `known` away from a worker that does not answer, if there is another one: whoever took the lock over
-/// is to work with it at once, and not after a lease has run out. Best effort: the takeover is done.
+/// Moves the session of `known` away from a worker that is gone or does not answer, if there is another one: whoever took the lock
+/// over is to work with it at once, and not after a lease has run out. Best effort: the takeover is done.
 pub(crate) async fn silent(hub: &Hub, known: &Known, call: &Call) {
     let Some(owner) = &known.record.owner else { return };
-    if !agent::is_silent(hub, known).await {
-        return;
-    }
     let (key, workspace) = (known.record.key(), known.record.workspace.as_ref());
-    let Ok(chosen) = hub.registry.choose(&key, workspace, Some(&owner.worker), call.deadline).await else { return };
-    leave(hub, known, chosen, &format!("worker {} does not answer", owner.worker), call).await;
+    match agent::presence(hub, known, owner).await {
+        Presence::There => {}
+        Presence::Gone => {
+            if let Err(error) = place::place(hub, &key, call, &Beginning::Log).await {
+                tracing::info!(%key, %error, "a session of a worker that is gone was not moved with its takeover");
+            }
+        }
+        Presence::Silent => {
+            let chosen = hub.registry.choose(&key, workspace, Some(&owner.worker), call.deadline).await;
+            let Ok(chosen) = chosen else { return };
+            leave(hub, known, chosen, &format!("worker {} does not answer", owner.worker), call).await;
+        }
+    }
 }
 
 /// Moves the session `key` away from a worker that may not write its file, if there is one that may. Returns its record if it

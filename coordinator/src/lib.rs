@@ -7,6 +7,7 @@
 //! Invariant: nothing here is truth. A coordinator may be killed at any moment and another asked the same question; what
 //! decides is the compare-and-set on the session's record.
 
+mod admission;
 mod agent;
 mod answer;
 mod cache;
@@ -14,12 +15,14 @@ mod call;
 mod change;
 mod config;
 mod coordinator;
+mod countdown;
 mod decide;
 mod endpoint;
 mod error;
 mod explain;
 #[cfg(test)]
 mod fixture;
+mod grants;
 mod handle;
 mod hub;
 mod leave;

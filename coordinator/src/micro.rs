@@ -34,6 +34,7 @@ pub(crate) const NUMBER_HEADER: &str = async_nats::service::NATS_SERVICE_ERROR_C
 
 /// What this instance tells about itself.
 pub(crate) struct Micro {
+    root: Root,
     id: String,
     name: String,
     version: String,
@@ -73,6 +74,7 @@ struct EndpointStats<'a> {
 impl Micro {
     pub(crate) fn new(config: &Config) -> Self {
         Self {
+            root: config.root.clone(),
             id: Uuid::now_v7().simple().to_string(),
             name: config.name.clone(),
             version: config.version.clone(),
@@ -112,7 +114,7 @@ impl Micro {
     /// Answers questions about the service, for as long as there may be any.
     pub(crate) async fn answer(&self, client: &Client, mut questions: SelectAll<Subscriber>) {
         while let Some(question) = questions.next().await {
-            let Some(reply) = question.reply else { continue };
+            let Some(reply) = question.reply.filter(|reply| self.root.may_answer(reply)) else { continue };
             let body = match question.subject.split('.').nth(1) {
                 Some("INFO") => self.info(),
                 Some("STATS") => self.stats(),

@@ -1,36 +1,83 @@
 //! What earlier copies of a request did: a record's stored revisions are the memory of `request_id`s.
 //!
-//! Invariant: the same request gets the same answer, for as long as the bucket keeps the revision that it made (64 changes),
-//! whichever coordinator is asked.
+//! Invariant: a request that took effect takes no second one, for as long as the bucket keeps the revision that it made (64
+//! revisions), whichever coordinator is asked. A past answers only for the revisions that it covers: one that has not seen a
+//! release or a close must not answer for it.
 
+use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::Duration;
 
 use holdfast_protocol::lock::{Asked, was_freed_by};
-use holdfast_protocol::record::{EventType, SessionRecord};
+use holdfast_protocol::record::{EventType, REVISIONS_KEPT, SessionRecord};
 use holdfast_protocol::reply::{Grant, Released, TakenOver, Unlocked};
 use holdfast_protocol::{RequestId, Revision, SessionKey};
 use holdfast_store::Stored;
 
-/// The revisions of a record that say which request made them.
-#[derive(Debug)]
-pub(crate) struct Past(Vec<SessionRecord>);
+/// How many revisions of records are kept at hand, of all sessions together.
+const KEPT: u64 = 65_536;
+
+/// The stored revisions of one record, the latest last, complete up to [`Past::covers`].
+#[derive(Clone, Debug)]
+pub(crate) struct Past {
+    records: VecDeque<Arc<SessionRecord>>,
+    covers: Revision,
+}
 
 impl Past {
-    /// Reads stored revisions. Those that no request made, or that do not parse, answer nobody.
+    /// Reads stored revisions. Those that do not parse answer nobody.
     pub(crate) fn of(key: &SessionKey, history: &[Stored]) -> Self {
         let records = history.iter().filter_map(|stored| SessionRecord::from_json(stored.value.as_deref()?, key).ok());
-        Self(records.filter(|record| requested(record).is_some()).collect())
+        let covers = history.last().map_or(Revision(0), |stored| stored.revision);
+        Self { records: records.map(Arc::new).collect(), covers }
+    }
+
+    /// The past of a record whose first revision is this.
+    fn begun(revision: Revision, record: Arc<SessionRecord>) -> Self {
+        Self { records: VecDeque::from([record]), covers: revision }
+    }
+
+    /// Up to which revision nothing is missing.
+    pub(crate) fn covers(&self) -> Revision {
+        self.covers
+    }
+
+    fn push(&mut self, revision: Revision, record: Arc<SessionRecord>) {
+        self.records.push_back(record);
+        self.covers = revision;
+        if self.records.len() > REVISIONS_KEPT as usize {
+            self.records.pop_front();
+        }
+    }
+
+    fn all(&self) -> impl DoubleEndedIterator<Item = &SessionRecord> {
+        self.records.iter().map(|record| &**record)
     }
 
     /// The latest revision that `request_id` made, if it was one of `kinds`.
     pub(crate) fn made_by(&self, request_id: &RequestId, kinds: &[EventType]) -> Option<&SessionRecord> {
-        self.0.iter().rev().find(|record| is_made_by(record, request_id, kinds))
+        self.all().rev().find(|record| is_made_by(record, request_id, kinds))
     }
 
-    /// The grant that this request got.
+    /// The session that `request_id` opened, as it began. One whose worker refused it was never there.
+    pub(crate) fn opened_by(&self, request_id: &RequestId) -> Option<&SessionRecord> {
+        let opened = self.made_by(request_id, &[EventType::SessionOpened])?;
+        let is_its_end =
+            |record: &&SessionRecord| record.log_after == opened.log_after && is_closed_by(record, request_id);
+        self.all().find(is_its_end).is_none().then_some(opened)
+    }
+
+    /// Whether `request_id` closed a session of this id, be it this one or an earlier one.
+    pub(crate) fn was_closed_by(&self, request_id: &RequestId) -> bool {
+        self.all().any(|record| is_closed_by(record, request_id))
+    }
+
+    /// The grant that this request got, unless it was taken back because it reached nobody.
     pub(crate) fn grant(&self, asked: &Asked<'_>) -> Option<Grant> {
-        asked.regrant(self.made_by(asked.request_id, &[EventType::LockAcquired, EventType::LockRotated])?)
+        let granted = self.made_by(asked.request_id, &[EventType::LockAcquired, EventType::LockRotated])?;
+        let is_its_end =
+            |record: &SessionRecord| record.log_after == granted.log_after && record.took_back(granted.lock_revision);
+        if self.all().any(is_its_end) { None } else { asked.regrant(granted) }
     }
 
     /// What this takeover got.
@@ -57,33 +104,51 @@ impl Past {
     }
 }
 
-fn requested(record: &SessionRecord) -> Option<&RequestId> {
-    record.event.as_ref()?.request_id.as_ref()
-}
-
 /// Whether `request_id` made this revision of a record, as one of `kinds`.
 pub(crate) fn is_made_by(record: &SessionRecord, request_id: &RequestId, kinds: &[EventType]) -> bool {
-    requested(record) == Some(request_id) && record.event.as_ref().is_some_and(|event| kinds.contains(&event.kind))
+    let event = record.event.as_ref();
+    event.is_some_and(|event| event.request_id.as_ref() == Some(request_id) && kinds.contains(&event.kind))
 }
 
-/// Pasts that were read a moment ago: the many who lose one lock at one revision share one reading.
-pub(crate) struct Pasts(moka::sync::Cache<SessionKey, (Revision, Arc<Past>)>);
+fn is_closed_by(record: &SessionRecord, request_id: &RequestId) -> bool {
+    is_made_by(record, request_id, &[EventType::SessionClosed])
+}
+
+/// Pasts at hand. This coordinator's own commits continue them, so that a session that it alone changes is read once.
+pub(crate) struct Pasts(moka::sync::Cache<SessionKey, Arc<Past>>);
 
 impl Default for Pasts {
     fn default() -> Self {
-        Self(moka::sync::Cache::builder().max_capacity(256).time_to_live(Duration::from_secs(10)).build())
+        let weigh = |_: &SessionKey, past: &Arc<Past>| u32::try_from(past.records.len() + 1).unwrap_or(u32::MAX);
+        let cache = moka::sync::Cache::builder().weigher(weigh).max_capacity(KEPT);
+        Self(cache.time_to_idle(Duration::from_secs(60)).build())
     }
 }
 
 impl Pasts {
+    /// The past up to `revision` or further.
     pub(crate) fn get(&self, key: &SessionKey, revision: Revision) -> Option<Arc<Past>> {
-        self.0.get(key).filter(|(read_at, _)| *read_at >= revision).map(|(_, past)| past)
+        self.0.get(key).filter(|past| past.covers >= revision)
     }
 
-    pub(crate) fn keep(&self, key: &SessionKey, revision: Revision, past: Past) -> Arc<Past> {
+    pub(crate) fn keep(&self, key: &SessionKey, past: Past) -> Arc<Past> {
         let past = Arc::new(past);
-        self.0.insert(key.clone(), (revision, past.clone()));
+        self.0.insert(key.clone(), past.clone());
         past
+    }
+
+    /// `record` was written at `revision` on top of `expected`, which a compare-and-set proved.
+    pub(crate) fn wrote(&self, key: &SessionKey, expected: Revision, revision: Revision, record: &Arc<SessionRecord>) {
+        use moka::ops::compute::Op;
+        let continued = |entry: Option<moka::Entry<SessionKey, Arc<Past>>>| match entry.map(moka::Entry::into_value) {
+            _ if expected == Revision(0) => Op::Put(Arc::new(Past::begun(revision, record.clone()))),
+            Some(mut past) if past.covers == expected => {
+                Arc::make_mut(&mut past).push(revision, record.clone());
+                Op::Put(past)
+            }
+            Some(_) | None => Op::Nop,
+        };
+        self.0.entry_by_ref(key).and_compute_with(continued);
     }
 }
 

@@ -2,6 +2,9 @@
 //!
 //! Invariant: the record is what gives; the worker is told afterwards, and would find out by itself.
 
+use std::collections::HashSet;
+use std::sync::{Arc, Mutex, PoisonError};
+
 use holdfast_protocol::record::Owner;
 use holdfast_protocol::{Activation, Boot, Error, Revision, SessionKey, SessionRecord, WorkerName};
 use uuid::Uuid;
@@ -47,6 +50,51 @@ pub(crate) async fn place(hub: &Hub, key: &SessionKey, call: &Call, beginning: &
     }
 }
 
+/// Has somebody hold the session of `known` again, behind the answer to a request that needs no worker. Best effort: whoever
+/// needs one places it.
+pub(crate) fn bring_back(hub: &Arc<Hub>, known: &Known) {
+    let is_held = matches!(stands(hub, known), Standing::Active(_) | Standing::Closed);
+    if is_held || !hub.registry.has_taker(known.record.workspace.as_ref()) {
+        return;
+    }
+    let key = known.record.key();
+    let Some(turn) = hub.returning.begin(&key) else { return };
+    let task = {
+        let hub = hub.clone();
+        async move {
+            let call = Call::own(hub.config.request_timeout);
+            if let Err(error) = place(&hub, &key, &call, &Beginning::Log).await {
+                tracing::debug!(%key, %error, "a session was not brought back behind an answer");
+            }
+            drop(turn);
+        }
+    };
+    hub.tasks.spawn(hub.abort.clone().run_until_cancelled_owned(task));
+}
+
+/// The sessions that are being brought back, each once at a time.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Returning(Arc<Mutex<HashSet<SessionKey>>>);
+
+/// One session that is being brought back; dropping it says that this is over.
+pub(crate) struct Return {
+    returning: Returning,
+    key: SessionKey,
+}
+
+impl Returning {
+    fn begin(&self, key: &SessionKey) -> Option<Return> {
+        let is_first = self.0.lock().unwrap_or_else(PoisonError::into_inner).insert(key.clone());
+        is_first.then(|| Return { returning: self.clone(), key: key.clone() })
+    }
+}
+
+impl Drop for Return {
+    fn drop(&mut self) {
+        self.returning.0.lock().unwrap_or_else(PoisonError::into_inner).remove(&self.key);
+    }
+}
+
 async fn attempt(hub: &Hub, key: &SessionKey, call: &Call) -> Result<Step, Error> {
     let _lane = hub.records.lane(key).await;
     let mut known = hub.records.record(key, call.deadline).await?;
@@ -81,7 +129,7 @@ fn stands<'a>(hub: &Hub, known: &'a Known) -> Standing<'a> {
 async fn look_again(hub: &Hub, key: &SessionKey, known: &Known, call: &Call) -> Result<(), Error> {
     let Some(owner) = &known.record.owner else { return Ok(()) };
     match hub.registry.liveness(owner) {
-        Liveness::Live => Ok(()),
+        Liveness::Live | Liveness::Unknown => Ok(()),
         Liveness::Suspect => {
             // Somebody listens there, however busy with what was under way when its server died.
             if !agent::is_unheard(hub, owner, key).await {

@@ -6,6 +6,7 @@
 
 use std::hash::{BuildHasher, RandomState};
 use std::sync::Arc;
+use std::time::Duration;
 
 use holdfast_protocol::{Error, Revision, SessionKey, SessionRecord};
 use holdfast_store::{Floor, Store, StoreError, Stored};
@@ -52,6 +53,8 @@ pub(crate) struct Records {
     cache: Cache,
     pasts: Pasts,
     lanes: Box<[Mutex<()>]>,
+    /// Those who look whether a session is still where it was take turns as well.
+    readers: Box<[Mutex<()>]>,
     hasher: RandomState,
 }
 
@@ -63,6 +66,7 @@ impl Records {
             cache: Cache::new(cache_entries),
             pasts: Pasts::default(),
             lanes: (0..LANES).map(|_| Mutex::new(())).collect(),
+            readers: (0..LANES).map(|_| Mutex::new(())).collect(),
             hasher: RandomState::new(),
         }
     }
@@ -70,8 +74,11 @@ impl Records {
     /// The place in line for changes of `key`. To be held around reading, deciding and committing only. Some sessions share
     /// a lane, so nobody may hold two.
     pub(crate) async fn lane(&self, key: &SessionKey) -> MutexGuard<'_, ()> {
-        let lane = self.hasher.hash_one(key) as usize % LANES;
-        self.lanes[lane].lock().await
+        self.lanes[self.place_of(key)].lock().await
+    }
+
+    fn place_of(&self, key: &SessionKey) -> usize {
+        self.hasher.hash_one(key) as usize % LANES
     }
 
     /// The record as this coordinator last saw it.
@@ -79,9 +86,9 @@ impl Records {
         self.cache.get(key)
     }
 
-    /// Drops what this coordinator has seen: it turned out to be old.
-    pub(crate) fn forget(&self, key: &SessionKey) {
-        self.cache.forget(key);
+    /// What this coordinator has seen turned out to be old.
+    pub(crate) fn doubt(&self, key: &SessionKey) {
+        self.cache.doubt(key);
     }
 
     /// What stands under `key`, from the stream's leader.
@@ -101,10 +108,12 @@ impl Records {
             Some(Stored { value: None, revision, .. }) => nothing(revision),
             Some(Stored { value: Some(json), revision, .. }) => {
                 let record = SessionRecord::from_json(&json, key).map_err(|error| {
-                    self.cache.forget(key);
+                    self.cache.doubt(key);
                     error.detail("revision", revision.0)
                 })?;
-                Ok(Found::Record(self.cache.learn(key, Known { revision, record: Arc::new(record), since })))
+                let known = Known { revision, record: Arc::new(record), since };
+                let behind = || error::storage_unavailable("the stream's leader is behind what was read before");
+                Ok(Found::Record(self.cache.learn(key, known).ok_or_else(behind)?))
             }
         }
     }
@@ -148,11 +157,12 @@ impl Records {
         match timeout_at(deadline, write).await.unwrap_or_else(late) {
             Ok(revision) => {
                 let known = Known { revision, record: Arc::new(record), since };
+                self.pasts.wrote(key, expected, revision, &known.record);
                 self.cache.learn(key, known.clone());
                 Ok(known)
             }
             Err(fault) => {
-                self.cache.forget(key);
+                self.cache.doubt(key);
                 match fault {
                     StoreError::Moved { .. } => Err(CommitError::Moved),
                     fault => Err(CommitError::Failed(error::of_store(&fault, key))),
@@ -161,7 +171,29 @@ impl Records {
         }
     }
 
-    /// The stored revisions of a record that is at `revision`.
+    /// As [`Records::read_record`], but one that was read or written within `age` will do. Of many who ask at once for one session,
+    /// one reads.
+    ///
+    /// # Errors
+    /// As [`Records::read_record`].
+    pub(crate) async fn recent_record(
+        &self,
+        key: &SessionKey,
+        age: Duration,
+        deadline: Instant,
+    ) -> Result<Known, Error> {
+        let recent = || self.cache.get(key).filter(|known| known.since.elapsed() <= age);
+        if let Some(known) = recent() {
+            return Ok(known);
+        }
+        let _turn = self.readers[self.place_of(key)].lock().await;
+        match recent() {
+            Some(known) => Ok(known),
+            None => self.read_record(key, deadline).await,
+        }
+    }
+
+    /// The stored revisions of a record, up to `revision` or further.
     ///
     /// # Errors
     /// `storage_unavailable`.
@@ -177,6 +209,10 @@ impl Records {
         let late = |_| Err(StoreError::Unavailable("the record's history was not read in time".to_owned()));
         let history = timeout_at(deadline, self.store.history(key)).await.unwrap_or_else(late);
         let history = history.map_err(|error| error::of_store(&error, key))?;
-        Ok(self.pasts.keep(key, revision, Past::of(key, &history)))
+        let past = Past::of(key, &history);
+        if past.covers() < revision {
+            return Err(error::storage_unavailable("the stream's leader is behind what was read before"));
+        }
+        Ok(self.pasts.keep(key, past))
     }
 }

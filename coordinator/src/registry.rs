@@ -180,6 +180,11 @@ impl Registry {
         self.workers().is_lost(owner)
     }
 
+    /// Whether the process behind `owner` can take no messages: nobody listens for it, or its lease is gone.
+    pub(crate) fn is_gone(&self, owner: &Owner) -> bool {
+        matches!(self.liveness(owner), Liveness::Suspect | Liveness::Gone)
+    }
+
     /// Whether the process behind `owner` seems alive.
     pub(crate) fn liveness(&self, owner: &Owner) -> Liveness {
         self.workers().liveness(owner)
@@ -221,6 +226,11 @@ impl Registry {
         }
         self.refresh_or_explain(deadline).await?;
         self.pick_known(key, workspace, except)
+    }
+
+    /// Whether a worker is known that may take a session of `workspace`.
+    pub(crate) fn has_taker(&self, workspace: Option<&WorkspaceName>) -> bool {
+        self.workers().candidates(workspace, None).is_ok()
     }
 
     fn pick_known(

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use async_nats::header::HeaderMap;
 use async_nats::{HeaderValue, Message};
-use holdfast_protocol::internal::{REQUEST_ID_HEADER, REVISION_HEADER};
+use holdfast_protocol::internal::{LIFE_HEADER, REQUEST_ID_HEADER, REVISION_HEADER};
 use holdfast_protocol::record::{EventType, Owner, State};
 use holdfast_protocol::reply::{Closed, Touched};
 use holdfast_protocol::subject::Verb;
@@ -18,7 +18,7 @@ use tokio::time::Instant;
 use crate::agent::{self, Beginning, Letter, Reply};
 use crate::answer::Answer;
 use crate::cache::Known;
-use crate::call::{Call, Incoming};
+use crate::call::Incoming;
 use crate::decide::{self, Standing};
 use crate::error;
 use crate::explain;
@@ -36,14 +36,19 @@ const WAIT: (Duration, Duration) = (agent::RECHECK, Duration::from_millis(200));
 /// What this coordinator says itself: `no_session`, `record_invalid`, `no_live_worker`, `unavailable`, `unknown_outcome`.
 pub(crate) async fn relay(hub: &Hub, verb: Verb, key: &SessionKey, incoming: &Incoming) -> Result<Answer, Error> {
     let deadline = incoming.arrived + incoming.timeout;
-    let mut known = hub.records.record(key, deadline).await?;
-    if verb == Verb::SessionClose
-        && let Some(answer) = closed_before(hub, &known, incoming).await?
-    {
-        return Ok(answer);
-    }
+    let mut known = match verb {
+        Verb::SessionClose => match closing(hub, key, incoming).await? {
+            Closing::Before => return was_closed(key),
+            Closing::Now(known) => known,
+        },
+        _ => hub.records.record(key, deadline).await?,
+    };
+    let mut life = Life::default();
     let (mut wait, mut has_moved) = (WAIT.0, false);
     loop {
+        if known.is_as_of(incoming.arrived) {
+            life.is(&known, key)?;
+        }
         let step = match decide::standing(&known.record, |owner| hub.registry.is_lost(owner)) {
             Standing::Active(owner) => send(hub, verb, key, &known, owner, incoming).await?,
             Standing::Closed | Standing::Passive if !known.is_as_of(incoming.arrived) => Step::Look,
@@ -59,16 +64,16 @@ pub(crate) async fn relay(hub: &Hub, verb: Verb, key: &SessionKey, incoming: &In
                     let call = incoming.peeked();
                     if refusal.reason == Reason::WorkspaceDenied
                         && !std::mem::replace(&mut has_moved, true)
-                        && let Ok(Some(elsewhere)) = leave::read_only(hub, key, &call).await
+                        && let Ok(Some(elsewhere)) = leave::read_only(hub, key, call).await
                     {
                         known = elsewhere;
                         continue;
                     }
-                    explain::failed(hub, &known, &refusal, &call).await;
+                    explain::failed(hub, &known, &refusal, call).await;
                 }
                 return Ok(Answer::relayed(message));
             }
-            Step::Place => place::place(hub, key, &incoming.peeked(), &Beginning::Log).await?,
+            Step::Place => place::place(hub, key, incoming.peeked(), &Beginning::Log).await?,
             Step::Look => hub.records.read_record(key, deadline).await?,
             Step::LookLater => {
                 let call = incoming.peeked();
@@ -84,6 +89,19 @@ pub(crate) async fn relay(hub: &Hub, verb: Verb, key: &SessionKey, incoming: &In
                 hub.records.read_record(key, deadline).await?
             }
         };
+    }
+}
+
+/// The life of the session that a request is for: the one that went on when it arrived. A session that was closed and opened again
+/// meanwhile is another one, and gets nothing that was meant for the earlier.
+#[derive(Default)]
+struct Life(Option<u64>);
+
+impl Life {
+    /// `known` was current after the request arrived.
+    fn is(&mut self, known: &Known, key: &SessionKey) -> Result<(), Error> {
+        let now = known.record.log_after;
+        if *self.0.get_or_insert(now) == now { Ok(()) } else { Err(error::no_session(key)) }
     }
 }
 
@@ -111,6 +129,9 @@ async fn send(
     let mut headers = HeaderMap::new();
     headers.insert(REVISION_HEADER, HeaderValue::from(known.revision.0));
     headers.insert(REQUEST_ID_HEADER, incoming.made.as_str());
+    if verb == Verb::SessionClose {
+        headers.insert(LIFE_HEADER, HeaderValue::from(known.record.log_after));
+    }
     let timeout = (incoming.arrived + incoming.timeout).saturating_duration_since(Instant::now());
     let payload = incoming.payload.clone();
     let letter = Letter { key, call: verb.as_str(), headers: Some(headers), payload, timeout };
@@ -130,21 +151,31 @@ async fn send(
     }
 }
 
-/// The answer to `session.close` of a session that a copy of the same request closed, and somebody opened again since.
-async fn closed_before(hub: &Hub, known: &Known, incoming: &Incoming) -> Result<Option<Answer>, Error> {
-    if known.record.log_after == 0 {
-        return Ok(None);
+/// What a `session.close` is about.
+enum Closing {
+    /// A copy of it closed the session that it was meant for.
+    Before,
+    /// This one, as the leader has it.
+    Now(Known),
+}
+
+/// Looks whether a copy of a `session.close` took effect before. The session that is there now may have been opened since.
+async fn closing(hub: &Hub, key: &SessionKey, incoming: &Incoming) -> Result<Closing, Error> {
+    let call = incoming.peeked();
+    let known = hub.records.read_record(key, call.deadline).await?;
+    // The first session of an id that is there was not closed.
+    let may_have_closed = known.record.log_after > 0 || known.record.state == State::Closed;
+    if call.by_caller && may_have_closed {
+        let past = hub.records.past(key, known.revision, call.deadline).await?;
+        if past.was_closed_by(&call.request_id) {
+            return Ok(Closing::Before);
+        }
     }
-    let call: Call = incoming.peeked();
-    if !call.by_caller {
-        return Ok(None);
-    }
-    let past = hub.records.past(&known.record.key(), known.revision, call.deadline).await?;
-    let is_closed = past.made_by(&call.request_id, &[EventType::SessionClosed]).is_some();
-    if is_closed { was_closed(&known.record.key()).map(Some) } else { Ok(None) }
+    Ok(Closing::Now(known))
 }
 
 fn closed(verb: Verb, key: &SessionKey, known: &Known, incoming: &Incoming) -> Result<Answer, Error> {
+    // Its first copy may have been at work while this one was under way.
     let by_this = || is_made_by(&known.record, &incoming.peeked().request_id, &[EventType::SessionClosed]);
     if verb == Verb::SessionClose && by_this() { was_closed(key) } else { Err(error::no_session(key)) }
 }

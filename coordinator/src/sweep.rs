@@ -120,8 +120,8 @@ impl Lost {
         let is_lost = match hub.registry.liveness(owner) {
             Liveness::Live => false,
             Liveness::Gone => true,
-            // It may have been cut off for a moment only.
-            Liveness::Suspect => agent::is_unheard(hub, owner, key).await,
+            // It may have been cut off for a moment only, or be a start that this coordinator has not heard of.
+            Liveness::Suspect | Liveness::Unknown => agent::is_unheard(hub, owner, key).await,
         };
         self.0.insert((owner.worker.clone(), owner.boot), is_lost);
         is_lost

@@ -1,7 +1,8 @@
 //! Those who wait for locks, in order of arrival per session.
 //!
-//! Invariant: only the head of a line tries; whoever leaves, for whatever reason, hands the turn on. Lines are bounded and
-//! live in this coordinator only: waiters of another one have their own line.
+//! Invariant: only the head of a line tries; whoever leaves, for whatever reason, hands the turn on. Lines are bounded, each and
+//! all together, and so is each client's share, so that nobody's waiting locks others out. They live in this coordinator only:
+//! waiters of another one have their own line.
 
 use std::collections::{HashMap, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -9,9 +10,10 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use futures_util::StreamExt;
 use holdfast_protocol::{Error, Reason, SessionKey};
 use tokio::sync::Notify;
-use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
+use crate::admission::client_of;
+use crate::config::Config;
 use crate::error;
 use crate::hub::Hub;
 
@@ -19,17 +21,20 @@ use crate::hub::Hub;
 pub(crate) struct Waiters {
     lines: Mutex<Lines>,
     most: usize,
+    most_of_client: usize,
+    most_of_session: usize,
 }
 
 #[derive(Default)]
 struct Lines {
     by_session: HashMap<SessionKey, Line>,
+    by_client: HashMap<Box<str>, usize>,
     waiting: usize,
 }
 
 struct Line {
-    /// With the moment of arrival, by which they stand.
-    places: VecDeque<(Instant, Arc<Notify>)>,
+    /// In order of arrival.
+    places: VecDeque<Arc<Notify>>,
     /// Cancelled when nobody is left.
     empty: CancellationToken,
 }
@@ -38,12 +43,18 @@ struct Line {
 pub(crate) struct Waiting {
     waiters: Arc<Waiters>,
     key: SessionKey,
+    client: Box<str>,
     place: Arc<Notify>,
 }
 
 impl Waiters {
-    pub(crate) fn new(most: usize) -> Self {
-        Self { lines: Mutex::default(), most }
+    pub(crate) fn new(config: &Config) -> Self {
+        Self {
+            lines: Mutex::default(),
+            most: config.max_waiters,
+            most_of_client: config.max_waiters_of_client,
+            most_of_session: config.max_waiters_of_session,
+        }
     }
 
     // Every change leaves the lines whole.
@@ -59,24 +70,30 @@ impl Waiters {
     /// The lock may be free: whoever is first should try.
     pub(crate) fn wake(&self, key: &SessionKey) {
         if let Some(first) = self.lines().by_session.get(key).and_then(|line| line.places.front()) {
-            first.1.notify_one();
+            first.notify_one();
         }
     }
 
-    /// Takes the place in a line that is due to `arrived`: tasks may get here in another order. The token is there for whoever opens a line, and is cancelled when it is empty.
+    /// Takes the last place in the line for `key`, for a client that wants its answer at `reply`. The token is there for whoever
+    /// opens a line, and is cancelled when it is empty.
     ///
     /// # Errors
     /// `busy` when too many wait already.
-    fn join(
-        self: &Arc<Self>,
-        key: &SessionKey,
-        arrived: Instant,
-    ) -> Result<(Waiting, Option<CancellationToken>), Error> {
+    fn join(self: &Arc<Self>, key: &SessionKey, reply: &str) -> Result<(Waiting, Option<CancellationToken>), Error> {
+        let client = client_of(reply);
         let mut lines = self.lines();
-        if lines.waiting >= self.most {
-            return Err(error::busy(Reason::MailboxFull, "too many requests wait for locks"));
+        let in_line = lines.by_session.get(key).map_or(0, |line| line.places.len());
+        let of_client = lines.by_client.get(client).copied().unwrap_or(0);
+        let full = [
+            (lines.waiting >= self.most, "too many requests wait for locks"),
+            (in_line >= self.most_of_session, "too many requests wait for this lock"),
+            (of_client >= self.most_of_client, "too many requests of this client wait for locks"),
+        ];
+        if let Some((_, why)) = full.into_iter().find(|(is_full, _)| *is_full) {
+            return Err(error::busy(Reason::MailboxFull, why));
         }
         lines.waiting += 1;
+        *lines.by_client.entry(client.into()).or_default() += 1;
         let place = Arc::new(Notify::new());
         let mut opened = None;
         let line = lines.by_session.entry(key.clone()).or_insert_with(|| {
@@ -84,9 +101,8 @@ impl Waiters {
             opened = Some(empty.clone());
             Line { places: VecDeque::new(), empty }
         });
-        let at = line.places.partition_point(|(earlier, _)| *earlier <= arrived);
-        line.places.insert(at, (arrived, place.clone()));
-        Ok((Waiting { waiters: self.clone(), key: key.clone(), place }, opened))
+        line.places.push_back(place.clone());
+        Ok((Waiting { waiters: self.clone(), key: key.clone(), client: client.into(), place }, opened))
     }
 }
 
@@ -95,7 +111,7 @@ impl Waiting {
     pub(crate) fn is_first(&self) -> bool {
         let lines = self.waiters.lines();
         let first = lines.by_session.get(&self.key).and_then(|line| line.places.front());
-        first.is_some_and(|(_, first)| Arc::ptr_eq(first, &self.place))
+        first.is_some_and(|first| Arc::ptr_eq(first, &self.place))
     }
 
     /// Waits until there is a reason to look.
@@ -108,10 +124,16 @@ impl Drop for Waiting {
     fn drop(&mut self) {
         let mut lines = self.waiters.lines();
         lines.waiting -= 1;
+        if let Some(of_client) = lines.by_client.get_mut(&self.client) {
+            *of_client -= 1;
+            if *of_client == 0 {
+                lines.by_client.remove(&self.client);
+            }
+        }
         let Some(line) = lines.by_session.get_mut(&self.key) else { return };
-        line.places.retain(|(_, place)| !Arc::ptr_eq(place, &self.place));
+        line.places.retain(|place| !Arc::ptr_eq(place, &self.place));
         match line.places.front() {
-            Some((_, first)) => first.notify_one(),
+            Some(first) => first.notify_one(),
             None => {
                 line.empty.cancel();
                 lines.by_session.remove(&self.key);
@@ -120,12 +142,13 @@ impl Drop for Waiting {
     }
 }
 
-/// Takes the place of whoever came at `arrived` in the line for `key`, and listens for its lock to become free while there is a line.
+/// Takes the last place in the line for `key`, and listens for its lock to become free while there is a line. Awaits nothing:
+/// whoever takes requests in calls it in the order in which they come.
 ///
 /// # Errors
 /// `busy` when too many wait already.
-pub(crate) fn join(hub: &Hub, key: &SessionKey, arrived: Instant) -> Result<Waiting, Error> {
-    let (waiting, opened) = hub.waiters.join(key, arrived)?;
+pub(crate) fn join(hub: &Hub, key: &SessionKey, reply: &str) -> Result<Waiting, Error> {
+    let (waiting, opened) = hub.waiters.join(key, reply)?;
     if let Some(empty) = opened {
         let listen =
             listen(hub.client.clone(), hub.config.root.signals(key, Some("lock")), hub.waiters.clone(), key.clone());
@@ -161,13 +184,17 @@ mod tests {
 
     const SOON: Duration = Duration::from_secs(5);
 
+    fn waiters() -> Arc<Waiters> {
+        Arc::new(Waiters::new(&Config::default()))
+    }
+
     fn join(waiters: &Arc<Waiters>, id: &str) -> Waiting {
-        waiters.join(&key(id), Instant::now()).unwrap().0
+        waiters.join(&key(id), "_INBOX.a.1").unwrap().0
     }
 
     #[tokio::test]
     async fn waiters_get_their_turn_in_order_of_arrival() {
-        let waiters = Arc::new(Waiters::new(100));
+        let waiters = waiters();
         let (served, mut order) = mpsc::channel(50);
         let mut tasks = tokio::task::JoinSet::new();
         for n in 0..50 {
@@ -187,18 +214,9 @@ mod tests {
         assert!(!waiters.has(&key("s1")));
     }
 
-    #[test]
-    fn who_came_first_is_first_though_its_task_ran_later() {
-        let waiters = Arc::new(Waiters::new(100));
-        let early = Instant::now();
-        let (second, _) = waiters.join(&key("s1"), early + Duration::from_micros(1)).unwrap();
-        let (first, _) = waiters.join(&key("s1"), early).unwrap();
-        assert!(first.is_first() && !second.is_first());
-    }
-
     #[tokio::test]
     async fn a_wake_reaches_the_first_only_and_is_kept_until_heard() {
-        let waiters = Arc::new(Waiters::new(100));
+        let waiters = waiters();
         let (first, second, other) = (join(&waiters, "s1"), join(&waiters, "s1"), join(&waiters, "s2"));
         waiters.wake(&key("s1"));
         timeout(SOON, first.woken()).await.unwrap();
@@ -211,17 +229,33 @@ mod tests {
     }
 
     #[test]
-    fn lines_are_bounded_and_end_with_their_last_waiter() {
-        let waiters = Arc::new(Waiters::new(2));
-        let (first, opened) = waiters.join(&key("s1"), Instant::now()).unwrap();
-        let (second, again) = waiters.join(&key("s1"), Instant::now()).unwrap();
+    fn a_line_ends_with_its_last_waiter() {
+        let waiters = waiters();
+        let (first, opened) = waiters.join(&key("s1"), "_INBOX.a.1").unwrap();
+        let (second, again) = waiters.join(&key("s1"), "_INBOX.a.2").unwrap();
         let empty = opened.unwrap();
         assert!(again.is_none());
-        assert_eq!(waiters.join(&key("s2"), Instant::now()).err().unwrap().reason, Reason::MailboxFull);
         drop(first);
         assert!(!empty.is_cancelled());
         drop(second);
         assert!(empty.is_cancelled() && !waiters.has(&key("s1")));
-        assert!(waiters.join(&key("s2"), Instant::now()).unwrap().1.is_some());
+        assert!(waiters.lines().by_client.is_empty() && waiters.lines().waiting == 0);
+    }
+
+    #[test]
+    fn neither_one_line_nor_one_client_locks_the_others_out() {
+        let bounds =
+            Config { max_waiters: 10, max_waiters_of_client: 6, max_waiters_of_session: 4, ..Config::default() };
+        let waiters = Arc::new(Waiters::new(&bounds));
+        let join = |id: &str, reply: &str| waiters.join(&key(id), reply).map(|(waiting, _)| waiting);
+        let mut all: Vec<Waiting> = (0..4).map(|n| join("s1", &format!("_INBOX.a.{n}")).unwrap()).collect();
+        let refused = |outcome: Result<Waiting, Error>| outcome.err().map(|error| error.reason);
+        assert_eq!(refused(join("s1", "_INBOX.b.1")), Some(Reason::MailboxFull), "the line is full");
+        all.extend((0..2).map(|n| join("s2", &format!("_INBOX.a.x{n}")).unwrap()));
+        assert_eq!(refused(join("s3", "_INBOX.a.y")), Some(Reason::MailboxFull), "the client has its share");
+        all.extend((0..4).map(|n| join(&format!("t{n}"), &format!("_INBOX.c{n}.1")).unwrap()));
+        assert_eq!(refused(join("s4", "_INBOX.d.1")), Some(Reason::MailboxFull), "all places are taken");
+        all.clear();
+        assert!(join("s1", "_INBOX.b.1").is_ok());
     }
 }

@@ -151,8 +151,7 @@ async fn without_another_worker_requests_say_so_until_there_is_one() {
     for (verb, body) in [
         ("doc.get", json!({})),
         ("doc.edit", json!({"token": token, "body": "x", "request_id": "e1"})),
-        ("lock.validate", json!({"token": token})),
-        ("admin.takeover", json!({"owner": "ops", "reason": "r"})),
+        ("lock.renew", json!({"token": token})),
     ] {
         let error = fleet.ask(verb, "s1", body).await.refused("unavailable", "no_live_worker");
         assert_eq!(error["retryable"], true);

@@ -4,10 +4,12 @@
 #![allow(clippy::print_stdout, reason = "what a test measured is shown with --nocapture")]
 #![allow(clippy::disallowed_methods, reason = "the tasks of tests are owned by AbortOnDropHandle")]
 
+mod alone;
 mod bad_input;
 mod document;
 mod failover;
 mod file;
+mod late;
 mod lock;
 mod main_path;
 mod outage;
@@ -18,3 +20,4 @@ mod signals;
 mod start;
 mod takeover;
 mod upgrade;
+mod waiters;

@@ -71,7 +71,11 @@ async fn what_version_0_1_0_stored_is_read() {
     let sessions = expected["sessions"].as_object().unwrap();
     assert!(sessions.len() >= 6, "the last line says what there is");
     for (id, expected) in sessions {
-        assert_eq!(state_of(&fleet, id, &expected["token"]).await, expected["state"], "{id}");
+        let mut state = state_of(&fleet, id, &expected["token"]).await;
+        if let Some(lock) = state["lock"].as_object_mut() {
+            assert_eq!(lock.remove("fence"), Some(json!(0)), "a lock of a version without fences, {id}");
+        }
+        assert_eq!(state, expected["state"], "{id}");
         // Retries of requests from before the upgrade get the answers from then.
         let retry = json!({"body": "never", "request_id": format!("last-of-{id}"), "token": expected["token"]});
         let retry = fleet.ask("doc.edit", id, without_null(retry)).await.ok();

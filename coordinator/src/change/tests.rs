@@ -141,9 +141,111 @@ async fn a_late_copy_of_a_takeover_does_not_take_over_again() {
     let first = make(&hub, &key, &call("t1"), &takeover("ops")).await.unwrap().reply;
     make(&hub, &key, &call("t2"), &takeover("boss")).await.unwrap();
     let late = make(&hub, &key, &call("t1"), &takeover("ops")).await.unwrap();
-    assert!(!late.written);
+    assert_eq!(late.wrote, Wrote::Nothing);
     assert_eq!(late.reply, first);
     assert_eq!(current(&store).lock.unwrap().owner, "boss");
+}
+
+#[tokio::test]
+async fn a_late_copy_of_an_acquire_gets_its_first_grant_at_each_coordinator_whatever_happened_since() {
+    let store = store_with(&fixture::active("s1", "w1"), Faults::default()).await;
+    let (one, two) = (coordinator(&store).await, coordinator(&store).await);
+    let key = fixture::key("s1");
+    let first = make(&one, &key, &call("r1"), &acquire("a")).await.unwrap().reply;
+    make(&one, &key, &call("r2"), &release(&first.lock_token)).await.unwrap();
+    for hub in [&one, &two] {
+        let late = make(hub, &key, &call("r1"), &acquire("a")).await.unwrap();
+        assert_eq!((late.wrote, &late.reply), (Wrote::Nothing, &first), "released");
+    }
+    // The other coordinator makes most of the revisions that the bucket keeps.
+    two.floor.advance(u64::MAX);
+    for n in 0..30 {
+        let grant = make(&two, &key, &call(&format!("a{n}")), &acquire("b")).await.unwrap().reply;
+        make(&two, &key, &call(&format!("b{n}")), &release(&grant.lock_token)).await.unwrap();
+    }
+    let held = make(&two, &key, &call("t"), &takeover("ops")).await.unwrap().reply;
+    for hub in [&one, &two, &coordinator(&store).await] {
+        let late = make(hub, &key, &call("r1"), &acquire("a")).await.unwrap();
+        assert_eq!((late.wrote, &late.reply), (Wrote::Nothing, &first), "taken over");
+    }
+    assert_eq!(current(&store).lock.unwrap().revision, held.grant.lock_revision);
+}
+
+#[tokio::test]
+async fn a_past_at_hand_does_not_answer_for_what_another_coordinator_wrote() {
+    let store = store_with(&fixture::active("s1", "w1"), Faults::default()).await;
+    let (one, two) = (coordinator(&store).await, coordinator(&store).await);
+    let key = fixture::key("s1");
+    // This coordinator has the past at hand.
+    let grant = make(&one, &key, &call("r1"), &acquire("a")).await.unwrap().reply;
+    make(&one, &key, &call("r2"), &release(&grant.lock_token)).await.unwrap();
+    make(&one, &key, &call("r1"), &acquire("a")).await.unwrap();
+    let other = make(&two, &key, &call("r3"), &acquire("b")).await.unwrap().reply;
+    make(&two, &key, &call("r4"), &release(&other.lock_token)).await.unwrap();
+    let late = make(&one, &key, &call("r3"), &acquire("b")).await.unwrap();
+    assert_eq!((late.wrote, late.reply), (Wrote::Nothing, other));
+}
+
+#[tokio::test]
+async fn a_grant_whose_write_was_not_answered_is_known_as_its_own_without_a_request_id() {
+    for seed in 1..=20 {
+        let faults = Faults { seed, lost_ack: 700, ..Faults::default() };
+        let store = store_with(&fixture::active("s1", "w1"), faults).await;
+        let hub = coordinator(&store).await;
+        let key = fixture::key("s1");
+        let mut own = Call::own(Config::default().request_timeout);
+        own.by_caller = false;
+        let grant = loop {
+            match make(&hub, &key, &own, &acquire("a")).await {
+                Ok(done) => break done.reply,
+                Err(NotDone::Failed(error)) => assert!(error.retryable, "seed {seed}: {error}"),
+                Err(refused) => panic!("seed {seed}: it waits for itself: {refused:?}"),
+            }
+        };
+        assert_eq!(grant.lock_revision, 1, "seed {seed}");
+        assert_eq!(current(&store).lock.unwrap().request_id, None, "its id was made here and is worth no token");
+    }
+}
+
+#[tokio::test]
+async fn a_grant_that_nobody_heard_never_took_effect_unless_it_was_asked_for_again() {
+    let store = store_with(&fixture::active("s1", "w1"), Faults::default()).await;
+    let hub = coordinator(&store).await;
+    let key = fixture::key("s1");
+    let take_back = |lock_revision| crate::grants::try_take_back(&hub, &key, lock_revision);
+    make(&hub, &key, &call("r1"), &acquire("a")).await.unwrap();
+    take_back(1).await.unwrap();
+    assert_eq!((current(&store).lock, current(&store).lock_revision), (None, 2));
+    let again = make(&hub, &key, &call("r1"), &acquire("a")).await.unwrap();
+    assert_eq!((again.wrote, again.reply.lock_revision), (Wrote::Change, 3), "whoever asks again is there");
+    let copy = make(&hub, &key, &call("r1"), &acquire("a")).await.unwrap();
+    assert_eq!((copy.wrote, &copy.reply), (Wrote::Note, &again.reply));
+    take_back(3).await.unwrap();
+    assert_eq!(current(&store).lock.unwrap().revision, 3, "the copy was answered");
+    let third = make(&hub, &key, &call("r1"), &acquire("a")).await.unwrap();
+    assert_eq!((third.wrote, &third.reply), (Wrote::Nothing, &again.reply));
+}
+
+#[tokio::test]
+async fn over_a_service_import_waiting_needs_a_lease() {
+    let store = store_with(&fixture::active("s1", "w1"), Faults::default()).await;
+    let hub = coordinator(&store).await;
+    let begin = |reply: &str, body: &'static str| {
+        let incoming = crate::call::Incoming {
+            reply: reply.into(),
+            payload: body.into(),
+            made: RequestId::parse("made").unwrap(),
+            arrived: tokio::time::Instant::now(),
+            timeout: Config::default().request_timeout,
+            peeked: Default::default(),
+        };
+        crate::handle::begin_acquire(&hub, &fixture::key("s1"), &incoming).map(|_| ())
+    };
+    let refusal = begin("_R_.abc.1", r#"{"owner": "a", "wait_ms": 1000}"#).unwrap_err();
+    assert_eq!((refusal.reason, &refusal.details["field"]), (Reason::BadValue, &serde_json::json!("wait_ms")));
+    begin("_R_.abc.1", r#"{"owner": "a", "wait_ms": 1000, "ttl_ms": 1000}"#).unwrap();
+    begin("_R_.abc.1", r#"{"owner": "a"}"#).unwrap();
+    begin("_INBOX.abc.1", r#"{"owner": "a", "wait_ms": 1000}"#).unwrap();
 }
 
 #[tokio::test]
@@ -180,7 +282,7 @@ async fn a_session_that_outruns_its_announcements_waits_and_operators_do_not() {
         assert!(changes < 64, "a revision was lost unannounced");
     };
     assert!(matches!(refusal, NotDone::Failed(error) if error.reason == Reason::MailboxFull));
-    let operator = call("t1").of_operator();
+    let operator = call("t1").urgent();
     make(&hub, &key, &operator, &takeover("ops")).await.unwrap();
     hub.floor.advance(1_000);
     make(&hub, &key, &call("t2"), &takeover("ops")).await.unwrap();

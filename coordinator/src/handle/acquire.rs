@@ -1,28 +1,33 @@
 //! `lock.acquire`, with waiting in line.
 //!
-//! Invariant: those who wait are served in order of arrival. Whoever wants to wait joins the end of the line at once; one
-//! who does not may find the lock free and take it.
+//! Invariant: those who wait are served in the order in which this coordinator received them. A place in line is taken before
+//! anything is awaited, and kept through failures that pass; it ends with the grant, with `lock_held` at the end of `wait_ms`,
+//! or with a refusal that is final. One who does not wait may find the lock free and take it.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use holdfast_protocol::lock::{self, Asked, LockDecision};
 use holdfast_protocol::reply::Grant;
 use holdfast_protocol::request::Acquire;
-use holdfast_protocol::{Error, Reason, Revision, SessionKey, SessionRecord};
+use holdfast_protocol::{Error, Reason, RequestId, Revision, SessionKey, SessionRecord};
 use tokio::time::Instant;
 
 use crate::answer::Answer;
 use crate::call::{Call, Incoming, now};
-use crate::change::{self, Change, Done, NotDone};
+use crate::change::{self, Change, Done, NotDone, Wrote};
 use crate::error;
+use crate::grants::{Granted, is_imported};
 use crate::handle::lock::finish;
 use crate::hub::Hub;
 use crate::past::Past;
 use crate::waiters::{self, Waiting};
 
+/// The pause before the first in line tries again after a failure that passes.
+const RETRY: Duration = Duration::from_millis(100);
+
 impl Change for Acquire {
     type Reply = Grant;
-    const LOOKS_BACK_FIRST: bool = false;
 
     fn decide(&self, record: &SessionRecord, revision: Revision, asked: &Asked<'_>) -> LockDecision<Grant> {
         lock::acquire(record, revision, self, asked)
@@ -31,55 +36,103 @@ impl Change for Acquire {
     fn replay(&self, past: &Past, asked: &Asked<'_>) -> Option<Grant> {
         past.grant(asked).filter(|grant| grant.owner == self.owner)
     }
+
+    fn note(&self, record: &SessionRecord, asked: &Asked<'_>) -> Option<SessionRecord> {
+        let is_copy = record
+            .lock
+            .as_ref()
+            .is_some_and(|lock| lock.request_id.as_ref() == Some(asked.request_id) && lock.nonce != asked.nonce);
+        if is_copy { lock::asked_again(record) } else { None }
+    }
 }
 
 type Outcome = Result<Done<Grant>, NotDone>;
 
-/// Takes the lock, or waits for it.
-pub(crate) async fn acquire(hub: &Hub, key: &SessionKey, incoming: &Incoming) -> Result<Answer, Error> {
-    let (request, call) = incoming.parse::<Acquire>(&hub.config.limits)?;
-    let wait = Duration::from_millis(request.wait_ms.unwrap_or(0));
-    // With a token there is nothing to wait for but one's own lock, which the first try answers.
-    let outcome = if wait.is_zero() || request.expected_token.is_some() {
-        change::make(hub, key, &call, &request).await
-    } else {
-        // The place in line is taken before anything is awaited: that is the order of arrival.
-        let waiting = waiters::join(hub, key, call.arrived)?;
-        incoming.step_aside();
-        in_line(hub, key, &request, &call, waiting, call.arrived + wait).await?
-    };
-    Answer::of(&finish(hub, key, &call, outcome).await?)
+/// An acquire that was read, with its place in line if it is to wait.
+pub(crate) struct Acquiring {
+    request: Acquire,
+    call: Call,
+    place: Option<(Waiting, Instant)>,
 }
 
-fn may_wait(outcome: &Outcome) -> bool {
-    matches!(outcome, Err(NotDone::Refused(refusal, _)) if refusal.reason == Reason::LockHeld)
+/// Reads the request, and takes its place in line. Awaits nothing.
+///
+/// # Errors
+/// `invalid_params`, and `busy` when too many wait.
+pub(crate) fn begin(hub: &Hub, key: &SessionKey, incoming: &Incoming) -> Result<Acquiring, Error> {
+    let (request, call) = incoming.parse::<Acquire>(&hub.config.limits)?;
+    let wait = Duration::from_millis(request.wait_ms.unwrap_or(0));
+    if !wait.is_zero() && request.ttl_ms.is_none() && is_imported(&incoming.reply) {
+        let why = "wait_ms needs ttl_ms over a service import: nobody can tell there whether the grant is heard";
+        return Err(Error::invalid(Reason::BadValue, why).detail("field", "wait_ms"));
+    }
+    // With a token there is nothing to wait for but one's own lock, which the first try answers.
+    let place = if wait.is_zero() || request.expected_token.is_some() {
+        None
+    } else {
+        Some((waiters::join(hub, key, &incoming.reply)?, call.arrived + wait))
+    };
+    Ok(Acquiring { request, call, place })
+}
+
+impl Acquiring {
+    /// Whether it may take as long as its client is willing to wait.
+    pub(crate) fn waits(&self) -> bool {
+        self.place.is_some()
+    }
+
+    /// Its idempotency key.
+    pub(crate) fn request_id(&self) -> &RequestId {
+        &self.call.request_id
+    }
+}
+
+/// Takes the lock, or waits for it.
+pub(crate) async fn acquire(hub: &Arc<Hub>, key: &SessionKey, acquiring: Acquiring) -> Result<Answer, Error> {
+    let Acquiring { request, call, place } = acquiring;
+    let outcome = match place {
+        None => change::make(hub, key, &call, &request).await,
+        Some((waiting, until)) => in_line(hub, key, &request, &call, waiting, until).await,
+    };
+    let is_new = outcome.as_ref().is_ok_and(|done| done.wrote == Wrote::Change);
+    let grant = finish(hub, &call, outcome).await?;
+    let answer = Answer::of(&grant)?;
+    // One that was answered before is not taken back: whoever heard the first answer has it.
+    let granted = is_new.then(|| Granted { key: key.clone(), lock_revision: grant.lock_revision });
+    Ok(Answer { granted, ..answer })
 }
 
 /// Waits for the turn, and tries when it has come, until `until`.
 async fn in_line(
-    hub: &Hub,
+    hub: &Arc<Hub>,
     key: &SessionKey,
     request: &Acquire,
     call: &Call,
     waiting: Waiting,
     until: Instant,
-) -> Result<Outcome, Error> {
+) -> Outcome {
     loop {
         let is_over = Instant::now() >= until;
-        if waiting.is_first() {
-            let outcome = change::make(hub, key, &call.again(), request).await;
-            if is_over || !may_wait(&outcome) {
-                return Ok(outcome);
+        let mut poll = hub.config.waiter_poll.mul_f64(rand::random_range(0.75..1.25));
+        if waiting.is_first() || was_granted_before(hub, key, request, call) {
+            match change::make(hub, key, &call.again(until), request).await {
+                Err(NotDone::Refused(refusal, known)) if refusal.reason == Reason::LockHeld && !is_over => {
+                    // Its lease may have nobody who counts it.
+                    hub.countdown.ask_soon(&known.record);
+                }
+                Err(NotDone::Failed(failure)) if failure.retryable && !is_over => {
+                    tracing::debug!(%key, %failure, "the first in line tries again");
+                    poll = RETRY;
+                }
+                outcome => return outcome,
             }
         } else if is_over {
-            return Ok(give_up(hub, key, request, &call.again()).await);
-        } else if let Some(outcome) = granted_before(hub, key, request, call) {
-            return Ok(outcome);
+            return give_up(hub, key, request, &call.again(until)).await;
         }
-        let poll = hub.config.waiter_poll.mul_f64(rand::random_range(0.75..1.25));
         tokio::select! {
             () = hub.leaving.cancelled() => {
-                return Err(error::busy(Reason::Draining, "this coordinator is leaving; ask again to wait at another"));
+                let why = "this coordinator is leaving; ask again to wait at another";
+                return Err(error::busy(Reason::Draining, why).into());
             }
             () = tokio::time::sleep_until(until.min(Instant::now() + poll)) => {}
             () = waiting.woken() => {}
@@ -87,12 +140,11 @@ async fn in_line(
     }
 }
 
-/// The grant that an earlier copy of the same request got, as far as the others of the line have read the record.
-fn granted_before(hub: &Hub, key: &SessionKey, request: &Acquire, call: &Call) -> Option<Outcome> {
-    let known = hub.records.cached(key)?;
+/// Whether an earlier copy of the same request has the lock, as far as the others of the line have read the record.
+fn was_granted_before(hub: &Hub, key: &SessionKey, request: &Acquire, call: &Call) -> bool {
+    let Some(known) = hub.records.cached(key) else { return false };
     let at = now();
-    let grant = call.asked(&at, &hub.secret).regrant(&known.record).filter(|grant| grant.owner == request.owner)?;
-    Some(Ok(Done { known, reply: grant, written: false }))
+    call.asked(&at, &hub.secret).regrant(&known.record).is_some_and(|grant| grant.owner == request.owner)
 }
 
 /// The conflict of one whose turn has not come in time. Should the lock be between two others of the line at this very

@@ -1,7 +1,8 @@
 //! `admin.takeover` and `admin.unlock`: an operator overrides a lock.
 //!
-//! Invariant: a late copy of an override does not override again. It would hit whoever has the lock by then, so an earlier
-//! copy is looked for first.
+//! Invariant: a late copy of an override does not override again: it would hit whoever has the lock by then.
+
+use std::sync::Arc;
 
 use holdfast_protocol::lock::{self, Asked, LockDecision};
 use holdfast_protocol::reply::{TakenOver, Unlocked};
@@ -10,7 +11,7 @@ use holdfast_protocol::{Error, Revision, SessionKey, SessionRecord};
 
 use crate::answer::Answer;
 use crate::call::Incoming;
-use crate::change::{self, Change};
+use crate::change::{self, Change, Wrote};
 use crate::handle::lock::finish;
 use crate::hub::Hub;
 use crate::leave;
@@ -18,7 +19,6 @@ use crate::past::Past;
 
 impl Change for Takeover {
     type Reply = TakenOver;
-    const LOOKS_BACK_FIRST: bool = true;
 
     fn decide(&self, record: &SessionRecord, revision: Revision, asked: &Asked<'_>) -> LockDecision<TakenOver> {
         lock::takeover(record, revision, self, asked)
@@ -31,7 +31,6 @@ impl Change for Takeover {
 
 impl Change for Unlock {
     type Reply = Unlocked;
-    const LOOKS_BACK_FIRST: bool = true;
 
     fn decide(&self, record: &SessionRecord, revision: Revision, asked: &Asked<'_>) -> LockDecision<Unlocked> {
         lock::unlock(record, revision, self, asked)
@@ -43,12 +42,12 @@ impl Change for Unlock {
 }
 
 /// Takes the lock from whoever holds it.
-pub(crate) async fn takeover(hub: &Hub, key: &SessionKey, incoming: &Incoming) -> Result<Answer, Error> {
+pub(crate) async fn takeover(hub: &Arc<Hub>, key: &SessionKey, incoming: &Incoming) -> Result<Answer, Error> {
     let (request, call) = incoming.parse::<Takeover>(&hub.config.limits)?;
-    let call = call.of_operator();
+    let call = call.urgent();
     let outcome = change::make(hub, key, &call, &request).await;
-    let known = outcome.as_ref().ok().filter(|done| done.written).map(|done| done.known.clone());
-    let answer = Answer::of(&finish(hub, key, &call, outcome).await?);
+    let known = outcome.as_ref().ok().filter(|done| done.wrote == Wrote::Change).map(|done| done.known.clone());
+    let answer = Answer::of(&finish(hub, &call, outcome).await?);
     // The takeover is done, whatever becomes of this; whoever asked is to hear of it in time.
     if let Some(known) = known
         && tokio::time::timeout(call.left() / 2, leave::silent(hub, &known, &call)).await.is_err()
@@ -59,9 +58,9 @@ pub(crate) async fn takeover(hub: &Hub, key: &SessionKey, incoming: &Incoming) -
 }
 
 /// Frees the lock, whoever holds it.
-pub(crate) async fn unlock(hub: &Hub, key: &SessionKey, incoming: &Incoming) -> Result<Answer, Error> {
+pub(crate) async fn unlock(hub: &Arc<Hub>, key: &SessionKey, incoming: &Incoming) -> Result<Answer, Error> {
     let (request, call) = incoming.parse::<Unlock>(&hub.config.limits)?;
-    let call = call.of_operator();
+    let call = call.urgent();
     let outcome = change::make(hub, key, &call, &request).await;
-    Answer::of(&finish(hub, key, &call, outcome).await?)
+    Answer::of(&finish(hub, &call, outcome).await?)
 }

@@ -21,6 +21,7 @@ use crate::answer::Answer;
 use crate::cache::Known;
 use crate::call::{Call, Incoming};
 use crate::decide::{self, Blank, OpenDecision, Standing};
+use crate::error;
 use crate::hub::Hub;
 use crate::past::is_made_by;
 use crate::place;
@@ -123,7 +124,13 @@ async fn attempt(hub: &Hub, wanted: &Wanted, call: &Call, guess: Option<Found>) 
         (None, None) => hub.records.read(key, call.deadline).await?,
     };
     match (decide::open(&found, wanted.mode, key, wanted.file.as_ref()), found) {
-        (OpenDecision::Create { expected, mark }, _) => create(hub, wanted, call, expected, mark).await,
+        (OpenDecision::Create { expected, mark }, _) => {
+            // What this very request opened once, and is over, is not opened again.
+            match opened_before(hub, key, expected, call).await? {
+                Some(_) => Err(error::no_session(key)),
+                None => create(hub, wanted, call, expected, mark).await,
+            }
+        }
         (OpenDecision::Existing, Found::Record(known)) => Ok(Step::Existing(known)),
         (OpenDecision::Refuse(refusal), Found::Record(known)) => {
             if was_opened_by(hub, &known, call).await? {
@@ -216,17 +223,28 @@ async fn existing(hub: &Hub, wanted: &Wanted, known: Known, call: &Call) -> Resu
 }
 
 /// Whether an earlier copy of this request opened the session that is there.
+///
+/// # Errors
+/// `no_session` when it opened an earlier one, which is over.
 async fn was_opened_by(hub: &Hub, known: &Known, call: &Call) -> Result<bool, Error> {
-    const OPENED: &[EventType] = &[EventType::SessionOpened];
-    if !call.by_caller {
-        return Ok(false);
-    }
-    if is_made_by(&known.record, &call.request_id, OPENED) {
+    let key = known.record.key();
+    if call.by_caller && is_made_by(&known.record, &call.request_id, &[EventType::SessionOpened]) {
         return Ok(true);
     }
-    let past = hub.records.past(&known.record.key(), known.revision, call.deadline).await?;
-    // An earlier session of the same id is not this one.
-    Ok(past.made_by(&call.request_id, OPENED).is_some_and(|opened| opened.log_after == known.record.log_after))
+    match opened_before(hub, &key, known.revision, call).await? {
+        None => Ok(false),
+        Some(life) if life == known.record.log_after => Ok(true),
+        Some(_) => Err(error::no_session(&key)),
+    }
+}
+
+/// Which life of the session `key` an earlier copy of this request opened, as far as its record's revisions up to `revision` say.
+async fn opened_before(hub: &Hub, key: &SessionKey, revision: Revision, call: &Call) -> Result<Option<u64>, Error> {
+    if !call.by_caller || revision == Revision(0) {
+        return Ok(None);
+    }
+    let past = hub.records.past(key, revision, call.deadline).await?;
+    Ok(past.opened_by(&call.request_id).map(|opened| opened.log_after))
 }
 
 #[cfg(test)]

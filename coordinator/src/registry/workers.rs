@@ -3,7 +3,7 @@
 //! Invariant: only this machine's monotonic clock is used, counted from when a lease was seen to change, and only while
 //! leases could be read: an outage of JetStream makes nobody look dead.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, VecDeque};
 use std::time::Duration;
 
 use holdfast_protocol::id::WorkspaceName;
@@ -36,13 +36,21 @@ pub(crate) enum Liveness {
     Live,
     /// Its lease says so, but nobody listens for it.
     Suspect,
-    /// Its lease is gone, stands still, or belongs to a later start of the worker.
+    /// Its lease is gone, stands still, or was followed by that of another start of the worker.
     Gone,
+    /// The worker's lease names another start, and this one was never seen: an earlier one, or one that another coordinator
+    /// knows of. Only asking it tells.
+    Unknown,
 }
+
+/// How many earlier starts of a worker are remembered.
+const EARLIER: usize = 16;
 
 #[derive(Debug)]
 struct Entry {
     lease: WorkerLease,
+    /// Starts whose leases were seen before this one's, the latest last.
+    earlier: VecDeque<Boot>,
     revision: Revision,
     changed_at: Instant,
     missing_since: Option<Instant>,
@@ -133,6 +141,7 @@ impl Workers {
                 unheard: None,
                 was_gone: false,
                 probed_at: None,
+                earlier: VecDeque::new(),
                 lease: lease.clone(),
             };
             self.entries.insert(lease.worker, entry);
@@ -143,6 +152,13 @@ impl Workers {
             return false;
         }
         let restarted = entry.lease.boot != lease.boot;
+        if restarted {
+            entry.earlier.retain(|boot| *boot != lease.boot);
+            entry.earlier.push_back(entry.lease.boot);
+            if entry.earlier.len() > EARLIER {
+                entry.earlier.pop_front();
+            }
+        }
         entry.revision = revision;
         entry.lease = lease;
         entry.changed_at = now;
@@ -236,13 +252,13 @@ impl Workers {
             let watched = since.map_or(Duration::ZERO, |since| now.saturating_duration_since(since));
             return if watched >= self.grace { Liveness::Gone } else { Liveness::Live };
         };
-        // Boots are UUIDv7. A later one than the lease's was placed by a coordinator that knows more.
-        if owner.boot > entry.lease.boot {
-            Liveness::Live
-        } else if owner.boot != entry.lease.boot || entry.is_gone(now, self.ttl, self.grace) {
+        // Which of two starts came first is not told by their ids, which another machine's clock made.
+        if owner.boot == entry.lease.boot {
+            if entry.is_gone(now, self.ttl, self.grace) { Liveness::Gone } else { Liveness::Live }
+        } else if entry.earlier.contains(&owner.boot) {
             Liveness::Gone
         } else {
-            Liveness::Live
+            Liveness::Unknown
         }
     }
 
@@ -250,7 +266,7 @@ impl Workers {
     /// until a message finds nobody there.
     pub(crate) fn is_lost(&self, owner: &Owner) -> bool {
         match self.liveness(owner) {
-            Liveness::Live => false,
+            Liveness::Live | Liveness::Unknown => false,
             Liveness::Suspect => true,
             Liveness::Gone => self.live().any(|lease| lease.state == WorkerState::Ready),
         }
@@ -424,7 +440,12 @@ mod tests {
         assert!(workers.learn(vec![(Revision(3), lease("w1", 7)), (Revision(2), lease("w2", 6))], second(start, 1)));
         assert_eq!(workers.liveness(&owner("w1", 5)), Liveness::Gone);
         assert_eq!(workers.liveness(&owner("w1", 7)), Liveness::Live);
-        assert_eq!(workers.liveness(&owner("w1", 8)), Liveness::Live, "another coordinator knows more");
+        for never_seen in [4, 8] {
+            assert_eq!(workers.liveness(&owner("w1", never_seen)), Liveness::Unknown, "only asking it tells");
+            assert!(!workers.is_lost(&owner("w1", never_seen)), "another coordinator may know more");
+        }
+        assert!(gone(&mut workers, &owner("w1", 4), second(start, 2)), "nobody listens for it");
+        assert_eq!(workers.liveness(&owner("w1", 4)), Liveness::Suspect);
     }
 
     #[test]
@@ -510,7 +531,7 @@ mod tests {
     fn a_process_without_a_lease_is_suspect_once_nobody_listens_for_it_until_its_lease_is_there() {
         let (mut workers, start) = fleet();
         for stranger in [owner("w1", 9), owner("w3", 5)] {
-            assert_eq!(workers.liveness(&stranger), Liveness::Live, "this coordinator may know too little");
+            assert!(!workers.is_lost(&stranger), "this coordinator may know too little");
             assert!(gone(&mut workers, &stranger, start));
             assert_eq!(workers.liveness(&stranger), Liveness::Suspect);
         }

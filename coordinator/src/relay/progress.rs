@@ -155,6 +155,9 @@ impl Progress {
             let said = self.translator.translate(&hub.store, input).await;
             let said = said.map_err(|error| RelayError::Read(error.to_string()))?;
             announcements.extend(said.into_iter().map(|announcement| (key.clone(), announcement)));
+            if let Some(record) = self.translator.last_record(input) {
+                hub.countdown.see(&record);
+            }
             // Should publishing fail, this memory goes with the relay's life.
             self.translator.was_announced(input);
         }

@@ -173,6 +173,14 @@ impl Translator {
         self.frames.insert(key.clone(), until);
     }
 
+    /// The record that `input` is a revision of, if that parses.
+    pub(super) fn last_record(&self, input: &Input) -> Option<Arc<SessionRecord>> {
+        match &input.what {
+            What::Record(key, _) => self.records.get(key),
+            What::Frame(_) | What::Other => None,
+        }
+    }
+
     /// `input` was announced, and whatever its snapshot carries on.
     pub(super) fn was_announced(&self, input: &Input) {
         if let What::Frame(key) = &input.what {
@@ -332,6 +340,7 @@ mod tests {
             previous_owner: None,
             previous_worker: None,
             request_id: None,
+            unheard: false,
         });
         let said = say(&translator, &input(1, by_us(Writer::Holdfast), opened.to_json())).await;
         assert_eq!(ids(&said), [("S:1", "session.opened"), ("S:1:1", "session.activated")]);

@@ -1,0 +1,162 @@
+//! How much may be under way at once: requests and their bytes, of all clients together and of each.
+//!
+//! Invariant: what is admitted is bounded in number and in bytes, and one client connection cannot use up the whole of either,
+//! so that a client that floods is refused as busy and the others are not.
+//!
+//! A client connection is told by what its reply subjects have in common: libraries make them below one inbox per connection.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use holdfast_protocol::{Error, Reason};
+
+use crate::config::Config;
+use crate::error;
+
+/// The connection behind a reply subject: all but its last token. A subject without a further token is a client of its own.
+pub(crate) fn client_of(reply: &str) -> &str {
+    match reply.rsplit_once('.') {
+        Some((inbox, _)) if inbox.contains('.') => inbox,
+        _ => reply,
+    }
+}
+
+/// Requests and bytes.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+struct Load {
+    requests: usize,
+    bytes: usize,
+}
+
+impl Load {
+    fn with(self, bytes: usize) -> Self {
+        Self { requests: self.requests + 1, bytes: self.bytes + bytes }
+    }
+
+    fn without(self, bytes: usize) -> Self {
+        Self { requests: self.requests - 1, bytes: self.bytes - bytes }
+    }
+
+    fn is_within(self, most: Self) -> bool {
+        self.requests <= most.requests && self.bytes <= most.bytes
+    }
+}
+
+#[derive(Debug, Default)]
+struct Loads {
+    all: Load,
+    by_client: HashMap<Box<str>, Load>,
+}
+
+/// What is under way.
+#[derive(Debug)]
+pub(crate) struct Admission {
+    most: Load,
+    most_of_client: Load,
+    loads: Mutex<Loads>,
+}
+
+/// One admitted request; dropping it makes room.
+#[derive(Debug)]
+pub(crate) struct Admitted {
+    admission: Arc<Admission>,
+    client: Box<str>,
+    bytes: usize,
+}
+
+impl Admission {
+    pub(crate) fn new(config: &Config) -> Arc<Self> {
+        let most = Load { requests: config.max_in_flight, bytes: config.max_bytes_in_flight };
+        let share = |of: usize| (of / 100 * config.client_share_percent).max(1);
+        // One request of the largest size is always within a share.
+        let bytes = share(most.bytes).max(config.limits.request_bytes);
+        let most_of_client = Load { requests: share(most.requests), bytes };
+        Arc::new(Self { most, most_of_client, loads: Mutex::default() })
+    }
+
+    // Every change leaves the sums whole.
+    fn loads(&self) -> MutexGuard<'_, Loads> {
+        self.loads.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Takes in a request of `bytes` that wants its answer at `reply`.
+    ///
+    /// # Errors
+    /// `busy` / `mailbox_full` when too much is under way.
+    pub(crate) fn admit(self: &Arc<Self>, reply: &str, bytes: usize) -> Result<Admitted, Error> {
+        let client = client_of(reply);
+        let mut loads = self.loads();
+        let (all, own) = (loads.all.with(bytes), loads.by_client.get(client).copied().unwrap_or_default().with(bytes));
+        if !own.is_within(self.most_of_client) {
+            return Err(error::busy(Reason::MailboxFull, "this client has too many requests under way"));
+        }
+        if !all.is_within(self.most) {
+            return Err(error::busy(Reason::MailboxFull, "this coordinator has too many requests under way"));
+        }
+        loads.all = all;
+        loads.by_client.insert(client.into(), own);
+        Ok(Admitted { admission: self.clone(), client: client.into(), bytes })
+    }
+}
+
+impl Drop for Admitted {
+    fn drop(&mut self) {
+        let mut loads = self.admission.loads();
+        loads.all = loads.all.without(self.bytes);
+        let Some(own) = loads.by_client.get_mut(&self.client) else { return };
+        *own = own.without(self.bytes);
+        if *own == Load::default() {
+            loads.by_client.remove(&self.client);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn admission() -> Arc<Admission> {
+        let mut config =
+            Config { max_in_flight: 100, max_bytes_in_flight: 10_000, client_share_percent: 25, ..Config::default() };
+        config.limits.request_bytes = 1_000;
+        Admission::new(&config)
+    }
+
+    #[test]
+    fn a_connection_is_told_by_its_inbox() {
+        assert_eq!(client_of("_INBOX.abc.1"), "_INBOX.abc");
+        assert_eq!(client_of("_INBOX.abc.def.2"), "_INBOX.abc.def");
+        assert_eq!(client_of("_INBOX.once"), "_INBOX.once", "an inbox per request tells nothing");
+        assert_eq!(client_of("reply"), "reply");
+    }
+
+    #[test]
+    fn a_client_that_floods_is_refused_and_others_are_not() {
+        let admission = admission();
+        let mut flood: Vec<Admitted> = Vec::new();
+        let refusal = loop {
+            match admission.admit(&format!("_INBOX.flood.{}", flood.len()), 10) {
+                Ok(admitted) => flood.push(admitted),
+                Err(refusal) => break refusal,
+            }
+        };
+        assert_eq!((refusal.reason, flood.len()), (Reason::MailboxFull, 25));
+        let other = admission.admit("_INBOX.other.1", 1_000).unwrap();
+        drop(flood.pop());
+        assert!(admission.admit("_INBOX.flood.x", 10).is_ok(), "there is room again");
+        drop((flood, other));
+        assert!(admission.loads().by_client.is_empty() && admission.loads().all == Load::default());
+    }
+
+    #[test]
+    fn bytes_are_bounded_of_each_and_of_all() {
+        let admission = admission();
+        let large: Vec<Admitted> = (0..2).map(|n| admission.admit(&format!("_INBOX.a.{n}"), 1_000).unwrap()).collect();
+        assert!(admission.admit("_INBOX.a.2", 1_000).is_err(), "2,500 bytes are a share");
+        let others: Vec<Admitted> =
+            (0..8).map(|n| admission.admit(&format!("_INBOX.b{n}.1"), 1_000).unwrap()).collect();
+        assert!(admission.admit("_INBOX.c.1", 1).is_err(), "10,000 bytes are all");
+        drop((large, others));
+        assert!(admission.admit("_INBOX.c.1", 1).is_ok());
+    }
+}

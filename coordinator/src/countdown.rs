@@ -1,0 +1,287 @@
+//! Leases of locks that may have nobody who counts them down: whose session has no agent, or whose agent was never told.
+//!
+//! The agent of a session keeps the lease of its lock on its own clock. This file only sees to it that one does: when a lease
+//! should have run out, or somebody waits for the lock, the record is read and its agent asked. Where no agent is there to
+//! answer, the lease is counted here, in full from then on, and freed by compare-and-set.
+//!
+//! Invariant: a lock may live longer than asked, never shorter. One is freed here only after its whole lease passed while its
+//! session had no owner, or an owner that nobody listens for or whose own lease is gone. A worker that stands still and holds
+//! its lease is waited for. Any number of coordinators may count the same lock.
+
+use std::collections::{BTreeSet, HashMap};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use futures_util::StreamExt;
+use futures_util::stream::FuturesUnordered;
+use holdfast_protocol::record::Lock;
+use holdfast_protocol::{Activation, SessionKey, SessionRecord, lock};
+use tokio::sync::Notify;
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+
+use crate::agent::{self, Counting};
+use crate::cache::Known;
+use crate::call::Call;
+use crate::handle::lock::tell;
+use crate::hub::Hub;
+use crate::records::CommitError;
+
+/// How many locks are watched at most. The sweep brings back what did not fit.
+const MOST: usize = 262_144;
+/// How many are looked at side by side.
+const SIDE_BY_SIDE: usize = 32;
+/// The longest that the agent's own count is given before it is asked.
+const SLACK: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(2));
+/// When to look again after one that told nothing.
+const AGAIN: Duration = Duration::from_millis(500);
+
+/// Locks that are watched, by when to look at them.
+#[derive(Default)]
+pub(crate) struct Countdown {
+    watched: Mutex<Watched>,
+    changed: Notify,
+}
+
+#[derive(Default)]
+struct Watched {
+    by_key: HashMap<SessionKey, Watch>,
+    due: BTreeSet<(Instant, SessionKey)>,
+}
+
+/// One watched lock.
+#[derive(Clone, Copy, Debug)]
+struct Watch {
+    lock_revision: u64,
+    at: Instant,
+    /// Since when nobody counts it, and for which assignment of the session that was found.
+    orphaned: Option<(Instant, Option<Activation>)>,
+}
+
+impl Watched {
+    fn set(&mut self, key: &SessionKey, watch: Watch) {
+        if let Some(before) = self.by_key.insert(key.clone(), watch) {
+            self.due.remove(&(before.at, key.clone()));
+        }
+        self.due.insert((watch.at, key.clone()));
+    }
+
+    fn remove(&mut self, key: &SessionKey) {
+        if let Some(before) = self.by_key.remove(key) {
+            self.due.remove(&(before.at, key.clone()));
+        }
+    }
+
+    fn take_due(&mut self, now: Instant) -> Option<(SessionKey, Watch)> {
+        let (at, key) = self.due.first().filter(|(at, _)| *at <= now).cloned()?;
+        self.due.remove(&(at, key.clone()));
+        self.by_key.get(&key).copied().map(|watch| (key, watch))
+    }
+}
+
+fn leased(record: &SessionRecord) -> Option<(&Lock, Duration)> {
+    let lock = record.lock.as_ref()?;
+    Some((lock, Duration::from_millis(lock.ttl_ms?)))
+}
+
+impl Countdown {
+    // Every change leaves both sides whole.
+    fn watched(&self) -> MutexGuard<'_, Watched> {
+        self.watched.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// A revision of a record, as the relay or the sweep reads it.
+    pub(crate) fn see(&self, record: &SessionRecord) {
+        let key = record.key();
+        let Some((lock, ttl)) = leased(record) else {
+            self.watched().remove(&key);
+            return;
+        };
+        self.watch(&key, lock.revision, Instant::now() + ttl + slack(ttl));
+    }
+
+    /// Somebody waits for the lock of `record`: whether anybody counts it is to be found out now.
+    pub(crate) fn ask_soon(&self, record: &SessionRecord) {
+        if let Some((lock, _)) = leased(record) {
+            self.watch(&record.key(), lock.revision, Instant::now());
+        }
+    }
+
+    fn watch(&self, key: &SessionKey, lock_revision: u64, at: Instant) {
+        let mut watched = self.watched();
+        match watched.by_key.get(key) {
+            // It is being counted already, and not later than this.
+            Some(watch) if watch.lock_revision == lock_revision && (watch.orphaned.is_some() || watch.at <= at) => {
+                return;
+            }
+            None if watched.by_key.len() >= MOST => return,
+            _ => {}
+        }
+        watched.set(key, Watch { lock_revision, at, orphaned: None });
+        self.changed.notify_one();
+    }
+
+    fn next_due(&self) -> Option<Instant> {
+        self.watched().due.first().map(|(at, _)| *at)
+    }
+
+    /// What came of looking at `key`, unless it was seen with another lock meanwhile.
+    fn settle(&self, key: &SessionKey, looked_at: Watch, next: Option<Watch>) {
+        let mut watched = self.watched();
+        let is_same = watched.by_key.get(key).is_some_and(|watch| watch.lock_revision == looked_at.lock_revision);
+        match next {
+            _ if !is_same => {}
+            Some(next) => watched.set(key, next),
+            None => watched.remove(key),
+        }
+    }
+}
+
+fn slack(ttl: Duration) -> Duration {
+    (ttl / 10).clamp(SLACK.0, SLACK.1)
+}
+
+/// Looks at what is due, until `cancel`.
+pub(crate) async fn run(hub: Arc<Hub>, cancel: CancellationToken) {
+    let mut looks = FuturesUnordered::new();
+    loop {
+        while looks.len() < SIDE_BY_SIDE {
+            let due = hub.countdown.watched().take_due(Instant::now());
+            let Some((key, watch)) = due else { break };
+            let hub = hub.clone();
+            looks.push(async move {
+                let next = look(&hub, &key, watch).await;
+                hub.countdown.settle(&key, watch, next);
+            });
+        }
+        let is_full = looks.len() >= SIDE_BY_SIDE;
+        let due = hub.countdown.next_due();
+        let is_due = async {
+            match due {
+                Some(at) => tokio::time::sleep_until(at).await,
+                None => std::future::pending().await,
+            }
+        };
+        tokio::select! {
+            () = cancel.cancelled() => return,
+            Some(()) = looks.next() => {}
+            () = is_due, if !is_full => {}
+            () = hub.countdown.changed.notified() => {}
+        }
+    }
+}
+
+/// Looks at one lock; when to look again, if at all.
+async fn look(hub: &Hub, key: &SessionKey, watch: Watch) -> Option<Watch> {
+    let call = Call::own(hub.config.request_timeout).urgent();
+    let known = match hub.records.read_record(key, call.deadline).await {
+        Ok(known) => known,
+        Err(error) if error.retryable => return Some(Watch { at: Instant::now() + AGAIN, ..watch }),
+        // Gone, or to be repaired by an operator.
+        Err(_) => return None,
+    };
+    let (lock, ttl) = leased(&known.record)?;
+    if lock.revision != watch.lock_revision {
+        let at = Instant::now() + ttl + slack(ttl);
+        return Some(Watch { lock_revision: lock.revision, at, orphaned: None });
+    }
+    let now = Instant::now();
+    let later = |pause: Duration| Some(Watch { at: Instant::now() + pause, orphaned: None, ..watch });
+    match counting(hub, &known).await {
+        Counting::For(left) => later(left + slack(ttl)),
+        Counting::Untold | Counting::Silent => later(AGAIN),
+        Counting::Nobody => {
+            let activation = known.record.owner.as_ref().map(|owner| owner.activation);
+            match watch.orphaned.filter(|(_, found)| *found == activation) {
+                None => Some(Watch { at: now + ttl, orphaned: Some((now, activation)), ..watch }),
+                Some((since, _)) if since.elapsed() < ttl => Some(Watch { at: since + ttl, ..watch }),
+                Some(_) => free(hub, key, &known, &call).await.then(|| Watch { at: now + AGAIN, ..watch }),
+            }
+        }
+    }
+}
+
+/// Who counts the lock of `known`.
+async fn counting(hub: &Hub, known: &Known) -> Counting {
+    let Some(owner) = &known.record.owner else { return Counting::Nobody };
+    match agent::counting(hub, known, owner).await {
+        Counting::Silent if hub.registry.is_gone(owner) => Counting::Nobody,
+        counting => counting,
+    }
+}
+
+/// Frees the lock; whether it is still to be done.
+async fn free(hub: &Hub, key: &SessionKey, known: &Known, call: &Call) -> bool {
+    let Some((held, _)) = leased(&known.record) else { return false };
+    let Some(next) = lock::expire(&known.record, held.revision) else { return false };
+    let written = {
+        let _lane = hub.records.lane(key).await;
+        hub.records.commit(key, known.revision, next, call).await
+    };
+    match written {
+        Ok(known) => {
+            tracing::info!(%key, "a lock whose session has no agent ran out");
+            tell(hub, &known).await;
+            false
+        }
+        Err(CommitError::Moved | CommitError::Behind(_) | CommitError::Failed(_)) => true,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::fixture;
+
+    fn locked(lock_revision: u64, ttl_ms: Option<u64>) -> SessionRecord {
+        let mut record = fixture::passive("s1");
+        record.lock_revision = lock_revision;
+        record.lock = Some(
+            serde_json::from_value(serde_json::json!({"owner": "a", "revision": lock_revision, "ttl_ms": ttl_ms}))
+                .unwrap(),
+        );
+        record
+    }
+
+    fn due(countdown: &Countdown) -> Option<(u64, Instant)> {
+        let watched = countdown.watched();
+        assert_eq!(watched.by_key.len(), watched.due.len());
+        watched.by_key.values().next().map(|watch| (watch.lock_revision, watch.at))
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_lease_is_looked_at_when_it_should_be_over_and_at_once_for_who_waits() {
+        let countdown = Countdown::default();
+        let now = Instant::now();
+        countdown.see(&locked(1, Some(10_000)));
+        assert_eq!(due(&countdown), Some((1, now + Duration::from_secs(11))));
+        countdown.see(&locked(1, Some(10_000)));
+        countdown.ask_soon(&locked(1, Some(10_000)));
+        assert_eq!(due(&countdown), Some((1, now)));
+        countdown.see(&locked(3, Some(1_000)));
+        assert_eq!(due(&countdown), Some((3, now + Duration::from_millis(1_100))), "another lock is another lease");
+        countdown.see(&locked(4, None));
+        assert_eq!(due(&countdown), None, "it has no lease");
+        countdown.see(&locked(5, Some(1_000)));
+        countdown.see(&fixture::passive("s1"));
+        assert_eq!(due(&countdown), None, "it is free");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn who_waits_does_not_begin_a_count_anew() {
+        let countdown = Countdown::default();
+        let key = fixture::key("s1");
+        countdown.ask_soon(&locked(1, Some(10_000)));
+        let (_, watch) = countdown.watched().take_due(Instant::now()).unwrap();
+        let orphaned = Some((Instant::now(), None));
+        let counted = Watch { at: Instant::now() + Duration::from_secs(10), orphaned, ..watch };
+        countdown.settle(&key, watch, Some(counted));
+        countdown.ask_soon(&locked(1, Some(10_000)));
+        assert_eq!(due(&countdown), Some((1, counted.at)));
+        // A new lock was seen while the old one was looked at.
+        countdown.see(&locked(3, Some(1_000)));
+        let at = due(&countdown);
+        countdown.settle(&key, watch, None);
+        assert_eq!(due(&countdown), at);
+    }
+}

@@ -1,0 +1,140 @@
+//! Grants that nobody heard: they are taken back, and the lock goes on to the next one in line.
+//!
+//! A grant is published with a reply subject of this coordinator. Where nobody listens to the grant, nats-server answers there
+//! with 503 (no responders), one round trip later. Each of these subjects is known to the receiver of its grant alone, so that
+//! nobody can have another's grant taken back.
+//!
+//! Deliberately absent: requesters behind a service import. The server answers for them, so nobody can tell; see
+//! [`is_imported`].
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use async_nats::{StatusCode, Subject, Subscriber};
+use futures_util::StreamExt;
+use holdfast_protocol::{SessionKey, lock};
+use uuid::Uuid;
+
+use crate::call::Call;
+use crate::error::StartError;
+use crate::handle::lock::tell;
+use crate::hub::Hub;
+use crate::records::CommitError;
+
+/// How long the server's word may take to come. It comes in one round trip; this only bounds the memory.
+const REMEMBERED: Duration = Duration::from_secs(30);
+/// How many grants are remembered.
+const MOST: u64 = 65_536;
+/// How often it is tried to take one back while storage is away.
+const TRIES: u32 = 60;
+/// The pause between two tries.
+const PAUSE: Duration = Duration::from_millis(500);
+
+/// One grant of a lock.
+#[derive(Clone, Debug)]
+pub(crate) struct Granted {
+    /// Of which session.
+    pub(crate) key: SessionKey,
+    /// Which one.
+    pub(crate) lock_revision: u64,
+}
+
+/// The grants that were answered a moment ago.
+pub(crate) struct Grants {
+    /// What their reply subjects begin with.
+    prefix: String,
+    recent: moka::sync::Cache<String, Granted>,
+}
+
+impl Grants {
+    pub(crate) fn new(inbox: &str) -> Self {
+        let recent = moka::sync::Cache::builder().max_capacity(MOST).time_to_live(REMEMBERED).build();
+        Self { prefix: format!("{inbox}."), recent }
+    }
+
+    /// The reply subject for the answer that has this grant.
+    pub(crate) fn expect(&self, granted: Granted) -> Subject {
+        let name = Uuid::new_v4().simple().to_string();
+        let subject = format!("{}{name}", self.prefix).into();
+        self.recent.insert(name, granted);
+        subject
+    }
+
+    fn unheard(&self, subject: &str) -> Option<Granted> {
+        self.recent.remove(subject.strip_prefix(&self.prefix)?)
+    }
+}
+
+/// Whether a request with this reply subject came over a service import, where the server listens in its asker's place.
+pub(crate) fn is_imported(reply: &str) -> bool {
+    reply.starts_with("_R_.")
+}
+
+/// Subscribes to the words about grants.
+///
+/// # Errors
+/// [`StartError`] when the connection takes no subscriptions.
+pub(crate) async fn subscribe(hub: &Hub) -> Result<Subscriber, StartError> {
+    let subject = format!("{}*", hub.grants.prefix);
+    hub.client.subscribe(subject.clone()).await.map_err(|source| StartError::Subscribe { subject, source })
+}
+
+/// Takes back what nobody heard, for as long as there may be any.
+pub(crate) async fn watch(hub: Arc<Hub>, mut words: Subscriber) {
+    while let Some(word) = words.next().await {
+        if word.status != Some(StatusCode::NO_RESPONDERS) {
+            continue;
+        }
+        if let Some(granted) = hub.grants.unheard(&word.subject) {
+            let task = take_back(hub.clone(), granted);
+            hub.tasks.spawn(hub.abort.clone().run_until_cancelled_owned(task));
+        }
+    }
+}
+
+async fn take_back(hub: Arc<Hub>, Granted { key, lock_revision }: Granted) {
+    for _ in 0..TRIES {
+        match try_take_back(&hub, &key, lock_revision).await {
+            Ok(()) => return,
+            Err(CommitError::Moved) => {}
+            Err(CommitError::Behind(_)) => tokio::time::sleep(PAUSE).await,
+            Err(CommitError::Failed(error)) => {
+                tracing::debug!(%key, %error, "a grant that nobody heard could not be taken back yet");
+                tokio::time::sleep(PAUSE).await;
+            }
+        }
+    }
+    tracing::warn!(%key, lock_revision, "a grant that nobody heard stays");
+}
+
+pub(crate) async fn try_take_back(hub: &Hub, key: &SessionKey, lock_revision: u64) -> Result<(), CommitError> {
+    let call = Call::own(hub.config.request_timeout).urgent();
+    let _lane = hub.records.lane(key).await;
+    // A cached record will do: the compare-and-set proves it.
+    let mut known = hub.records.record(key, call.deadline).await.map_err(CommitError::Failed)?;
+    if lock::take_back(&known.record, lock_revision).is_none() {
+        known = hub.records.read_record(key, call.deadline).await.map_err(CommitError::Failed)?;
+    }
+    let Some(next) = lock::take_back(&known.record, lock_revision) else { return Ok(()) };
+    let known = hub.records.commit(key, known.revision, next, &call).await?;
+    tracing::info!(%key, lock_revision, "whoever asked for the lock was gone; it is free again");
+    tell(hub, &known).await;
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::fixture;
+
+    #[test]
+    fn a_word_about_a_grant_counts_once_and_only_under_its_own_subject() {
+        let grants = Grants::new("_INBOX.x");
+        let granted = |lock_revision| Granted { key: fixture::key("s1"), lock_revision };
+        let (one, two) = (grants.expect(granted(1)), grants.expect(granted(2)));
+        assert!(grants.unheard("_INBOX.x.guessed").is_none() && grants.unheard("_INBOX.y.").is_none());
+        assert_eq!(grants.unheard(&two).unwrap().lock_revision, 2);
+        assert!(grants.unheard(&two).is_none());
+        assert_eq!(grants.unheard(&one).unwrap().lock_revision, 1);
+    }
+}
