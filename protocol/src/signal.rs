@@ -133,7 +133,11 @@ pub fn of_event(record: &SessionRecord, revision: Revision) -> Vec<Happening> {
     let happening =
         |kind: EventType, data| Happening { name: kind.as_str().to_owned(), request_id: request_id.clone(), data };
     let session = || {
-        session_data(record, revision, event.previous_worker.as_ref().map(ToString::to_string), event.reason.clone())
+        let previous_worker = event.previous_worker.as_ref().map(ToString::to_string);
+        let mut data = session_data(record, revision, previous_worker, event.reason.clone());
+        // Only where somebody asked and said who.
+        data.extend(event.actor.iter().map(|actor| ("actor".to_owned(), json!(actor))));
+        data
     };
     match event.kind {
         EventType::SessionOpened if record.owner.is_some() => {
