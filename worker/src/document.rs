@@ -140,7 +140,8 @@ impl Document {
 }
 
 fn not_replayable(why: &str) -> Error {
-    Error::new(Reason::RecordInvalid, format!("a change in the log cannot be made: {why}"))
+    // An edit of the record repairs no log.
+    Error::new(Reason::RecordInvalid, format!("a change in the log cannot be made: {why}")).advise(&[])
 }
 
 fn raw<T: Serialize>(value: &T) -> Box<RawValue> {

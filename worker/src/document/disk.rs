@@ -12,7 +12,7 @@ use holdfast_protocol::{Error, SessionId};
 use serde_json::value::RawValue;
 use serde_json::{Value, json};
 
-use super::file::{Baseline, File, Found};
+use super::file::{Baseline, File, Found, Seen};
 use super::saving::saved;
 use super::state::State;
 use super::{Document, DocumentChange, Stamp, raw};
@@ -22,6 +22,7 @@ impl Document {
     pub(super) fn file(&self) -> Result<&Arc<File>, Error> {
         self.file.as_ref().ok_or_else(|| {
             Error::new(Reason::NoFile, format!("session {} has no file", self.id))
+                .advise(&[])
                 .detail("session_id", self.id.as_str())
         })
     }
@@ -103,7 +104,10 @@ impl Document {
         let stamp = self.state.unsaved.as_ref();
         let since = stamp.map(|stamp| format!(", since {}", stamp.at)).unwrap_or_default();
         let message = format!("session {} has changes that its file does not have{since}", self.id);
+        // A save that is not told to overwrite is refused while the file is something else.
+        let save = if self.state.diverged.is_some() { "save_overwrite" } else { "save" };
         Error::new(Reason::UnsavedChanges, message)
+            .advise(&[save, "discard"])
             .detail("session_id", self.id.as_str())
             .detail("revision", self.state.revision)
             .detail("saved_revision", self.state.saved_revision)
@@ -141,13 +145,20 @@ impl Standpoint {
             Found::Nothing => ("was removed from disk by somebody else", None),
             Found::Link => ("is a symbolic link now", None),
             Found::Irregular => ("is not a regular file now", None),
-            Found::Unreadable => ("cannot be read now", None),
+            Found::Unreadable => ("cannot be read by this worker now", None),
             Found::File(seen) if expected.is_none() => ("was made on disk by somebody else", Some(seen)),
             Found::File(seen) => ("was changed on disk by somebody else", Some(seen)),
         };
         let message = format!("{} {what}, since this session read or wrote it", file.path());
         let text = |text: Option<&String>| text.cloned().map_or(Value::Null, Value::String);
+        let actions: &[&str] = match found {
+            Found::File(Seen { digest: Some(_), .. }) => &["load_discard", "save_overwrite", "read"],
+            // What cannot be loaded can still be replaced; a folder or a device cannot.
+            Found::File(_) | Found::Nothing | Found::Link | Found::Unreadable => &["save_overwrite", "read"],
+            Found::Irregular => &["read"],
+        };
         file.describe(Error::new(Reason::DiskDiverged, message))
+            .advise(actions)
             .detail("session_id", self.session.as_str())
             .detail("revision", self.revision)
             .detail("expected_digest", text(expected.map(|expected| &expected.digest)))
