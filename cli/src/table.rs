@@ -204,6 +204,11 @@ impl Shown for Edited {
     }
 }
 
+/// What became of other names of a file that was replaced.
+fn cut_off(names: u64) -> String {
+    format!("{names} other name{} of the file, with the old content", if names == 1 { "" } else { "s" })
+}
+
 impl Shown for Saved {
     fn shown(&self) -> String {
         Facts::new()
@@ -211,6 +216,7 @@ impl Shown for Saved {
             .add("revision", self.revision)
             .add("bytes", self.bytes)
             .add("digest", &self.digest)
+            .add_some("cut off", (self.links_cut > 0).then(|| cut_off(self.links_cut)))
             .shown()
     }
 }

@@ -62,7 +62,7 @@ const FILES: &[(&str, &[&str], Check)] = &[
     ("reply", &["lock.release"], reply::<Released>),
     ("reply", &["doc.get", "doc.get.diverged", "doc.load"], reply::<Document>),
     ("reply", &["doc.edit", "doc.undo", "doc.redo"], reply::<Edited>),
-    ("reply", &["doc.save"], reply::<Saved>),
+    ("reply", &["doc.save", "doc.save.links_cut"], reply::<Saved>),
     ("reply", &["admin.takeover", "admin.takeover.free"], reply::<TakenOver>),
     ("reply", &["admin.unlock"], reply::<Unlocked>),
     ("reply", &["admin.reclaim"], reply::<Reclaimed>),

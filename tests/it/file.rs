@@ -5,6 +5,7 @@ mod crash;
 mod front;
 mod link;
 mod moved;
+mod rights;
 mod watch;
 
 use std::path::Path;

@@ -12,7 +12,7 @@ use holdfast_protocol::{Error, SessionId};
 use serde_json::value::RawValue;
 use serde_json::{Value, json};
 
-use super::file::{Baseline, File, Found, Seen};
+use super::file::{Baseline, File, Found, Placed, Seen};
 use super::saving::saved;
 use super::state::State;
 use super::{Document, DocumentChange, Stamp, raw};
@@ -80,7 +80,8 @@ impl Document {
             let baseline = Baseline { digest: begun.digest.clone(), bytes: save.bytes, mtime: seen.mtime.clone() };
             return Some(Noticed {
                 request_id: Some(save.request_id.clone()),
-                change: saved(file, &self.id, save, baseline),
+                // What was replaced is gone, and how many names it had with it.
+                change: saved(file, &self.id, save, Placed { baseline, links_cut: 0 }),
             });
         }
         let stamp = jiff::Timestamp::now().to_string();

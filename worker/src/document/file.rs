@@ -30,8 +30,8 @@ use crate::workspace::{Mount, is_displaced};
 use beneath::Real;
 #[cfg(feature = "failpoints")]
 pub use failpoint::STEPS;
-pub(super) use save::Prepared;
-use save::{Order, Save};
+use save::{Order, Protected, Save};
+pub(super) use save::{Placed, Prepared};
 
 /// A file as it was last read or written.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -139,7 +139,7 @@ pub(super) enum Written<T> {
 
 /// What became of the last step.
 pub(super) enum Finished {
-    Known(Written<Baseline>),
+    Known(Written<Placed>),
     /// It was made, and may not last.
     Unsure(Error),
 }
@@ -315,6 +315,7 @@ impl File {
         match saved.map_err(|error| self.io(doing, &error))? {
             Save::Done(done) => Ok(Written::Done(done)),
             Save::Diverged(found) => Ok(Written::Diverged(found)),
+            Save::Protected(protected) => Err(self.protected(&protected)),
             Save::Unsure(error) => Err(self.io(doing, &error)),
         }
     }
@@ -329,12 +330,26 @@ impl File {
         self.describe(Error::new(Reason::Io, format!("cannot {doing} {}: {error}", self.path)))
     }
 
+    /// The refusal to replace a file that this worker may not write.
+    fn protected(&self, Protected { mode, uid, error }: &Protected) -> Error {
+        let message = format!("{} is not written: its mode is {mode:04o}, its owner is uid {uid}: {error}", self.path);
+        // What its attributes forbid, such as that it is immutable, they forbid to a replacement too.
+        let is_of_rights = error.kind() == ErrorKind::PermissionDenied && error.raw_os_error() != Some(EPERM);
+        self.describe(Error::new(Reason::Io, message))
+            .advise(if is_of_rights { &["save_overwrite"] } else { &[] })
+            .detail("mode", format!("{mode:04o}"))
+            .detail("uid", *uid)
+    }
+
     /// Whether links lead out of the workspace by now.
     fn leaves(&self) -> bool {
         let real = self.mount().map(|mount| beneath::real_path(&mount, &self.path));
         matches!(real, Ok(Ok(Real::Outside)))
     }
 }
+
+/// What the kernel says of a file whose attributes forbid it; of one whose mode does, it says `EACCES`.
+const EPERM: i32 = rustix::io::Errno::PERM.raw_os_error();
 
 /// How many bytes the file of a document may have.
 fn bytes_max(limits: &Limits) -> u64 {

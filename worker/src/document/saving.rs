@@ -13,7 +13,7 @@ use holdfast_protocol::{Error, Limits, RequestId, SessionId};
 use uuid::Uuid;
 
 use super::disk::Standpoint;
-use super::file::{Baseline, File, Finished, Over, Prepared, Written};
+use super::file::{Baseline, File, Finished, Over, Placed, Prepared, Written};
 use super::state::{Begun, BegunSave};
 use super::{Document, DocumentChange, Stamp, frontmatter, raw};
 use crate::machine::{Ask, Change, Effect, Memory, Unfinished, Work};
@@ -97,19 +97,20 @@ impl Work for Saving {
         let Step::Prepared(prepared) = std::mem::replace(&mut self.step, Step::Over) else {
             return Err(Unfinished::Refused(Error::new(Reason::Bug, "a save is finished once it is prepared")));
         };
-        let baseline = match self.file.finish(prepared).await.map_err(Unfinished::Refused)? {
+        let placed = match self.file.finish(prepared).await.map_err(Unfinished::Refused)? {
             Finished::Known(written) => self.go_on(written).map_err(Unfinished::Refused)?,
             Finished::Unsure(error) => return Err(Unfinished::Unsure(error)),
         };
-        Ok(saved(&self.file, &self.known.session, &self.begun, baseline))
+        Ok(saved(&self.file, &self.known.session, &self.begun, placed))
     }
 }
 
 /// That the file has what was to be saved.
-pub(super) fn saved(file: &File, session: &SessionId, save: &BegunSave, baseline: Baseline) -> Change {
+pub(super) fn saved(file: &File, session: &SessionId, save: &BegunSave, placed: Placed) -> Change {
+    let Placed { baseline, links_cut } = placed;
     let BegunSave { revision, front, stamp, .. } = save.clone();
     let (bytes, digest) = (baseline.bytes, baseline.digest.clone());
-    let reply = raw(&Saved { session_id: session.clone(), revision, bytes, digest });
+    let reply = raw(&Saved { session_id: session.clone(), revision, bytes, digest, links_cut });
     let event = file.event("saved", revision, revision, Vec::new(), stamp.by.clone());
     let change = raw(&DocumentChange::Save { baseline, revision: Some(revision), front, stamp: Some(stamp) });
     Change { change, event: Some(event), reply, memory: Memory::Answer }

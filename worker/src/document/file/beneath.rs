@@ -129,6 +129,20 @@ impl Spot {
         };
         if file.metadata()?.is_file() { Ok(Some(file)) } else { Err(Error::other(Irregular)) }
     }
+
+    /// Why this process may not write the file, in the kernel's words; `None`: it may, or there is none any more. The kernel
+    /// knows more than mode and owner: access control lists, attributes, and what root may do.
+    pub(super) fn refuses_writing(&self) -> Option<Error> {
+        use rustix::fs::{Access, AtFlags, accessat};
+        let flags = AtFlags::EACCESS | AtFlags::SYMLINK_NOFOLLOW;
+        if accessat(&self.folder, &self.name, Access::WRITE_OK, flags).is_ok() {
+            return None;
+        }
+        // Some systems do not know the question. Opening is the proof; it comes second because others may be told of it.
+        let mut options = OpenOptions::new();
+        options.write(true).follow(FollowSymlinks::No).nonblock(true);
+        self.folder.open_with(&self.name, &options).err().filter(|error| error.kind() != ErrorKind::NotFound)
+    }
 }
 
 /// `error`, or that a link is its cause.

@@ -26,8 +26,27 @@ pub(super) enum Save<T> {
     Done(T),
     /// This was found instead of what the save may write over.
     Diverged(Found),
+    /// The file is what the session knows, and not this process's to write.
+    Protected(Protected),
     /// It is in its place, and may not be there after a power failure.
     Unsure(Error),
+}
+
+/// A file that this process may not write.
+#[derive(Debug)]
+pub(super) struct Protected {
+    pub(super) mode: u32,
+    pub(super) uid: u32,
+    /// What the kernel says.
+    pub(super) error: Error,
+}
+
+/// A file that is in its place.
+#[derive(Debug)]
+pub(in super::super) struct Placed {
+    pub(in super::super) baseline: Baseline,
+    /// How many other names the file had that it replaced: they keep the old content.
+    pub(in super::super) links_cut: u64,
 }
 
 /// A save of which only the last step is missing.
@@ -74,6 +93,35 @@ fn look_at(spot: &Spot, max: u64) -> Result<Found> {
     Ok(Found::File(Seen { digest, bytes, mtime: mtime(&metadata), uid: metadata.uid() }))
 }
 
+/// What stands in the file's place, as a save finds it.
+enum Checked {
+    /// It may be written over.
+    Free(Found),
+    Diverged(Found),
+    Protected(Protected),
+}
+
+fn check(spot: &Spot, over: &Over, max: u64) -> Result<Checked> {
+    let found = look_at(spot, max)?;
+    if !over.allows(&found) {
+        return Ok(Checked::Diverged(found));
+    }
+    // To replace a file takes the right to write its folder only. A save goes over no file that it could not write in place.
+    if let (Over::Known(_), Found::File(_)) = (over, &found)
+        && let Some(error) = spot.refuses_writing()
+    {
+        let metadata = spot.folder.symlink_metadata(&spot.name)?;
+        return Ok(Checked::Protected(Protected { mode: metadata.mode() & 0o7777, uid: metadata.uid(), error }));
+    }
+    Ok(Checked::Free(found))
+}
+
+/// How many other names the file has.
+fn other_names(spot: &Spot) -> u64 {
+    let metadata = spot.folder.symlink_metadata(&spot.name).ok().filter(Metadata::is_file);
+    metadata.map_or(0, |metadata| metadata.nlink().saturating_sub(1))
+}
+
 /// When a file was changed last, for people.
 pub(super) fn mtime(metadata: &Metadata) -> Option<String> {
     metadata.modified().ok().and_then(|time| when(time.into_std()))
@@ -99,9 +147,15 @@ pub(super) struct Order {
 pub(super) fn prepare(mount: &Mount, order: Order) -> Result<Save<Prepared>> {
     let Order { session, path, text, baseline, over, max } = order;
     // Before any folder is made. The same is asked again in the last moment.
-    let found = look(mount, &path, max)?;
-    if !over.allows(&found) {
-        return Ok(Save::Diverged(found));
+    let checked = match beneath::spot(mount, &path, Missing::Leave)? {
+        Some(spot) => check(&spot, &over, max)?,
+        None if over.allows(&Found::Nothing) => Checked::Free(Found::Nothing),
+        None => Checked::Diverged(Found::Nothing),
+    };
+    match checked {
+        Checked::Free(_) => {}
+        Checked::Diverged(found) => return Ok(Save::Diverged(found)),
+        Checked::Protected(protected) => return Ok(Save::Protected(protected)),
     }
     reached("checked");
     let spot = beneath::spot(mount, &path, Missing::Make)?.ok_or_else(|| Error::from(ErrorKind::NotFound))?;
@@ -130,6 +184,15 @@ fn write(file: &mut std::fs::File, bytes: &[u8], old: Option<&Old>) -> Result<st
     file.metadata()
 }
 
+/// What became of the last step.
+enum Put {
+    Placed {
+        links_cut: u64,
+    },
+    /// This was found at the last moment, and is there.
+    Diverged(Found),
+}
+
 impl Prepared {
     /// As on a file system where a file without a name cannot be had.
     #[cfg(test)]
@@ -140,15 +203,17 @@ impl Prepared {
     }
 
     /// Puts the file in its place.
-    pub(super) fn finish(mut self) -> Result<Save<Baseline>> {
+    pub(super) fn finish(mut self) -> Result<Save<Placed>> {
         reached("proven");
-        let found = look_at(&self.spot, self.max)?;
-        if !self.over.allows(&found) {
-            return Ok(Save::Diverged(found));
-        }
-        if let Some(found) = self.put(&found)? {
-            return Ok(Save::Diverged(found));
-        }
+        let found = match check(&self.spot, &self.over, self.max)? {
+            Checked::Free(found) => found,
+            Checked::Diverged(found) => return Ok(Save::Diverged(found)),
+            Checked::Protected(protected) => return Ok(Save::Protected(protected)),
+        };
+        let links_cut = match self.put(&found)? {
+            Put::Placed { links_cut } => links_cut,
+            Put::Diverged(found) => return Ok(Save::Diverged(found)),
+        };
         reached("placed");
         // What was taken away is removed before the folder is made durable, so that no power failure brings it back.
         let Self { spot, temporary, baseline, .. } = self;
@@ -158,34 +223,35 @@ impl Prepared {
             return Ok(Save::Unsure(error));
         }
         reached("durable");
-        Ok(Save::Done(baseline))
+        Ok(Save::Done(Placed { baseline, links_cut }))
     }
 
-    /// What was found at the last moment, if it may not be written over.
-    fn put(&mut self, found: &Found) -> Result<Option<Found>> {
+    /// Puts it at its name, over what was `found` there.
+    fn put(&mut self, found: &Found) -> Result<Put> {
         let Self { spot, temporary, over, max, .. } = self;
         if matches!(found, Found::Nothing) {
             if temporary.put(&spot.name)? {
-                return Ok(None);
+                return Ok(Put::Placed { links_cut: 0 });
             }
             let found = look_at(spot, *max)?;
             if !over.allows(&found) {
-                return Ok(Some(found));
+                return Ok(Put::Diverged(found));
             }
         }
+        let links_cut = other_names(spot);
         if matches!(over, Over::Anything) {
-            return temporary.replace(&spot.name).map(|()| None);
+            return temporary.replace(&spot.name).map(|()| Put::Placed { links_cut });
         }
         let beside = Spot { folder: spot.folder.try_clone()?, name: temporary.name()?.to_owned() };
         match temporary.exchange(&spot.name)? {
             Exchange::Done => {}
             // The check a moment ago must do.
-            Exchange::Unknown => return temporary.replace(&spot.name).map(|()| None),
-            Exchange::Nothing => return Ok(Some(Found::Nothing)),
+            Exchange::Unknown => return temporary.replace(&spot.name).map(|()| Put::Placed { links_cut }),
+            Exchange::Nothing => return Ok(Put::Diverged(Found::Nothing)),
         }
         reached("exchanged");
         let taken = match look_at(&beside, *max) {
-            Ok(taken) if over.allows(&taken) => return Ok(None),
+            Ok(taken) if over.allows(&taken) => return Ok(Put::Placed { links_cut: other_names(&beside) }),
             taken => taken.unwrap_or(Found::Unreadable),
         };
         // Somebody was faster by a hair.
@@ -195,7 +261,7 @@ impl Prepared {
             self.temporary.leave();
         }
         beneath::sync(&self.spot.folder)?;
-        found.map(Some)
+        found.map(Put::Diverged)
     }
 
     /// Puts back what was taken from the file's place. What comes away then is dropped if it is what was put there; else

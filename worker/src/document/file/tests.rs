@@ -51,10 +51,11 @@ impl Place {
         save::prepare(&self.mount, Self::order(path, text, over))
     }
 
-    fn save(&self, path: &str, text: &str, over: Over) -> std::io::Result<Save<Baseline>> {
+    fn save(&self, path: &str, text: &str, over: Over) -> std::io::Result<Save<Placed>> {
         match self.prepare(path, text, over)? {
             Save::Done(prepared) => prepared.finish(),
             Save::Diverged(found) => Ok(Save::Diverged(found)),
+            Save::Protected(protected) => Ok(Save::Protected(protected)),
             Save::Unsure(error) => Err(error),
         }
     }
