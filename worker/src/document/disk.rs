@@ -15,6 +15,7 @@ use serde_json::{Value, json};
 use super::file::{Baseline, File, Found, Placed, Seen};
 use super::saving::saved;
 use super::state::State;
+use super::step::Step;
 use super::{Document, DocumentChange, Stamp, raw};
 use crate::machine::{Ask, Change, Decision, Memory, Noticed};
 
@@ -39,6 +40,11 @@ impl Document {
         let changed: Vec<String> =
             changed.into_iter().filter(|(_, yes)| *yes).map(|(name, _)| name.to_owned()).collect();
         let same = changed.is_empty();
+        // A body that begins with a front matter of its own reads as fields; so does one of a log of the first version.
+        let is_own = !self.state.dirty()
+            && self.state.baseline.as_ref().is_some_and(|baseline| baseline.digest == found.baseline.digest);
+        let before = (&*self.state.body, &self.state.fields);
+        let step = (is_own && !same).then(|| Step::between(before, (&found.body, &found.fields)));
         let mut after = self.reply();
         (after.body, after.fields) = (found.body.clone(), found.fields.clone());
         (after.revision, after.dirty, after.diverged) = (revision, false, false);
@@ -50,6 +56,7 @@ impl Document {
             baseline: found.baseline,
             stamp: Some(Stamp::of(ask)),
             same,
+            step,
         });
         Ok(Decision::Change(Change { change, event: Some(event), reply: raw(&after), memory: Memory::Occurrence }))
     }
