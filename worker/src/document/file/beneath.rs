@@ -9,7 +9,7 @@ use std::io::{Error, ErrorKind, Result};
 use std::path::{Component, Path, PathBuf};
 
 use cap_fs_ext::{DirExt, FollowSymlinks, OpenOptionsFollowExt, OpenOptionsSyncExt};
-use cap_std::fs::{Dir, File, Metadata, OpenOptions};
+use cap_std::fs::{Dir, File, Metadata, MetadataExt, OpenOptions};
 use unicode_normalization::UnicodeNormalization;
 
 use crate::workspace::Mount;
@@ -44,14 +44,34 @@ pub(super) struct Spot {
 }
 
 /// What to do about folders that are missing.
-#[derive(Clone, Copy, PartialEq, Eq)]
-pub(super) enum Missing {
+pub(super) enum Missing<'a> {
     Leave,
-    Make,
+    /// Makes them, and notes which.
+    Make(&'a mut Made),
+}
+
+/// Folders that were made for one file, the outermost first: where each is, its name there, and itself.
+#[derive(Default)]
+pub(super) struct Made(Vec<(Dir, PathBuf, Dir)>);
+
+impl Made {
+    /// Removes those of them that are still there and empty, for nothing came of the file. Best effort.
+    pub(super) fn remove(self) {
+        let id = |metadata: &Metadata| (metadata.dev(), metadata.ino());
+        for (above, name, folder) in self.0.into_iter().rev() {
+            let (own, there) = (folder.dir_metadata(), above.symlink_metadata(&name));
+            // What has the name now may be another's. A folder that is not empty is not removed by this.
+            if !matches!((own, there), (Ok(own), Ok(there)) if id(&own) == id(&there))
+                || above.remove_dir(&name).is_err()
+            {
+                return;
+            }
+        }
+    }
 }
 
 /// Where `path` is; `None` when a folder of it is not there.
-pub(super) fn spot(mount: &Mount, path: &str, missing: Missing) -> Result<Option<Spot>> {
+pub(super) fn spot(mount: &Mount, path: &str, mut missing: Missing<'_>) -> Result<Option<Spot>> {
     let path = Path::new(path);
     let name = path.file_name().ok_or_else(|| Error::other("the path has no file name"))?;
     // Records have canonical paths only; this is the second lock on that door.
@@ -64,15 +84,14 @@ pub(super) fn spot(mount: &Mount, path: &str, missing: Missing) -> Result<Option
         let part = Path::new(&on_disk(&folder, part)?).to_owned();
         folder = match folder.open_dir_nofollow(&part) {
             Ok(inner) => inner,
-            Err(error) if error.kind() == ErrorKind::NotFound && missing == Missing::Make => {
-                make_folder(&folder, &part)?;
-                folder.open_dir_nofollow(&part).map_err(|error| explained(&folder, &part, error))?
+            Err(error) if error.kind() == ErrorKind::NotFound => {
+                let Missing::Make(made) = &mut missing else { return Ok(None) };
+                make_folder(&folder, &part, made)?
             }
-            Err(error) if error.kind() == ErrorKind::NotFound => return Ok(None),
             Err(error) => {
                 let (is_file, error) = (error.kind() == ErrorKind::NotADirectory, explained(&folder, &part, error));
                 // What has a file where the folder was has no file in that.
-                if is_file && missing == Missing::Leave && !is_linked(&error) {
+                if is_file && matches!(missing, Missing::Leave) && !is_linked(&error) {
                     return Ok(None);
                 }
                 return Err(error);
@@ -97,11 +116,17 @@ fn on_disk(folder: &Dir, name: &OsStr) -> Result<OsString> {
     Ok(name.to_owned())
 }
 
-fn make_folder(folder: &Dir, name: &Path) -> Result<()> {
-    match folder.create_dir(name) {
-        Err(error) if error.kind() != ErrorKind::AlreadyExists => Err(error),
-        _ => sync(folder),
+fn make_folder(folder: &Dir, name: &Path, made: &mut Made) -> Result<Dir> {
+    let is_new = match folder.create_dir(name) {
+        Err(error) if error.kind() != ErrorKind::AlreadyExists => return Err(error),
+        created => created.is_ok(),
+    };
+    let inner = folder.open_dir_nofollow(name).map_err(|error| explained(folder, name, error))?;
+    if is_new {
+        made.0.push((folder.try_clone()?, name.to_owned(), inner.try_clone()?));
     }
+    sync(folder)?;
+    Ok(inner)
 }
 
 /// Makes what was created and renamed in `folder` durable.

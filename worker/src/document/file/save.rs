@@ -11,7 +11,7 @@ use cap_std::fs::{Metadata, MetadataExt as _};
 use holdfast_protocol::SessionKey;
 
 use super::attributes::{self, Old};
-use super::beneath::{self, Missing, Spot};
+use super::beneath::{self, Made, Missing, Spot};
 use super::failpoint::reached;
 use super::temporary::{self, Exchange, Kind, Temporary};
 use super::{Baseline, Found, Known, Over, Seen};
@@ -56,6 +56,9 @@ pub(in super::super) struct Prepared {
     baseline: Baseline,
     over: Over,
     max: u64,
+    /// Folders that go again if the file does not come into its place. They stay where this is dropped before it was tried:
+    /// then another worker may have the session, and save into them.
+    made: Made,
 }
 
 /// At most one byte more than `max`.
@@ -145,6 +148,16 @@ pub(super) struct Order {
 
 /// Writes a file beside the real one and makes it durable, if what is there may be written over.
 pub(super) fn prepare(mount: &Mount, order: Order) -> Result<Save<Prepared>> {
+    let mut made = Made::default();
+    let mut prepared = prepare_in(mount, order, &mut made);
+    match &mut prepared {
+        Ok(Save::Done(prepared)) => prepared.made = made,
+        _ => made.remove(),
+    }
+    prepared
+}
+
+fn prepare_in(mount: &Mount, order: Order, made: &mut Made) -> Result<Save<Prepared>> {
     let Order { session, path, text, baseline, over, max } = order;
     // Before any folder is made. The same is asked again in the last moment.
     let checked = match beneath::spot(mount, &path, Missing::Leave)? {
@@ -158,7 +171,7 @@ pub(super) fn prepare(mount: &Mount, order: Order) -> Result<Save<Prepared>> {
         Checked::Protected(protected) => return Ok(Save::Protected(protected)),
     }
     reached("checked");
-    let spot = beneath::spot(mount, &path, Missing::Make)?.ok_or_else(|| Error::from(ErrorKind::NotFound))?;
+    let spot = beneath::spot(mount, &path, Missing::Make(made))?.ok_or_else(|| Error::from(ErrorKind::NotFound))?;
     reached("folders");
     let old = Old::at(&spot);
     let kind = if old.is_some() { Kind::Replacement } else { Kind::New };
@@ -166,7 +179,7 @@ pub(super) fn prepare(mount: &Mount, order: Order) -> Result<Save<Prepared>> {
     reached("created");
     let metadata = write(temporary.file(), text.as_bytes(), old.as_ref())?;
     let baseline = Baseline { mtime: metadata.modified().ok().and_then(when), ..baseline };
-    Ok(Save::Done(Prepared { spot, temporary, baseline, over, max }))
+    Ok(Save::Done(Prepared { spot, temporary, baseline, over, max, made: Made::default() }))
 }
 
 fn write(file: &mut std::fs::File, bytes: &[u8], old: Option<&Old>) -> Result<std::fs::Metadata> {
@@ -204,6 +217,15 @@ impl Prepared {
 
     /// Puts the file in its place.
     pub(super) fn finish(mut self) -> Result<Save<Placed>> {
+        let made = std::mem::take(&mut self.made);
+        let finished = self.place();
+        if !matches!(finished, Ok(Save::Done(_) | Save::Unsure(_))) {
+            made.remove();
+        }
+        finished
+    }
+
+    fn place(mut self) -> Result<Save<Placed>> {
         reached("proven");
         let found = match check(&self.spot, &self.over, self.max)? {
             Checked::Free(found) => found,

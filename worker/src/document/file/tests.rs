@@ -1,6 +1,7 @@
 //! Saves and links on a real file system: nothing outside is read or written, and nothing half done is seen.
 
 mod attributes;
+mod folders;
 mod links;
 mod races;
 #[cfg(target_os = "linux")]
