@@ -1,12 +1,12 @@
-//! Front matter: the fields of a document as they stand at the head of its file, in YAML between `---` or in TOML between
-//! `+++`.
+//! Front matter: the fields of a document as they stand at the head of its file, in YAML between `---` or in TOML
+//! between `+++`.
 //!
-//! Laws: `split` loses no byte, and `join` puts together what it took apart; a front matter whose fields did not change is written as it was read; what `rewrite` returns
-//! reads back as exactly the fields that it was given.
+//! Laws: `split` loses no byte, and `join` puts together what it took apart; a front matter whose fields did not change
+//! is written as it was read; what `rewrite` returns reads back as exactly the fields that it was given.
 //! Deliberately absent: I/O, and any opinion about a body. No front matter is made before there are fields.
 //!
-//! What JSON cannot say is a string with the text of the source: dates, `.nan`, `.inf` and integers of more than 64 bits.
-//! A key that is a number, a boolean or `null` is its text; a key that is a list or a mapping is refused.
+//! What JSON cannot say is a string with the text of the source: dates, `.nan`, `.inf` and integers of more than 64
+//! bits. A key that is a number, a boolean or `null` is its text; a key that is a list or a mapping is refused.
 
 mod place;
 mod same;
@@ -134,10 +134,10 @@ pub fn read(front: &str, limits: &Limits) -> Result<Map<String, Value>, Error> {
     Ok(fields)
 }
 
-/// `front` with exactly `fields`: what did not change stays as it is, comments and order included. Where there is no front
-/// matter yet, `body` says how its lines are to end. A `front` that is nothing but a byte order mark gets fences behind it. A
-/// body that begins with a byte order mark has no front matter before it when there are no fields: the mark is read as the
-/// body's only there.
+/// `front` with exactly `fields`: what did not change stays as it is, comments and order included. Where there is no
+/// front matter yet, `body` says how its lines are to end. A `front` that is nothing but a byte order mark gets fences
+/// behind it. A body that begins with a byte order mark has no front matter before it when there are no fields: the
+/// mark is read as the body's only there.
 ///
 /// # Errors
 /// `bad_frontmatter` for what the language of `front` cannot say, as TOML cannot say null; `fields_too_large`.

@@ -145,8 +145,8 @@ pub(super) enum DocumentChange {
         /// It has what the document has, so that what can be undone still can.
         #[serde(default, skip_serializing_if = "std::ops::Not::not")]
         same: bool,
-        /// The file has the very text that the session knows, and it reads differently: this is the difference, which can be
-        /// undone. `None`: what could be undone is dropped, unless it is the same.
+        /// The file has the very text that the session knows, and it reads differently: this is the difference, which
+        /// can be undone. `None`: what could be undone is dropped, unless it is the same.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         step: Option<Step>,
     },

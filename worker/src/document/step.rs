@@ -15,8 +15,8 @@ use super::frontmatter::BYTE_ORDER_MARK;
 /// How many splices of one edit are made on the text itself.
 const FEW: usize = 16;
 
-/// Where the byte order mark of a document's file goes. It is either the body's first character or, where there is a front
-/// matter, that one's.
+/// Where the byte order mark of a document's file goes. It is either the body's first character or, where there is a
+/// front matter, that one's.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub(super) enum Mark {
@@ -34,8 +34,8 @@ pub(super) struct Step {
     set: Map<String, Value>,
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     remove: Vec<String>,
-    /// The splices have the mark leave the body, or come back to it; this says so to the front matter. Steps of the first
-    /// version have none, and leave the front matter as it is.
+    /// The splices have the mark leave the body, or come back to it; this says so to the front matter. Steps of the
+    /// first version have none, and leave the front matter as it is.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     mark: Option<Mark>,
 }
@@ -89,8 +89,9 @@ impl Step {
         }
     }
 
-    /// The step for a document with a file: where that has a front matter after the step, the byte order mark that the body
-    /// would begin with is not the body's. It comes first in the file, so that whoever reads the file finds it there.
+    /// The step for a document with a file: where that has a front matter after the step, the byte order mark that the
+    /// body would begin with is not the body's. It comes first in the file, so that whoever reads the file finds it
+    /// there.
     ///
     /// # Errors
     /// `bad_value` for a splice out of bounds.
@@ -185,8 +186,8 @@ impl Step {
 }
 
 impl Mark {
-    /// Takes the mark to where it belongs and returns the inverse. A front matter that a save or load brought meanwhile may have
-    /// it already.
+    /// Takes the mark to where it belongs and returns the inverse. A front matter that a save or load brought meanwhile
+    /// may have it already.
     fn apply(self, front: &mut String) -> Self {
         match self {
             Self::ToFront => {
@@ -220,8 +221,8 @@ fn outside(splice: &Splice) -> Error {
     Error::invalid(Reason::BadValue, message).detail("field", "splices")
 }
 
-/// Makes splices, each on the result of the one before, and returns their inverses in the same order. `check` is told how many
-/// bytes the text has after each.
+/// Makes splices, each on the result of the one before, and returns their inverses in the same order. `check` is told
+/// how many bytes the text has after each.
 fn splice_all(
     text: &mut String,
     splices: &[Splice],

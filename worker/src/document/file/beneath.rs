@@ -1,7 +1,7 @@
-//! Opening what is beneath a workspace's folder, and finding real paths in it.
+//! Opens files beneath a workspace's folder, and finds real paths in it.
 //!
-//! Invariant: nothing here follows a symbolic link. A path is taken one name at a time, each relative to the handle of the
-//! folder before it, so that a link that is put in the way between two steps leads nowhere.
+//! Invariant: no open follows a symbolic link. A path is opened one name at a time, each relative to the handle of the
+//! folder before it, so that a link that somebody creates between two steps is refused and not followed.
 
 use std::collections::VecDeque;
 use std::ffi::{OsStr, OsString};
@@ -17,22 +17,22 @@ use crate::workspace::Mount;
 /// How many links one path may lead through, as in Linux.
 const LINKS_MAX: usize = 40;
 
-/// A symbolic link stands where a session's real path was.
+/// A symbolic link is in a path that had none when the session was opened.
 #[derive(Debug, thiserror::Error)]
 #[error("{0:?} is a symbolic link")]
 pub(super) struct Linked(OsString);
 
-/// A folder, a pipe or a device stands where a file should be.
+/// There is a folder, a pipe or a device at the path of a file.
 #[derive(Debug, thiserror::Error)]
 #[error("not a regular file")]
 pub(super) struct Irregular;
 
-/// Whether `error` is about something that is no file.
+/// Whether `error` says that there is no regular file at the path.
 pub(super) fn is_irregular(error: &Error) -> bool {
     error.get_ref().is_some_and(|inner| inner.is::<Irregular>())
 }
 
-/// Whether `error` is about a link.
+/// Whether `error` says that there is a symbolic link in the path.
 pub(super) fn is_linked(error: &Error) -> bool {
     error.get_ref().is_some_and(|inner| inner.is::<Linked>())
 }
@@ -55,12 +55,12 @@ pub(super) enum Missing<'a> {
 pub(super) struct Made(Vec<(Dir, PathBuf, Dir)>);
 
 impl Made {
-    /// Removes those of them that are still there and empty, for nothing came of the file. Best effort.
+    /// Removes those that are still there and empty, after the save failed. Best effort.
     pub(super) fn remove(self) {
         let id = |metadata: &Metadata| (metadata.dev(), metadata.ino());
         for (above, name, folder) in self.0.into_iter().rev() {
             let (own, there) = (folder.dir_metadata(), above.symlink_metadata(&name));
-            // What has the name now may be another's. A folder that is not empty is not removed by this.
+            // Another folder may have the name now. The system refuses to remove a folder that is not empty.
             if !matches!((own, there), (Ok(own), Ok(there)) if id(&own) == id(&there))
                 || above.remove_dir(&name).is_err()
             {
@@ -74,7 +74,7 @@ impl Made {
 pub(super) fn spot(mount: &Mount, path: &str, mut missing: Missing<'_>) -> Result<Option<Spot>> {
     let path = Path::new(path);
     let name = path.file_name().ok_or_else(|| Error::other("the path has no file name"))?;
-    // Records have canonical paths only; this is the second lock on that door.
+    // Records have canonical paths only. This check does not rely on that.
     if path.components().any(|part| !matches!(part, Component::Normal(_))) {
         return Err(Error::other("the path is not canonical"));
     }
@@ -90,7 +90,7 @@ pub(super) fn spot(mount: &Mount, path: &str, mut missing: Missing<'_>) -> Resul
             }
             Err(error) => {
                 let (is_file, error) = (error.kind() == ErrorKind::NotADirectory, explained(&folder, &part, error));
-                // What has a file where the folder was has no file in that.
+                // A file is in place of the folder, so there is nothing at the path.
                 if is_file && matches!(missing, Missing::Leave) && !is_linked(&error) {
                     return Ok(None);
                 }
@@ -102,7 +102,7 @@ pub(super) fn spot(mount: &Mount, path: &str, mut missing: Missing<'_>) -> Resul
     Ok(Some(Spot { folder, name }))
 }
 
-/// `name` as it stands in `folder`. Paths are in normal form C; names that other systems made may not be.
+/// `name` as `folder` has it. Paths are in normal form C; names that other systems made may be in another form.
 fn on_disk(folder: &Dir, name: &OsStr) -> Result<OsString> {
     if name.is_ascii() || folder.symlink_metadata(name).is_ok() {
         return Ok(name.to_owned());
@@ -139,12 +139,12 @@ impl Spot {
     pub(super) fn open(&self) -> Result<Option<File>> {
         match self.folder.symlink_metadata(&self.name) {
             Ok(found) if found.is_file() || found.is_symlink() => {}
-            // To open a device or a pipe is to do something with it.
+            // Opening a device or a pipe can have effects.
             Ok(_) => return Err(Error::other(Irregular)),
             Err(error) if matches!(error.kind(), ErrorKind::NotFound) => return Ok(None),
             Err(error) => return Err(error),
         }
-        // It may be another thing by now; without waiting, because a pipe must not hold a thread.
+        // It may have been replaced since. `nonblock`: the open of a pipe must not block this thread.
         let mut options = OpenOptions::new();
         options.read(true).follow(FollowSymlinks::No).nonblock(true);
         let file = match self.folder.open_with(&self.name, &options) {
@@ -155,22 +155,23 @@ impl Spot {
         if file.metadata()?.is_file() { Ok(Some(file)) } else { Err(Error::other(Irregular)) }
     }
 
-    /// Why this process may not write the file, in the kernel's words; `None`: it may, or there is none any more. The kernel
-    /// knows more than mode and owner: access control lists, attributes, and what root may do.
+    /// Why this process may not write the file, in the kernel's words; `None`: it may, or there is none any more. The
+    /// kernel knows more than mode and owner: access control lists, attributes, and what root may do.
     pub(super) fn refuses_writing(&self) -> Option<Error> {
         use rustix::fs::{Access, AtFlags, accessat};
         let flags = AtFlags::EACCESS | AtFlags::SYMLINK_NOFOLLOW;
         if accessat(&self.folder, &self.name, Access::WRITE_OK, flags).is_ok() {
             return None;
         }
-        // Some systems do not know the question. Opening is the proof; it comes second because others may be told of it.
+        // Not every system supports that call. Opening proves it; it comes second because it notifies those who watch
+        // the file.
         let mut options = OpenOptions::new();
         options.write(true).follow(FollowSymlinks::No).nonblock(true);
         self.folder.open_with(&self.name, &options).err().filter(|error| error.kind() != ErrorKind::NotFound)
     }
 }
 
-/// `error`, or that a link is its cause.
+/// `error`, or `Linked` where a symbolic link caused it.
 fn explained(folder: &Dir, name: &Path, error: Error) -> Error {
     match folder.symlink_metadata(name) {
         Ok(found) if found.is_symlink() => Error::other(Linked(name.into())),
@@ -178,18 +179,18 @@ fn explained(folder: &Dir, name: &Path, error: Error) -> Error {
     }
 }
 
-/// What a path leads to.
+/// The target of a path.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Real {
-    /// To this path, without a link in it. What is not there yet keeps its name.
+    /// This path, which has no link in it. Names that do not exist yet are kept.
     Path(String),
-    /// Out of the workspace.
+    /// It is outside of the workspace.
     Outside,
-    /// To the workspace's folder itself, or to names that are not UTF-8.
+    /// It is the workspace's folder itself, or has names that are not UTF-8.
     Nameless,
 }
 
-/// Follows the links of `path` by name. Whoever opens the result follows none, so that it need not stay true.
+/// Follows the links of `path` by name. The result may be outdated at once: whoever opens it follows no links.
 pub(super) fn real_path(mount: &Mount, path: &str) -> Result<Real> {
     mount.check()?;
     let mut folders = vec![mount.folder.try_clone()?];
@@ -204,7 +205,7 @@ pub(super) fn real_path(mount: &Mount, path: &str) -> Result<Real> {
             folders.truncate(real.len() + 1);
             continue;
         }
-        // Behind a name that is not there, nothing is.
+        // Below a name that does not exist, nothing exists.
         let found = match folders.get(real.len()) {
             Some(folder) => look_up(folder, &part)?.map(|(name, found)| (folder, name, found)),
             None => None,
@@ -245,8 +246,8 @@ pub(super) fn real_path(mount: &Mount, path: &str) -> Result<Real> {
     Ok(names.filter(|names| !names.is_empty()).map_or(Real::Nameless, |names| Real::Path(names.join("/"))))
 }
 
-/// Whether what is `ahead` of the folder above the workspace's leads back into that; it is taken from `ahead` then. Only by the
-/// workspace's own name, which has no link in it.
+/// Whether the rest of a path, which has left the workspace through `..`, enters it again by the workspace's real name.
+/// Then those names are taken from `ahead`.
 fn comes_back(mount: &Mount, ahead: &mut VecDeque<OsString>) -> bool {
     let name = mount.real_name();
     let mut above = name.to_owned();
@@ -268,7 +269,7 @@ fn owned(part: Component<'_>) -> OsString {
     part.as_os_str().to_owned()
 }
 
-/// What has this name in `folder`, and the name as it stands there.
+/// The entry of this name in `folder`, and the name as `folder` has it.
 fn look_up(folder: &Dir, part: &OsStr) -> Result<Option<(OsString, Metadata)>> {
     let name = on_disk(folder, part)?;
     match folder.symlink_metadata(&name) {
