@@ -266,3 +266,18 @@ impl Shown for Drained {
             .shown()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_save_shows_the_links_that_it_cut_and_nothing_where_there_were_none() {
+        let shown = |links_cut: u64| {
+            let json = format!(r#"{{"session_id":"s1","revision":1,"bytes":2,"digest":"d","links_cut":{links_cut}}}"#);
+            serde_json::from_str::<Saved>(&json).unwrap().shown()
+        };
+        assert!(shown(2).contains("2 other names of the file, with the old content"), "{}", shown(2));
+        assert!(!shown(0).contains("other name"), "{}", shown(0));
+    }
+}

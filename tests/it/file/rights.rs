@@ -97,7 +97,7 @@ async fn what_a_worker_may_not_write_is_replaced_only_on_purpose() {
             "{refusal}"
         );
         assert!(message.contains(path) && message.contains(&octal) && message.contains(&format!("uid {owner}")));
-        assert_eq!(refusal["actions"], json!(["save_overwrite"]));
+        assert_eq!((&refusal["actions"], &details["session_id"]), (&json!(["save_overwrite"]), &json!(id)));
         assert_eq!(signals.wait_for(&id, "doc.failed").await["data"]["error"]["reason"], "io");
         assert_eq!(fleet.ask("doc.get", &id, json!({})).await.ok()["dirty"], true);
         // What somebody else wrote is told of first.

@@ -189,9 +189,12 @@ impl File {
         self.describe(Error::new(Reason::NoFile, format!("{} is not in workspace {}", self.path, self.workspace)))
     }
 
-    /// Names the file in `error`.
+    /// Names the session and its file in `error`.
     pub(super) fn describe(&self, error: Error) -> Error {
-        error.detail("path", self.path.as_str()).detail("workspace", self.workspace.as_str())
+        error
+            .detail("session_id", self.session.id.as_str())
+            .detail("path", self.path.as_str())
+            .detail("workspace", self.workspace.as_str())
     }
 
     fn mount(&self) -> Result<Arc<Mount>, Error> {
