@@ -51,7 +51,7 @@ enum Request {
         session: Of,
         #[command(flatten)]
         token: OptionalToken,
-        /// Write over what somebody else wrote
+        /// Write over what somebody else wrote, and replace a file that the worker may not write
         #[arg(long)]
         overwrite: bool,
     },

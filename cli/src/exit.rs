@@ -105,12 +105,17 @@ fn explain(error: &Contract) -> String {
 fn hint(action: &str, error: &Contract) -> String {
     let id = error.details.get("session_id").and_then(|id| id.as_str()).unwrap_or("ID");
     match action {
-        "wait" => match error.retry_after_ms {
-            Some(left) => format!("its lease has {left} ms left; ask again with --wait-ms to be next"),
-            None => "ask again with --wait-ms to be next".to_owned(),
-        },
+        "wait" => {
+            let line = format!("holdfast lock acquire {id} --owner NAME --wait-ms MS");
+            match error.retry_after_ms.or_else(|| error.details.get("expires_in_ms")?.as_u64()) {
+                Some(left) => format!("its lease has {left} ms left; {line}"),
+                None => line,
+            }
+        }
         "takeover" => format!("holdfast admin takeover {id} --owner NAME --reason WHY"),
         "acquire" => format!("holdfast lock acquire {id} --owner NAME"),
+        // The session of a file is opened by the file's path only.
+        "open" if id.starts_with("file-") => "holdfast session open --path PATH".to_owned(),
         "open" => format!("holdfast session open {id}"),
         "attach" => format!("holdfast session open {id} --mode attach"),
         "read" => format!("holdfast session get {id}, holdfast doc get {id}"),
@@ -160,7 +165,7 @@ mod tests {
     #[test]
     fn every_action_of_the_contract_is_explained() {
         for reason in Reason::ALL {
-            for action in reason.actions() {
+            for action in reason.actions().iter().chain(reason.possible_actions()) {
                 let shown = hint(action, &Contract::new(*reason, "x"));
                 assert_ne!(shown, action.replace('_', " "), "{action} has no hint");
             }

@@ -204,6 +204,11 @@ impl Shown for Edited {
     }
 }
 
+/// What became of other names of a file that was replaced.
+fn cut_off(names: u64) -> String {
+    format!("{names} other name{} of the file, with the old content", if names == 1 { "" } else { "s" })
+}
+
 impl Shown for Saved {
     fn shown(&self) -> String {
         Facts::new()
@@ -211,6 +216,7 @@ impl Shown for Saved {
             .add("revision", self.revision)
             .add("bytes", self.bytes)
             .add("digest", &self.digest)
+            .add_some("cut off", (self.links_cut > 0).then(|| cut_off(self.links_cut)))
             .shown()
     }
 }
@@ -258,5 +264,20 @@ impl Shown for Drained {
             .add("state", worker_state(self.state))
             .add("sessions left", self.sessions_left)
             .shown()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_save_shows_the_links_that_it_cut_and_nothing_where_there_were_none() {
+        let shown = |links_cut: u64| {
+            let json = format!(r#"{{"session_id":"s1","revision":1,"bytes":2,"digest":"d","links_cut":{links_cut}}}"#);
+            serde_json::from_str::<Saved>(&json).unwrap().shown()
+        };
+        assert!(shown(2).contains("2 other names of the file, with the old content"), "{}", shown(2));
+        assert!(!shown(0).contains("other name"), "{}", shown(0));
     }
 }

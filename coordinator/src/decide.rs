@@ -129,7 +129,7 @@ fn already_exists(record: &SessionRecord, revision: Revision) -> Error {
 fn is_another(record: &SessionRecord, revision: Revision, path: &CanonicalPath) -> Error {
     let why = format!("session {} is there since {}, and is not about {path}", record.id, record.created_at);
     let its_path = record.path.as_ref().map(CanonicalPath::as_str);
-    exists(record, revision, why).detail("requested_path", path.as_str()).detail("path", its_path)
+    exists(record, revision, why).advise(&[]).detail("requested_path", path.as_str()).detail("path", its_path)
 }
 
 fn exists(record: &SessionRecord, revision: Revision, why: String) -> Error {

@@ -183,7 +183,7 @@ impl Reason {
         matches!(self.code(), Code::Busy | Code::Unavailable | Code::UnknownOutcome) || self == Self::LockHeld
     }
 
-    /// What the caller can do next; words of the contract's `actions`.
+    /// What the caller can do next where nothing more is known of the situation; words of the contract's `actions`.
     pub fn actions(self) -> &'static [&'static str] {
         use Reason::*;
         match self {
@@ -201,6 +201,16 @@ impl Reason {
             MailboxFull | SnapshotPending | Draining | StorageUnavailable | LeaseLost => &["retry"],
             AckTimeout => &["retry_same_request_id"],
             _ => &[],
+        }
+    }
+
+    /// Every word that `actions` may have for this reason. Which of them an error has depends on the situation.
+    pub fn possible_actions(self) -> &'static [&'static str] {
+        match self {
+            Self::StaleToken => &["wait", "takeover", "acquire"],
+            Self::UnsavedChanges => &["save", "save_overwrite", "discard"],
+            Self::Io => &["save_overwrite"],
+            other => other.actions(),
         }
     }
 }
@@ -259,6 +269,14 @@ impl Error {
     #[must_use]
     pub fn detail(mut self, name: &str, value: impl Into<Value>) -> Self {
         self.details.insert(name.to_owned(), value.into());
+        self
+    }
+
+    /// Says what helps in the situation at hand: some of the words that are possible for the reason.
+    #[must_use]
+    pub fn advise(mut self, actions: &[&str]) -> Self {
+        debug_assert!(actions.iter().all(|action| self.reason.possible_actions().contains(action)), "{actions:?}");
+        self.actions = actions.iter().map(|action| (*action).to_owned()).collect();
         self
     }
 

@@ -170,6 +170,7 @@ impl Frame {
             Error::new(Reason::RecordInvalid, format!("a stored frame of session {} is not valid: {why}", key.id))
                 .detail("session_id", key.id.as_str())
                 .detail("problem", why)
+                .advise(&[])
         };
         let version: Version = serde_json::from_slice(json).map_err(|error| invalid(error.to_string()))?;
         if version.v != FRAME_VERSION {
@@ -195,7 +196,8 @@ impl Frame {
         let next = seen.saturating_add(1);
         if self.first_op > next {
             let message = format!("the log of session {} lacks ops {next} to {}", key.id, self.first_op - 1);
-            return Err(Error::new(Reason::RecordInvalid, message).detail("session_id", key.id.as_str()));
+            let error = Error::new(Reason::RecordInvalid, message).advise(&[]);
+            return Err(error.detail("session_id", key.id.as_str()));
         }
         let known = usize::try_from(next - self.first_op).unwrap_or(usize::MAX);
         Ok(self.ops.get(known..).unwrap_or(&[]))

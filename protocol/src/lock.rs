@@ -214,6 +214,8 @@ pub fn release(record: &SessionRecord, revision: Revision, token: &str, asked: &
             let event = asked.event(EventType::LockReleased, Some(lock.owner.clone()), None);
             commit(freed(record, event))
         }
+        // What the caller wants is so already.
+        Err(refusal) if refusal.reason == Reason::NotLocked => LockDecision::Refuse(refusal.advise(&[])),
         Err(refusal) => LockDecision::Refuse(refusal),
     }
 }
@@ -268,7 +270,10 @@ pub fn unlock(
     if let Some(refusal) = moved_since(record, revision, request.expected_lock_revision, None) {
         return LockDecision::Refuse(refusal);
     }
-    let Some(lock) = &record.lock else { return LockDecision::Refuse(not_locked(record, revision)) };
+    let Some(lock) = &record.lock else {
+        // What the operator wants is so already.
+        return LockDecision::Refuse(not_locked(record, revision).advise(&[]));
+    };
     let previous_owner = Some(lock.owner.clone());
     let event = asked.event(EventType::LockReleased, previous_owner.clone(), Some(request.reason.clone()));
     let (next, released) = freed(record, event);
@@ -342,11 +347,12 @@ fn lock_held(record: &SessionRecord, revision: Revision, who: Option<&str>) -> E
 }
 
 fn stale_token(record: &SessionRecord, revision: Revision, who: Option<&str>) -> Error {
-    let message = match &record.lock {
-        Some(lock) => format!("the token is not the current one: session {} is locked by {}", record.id, lock.owner),
-        None => format!("the token is not the current one: session {} is not locked", record.id),
+    let (message, actions): (_, &[&str]) = match &record.lock {
+        Some(lock) => (format!("session {} is locked by {}", record.id, lock.owner), &["wait", "takeover"]),
+        None => (format!("session {} is not locked", record.id), &["acquire"]),
     };
-    describe(Error::new(Reason::StaleToken, message), record, revision, who)
+    let error = Error::new(Reason::StaleToken, format!("the token is not the current one: {message}"));
+    describe(error.advise(actions), record, revision, who)
 }
 
 fn not_locked(record: &SessionRecord, revision: Revision) -> Error {

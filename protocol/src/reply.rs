@@ -287,6 +287,14 @@ pub struct Saved {
     pub bytes: u64,
     /// blake3 of the file, hex.
     pub digest: String,
+    /// How many other names (hard links) the replaced file had: they keep the old content. Only there when there were some.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub links_cut: u64,
+}
+
+#[allow(clippy::trivially_copy_pass_by_ref, reason = "serde hands it a reference")]
+fn is_zero(count: &u64) -> bool {
+    *count == 0
 }
 
 /// Reply of `admin.reclaim`.

@@ -62,7 +62,7 @@ const FILES: &[(&str, &[&str], Check)] = &[
     ("reply", &["lock.release"], reply::<Released>),
     ("reply", &["doc.get", "doc.get.diverged", "doc.load"], reply::<Document>),
     ("reply", &["doc.edit", "doc.undo", "doc.redo"], reply::<Edited>),
-    ("reply", &["doc.save"], reply::<Saved>),
+    ("reply", &["doc.save", "doc.save.links_cut"], reply::<Saved>),
     ("reply", &["admin.takeover", "admin.takeover.free"], reply::<TakenOver>),
     ("reply", &["admin.unlock"], reply::<Unlocked>),
     ("reply", &["admin.reclaim"], reply::<Reclaimed>),
@@ -70,6 +70,7 @@ const FILES: &[(&str, &[&str], Check)] = &[
     ("reply", &["worker.drain", "worker.undrain"], reply::<Drained>),
     ("record", &["opened", "opened_again", "locked", "locked.fenced", "file_passive", "closed"], record),
     ("record", &["by_hand"], record_by_hand),
+    ("error", &["stale_token.held", "stale_token.free", "io.protected", "no_file.no_path"], error_of_a_situation),
     ("frame", &["barrier", "diverged", "ops", "snapshot", "snapshot.carried"], frame),
 ];
 
@@ -213,6 +214,16 @@ fn record_by_hand(name: &str, value: Value) {
     let lock = record.lock.unwrap();
     assert_eq!((lock.owner.as_str(), lock.ttl_ms), ("ops", None));
     assert!(["", "ops", "hft_"].iter().all(|token| !lock.is_proven_by(token)));
+}
+
+/// An error whose actions fit the situation that it is about.
+fn error_of_a_situation(name: &str, value: Value) {
+    let error = from::<ErrorReply>(name, &value).error;
+    assert_eq!(serde_json::from_slice::<Value>(&error.to_json()).unwrap(), value, "{name}");
+    assert_ne!(error.actions, error.reason.actions().to_strings(), "{name}: what is said without a situation");
+    for action in &error.actions {
+        assert!(error.reason.possible_actions().contains(&action.as_str()), "{name}: {action}");
+    }
 }
 
 fn frame(name: &str, value: Value) {

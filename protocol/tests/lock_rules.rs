@@ -255,6 +255,31 @@ fn a_conflict_says_who_since_when_until_when_and_what_was_asked() {
     assert_eq!(stale.retry_after_ms, None, "waiting does not make a token current");
 }
 
+/// The actions of the error that a request is refused with.
+fn advised<T: std::fmt::Debug>(decision: LockDecision<T>) -> String {
+    let LockDecision::Refuse(error) = decision else { panic!("{decision:?}") };
+    error.actions.join(", ")
+}
+
+#[test]
+fn the_actions_of_a_refusal_help_while_the_lock_is_as_it_is() {
+    let (held, free, old) = (held("a", 3), free(3), token(2));
+    let stale = || body(json!({"owner": "b", "expected_token": token(2)}));
+    let acquired = |record| asking("new", |asked| advised(acquire(record, AT, &stale(), asked)));
+    let released = |record| asking("new", |asked| advised(release(record, AT, &old, asked)));
+    let unlocked = |record| asking("new", |asked| advised(unlock(record, AT, &body(json!({"reason": "r"})), asked)));
+    let written = |record| may_write(record, AT, Some(&old)).unwrap_err().actions.join(", ");
+    table(&[
+        ("stale_token of an acquire, held", acquired(&held), "wait, takeover"),
+        ("stale_token of an acquire, free", acquired(&free), "acquire"),
+        ("stale_token of a release", released(&held), "wait, takeover"),
+        ("stale_token of a change", written(&held), "wait, takeover"),
+        ("not_locked of a change", written(&free), "acquire"),
+        ("not_locked of a release, which has what it wants", released(&free), ""),
+        ("not_locked of an unlock, which has what it wants", unlocked(&free), ""),
+    ]);
+}
+
 #[test]
 fn a_token_proves_its_own_grant_only() {
     assert!(held("a", 3).lock.unwrap().is_proven_by(&token(3)));

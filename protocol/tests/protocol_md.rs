@@ -110,7 +110,7 @@ fn the_table_of_errors_is_the_codes() {
     let actual = Reason::ALL.iter().map(|reason| {
         let retryable = if reason.retryable() { "yes" } else { "no" };
         let number = reason.code().number().to_string();
-        (reason.code().as_str().to_owned(), number, reason.as_str(), retryable, reason.actions().to_vec())
+        (reason.code().as_str().to_owned(), number, reason.as_str(), retryable, reason.possible_actions().to_vec())
     });
     assert_eq!(listed, actual.collect::<Vec<_>>());
 }

@@ -112,3 +112,26 @@ async fn many_clients_on_one_session_share_frames_and_every_edit_is_there() {
     fleet.all_announced(&signals).await;
     assert_eq!(signals.events_of("s1").iter().filter(|event| *event == "doc.edited").count(), 640);
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_actions_of_a_refusal_can_help() {
+    let fleet = fleet().await;
+    fleet.ask("session.open", "", json!({"id": "s1"})).await.ok();
+    for verb in ["doc.save", "doc.load"] {
+        let refusal = fleet.ask(verb, "s1", json!({})).await.refused("not_found", "no_file");
+        assert_eq!(refusal["actions"], json!([]), "{verb}: no request gives a session a file");
+    }
+    let grant = fleet.ask("lock.acquire", "s1", json!({"owner": "ann"})).await.ok();
+    fleet.ask("admin.takeover", "s1", json!({"owner": "ops", "reason": "stuck"})).await.ok();
+    let edit = json!({"token": grant["lock_token"], "body": "late"});
+    let acquire = json!({"owner": "ann", "expected_token": grant["lock_token"]});
+    for (verb, body) in [("doc.edit", &edit), ("lock.acquire", &acquire)] {
+        let refusal = fleet.ask(verb, "s1", body.clone()).await.refused("conflict", "stale_token");
+        assert_eq!(refusal["actions"], json!(["wait", "takeover"]), "{verb}");
+    }
+    fleet.ask("admin.unlock", "s1", json!({"reason": "done"})).await.ok();
+    let refusal = fleet.ask("lock.acquire", "s1", acquire).await.refused("conflict", "stale_token");
+    assert_eq!(refusal["actions"], json!(["acquire"]));
+    let refusal = fleet.ask("admin.unlock", "s1", json!({"reason": "again"})).await.refused("conflict", "not_locked");
+    assert_eq!(refusal["actions"], json!([]));
+}

@@ -5,6 +5,7 @@ mod crash;
 mod front;
 mod link;
 mod moved;
+mod rights;
 mod watch;
 
 use std::path::Path;
@@ -72,6 +73,7 @@ async fn what_somebody_else_wrote_is_never_written_over_unasked() {
         let refusal = fleet.ask(verb, &id, json!({})).await.refused("conflict", "unsaved_changes");
         let details = &refusal["details"];
         assert_eq!((&details["unsaved_by"], &details["diverged"]), (&json!("me"), &json!(true)), "{verb}");
+        assert_eq!(refusal["actions"], json!(["save_overwrite", "discard"]), "{verb}: a plain save would be refused");
         assert!(details["unsaved_since"].is_string(), "{details}");
     }
     let loaded = fleet.ask("doc.load", &id, json!({"discard": true, "request_id": "l1"})).await.ok();
@@ -138,7 +140,9 @@ async fn a_file_that_was_removed_or_made_under_a_session_is_noticed() {
     std::fs::remove_file(&file).unwrap();
     let refusal = fleet.ask("doc.save", &id, json!({})).await.refused("conflict", "disk_diverged");
     assert_eq!(refusal["details"]["found_digest"], json!(null));
-    fleet.ask("doc.load", &id, json!({})).await.refused("not_found", "no_file");
+    assert_eq!(refusal["actions"], json!(["save_overwrite", "read"]), "there is nothing to load");
+    let refusal = fleet.ask("doc.load", &id, json!({})).await.refused("not_found", "no_file");
+    assert_eq!(refusal["actions"], json!(["save"]));
     assert!(!file.exists());
     fleet.ask("doc.save", &id, json!({"overwrite": true})).await.ok();
     assert_eq!(std::fs::read(&file).unwrap(), b"one");
@@ -256,7 +260,8 @@ async fn a_session_whose_file_nobody_can_read_is_still_there() {
     assert_eq!((&details["found_digest"], &details["found_bytes"]), (&json!(null), &json!(1_u64 << 40)));
     std::fs::remove_file(&file).unwrap();
     std::fs::create_dir(&file).unwrap();
-    fleet.ask("doc.save", &id, json!({})).await.refused("conflict", "disk_diverged");
+    let refusal = fleet.ask("doc.save", &id, json!({})).await.refused("conflict", "disk_diverged");
+    assert_eq!(refusal["actions"], json!(["read"]), "a folder can be neither loaded nor written over");
     fleet.ask("doc.save", &id, json!({"overwrite": true})).await.refused("filesystem", "io");
     fleet.ask("session.close", &id, json!({"discard": true})).await.ok();
     fleet.ask("session.open", "", json!({"path": "a.md"})).await.refused("filesystem", "io");

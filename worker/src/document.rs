@@ -34,6 +34,7 @@ use file::File;
 #[cfg(feature = "failpoints")]
 pub use file::STEPS as SAVE_STEPS;
 pub(crate) use file::resolve;
+use frontmatter::BYTE_ORDER_MARK;
 use history::Weight;
 use request::Body;
 use state::{DocumentChange, Stamp, State};
@@ -73,7 +74,11 @@ impl Document {
 
     fn decide_edit(&self, edit: &Edit, ask: &Ask) -> Result<Decision, Error> {
         self.expect_revision(edit.expected_revision)?;
-        let step = Step::of(edit, &self.state.body, &self.state.fields, &self.limits)?;
+        let State { body, fields, front, .. } = &self.state;
+        let mut step = Step::of(edit, body, fields, &self.limits)?;
+        if self.file.is_some() {
+            step = step.with_mark_in_front(body, fields, front)?;
+        }
         let (changed, stamp, weight) = (step.changed(), Some(Stamp::of(ask)), Weight::Encoded);
         let change = match changed.is_empty() {
             true => DocumentChange::Same { stamp },
@@ -140,7 +145,8 @@ impl Document {
 }
 
 fn not_replayable(why: &str) -> Error {
-    Error::new(Reason::RecordInvalid, format!("a change in the log cannot be made: {why}"))
+    // An edit of the record repairs no log.
+    Error::new(Reason::RecordInvalid, format!("a change in the log cannot be made: {why}")).advise(&[])
 }
 
 fn raw<T: Serialize>(value: &T) -> Box<RawValue> {
@@ -188,13 +194,12 @@ impl Machine for Document {
             (None, Some(content)) => {
                 let fields = content.fields.clone().unwrap_or_default();
                 check_fields(&fields, &self.limits)?;
-                DocumentChange::Begin {
-                    body: content.body.clone().unwrap_or_default(),
-                    fields,
-                    front: String::new(),
-                    baseline: None,
-                    stamp: now,
+                let (mut body, mut front) = (content.body.clone().unwrap_or_default(), String::new());
+                if self.file.is_some() && !fields.is_empty() && body.starts_with(BYTE_ORDER_MARK) {
+                    body = body.trim_start_matches(BYTE_ORDER_MARK).to_owned();
+                    front.push(BYTE_ORDER_MARK);
                 }
+                DocumentChange::Begin { body, fields, front, baseline: None, stamp: now }
             }
             // That there was no file is something to know, too.
             (None, None) if self.file.is_some() => DocumentChange::Begin {

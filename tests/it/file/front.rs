@@ -116,6 +116,41 @@ async fn what_did_not_change_stays_as_it_was_however_deep_and_exact() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_file_with_a_byte_order_mark_is_the_same_document_after_a_load_and_keeps_undo() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("a.md");
+    let plain = "\u{feff}body\r\n";
+    std::fs::write(&file, plain).unwrap();
+    let mut fleet = fleet(folder.path()).await;
+    let signals = fleet.signals().await.unwrap();
+    let id = open(&fleet, "a.md").await;
+    assert_eq!(fleet.ask("doc.get", &id, json!({})).await.ok()["body"], plain);
+    fleet.ask("doc.edit", &id, json!({"fields": {"title": "T"}})).await.ok();
+    assert_eq!(signals.wait_for(&id, "doc.edited").await["data"]["changed"], json!(["body", "fields"]));
+    let titled = fleet.ask("doc.get", &id, json!({})).await.ok();
+    assert_eq!(titled["body"], "body\r\n");
+    fleet.ask("doc.save", &id, json!({})).await.ok();
+    assert_eq!(std::fs::read_to_string(&file).unwrap(), "\u{feff}---\r\ntitle: T\r\n---\r\nbody\r\n");
+    let loaded = fleet.ask("doc.load", &id, json!({})).await.ok();
+    assert_eq!((&loaded["body"], &loaded["fields"]), (&titled["body"], &titled["fields"]));
+    // Through the log, too.
+    fleet.add_worker("w2", &[("main", folder.path())]).await.unwrap();
+    fleet.ask("admin.move", &id, json!({"worker": "w2", "reason": "test"})).await.ok();
+    fleet.ask("doc.undo", &id, json!({})).await.ok();
+    let undone = fleet.ask("doc.get", &id, json!({})).await.ok();
+    assert_eq!((&undone["body"], &undone["fields"]), (&json!(plain), &json!({})));
+    fleet.ask("doc.save", &id, json!({})).await.ok();
+    assert_eq!(std::fs::read_to_string(&file).unwrap(), plain);
+    // Whoever opens it anew finds what the session had.
+    fleet.ask("doc.redo", &id, json!({})).await.ok();
+    fleet.ask("doc.save", &id, json!({})).await.ok();
+    fleet.ask("session.close", &id, json!({})).await.ok();
+    let id = open(&fleet, "a.md").await;
+    let anew = fleet.ask("doc.get", &id, json!({})).await.ok();
+    assert_eq!((&anew["body"], &anew["fields"]), (&titled["body"], &titled["fields"]));
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_front_matter_that_does_not_parse_is_refused_with_its_place() {
     let folder = tempfile::tempdir().unwrap();
     std::fs::write(folder.path().join("a.md"), "---\nok: 1\nbad: [1\n---\n").unwrap();

@@ -1,7 +1,7 @@
-//! A document and its file: load, look, and what to say when the two do not go together.
+//! A document and its file: load, comparison, and the refusals when the two differ.
 //!
-//! Invariant: what somebody else wrote is neither merged nor taken for ones own, and what the session has is not dropped unless
-//! the request says so. Who asks is told what there is on both sides.
+//! Invariant: the session never merges what another program wrote to the file, and never treats it as its own. It drops
+//! its own unsaved changes only when the request says so. A refusal describes both sides.
 
 use std::sync::Arc;
 
@@ -12,9 +12,10 @@ use holdfast_protocol::{Error, SessionId};
 use serde_json::value::RawValue;
 use serde_json::{Value, json};
 
-use super::file::{Baseline, File, Found};
+use super::file::{Baseline, File, Found, Placed, Seen};
 use super::saving::saved;
 use super::state::State;
+use super::step::Step;
 use super::{Document, DocumentChange, Stamp, raw};
 use crate::machine::{Ask, Change, Decision, Memory, Noticed};
 
@@ -22,6 +23,7 @@ impl Document {
     pub(super) fn file(&self) -> Result<&Arc<File>, Error> {
         self.file.as_ref().ok_or_else(|| {
             Error::new(Reason::NoFile, format!("session {} has no file", self.id))
+                .advise(&[])
                 .detail("session_id", self.id.as_str())
         })
     }
@@ -38,6 +40,12 @@ impl Document {
         let changed: Vec<String> =
             changed.into_iter().filter(|(_, yes)| *yes).map(|(name, _)| name.to_owned()).collect();
         let same = changed.is_empty();
+        // The text that the session itself saved can read as another document: a body that begins with front matter
+        // does, and so do some documents of logs of the first version.
+        let is_own = !self.state.dirty()
+            && self.state.baseline.as_ref().is_some_and(|baseline| baseline.digest == found.baseline.digest);
+        let before = (&*self.state.body, &self.state.fields);
+        let step = (is_own && !same).then(|| Step::between(before, (&found.body, &found.fields)));
         let mut after = self.reply();
         (after.body, after.fields) = (found.body.clone(), found.fields.clone());
         (after.revision, after.dirty, after.diverged) = (revision, false, false);
@@ -49,17 +57,18 @@ impl Document {
             baseline: found.baseline,
             stamp: Some(Stamp::of(ask)),
             same,
+            step,
         });
         Ok(Decision::Change(Change { change, event: Some(event), reply: raw(&after), memory: Memory::Occurrence }))
     }
 
-    /// Notices what happened to the file: that it is something else now, that it is not any more, or that a save came as far as
-    /// the file and its worker no further.
+    /// Compares the file with what the session knows of it. Reports that they differ, that they agree again, or that a
+    /// save reached the file before its worker ended.
     pub(super) async fn look_at_disk(&self) -> Option<Noticed> {
         let (file, state) = (self.file.as_ref()?, &self.state);
         let is_tidy = match state.begun.iter().any(|begun| begun.save.is_some()) {
             true => file.tidy(state.known(), &self.limits).await.inspect_err(|error| {
-                tracing::warn!(session = %self.id, %error, "what a save may have left could not be removed");
+                tracing::warn!(session = %self.id, %error, "temporary files of a save could not be removed");
             }),
             false => Ok(()),
         };
@@ -75,18 +84,20 @@ impl Document {
             && let Some(save) = &begun.save
             && is_tidy.is_ok()
         {
-            tracing::info!(session = %self.id, path = file.path(), "a save came as far as the file");
+            tracing::info!(session = %self.id, path = file.path(), "a save reached the file before its worker ended");
             let baseline = Baseline { digest: begun.digest.clone(), bytes: save.bytes, mtime: seen.mtime.clone() };
             return Some(Noticed {
                 request_id: Some(save.request_id.clone()),
-                change: saved(file, &self.id, save, baseline),
+                // The replaced file is gone, so nobody can count its links any more.
+                change: saved(file, &self.id, save, Placed { baseline, links_cut: 0 }),
             });
         }
         let stamp = jiff::Timestamp::now().to_string();
         let (change, kind, error) = match (state.known().has(&found), state.diverged.is_some()) {
             (false, false) => {
                 let error = Standpoint::of(self).diverged(file, &found);
-                tracing::info!(session = %self.id, path = file.path(), why = error.message, "the file is not what the session knows");
+                let why = &error.message;
+                tracing::info!(session = %self.id, path = file.path(), why, "the file differs from what the session knows");
                 (DocumentChange::Diverged { at: stamp.into() }, DIVERGED, Some(told(&error)))
             }
             (true, true) => (DocumentChange::Converged {}, CONVERGED, None),
@@ -98,12 +109,15 @@ impl Document {
         Some(Noticed { request_id: None, change })
     }
 
-    /// The refusal to drop what no file has.
+    /// The refusal to drop unsaved changes.
     pub(super) fn unsaved(&self) -> Error {
         let stamp = self.state.unsaved.as_ref();
         let since = stamp.map(|stamp| format!(", since {}", stamp.at)).unwrap_or_default();
         let message = format!("session {} has changes that its file does not have{since}", self.id);
+        // While the file differs, only a save with `overwrite` can succeed.
+        let save = if self.state.diverged.is_some() { "save_overwrite" } else { "save" };
         Error::new(Reason::UnsavedChanges, message)
+            .advise(&[save, "discard"])
             .detail("session_id", self.id.as_str())
             .detail("revision", self.state.revision)
             .detail("saved_revision", self.state.saved_revision)
@@ -113,7 +127,7 @@ impl Document {
     }
 }
 
-/// An error as a signal tells it.
+/// An error as a signal carries it.
 fn told(error: &Error) -> Value {
     json!({ "code": error.code, "reason": error.reason, "message": error.message, "details": error.details })
 }
@@ -134,20 +148,27 @@ impl Standpoint {
         Self { session: document.id.clone(), revision: *revision, baseline, synced, unsaved }
     }
 
-    /// The conflict with what was found in place of the file.
+    /// The `disk_diverged` refusal: `found` is not what the session read or wrote.
     pub(super) fn diverged(&self, file: &File, found: &Found) -> Error {
         let (expected, synced, unsaved) = (self.baseline.as_ref(), self.synced.as_ref(), self.unsaved.as_ref());
         let (what, seen) = match found {
             Found::Nothing => ("was removed from disk by somebody else", None),
             Found::Link => ("is a symbolic link now", None),
             Found::Irregular => ("is not a regular file now", None),
-            Found::Unreadable => ("cannot be read now", None),
+            Found::Unreadable => ("cannot be read by this worker now", None),
             Found::File(seen) if expected.is_none() => ("was made on disk by somebody else", Some(seen)),
             Found::File(seen) => ("was changed on disk by somebody else", Some(seen)),
         };
         let message = format!("{} {what}, since this session read or wrote it", file.path());
         let text = |text: Option<&String>| text.cloned().map_or(Value::Null, Value::String);
+        let actions: &[&str] = match found {
+            Found::File(Seen { digest: Some(_), .. }) => &["load_discard", "save_overwrite", "read"],
+            // A save can replace these, though no load can read them. It cannot replace a folder or a device.
+            Found::File(_) | Found::Nothing | Found::Link | Found::Unreadable => &["save_overwrite", "read"],
+            Found::Irregular => &["read"],
+        };
         file.describe(Error::new(Reason::DiskDiverged, message))
+            .advise(actions)
             .detail("session_id", self.session.as_str())
             .detail("revision", self.revision)
             .detail("expected_digest", text(expected.map(|expected| &expected.digest)))

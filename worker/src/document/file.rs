@@ -1,9 +1,9 @@
 //! The file of a document, beneath the folder of its workspace.
 //!
-//! Invariant: nothing outside of the folder is read or written, whatever links are in it. A save is atomic, and goes over
-//! nothing but what the session knows, unless it is told to.
-//! Deliberately absent: hard links, which cannot be told from files, and file systems that fold case: there two names may be
-//! sessions of one file, and the second save finds it diverged.
+//! Invariant: nothing outside of the folder is read or written, whatever links are in it. A save is atomic. Without
+//! `overwrite` it replaces only what the session knows and may write.
+//! Deliberately absent: detection of hard links and of file systems that ignore case. There two paths can be two
+//! sessions of one file, and the second save is `disk_diverged`.
 
 mod attributes;
 mod beneath;
@@ -30,10 +30,10 @@ use crate::workspace::{Mount, is_displaced};
 use beneath::Real;
 #[cfg(feature = "failpoints")]
 pub use failpoint::STEPS;
-pub(super) use save::Prepared;
-use save::{Order, Save};
+use save::{Order, Protected, Save};
+pub(super) use save::{Placed, Prepared};
 
-/// A file as it was last read or written.
+/// Facts of a file when the session last read or wrote it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(super) struct Baseline {
@@ -41,7 +41,7 @@ pub(super) struct Baseline {
     pub(super) digest: String,
     /// Size.
     pub(super) bytes: u64,
-    /// When the file was changed last then, by the clock of its file system. For people.
+    /// Its modification time then, by the clock of its file system. For people.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(super) mtime: Option<String>,
 }
@@ -52,10 +52,10 @@ impl Baseline {
     }
 }
 
-/// A file that is there.
+/// A regular file that was found.
 #[derive(Clone, Debug)]
 pub(super) struct Seen {
-    /// `None`: it is larger than any document's file.
+    /// blake3, hex; `None`: the file is larger than a document's file may be.
     pub(super) digest: Option<String>,
     pub(super) bytes: u64,
     pub(super) mtime: Option<String>,
@@ -63,16 +63,16 @@ pub(super) struct Seen {
     pub(super) uid: u32,
 }
 
-/// What stands where the file should be.
+/// What was found at the file's path.
 #[derive(Clone, Debug)]
 pub(super) enum Found {
     Nothing,
     File(Seen),
-    /// A symbolic link, there or in place of a folder, which is nothing that this session wrote.
+    /// A symbolic link, at the path itself or in place of one of its folders. The session never writes one.
     Link,
     /// A folder, a pipe, a device.
     Irregular,
-    /// Something that this worker may not read.
+    /// A file that this worker may not read.
     Unreadable,
 }
 
@@ -93,7 +93,7 @@ pub(super) struct Content {
     pub(super) baseline: Baseline,
 }
 
-/// What a save may write over.
+/// What a save may replace.
 pub(super) enum Over {
     Anything,
     /// Only what the session knows.
@@ -105,7 +105,7 @@ pub(super) enum Over {
 pub(super) struct Known {
     /// Digest of what was last read or written; `None`: there was none.
     pub(super) baseline: Option<String>,
-    /// Digests of saves that may have come as far as the file, and not as far as the log.
+    /// Digests of saves that may have reached the file, although the log has no outcome of them.
     pub(super) begun: Vec<String>,
 }
 
@@ -119,7 +119,7 @@ impl Over {
 }
 
 impl Known {
-    /// Whether `found` is of this session's own making, or as it read it.
+    /// Whether `found` is what this session last read, or what one of its own saves wrote.
     pub(super) fn has(&self, found: &Found) -> bool {
         match found {
             Found::Nothing => self.baseline.is_none(),
@@ -131,16 +131,16 @@ impl Known {
     }
 }
 
-/// What became of writing, or of its first half.
+/// The outcome of a save, or of its first half.
 pub(super) enum Written<T> {
     Done(T),
     Diverged(Found),
 }
 
-/// What became of the last step.
+/// The outcome of the last step of a save.
 pub(super) enum Finished {
-    Known(Written<Baseline>),
-    /// It was made, and may not last.
+    Known(Written<Placed>),
+    /// The file is in its place, and may not be there after a power failure.
     Unsure(Error),
 }
 
@@ -150,7 +150,7 @@ pub(super) struct File {
     workspace: String,
     path: String,
     mount: Option<Arc<Mount>>,
-    /// Has the session told when something happens to the file.
+    /// Notifies the session of changes of the file.
     watched: Option<Arc<Watched>>,
 }
 
@@ -189,14 +189,20 @@ impl File {
         self.describe(Error::new(Reason::NoFile, format!("{} is not in workspace {}", self.path, self.workspace)))
     }
 
-    /// Names the file in `error`.
+    /// Names the session and its file in `error`.
     pub(super) fn describe(&self, error: Error) -> Error {
-        error.detail("path", self.path.as_str()).detail("workspace", self.workspace.as_str())
+        error
+            .detail("session_id", self.session.id.as_str())
+            .detail("path", self.path.as_str())
+            .detail("workspace", self.workspace.as_str())
     }
 
     fn mount(&self) -> Result<Arc<Mount>, Error> {
         self.mount.clone().ok_or_else(|| {
-            self.describe(Error::new(Reason::NoWorkspace, format!("this worker has no workspace {}", self.workspace)))
+            self.describe(Error::new(
+                Reason::NoWorkspace,
+                format!("this worker does not have workspace {}", self.workspace),
+            ))
         })
     }
 
@@ -213,7 +219,7 @@ impl File {
         Err(self.describe(Error::new(Reason::WorkspaceDenied, message)))
     }
 
-    /// Does `work` with the file, of which the session is told from now on: else a change in between would be missed.
+    /// Starts the watch of the file, then does `work` with it, so that no change between the two is missed.
     async fn watching<T: Send + 'static>(
         &self,
         work: impl FnOnce() -> std::io::Result<T> + Send + 'static,
@@ -251,7 +257,7 @@ impl File {
         Ok(Some(Content { front: parts.front.to_owned(), fields, body: parts.body.to_owned(), baseline }))
     }
 
-    /// What stands there now.
+    /// What is at the file's path now.
     ///
     /// # Errors
     /// `no_workspace`, `io`.
@@ -263,8 +269,8 @@ impl File {
         }
     }
 
-    /// Removes what a crash left of saves of this session, which knows this much of its file, and makes durable what they came
-    /// to.
+    /// Removes temporary files that a crash left of saves of this session, and makes the folder durable. `known` is
+    /// what the session knows of its file.
     ///
     /// # Errors
     /// `no_workspace`, `workspace_denied`, `io`, `path_escape`.
@@ -291,7 +297,7 @@ impl File {
         let is_asked_to = matches!(over, Over::Anything);
         let order = Order { session, path, text, baseline, over, max: bytes_max(limits) };
         match blocking(move || save::prepare(&mount, order)).await {
-            // A folder further up is one now, and what it leads to is another session's.
+            // One of the path's folders is a link now: what is behind it belongs to another session.
             Err(error) if beneath::is_linked(&error) && !is_asked_to && !self.leaves() => {
                 Ok(Written::Diverged(Found::Link))
             }
@@ -304,7 +310,7 @@ impl File {
     /// # Errors
     /// `io`, `path_escape`.
     pub(super) async fn finish(&self, prepared: Prepared) -> Result<Finished, Error> {
-        // Its folder was made by now.
+        // The folder exists only now, so the watch is started again.
         match self.watching(move || prepared.finish()).await {
             Ok(Save::Unsure(error)) => Ok(Finished::Unsure(self.io("write", &error))),
             finished => self.written("write", finished).map(Finished::Known),
@@ -315,6 +321,7 @@ impl File {
         match saved.map_err(|error| self.io(doing, &error))? {
             Save::Done(done) => Ok(Written::Done(done)),
             Save::Diverged(found) => Ok(Written::Diverged(found)),
+            Save::Protected(protected) => Err(self.protected(&protected)),
             Save::Unsure(error) => Err(self.io(doing, &error)),
         }
     }
@@ -329,39 +336,54 @@ impl File {
         self.describe(Error::new(Reason::Io, format!("cannot {doing} {}: {error}", self.path)))
     }
 
-    /// Whether links lead out of the workspace by now.
+    /// The refusal to replace a file that this worker may not write.
+    fn protected(&self, Protected { mode, uid, error }: &Protected) -> Error {
+        let message = format!("{} is not written: its mode is {mode:04o}, its owner is uid {uid}: {error}", self.path);
+        // An immutable file cannot be replaced either.
+        let is_of_rights = error.kind() == ErrorKind::PermissionDenied && error.raw_os_error() != Some(EPERM);
+        self.describe(Error::new(Reason::Io, message))
+            .advise(if is_of_rights { &["save_overwrite"] } else { &[] })
+            .detail("mode", format!("{mode:04o}"))
+            .detail("uid", *uid)
+    }
+
+    /// Whether links at the path lead out of the workspace now.
     fn leaves(&self) -> bool {
         let real = self.mount().map(|mount| beneath::real_path(&mount, &self.path));
         matches!(real, Ok(Ok(Real::Outside)))
     }
 }
 
+/// The kernel's error for a file whose attributes forbid writing; for a file whose mode forbids it, the error is
+/// `EACCES`.
+const EPERM: i32 = rustix::io::Errno::PERM.raw_os_error();
+
 /// How many bytes the file of a document may have.
 fn bytes_max(limits: &Limits) -> u64 {
     (limits.body_bytes + frontmatter::text_limit(limits)) as u64
 }
 
-/// A worker that lost a workspace's folder has the workspace no more.
+/// The refusal where the workspace's folder was moved or unmounted.
 fn displaced(error: &std::io::Error) -> Error {
     Error::new(Reason::NoWorkspace, format!("{error}; put it back, or start the worker again"))
 }
 
 fn escape(path: &str) -> Error {
-    Error::new(Reason::PathEscape, format!("{path} leaves its workspace by a symbolic link"))
+    Error::new(Reason::PathEscape, format!("a symbolic link leads {path} out of its workspace"))
 }
 
 async fn blocking<T: Send + 'static>(work: impl FnOnce() -> std::io::Result<T> + Send + 'static) -> std::io::Result<T> {
     tokio::task::spawn_blocking(work).await.map_err(std::io::Error::other)?
 }
 
-/// The real path of `path`: what it leads to when symbolic links are followed.
+/// The real path of `path`, with all symbolic links followed.
 ///
 /// # Errors
 /// `path_escape`, `invalid_path`, `no_workspace`, `io`.
 pub(crate) async fn resolve(mount: Arc<Mount>, path: &CanonicalPath, limits: &Limits) -> Result<CanonicalPath, Error> {
     let name = path.to_string();
     let real = blocking(move || beneath::real_path(&mount, &name)).await;
-    let nameless = || Error::new(Reason::InvalidPath, format!("{path} leads to something that no path can name"));
+    let nameless = || Error::new(Reason::InvalidPath, format!("the real path of {path} is not a valid path"));
     let refused = |error: std::io::Error| match error.kind() {
         _ if is_displaced(&error) => displaced(&error),
         ErrorKind::InvalidFilename => Error::new(Reason::InvalidPath, format!("no file can be called {path}: {error}")),

@@ -1,12 +1,12 @@
-//! Front matter: the fields of a document as they stand at the head of its file, in YAML between `---` or in TOML between
-//! `+++`.
+//! Front matter: the fields of a document as they stand at the head of its file, in YAML between `---` or in TOML
+//! between `+++`.
 //!
-//! Laws: `split` loses no byte, and `join` puts together what it took apart; a front matter whose fields did not change is written as it was read; what `rewrite` returns
-//! reads back as exactly the fields that it was given.
+//! Laws: `split` loses no byte, and `join` puts together what it took apart; a front matter whose fields did not change
+//! is written as it was read; what `rewrite` returns reads back as exactly the fields that it was given.
 //! Deliberately absent: I/O, and any opinion about a body. No front matter is made before there are fields.
 //!
-//! What JSON cannot say is a string with the text of the source: dates, `.nan`, `.inf` and integers of more than 64 bits.
-//! A key that is a number, a boolean or `null` is its text; a key that is a list or a mapping is refused.
+//! What JSON cannot say is a string with the text of the source: dates, `.nan`, `.inf` and integers of more than 64
+//! bits. A key that is a number, a boolean or `null` is its text; a key that is a list or a mapping is refused.
 
 mod place;
 mod same;
@@ -28,7 +28,8 @@ const TEXT_FACTOR: usize = 4;
 /// Names that `serde_json` takes for instructions when it reads fields as JSON, as a session's log has them.
 const RESERVED_NAMES: &str = "$serde_json::private::";
 
-const BYTE_ORDER_MARK: char = '\u{feff}';
+/// What some systems put before the first character of a file.
+pub const BYTE_ORDER_MARK: char = '\u{feff}';
 
 /// A file's text, taken apart.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -133,24 +134,38 @@ pub fn read(front: &str, limits: &Limits) -> Result<Map<String, Value>, Error> {
     Ok(fields)
 }
 
-/// `front` with exactly `fields`: what did not change stays as it is, comments and order included. Where there is no front
-/// matter yet, `body` says how its lines are to end.
+/// `front` with exactly `fields`: what did not change stays as it is, comments and order included. Where there is no
+/// front matter yet, `body` says how its lines are to end. A `front` that is nothing but a byte order mark gets fences
+/// behind it. A body that begins with a byte order mark has no front matter before it when there are no fields: the
+/// mark is read as the body's only there.
 ///
 /// # Errors
 /// `bad_frontmatter` for what the language of `front` cannot say, as TOML cannot say null; `fields_too_large`.
 pub fn rewrite(front: &str, fields: &Map<String, Value>, body: &str, limits: &Limits) -> Result<String, Error> {
+    let is_plain = front.is_empty() || body.starts_with(BYTE_ORDER_MARK);
+    if is_plain && fields.is_empty() {
+        return Ok(String::new());
+    }
     let fresh;
     let fenced = match fenced(front) {
-        Some(fenced) => fenced,
-        None if fields.is_empty() => return Ok(String::new()),
+        Some(fenced) => {
+            if read(front, limits).is_ok_and(|old| old == *fields) {
+                return Ok(closed(front.to_owned(), &fenced, body));
+            }
+            fenced
+        }
         None => {
-            fresh = if ends_with_crlf(body) { "---\r\n---\r\n" } else { "---\n---\n" };
-            self::fenced(fresh).ok_or_else(|| Error::new(Reason::Bug, "a new front matter has no fences"))?
+            let mark = if front.starts_with(BYTE_ORDER_MARK) { "\u{feff}" } else { "" };
+            let end = if ends_with_crlf(body) { "\r\n" } else { "\n" };
+            fresh = format!("{mark}---{end}---{end}");
+            let fenced =
+                self::fenced(&fresh).ok_or_else(|| Error::new(Reason::Bug, "a new front matter has no fences"))?;
+            if fields.is_empty() {
+                return Ok(fresh.clone());
+            }
+            fenced
         }
     };
-    if !front.is_empty() && read(front, limits).is_ok_and(|old| old == *fields) {
-        return Ok(closed(front.to_owned(), &fenced, body));
-    }
     let ways: &[Way] = match fenced.language {
         Language::Yaml => &[yaml::amend, yaml::amend_tops, yaml::anew, yaml::as_json],
         Language::Toml => &[toml::amend, toml::amend_plainly, toml::anew],

@@ -1,7 +1,7 @@
-//! A save: what is written, in which steps, and what comes of it.
+//! A save of a document: its content, its steps and its outcome.
 //!
-//! Invariant: what somebody else wrote is not written over unless the request says so. The log is told what the file will be
-//! before the file is that.
+//! Invariant: a save overwrites another program's change only when the request says so. The log has the digest of the
+//! new file before the file is in its place.
 
 use std::sync::Arc;
 
@@ -13,13 +13,13 @@ use holdfast_protocol::{Error, Limits, RequestId, SessionId};
 use uuid::Uuid;
 
 use super::disk::Standpoint;
-use super::file::{Baseline, File, Finished, Over, Prepared, Written};
+use super::file::{Baseline, File, Finished, Over, Placed, Prepared, Written};
 use super::state::{Begun, BegunSave};
 use super::{Document, DocumentChange, Stamp, frontmatter, raw};
 use crate::machine::{Ask, Change, Effect, Memory, Unfinished, Work};
 
 impl Document {
-    /// What a save writes, and what the log is to have before.
+    /// The content of a save, and the intent that the log must have before it.
     pub(super) fn begin_save(&self, save: &Save, ask: &Ask) -> Result<Effect, Error> {
         let file = self.file()?.clone();
         file.writable()?;
@@ -40,8 +40,8 @@ impl Document {
         Ok(Effect { intent: raw(&intent), nothing: raw(&nothing), work: Box::new(work) })
     }
 
-    /// The front matter of the file to be. A body that begins with one of its own is written as it stands, and read as
-    /// fields when the file is read again; so it must be one that can be read.
+    /// The front matter of the new file. A document without fields whose body begins with front matter is written as it
+    /// is, and the next load reads that as fields; so it must parse.
     fn front_to_save(&self) -> Result<String, Error> {
         let state = &self.state;
         let front = frontmatter::rewrite(&state.front, &state.fields, &state.body, &self.limits)?;
@@ -52,7 +52,7 @@ impl Document {
     }
 }
 
-/// A save on its way.
+/// A save in progress.
 struct Saving {
     file: Arc<File>,
     limits: Arc<Limits>,
@@ -61,7 +61,7 @@ struct Saving {
     step: Step,
 }
 
-/// How far it is.
+/// The stage of a save.
 enum Step {
     Begun {
         text: String,
@@ -69,7 +69,7 @@ enum Step {
         over: Over,
     },
     Prepared(Prepared),
-    /// It cannot go on.
+    /// It was finished or refused.
     Over,
 }
 
@@ -86,7 +86,7 @@ impl Saving {
 impl Work for Saving {
     async fn prepare(&mut self) -> Result<(), Error> {
         let Step::Begun { text, baseline, over } = std::mem::replace(&mut self.step, Step::Over) else {
-            return Err(Error::new(Reason::Bug, "a save is prepared once"));
+            return Err(Error::new(Reason::Bug, "a save can be prepared only once"));
         };
         let written = self.file.prepare(text, baseline, over, &self.limits).await?;
         self.step = Step::Prepared(self.go_on(written)?);
@@ -95,21 +95,25 @@ impl Work for Saving {
 
     async fn finish(mut self: Box<Self>) -> Result<Change, Unfinished> {
         let Step::Prepared(prepared) = std::mem::replace(&mut self.step, Step::Over) else {
-            return Err(Unfinished::Refused(Error::new(Reason::Bug, "a save is finished once it is prepared")));
+            return Err(Unfinished::Refused(Error::new(
+                Reason::Bug,
+                "a save can be finished only once, after it was prepared",
+            )));
         };
-        let baseline = match self.file.finish(prepared).await.map_err(Unfinished::Refused)? {
+        let placed = match self.file.finish(prepared).await.map_err(Unfinished::Refused)? {
             Finished::Known(written) => self.go_on(written).map_err(Unfinished::Refused)?,
             Finished::Unsure(error) => return Err(Unfinished::Unsure(error)),
         };
-        Ok(saved(&self.file, &self.known.session, &self.begun, baseline))
+        Ok(saved(&self.file, &self.known.session, &self.begun, placed))
     }
 }
 
-/// That the file has what was to be saved.
-pub(super) fn saved(file: &File, session: &SessionId, save: &BegunSave, baseline: Baseline) -> Change {
+/// The change that tells the log of a finished save.
+pub(super) fn saved(file: &File, session: &SessionId, save: &BegunSave, placed: Placed) -> Change {
+    let Placed { baseline, links_cut } = placed;
     let BegunSave { revision, front, stamp, .. } = save.clone();
     let (bytes, digest) = (baseline.bytes, baseline.digest.clone());
-    let reply = raw(&Saved { session_id: session.clone(), revision, bytes, digest });
+    let reply = raw(&Saved { session_id: session.clone(), revision, bytes, digest, links_cut });
     let event = file.event("saved", revision, revision, Vec::new(), stamp.by.clone());
     let change = raw(&DocumentChange::Save { baseline, revision: Some(revision), front, stamp: Some(stamp) });
     Change { change, event: Some(event), reply, memory: Memory::Answer }

@@ -145,6 +145,10 @@ pub(super) enum DocumentChange {
         /// It has what the document has, so that what can be undone still can.
         #[serde(default, skip_serializing_if = "std::ops::Not::not")]
         same: bool,
+        /// The file has the very text that the session knows, and it reads differently: this is the difference, which
+        /// can be undone. `None`: what could be undone is dropped, unless it is the same.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        step: Option<Step>,
     },
     /// The file is about to have this. Whether it came to that, only the file knows.
     Saving(Begun),
@@ -236,8 +240,11 @@ impl State {
                 self.synced_with(baseline, stamp);
                 return Ok(());
             }
-            DocumentChange::Load { body, fields, front, baseline, stamp, same } => {
-                if !same {
+            DocumentChange::Load { body, fields, front, baseline, stamp, same, step } => {
+                if let Some(step) = step {
+                    let inverse = step.apply(&mut self.body, &mut self.fields, &mut self.front)?;
+                    self.history.done(inverse, Weight::Encoded);
+                } else if !same {
                     self.history = History::default();
                 }
                 (self.body, self.fields, self.front) = (body, fields, front);
@@ -251,19 +258,19 @@ impl State {
                 self.changed = stamp;
             }
             DocumentChange::Edit { step, stamp, weight } => {
-                let inverse = step.apply(&mut self.body, &mut self.fields)?;
+                let inverse = step.apply(&mut self.body, &mut self.fields, &mut self.front)?;
                 self.history.done(inverse, weight);
                 self.change(stamp, has_file);
             }
             DocumentChange::Undo { stamp, weight } => {
                 let step = self.history.take_done().ok_or_else(|| not_replayable("nothing to undo"))?;
-                let inverse = step.apply(&mut self.body, &mut self.fields)?;
+                let inverse = step.apply(&mut self.body, &mut self.fields, &mut self.front)?;
                 self.history.undone(inverse, weight);
                 self.change(stamp, has_file);
             }
             DocumentChange::Redo { stamp, weight } => {
                 let step = self.history.take_undone().ok_or_else(|| not_replayable("nothing to redo"))?;
-                let inverse = step.apply(&mut self.body, &mut self.fields)?;
+                let inverse = step.apply(&mut self.body, &mut self.fields, &mut self.front)?;
                 self.history.redone(inverse, weight);
                 self.change(stamp, has_file);
             }

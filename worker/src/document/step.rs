@@ -10,8 +10,19 @@ use ropey::Rope;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
+use super::frontmatter::BYTE_ORDER_MARK;
+
 /// How many splices of one edit are made on the text itself.
 const FEW: usize = 16;
+
+/// Where the byte order mark of a document's file goes. It is either the body's first character or, where there is a
+/// front matter, that one's.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub(super) enum Mark {
+    ToFront,
+    ToBody,
+}
 
 /// Splices of the body, one on the result of the other, and top-level fields to set and to remove.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
@@ -23,6 +34,10 @@ pub(super) struct Step {
     set: Map<String, Value>,
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     remove: Vec<String>,
+    /// The splices have the mark leave the body, or come back to it; this says so to the front matter. Steps of the
+    /// first version have none, and leave the front matter as it is.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    mark: Option<Mark>,
 }
 
 impl Step {
@@ -61,13 +76,70 @@ impl Step {
         Ok(step)
     }
 
+    /// What makes the second of two documents of the first.
+    pub(super) fn between(before: (&str, &Map<String, Value>), after: (&str, &Map<String, Value>)) -> Self {
+        let (old, new) = (before.1, after.1);
+        let set = new.iter().filter(|(name, value)| old.get(*name) != Some(value));
+        let remove = old.keys().filter(|name| !new.contains_key(*name));
+        Self {
+            splices: difference(before.0, after.0).into_iter().collect(),
+            set: set.map(|(name, value)| (name.clone(), value.clone())).collect(),
+            remove: remove.cloned().collect(),
+            mark: None,
+        }
+    }
+
+    /// The step for a document with a file: where that has a front matter after the step, the byte order mark that the
+    /// body would begin with is not the body's. It comes first in the file, so that whoever reads the file finds it
+    /// there.
+    ///
+    /// # Errors
+    /// `bad_value` for a splice out of bounds.
+    pub(super) fn with_mark_in_front(
+        mut self,
+        body: &str,
+        fields: &Map<String, Value>,
+        front: &str,
+    ) -> Result<Self, Error> {
+        // Nearly all documents have none. What changes nothing moves nothing.
+        if self.changed().is_empty()
+            || !body.contains(BYTE_ORDER_MARK) && !self.splices.iter().any(|made| made.insert.contains(BYTE_ORDER_MARK))
+        {
+            return Ok(self);
+        }
+        let (mut after, mut fields) = (body.to_owned(), fields.clone());
+        self.apply(&mut after, &mut fields, &mut String::new())?;
+        let rest = after.trim_start_matches(BYTE_ORDER_MARK);
+        if rest.len() == after.len() || (fields.is_empty() && front.is_empty()) {
+            return Ok(self);
+        }
+        if rest == body {
+            self.splices.clear();
+        } else {
+            let delete = after.chars().take_while(|char| *char == BYTE_ORDER_MARK).count() as u64;
+            self.splices.push(Splice { at: 0, delete, insert: String::new() });
+        }
+        // A mark alone is no change: nobody who reads the document could see it done or undone.
+        if self.changed().is_empty() {
+            return Ok(self);
+        }
+        self.mark = (!front.starts_with(BYTE_ORDER_MARK)).then_some(Mark::ToFront);
+        Ok(self)
+    }
+
     /// Makes the change and returns its inverse.
     ///
     /// # Errors
     /// `bad_value` for a splice out of bounds.
-    pub(super) fn apply(&self, body: &mut String, fields: &mut Map<String, Value>) -> Result<Self, Error> {
+    pub(super) fn apply(
+        &self,
+        body: &mut String,
+        fields: &mut Map<String, Value>,
+        front: &mut String,
+    ) -> Result<Self, Error> {
         let mut inverse = Self { splices: splice_all(body, &self.splices, |_| Ok(()))?, ..Self::default() };
         inverse.splices.reverse();
+        inverse.mark = self.mark.map(|mark| mark.apply(front));
         for name in &self.remove {
             if let Some(before) = fields.remove(name) {
                 inverse.set.insert(name.clone(), before);
@@ -113,6 +185,27 @@ impl Step {
     }
 }
 
+impl Mark {
+    /// Takes the mark to where it belongs and returns the inverse. A front matter that a save or load brought meanwhile
+    /// may have it already.
+    fn apply(self, front: &mut String) -> Self {
+        match self {
+            Self::ToFront => {
+                if !front.starts_with(BYTE_ORDER_MARK) {
+                    front.insert(0, BYTE_ORDER_MARK);
+                }
+                Self::ToBody
+            }
+            Self::ToBody => {
+                if front.starts_with(BYTE_ORDER_MARK) {
+                    front.remove(0);
+                }
+                Self::ToFront
+            }
+        }
+    }
+}
+
 /// Bytes of a text in JSON, without its quotes.
 fn json_len(text: &str) -> usize {
     let escaped = text.bytes().map(|byte| match byte {
@@ -128,8 +221,8 @@ fn outside(splice: &Splice) -> Error {
     Error::invalid(Reason::BadValue, message).detail("field", "splices")
 }
 
-/// Makes splices, each on the result of the one before, and returns their inverses in the same order. `check` is told how many
-/// bytes the text has after each.
+/// Makes splices, each on the result of the one before, and returns their inverses in the same order. `check` is told
+/// how many bytes the text has after each.
 fn splice_all(
     text: &mut String,
     splices: &[Splice],

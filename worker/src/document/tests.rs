@@ -1,5 +1,7 @@
 //! Documents against a model that keeps whole copies.
 
+mod reread;
+
 use holdfast_protocol::request::Request;
 use proptest::prelude::*;
 use serde_json::json;

@@ -1,5 +1,5 @@
-//! What a file keeps when another takes its place: owner and group, mode, extended attributes (access control lists among
-//! them), as far as this process may give them.
+//! Attributes that a save copies from the old file to the new one: owner, group, mode and extended attributes with
+//! access control lists, as far as this process may set them.
 
 use std::io::Result;
 use std::os::unix::fs::{MetadataExt as _, PermissionsExt};
@@ -9,23 +9,23 @@ use rustix::fs::{Gid, Uid, fchown};
 
 use super::beneath::Spot;
 
-/// Attributes that vouch for what a file has in it, or give it rights: nothing to be kept for another text.
+/// Attributes that sign the content of a file or give it privileges. They must not pass to another content.
 #[cfg(target_os = "linux")]
 const OF_THE_TEXT: [&str; 3] = ["security.capability", "security.ima", "security.evm"];
 
-/// The bits of a mode that can be kept, and those among them that lend nobody's rights.
+/// All bits of a mode, and those without set-user-id and set-group-id.
 const ALL: u32 = 0o7777;
 const PLAIN: u32 = 0o1777;
 
-/// The file that another is to take the place of.
+/// The file that is to be replaced.
 pub(super) struct Old {
     metadata: Metadata,
-    /// `None` where it may not be read.
+    /// `None` where this process may not read it.
     file: Option<File>,
 }
 
 impl Old {
-    /// `None` where there is none: whatever stands there instead of a file has nothing to keep.
+    /// `None` where there is no regular file.
     pub(super) fn at(spot: &Spot) -> Option<Self> {
         let file = spot.open().ok().flatten();
         let opened = file.as_ref().and_then(|file| file.metadata().ok());
@@ -34,7 +34,7 @@ impl Old {
     }
 }
 
-/// Gives `new` what `old` has.
+/// Copies the attributes of `old` to `new`.
 pub(super) fn keep(new: &std::fs::File, old: &Old) -> Result<()> {
     let metadata = &old.metadata;
     #[cfg(target_os = "linux")]
@@ -42,12 +42,13 @@ pub(super) fn keep(new: &std::fs::File, old: &Old) -> Result<()> {
         keep_extended(new, file);
     }
     let set = |mode: u32| new.set_permissions(std::fs::Permissions::from_mode(mode));
-    // Before it is given away, when it may no longer be changed; and after lists, which change the mode.
+    // Before the owner changes, because afterwards this process may not set the mode; after the lists, which change the
+    // mode.
     set(metadata.mode() & PLAIN)?;
     let wanted = (metadata.uid(), metadata.gid());
     let ids = || new.metadata().map(|metadata| (metadata.uid(), metadata.gid()));
     if ids()? != wanted && fchown(new, Some(Uid::from_raw(wanted.0)), Some(Gid::from_raw(wanted.1))).is_err() {
-        // The group alone may be one of ours. That neither can be kept is no reason not to save.
+        // This process may be in the group. A save goes on where it can keep neither owner nor group.
         fchown(new, None, Some(Gid::from_raw(wanted.1))).ok();
     }
     let mode = mode_for(metadata.mode(), wanted, ids()?);
@@ -57,19 +58,19 @@ pub(super) fn keep(new: &std::fs::File, old: &Old) -> Result<()> {
     Ok(())
 }
 
-/// The mode that a file has whose owner and group are `got`, where they were `wanted`: rights that would be another's are not
-/// given along.
+/// The mode of the new file. It has the set-id bits of the old one only where owner and group are the same (`got` is
+/// `wanted`).
 pub(super) fn mode_for(mode: u32, wanted: (u32, u32), got: (u32, u32)) -> u32 {
     mode & if got == wanted { ALL } else { PLAIN }
 }
 
-/// Best effort: a file system that has none says so, and some are the system's alone.
+/// Best effort: some file systems have no extended attributes, and only the system may set some of them.
 #[cfg(target_os = "linux")]
 fn keep_extended(new: &std::fs::File, old: &File) {
     use rustix::fs::{XattrFlags, fgetxattr, flistxattr, fsetxattr};
     /// The most that Linux has of names or of one value.
     const BYTES_MAX: usize = 64 * 1024;
-    // Mostly there are none, and else they do not fit.
+    // Most files have none. `RANGE` says that there are names and that they do not fit.
     if flistxattr(old, &mut [0_u8; 1]) != Err(rustix::io::Errno::RANGE) {
         return;
     }

@@ -1,7 +1,7 @@
-//! Opening what is beneath a workspace's folder, and finding real paths in it.
+//! Opens files beneath a workspace's folder, and finds real paths in it.
 //!
-//! Invariant: nothing here follows a symbolic link. A path is taken one name at a time, each relative to the handle of the
-//! folder before it, so that a link that is put in the way between two steps leads nowhere.
+//! Invariant: no open follows a symbolic link. A path is opened one name at a time, each relative to the handle of the
+//! folder before it, so that a link that somebody creates between two steps is refused and not followed.
 
 use std::collections::VecDeque;
 use std::ffi::{OsStr, OsString};
@@ -9,7 +9,7 @@ use std::io::{Error, ErrorKind, Result};
 use std::path::{Component, Path, PathBuf};
 
 use cap_fs_ext::{DirExt, FollowSymlinks, OpenOptionsFollowExt, OpenOptionsSyncExt};
-use cap_std::fs::{Dir, File, Metadata, OpenOptions};
+use cap_std::fs::{Dir, File, Metadata, MetadataExt, OpenOptions};
 use unicode_normalization::UnicodeNormalization;
 
 use crate::workspace::Mount;
@@ -17,22 +17,22 @@ use crate::workspace::Mount;
 /// How many links one path may lead through, as in Linux.
 const LINKS_MAX: usize = 40;
 
-/// A symbolic link stands where a session's real path was.
+/// A symbolic link is in a path that had none when the session was opened.
 #[derive(Debug, thiserror::Error)]
 #[error("{0:?} is a symbolic link")]
 pub(super) struct Linked(OsString);
 
-/// A folder, a pipe or a device stands where a file should be.
+/// There is a folder, a pipe or a device at the path of a file.
 #[derive(Debug, thiserror::Error)]
 #[error("not a regular file")]
 pub(super) struct Irregular;
 
-/// Whether `error` is about something that is no file.
+/// Whether `error` says that there is no regular file at the path.
 pub(super) fn is_irregular(error: &Error) -> bool {
     error.get_ref().is_some_and(|inner| inner.is::<Irregular>())
 }
 
-/// Whether `error` is about a link.
+/// Whether `error` says that there is a symbolic link in the path.
 pub(super) fn is_linked(error: &Error) -> bool {
     error.get_ref().is_some_and(|inner| inner.is::<Linked>())
 }
@@ -44,17 +44,37 @@ pub(super) struct Spot {
 }
 
 /// What to do about folders that are missing.
-#[derive(Clone, Copy, PartialEq, Eq)]
-pub(super) enum Missing {
+pub(super) enum Missing<'a> {
     Leave,
-    Make,
+    /// Makes them, and notes which.
+    Make(&'a mut Made),
+}
+
+/// Folders that were made for one file, the outermost first: where each is, its name there, and itself.
+#[derive(Default)]
+pub(super) struct Made(Vec<(Dir, PathBuf, Dir)>);
+
+impl Made {
+    /// Removes those that are still there and empty, after the save failed. Best effort.
+    pub(super) fn remove(self) {
+        let id = |metadata: &Metadata| (metadata.dev(), metadata.ino());
+        for (above, name, folder) in self.0.into_iter().rev() {
+            let (own, there) = (folder.dir_metadata(), above.symlink_metadata(&name));
+            // Another folder may have the name now. The system refuses to remove a folder that is not empty.
+            if !matches!((own, there), (Ok(own), Ok(there)) if id(&own) == id(&there))
+                || above.remove_dir(&name).is_err()
+            {
+                return;
+            }
+        }
+    }
 }
 
 /// Where `path` is; `None` when a folder of it is not there.
-pub(super) fn spot(mount: &Mount, path: &str, missing: Missing) -> Result<Option<Spot>> {
+pub(super) fn spot(mount: &Mount, path: &str, mut missing: Missing<'_>) -> Result<Option<Spot>> {
     let path = Path::new(path);
     let name = path.file_name().ok_or_else(|| Error::other("the path has no file name"))?;
-    // Records have canonical paths only; this is the second lock on that door.
+    // Records have canonical paths only. This check does not rely on that.
     if path.components().any(|part| !matches!(part, Component::Normal(_))) {
         return Err(Error::other("the path is not canonical"));
     }
@@ -64,15 +84,14 @@ pub(super) fn spot(mount: &Mount, path: &str, missing: Missing) -> Result<Option
         let part = Path::new(&on_disk(&folder, part)?).to_owned();
         folder = match folder.open_dir_nofollow(&part) {
             Ok(inner) => inner,
-            Err(error) if error.kind() == ErrorKind::NotFound && missing == Missing::Make => {
-                make_folder(&folder, &part)?;
-                folder.open_dir_nofollow(&part).map_err(|error| explained(&folder, &part, error))?
+            Err(error) if error.kind() == ErrorKind::NotFound => {
+                let Missing::Make(made) = &mut missing else { return Ok(None) };
+                make_folder(&folder, &part, made)?
             }
-            Err(error) if error.kind() == ErrorKind::NotFound => return Ok(None),
             Err(error) => {
                 let (is_file, error) = (error.kind() == ErrorKind::NotADirectory, explained(&folder, &part, error));
-                // What has a file where the folder was has no file in that.
-                if is_file && missing == Missing::Leave && !is_linked(&error) {
+                // A file is in place of the folder, so there is nothing at the path.
+                if is_file && matches!(missing, Missing::Leave) && !is_linked(&error) {
                     return Ok(None);
                 }
                 return Err(error);
@@ -83,7 +102,7 @@ pub(super) fn spot(mount: &Mount, path: &str, missing: Missing) -> Result<Option
     Ok(Some(Spot { folder, name }))
 }
 
-/// `name` as it stands in `folder`. Paths are in normal form C; names that other systems made may not be.
+/// `name` as `folder` has it. Paths are in normal form C; names that other systems made may be in another form.
 fn on_disk(folder: &Dir, name: &OsStr) -> Result<OsString> {
     if name.is_ascii() || folder.symlink_metadata(name).is_ok() {
         return Ok(name.to_owned());
@@ -97,11 +116,17 @@ fn on_disk(folder: &Dir, name: &OsStr) -> Result<OsString> {
     Ok(name.to_owned())
 }
 
-fn make_folder(folder: &Dir, name: &Path) -> Result<()> {
-    match folder.create_dir(name) {
-        Err(error) if error.kind() != ErrorKind::AlreadyExists => Err(error),
-        _ => sync(folder),
+fn make_folder(folder: &Dir, name: &Path, made: &mut Made) -> Result<Dir> {
+    let is_new = match folder.create_dir(name) {
+        Err(error) if error.kind() != ErrorKind::AlreadyExists => return Err(error),
+        created => created.is_ok(),
+    };
+    let inner = folder.open_dir_nofollow(name).map_err(|error| explained(folder, name, error))?;
+    if is_new {
+        made.0.push((folder.try_clone()?, name.to_owned(), inner.try_clone()?));
     }
+    sync(folder)?;
+    Ok(inner)
 }
 
 /// Makes what was created and renamed in `folder` durable.
@@ -114,12 +139,12 @@ impl Spot {
     pub(super) fn open(&self) -> Result<Option<File>> {
         match self.folder.symlink_metadata(&self.name) {
             Ok(found) if found.is_file() || found.is_symlink() => {}
-            // To open a device or a pipe is to do something with it.
+            // Opening a device or a pipe can have effects.
             Ok(_) => return Err(Error::other(Irregular)),
             Err(error) if matches!(error.kind(), ErrorKind::NotFound) => return Ok(None),
             Err(error) => return Err(error),
         }
-        // It may be another thing by now; without waiting, because a pipe must not hold a thread.
+        // It may have been replaced since. `nonblock`: the open of a pipe must not block this thread.
         let mut options = OpenOptions::new();
         options.read(true).follow(FollowSymlinks::No).nonblock(true);
         let file = match self.folder.open_with(&self.name, &options) {
@@ -129,9 +154,24 @@ impl Spot {
         };
         if file.metadata()?.is_file() { Ok(Some(file)) } else { Err(Error::other(Irregular)) }
     }
+
+    /// Why this process may not write the file, in the kernel's words; `None`: it may, or there is none any more. The
+    /// kernel knows more than mode and owner: access control lists, attributes, and what root may do.
+    pub(super) fn refuses_writing(&self) -> Option<Error> {
+        use rustix::fs::{Access, AtFlags, accessat};
+        let flags = AtFlags::EACCESS | AtFlags::SYMLINK_NOFOLLOW;
+        if accessat(&self.folder, &self.name, Access::WRITE_OK, flags).is_ok() {
+            return None;
+        }
+        // Not every system supports that call. Opening proves it; it comes second because it notifies those who watch
+        // the file.
+        let mut options = OpenOptions::new();
+        options.write(true).follow(FollowSymlinks::No).nonblock(true);
+        self.folder.open_with(&self.name, &options).err().filter(|error| error.kind() != ErrorKind::NotFound)
+    }
 }
 
-/// `error`, or that a link is its cause.
+/// `error`, or `Linked` where a symbolic link caused it.
 fn explained(folder: &Dir, name: &Path, error: Error) -> Error {
     match folder.symlink_metadata(name) {
         Ok(found) if found.is_symlink() => Error::other(Linked(name.into())),
@@ -139,18 +179,18 @@ fn explained(folder: &Dir, name: &Path, error: Error) -> Error {
     }
 }
 
-/// What a path leads to.
+/// The target of a path.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Real {
-    /// To this path, without a link in it. What is not there yet keeps its name.
+    /// This path, which has no link in it. Names that do not exist yet are kept.
     Path(String),
-    /// Out of the workspace.
+    /// It is outside of the workspace.
     Outside,
-    /// To the workspace's folder itself, or to names that are not UTF-8.
+    /// It is the workspace's folder itself, or has names that are not UTF-8.
     Nameless,
 }
 
-/// Follows the links of `path` by name. Whoever opens the result follows none, so that it need not stay true.
+/// Follows the links of `path` by name. The result may be outdated at once: whoever opens it follows no links.
 pub(super) fn real_path(mount: &Mount, path: &str) -> Result<Real> {
     mount.check()?;
     let mut folders = vec![mount.folder.try_clone()?];
@@ -165,7 +205,7 @@ pub(super) fn real_path(mount: &Mount, path: &str) -> Result<Real> {
             folders.truncate(real.len() + 1);
             continue;
         }
-        // Behind a name that is not there, nothing is.
+        // Below a name that does not exist, nothing exists.
         let found = match folders.get(real.len()) {
             Some(folder) => look_up(folder, &part)?.map(|(name, found)| (folder, name, found)),
             None => None,
@@ -206,8 +246,8 @@ pub(super) fn real_path(mount: &Mount, path: &str) -> Result<Real> {
     Ok(names.filter(|names| !names.is_empty()).map_or(Real::Nameless, |names| Real::Path(names.join("/"))))
 }
 
-/// Whether what is `ahead` of the folder above the workspace's leads back into that; it is taken from `ahead` then. Only by the
-/// workspace's own name, which has no link in it.
+/// Whether the rest of a path, which has left the workspace through `..`, enters it again by the workspace's real name.
+/// Then those names are taken from `ahead`.
 fn comes_back(mount: &Mount, ahead: &mut VecDeque<OsString>) -> bool {
     let name = mount.real_name();
     let mut above = name.to_owned();
@@ -229,7 +269,7 @@ fn owned(part: Component<'_>) -> OsString {
     part.as_os_str().to_owned()
 }
 
-/// What has this name in `folder`, and the name as it stands there.
+/// The entry of this name in `folder`, and the name as `folder` has it.
 fn look_up(folder: &Dir, part: &OsStr) -> Result<Option<(OsString, Metadata)>> {
     let name = on_disk(folder, part)?;
     match folder.symlink_metadata(&name) {

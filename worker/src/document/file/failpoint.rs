@@ -1,4 +1,4 @@
-//! Where a test may have this process killed. In a build without the feature `failpoints` there is nothing here.
+//! Steps of a save at which a test can kill this process. Without the feature `failpoints` they do nothing.
 
 /// The steps of a save, in their order.
 #[cfg(feature = "failpoints")]
@@ -24,7 +24,7 @@ pub(super) fn reached(step: &str) {
     debug_assert!(STEPS.contains(&step), "{step} is not listed");
     if std::env::var_os("HOLDFAST_FAIL_AT").is_some_and(|at| at == step) {
         let killed = rustix::process::kill_process(rustix::process::getpid(), rustix::process::Signal::KILL);
-        unreachable!("{killed:?}: nobody outlives SIGKILL");
+        unreachable!("{killed:?}: SIGKILL did not end this process");
     }
 }
 

@@ -1,5 +1,5 @@
-//! What a save writes before it is in its place: a file without a name where the file system can make one, so that a crash
-//! leaves nothing; else one named after its session, so that the session's next agent can remove what a crash left.
+//! The temporary file of a save. It is unnamed (`O_TMPFILE`) where the file system supports that, so that a crash
+//! leaves nothing. Else its name has the session's id, so that the session's next agent can remove it after a crash.
 
 use std::fs::File;
 use std::io::{ErrorKind, Result};
@@ -11,12 +11,12 @@ use holdfast_protocol::path::TEMPORARY_PREFIX;
 
 use super::failpoint::reached;
 
-/// Who may read what is not yet in its place and replaces something: nobody else.
+/// Mode of a temporary file that is to replace another: nobody else may read it before it has that one's mode.
 const PRIVATE: u32 = 0o600;
-/// Who may read a new file: whom the process's umask lets.
+/// Mode of a new file, less the umask.
 const USUAL: u32 = 0o666;
 
-/// A file beside the one that is to be written. What of it has a name loses that when this is dropped.
+/// A temporary file in the folder of the real one. Dropping it removes its name, if it has one.
 pub(super) struct Temporary {
     folder: Dir,
     file: File,
@@ -24,19 +24,19 @@ pub(super) struct Temporary {
     has_name: bool,
 }
 
-/// Whether what is written replaces a file, whose mode it takes over in the end.
+/// Whether the new file replaces another, whose mode it gets in the end.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(super) enum Kind {
     New,
     Replacement,
 }
 
-/// What became of an exchange.
+/// The outcome of an exchange.
 pub(super) enum Exchange {
     Done,
-    /// There is nothing to exchange it with.
+    /// There is no other file.
     Nothing,
-    /// This file system does not know what that is.
+    /// This file system does not support it.
     Unknown,
 }
 
@@ -58,7 +58,7 @@ impl Temporary {
         &mut self.file
     }
 
-    /// Its name beside the real file, where it stands as a whole; it gets one if it has none.
+    /// The name of the complete file. It gets one if it has none.
     pub(super) fn name(&mut self) -> Result<&Path> {
         if let Some(whole) = self.name.strip_suffix(PART).filter(|_| self.has_name) {
             self.folder.rename(&self.name, &self.folder, whole)?;
@@ -72,7 +72,7 @@ impl Temporary {
         Ok(self.name.as_ref())
     }
 
-    /// Puts it at `target`, where there is nothing; `false`: there is something.
+    /// Puts it at `target` if nothing is there; `false`: something is.
     pub(super) fn put(&mut self, target: &Path) -> Result<bool> {
         let put = if self.has_name { self.rename_over_nothing(target) } else { link(&self.file, &self.folder, target) };
         match put {
@@ -94,8 +94,8 @@ impl Temporary {
                 done => return Ok(done?),
             }
         }
-        // A file system that cannot: a link is refused where there is something, too. And one that has none of these: looked at
-        // a moment ago must do.
+        // Without `NOREPLACE`: a hard link also fails where something is. Without hard links either, the look below
+        // must do.
         match self.folder.hard_link(&self.name, &self.folder, target) {
             Ok(()) => self.folder.remove_file(&self.name),
             Err(error) if matches!(error.kind(), ErrorKind::PermissionDenied | ErrorKind::Unsupported) => {
@@ -108,7 +108,7 @@ impl Temporary {
         }
     }
 
-    /// Puts it at `target`, whatever is there.
+    /// Puts it at `target`, replacing whatever is there.
     pub(super) fn replace(&mut self, target: &Path) -> Result<()> {
         self.name()?;
         self.folder.rename(&self.name, &self.folder, target)?;
@@ -116,7 +116,7 @@ impl Temporary {
         Ok(())
     }
 
-    /// Puts it at `target`, and what was there in its own place, in one step.
+    /// Exchanges it with the file at `target`, atomically.
     pub(super) fn exchange(&mut self, target: &Path) -> Result<Exchange> {
         self.name()?;
         exchange(&self.folder, self.name.as_ref(), target)
@@ -124,7 +124,7 @@ impl Temporary {
 }
 
 impl Temporary {
-    /// Lets go of it without removing it.
+    /// Keeps the file at the temporary name when this is dropped.
     pub(super) fn leave(&mut self) {
         self.has_name = false;
     }
@@ -133,13 +133,13 @@ impl Temporary {
 impl Drop for Temporary {
     fn drop(&mut self) {
         if self.has_name {
-            // It is nobody's file any more; that it cannot be removed changes nothing for whoever saves.
+            // Best effort: a file that stays is removed by the next `tidy`, and the outcome of the save is the same.
             self.folder.remove_file(&self.name).ok();
         }
     }
 }
 
-/// Whether a file system says that it does not know what it was asked for.
+/// Whether `error` says that the file system does not support the call.
 #[cfg(any(target_os = "linux", target_vendor = "apple"))]
 fn cannot(error: rustix::io::Errno) -> bool {
     use rustix::io::Errno;
@@ -152,7 +152,7 @@ fn named(folder: &Dir, name: &Path, mode: u32) -> Result<File> {
     Ok(folder.open_with(name, &options)?.into_std())
 }
 
-/// A file of `folder` without a name; `None` where that cannot be had, or could not be given a name later.
+/// An unnamed file in `folder`; `None` where that is not supported, or where it could not be given a name later.
 #[cfg(target_os = "linux")]
 fn nameless(folder: &Dir, mode: u32) -> Result<Option<File>> {
     use rustix::fs::{Mode, OFlags};
@@ -163,7 +163,7 @@ fn nameless(folder: &Dir, mode: u32) -> Result<Option<File>> {
     let flags = OFlags::TMPFILE | OFlags::WRONLY | OFlags::CLOEXEC;
     match rustix::fs::openat(folder, ".", flags, Mode::from_raw_mode(mode)) {
         Ok(file) => Ok(Some(file.into())),
-        // What file systems and kernels say that do not know of it.
+        // The errors of file systems and kernels without support for it.
         Err(Errno::OPNOTSUPP | Errno::INVAL | Errno::ISDIR | Errno::NOSYS | Errno::NOENT) => Ok(None),
         Err(error) => Err(error.into()),
     }
@@ -178,12 +178,12 @@ fn nameless(_: &Dir, _: u32) -> Result<Option<File>> {
 #[cfg(target_os = "linux")]
 const OPEN_FILES: &str = "/proc/self/fd";
 
-/// Gives a file without a name this one, where nothing has it.
+/// Gives an unnamed file a name that nothing has.
 #[cfg(target_os = "linux")]
 fn link(file: &File, folder: &Dir, name: &Path) -> Result<()> {
     use std::os::fd::AsRawFd;
     let open = format!("{OPEN_FILES}/{}", file.as_raw_fd());
-    // open(2) says how: the link that is followed is the kernel's own, to the open file.
+    // As open(2) describes it: the followed link is the kernel's own link to the open file.
     Ok(rustix::fs::linkat(rustix::fs::CWD, open, folder, name, rustix::fs::AtFlags::SYMLINK_FOLLOW)?)
 }
 
@@ -196,11 +196,11 @@ fn prefix(session: &SessionKey) -> String {
     format!("{TEMPORARY_PREFIX}{session}-")
 }
 
-/// The end of a name whose file is not whole yet.
+/// The end of the name of an incomplete file.
 const PART: &str = ".part";
 
-/// What saves of this session left in `folder` when their process died. Only a session's owner may touch them: the save of a
-/// worker that lost the session and does not know it yet then ends without its file.
+/// Temporary files of this session in `folder`. Only the session's owner may remove them: a worker that lost the
+/// session and does not know it yet then cannot finish its save.
 pub(super) fn left(folder: &Dir, session: &SessionKey) -> Result<Vec<PathBuf>> {
     let prefix = prefix(session);
     let mut left = Vec::new();
@@ -213,7 +213,7 @@ pub(super) fn left(folder: &Dir, session: &SessionKey) -> Result<Vec<PathBuf>> {
     Ok(left)
 }
 
-/// Whether the file of that name never was whole, so that it is nobody's.
+/// Whether the file of that name is incomplete, so that it cannot be another program's.
 pub(super) fn is_half_written(name: &Path) -> bool {
     name.to_str().is_some_and(|name| name.ends_with(PART))
 }
@@ -225,7 +225,7 @@ pub(super) fn remove(folder: &Dir, name: &Path) -> Result<()> {
     }
 }
 
-/// Exchanges two files in one step.
+/// Exchanges two files atomically.
 pub(super) fn exchange(folder: &Dir, name: &Path, target: &Path) -> Result<Exchange> {
     #[cfg(any(target_os = "linux", target_vendor = "apple"))]
     {

@@ -1,6 +1,7 @@
 //! Saves and links on a real file system: nothing outside is read or written, and nothing half done is seen.
 
 mod attributes;
+mod folders;
 mod links;
 mod races;
 #[cfg(target_os = "linux")]
@@ -51,10 +52,11 @@ impl Place {
         save::prepare(&self.mount, Self::order(path, text, over))
     }
 
-    fn save(&self, path: &str, text: &str, over: Over) -> std::io::Result<Save<Baseline>> {
+    fn save(&self, path: &str, text: &str, over: Over) -> std::io::Result<Save<Placed>> {
         match self.prepare(path, text, over)? {
             Save::Done(prepared) => prepared.finish(),
             Save::Diverged(found) => Ok(Save::Diverged(found)),
+            Save::Protected(protected) => Ok(Save::Protected(protected)),
             Save::Unsure(error) => Err(error),
         }
     }

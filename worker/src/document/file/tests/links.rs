@@ -122,3 +122,22 @@ fn a_name_that_another_system_wrote_decomposed_is_found_and_kept() {
     assert_eq!(std::fs::read(place.at(decomposed)).unwrap(), b"new");
     assert!(!place.at(composed).exists(), "there is one file");
 }
+
+#[test]
+fn a_save_says_how_many_other_names_it_cut_off() {
+    let place = place();
+    std::fs::write(place.at("a.md"), "one").unwrap();
+    std::fs::hard_link(place.at("a.md"), place.at("b.md")).unwrap();
+    std::fs::hard_link(place.at("a.md"), place.at("c.md")).unwrap();
+    let cut = |saved: std::io::Result<Save<Placed>>| match saved.unwrap() {
+        Save::Done(placed) => placed.links_cut,
+        _ => panic!("it was not saved"),
+    };
+    assert_eq!(cut(place.save("a.md", "two", known("one"))), 2);
+    assert_eq!(cut(place.save("a.md", "three", known("two"))), 0, "nothing has another name any more");
+    assert_eq!(cut(place.save("b.md", "two", Over::Anything)), 1);
+    assert_eq!(cut(place.save("new.md", "one", nothing_known())), 0);
+    for (name, text) in [("a.md", "three"), ("b.md", "two"), ("c.md", "one")] {
+        assert_eq!(std::fs::read_to_string(place.at(name)).unwrap(), text, "{name}");
+    }
+}

@@ -139,7 +139,7 @@ fn a_link_that_is_swapped_in_during_open_and_save_leads_nowhere() {
                 }
                 match place.save(path, "mine", known("mine")) {
                     Ok(Save::Done(_)) => saves += 1,
-                    Ok(Save::Diverged(_) | Save::Unsure(_)) | Err(_) => refused += 1,
+                    Ok(Save::Diverged(_) | Save::Protected(_) | Save::Unsure(_)) | Err(_) => refused += 1,
                 }
             }
         }

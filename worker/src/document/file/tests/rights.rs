@@ -38,12 +38,59 @@ fn place_with(folder: u32, file: u32) -> Place {
 }
 
 #[test]
-fn what_is_anothers_is_saved_where_the_folder_lets() {
-    let place = place_with(0o777, 0o664);
+fn a_file_that_may_not_be_written_is_not_replaced_unless_that_is_asked_for() {
+    // Read-only; and somebody else's, where there is somebody else.
+    let is_root = rustix::process::geteuid().is_root();
+    for mode in [0o444, 0o644] {
+        let place = place_with(0o777, mode);
+        if mode == 0o444 && is_root {
+            chown(place.at("a.md"), Some(NOBODY), Some(NOBODY)).unwrap();
+        } else if mode == 0o644 && !is_root {
+            continue; // All files are one's own.
+        }
+        let owner = std::fs::metadata(place.at("a.md")).unwrap().uid();
+        as_nobody(|| {
+            let saved = place.save("a.md", "new", known("old"));
+            let Ok(Save::Protected(protected)) = saved else { panic!("{mode:o}: {}", is_done(&saved)) };
+            assert_eq!((protected.mode, protected.uid), (mode, owner));
+            assert_eq!(protected.error.kind(), std::io::ErrorKind::PermissionDenied);
+            // What somebody else wrote is told of first.
+            assert!(matches!(place.save("a.md", "new", known("older")), Ok(Save::Diverged(Found::File(_)))));
+            assert_eq!(std::fs::read(place.at("a.md")).unwrap(), b"old");
+            assert!(is_done(&place.save("a.md", "new", Over::Anything)), "{mode:o}");
+        });
+        let metadata = std::fs::metadata(place.at("a.md")).unwrap();
+        assert_eq!((metadata.mode() & 0o7777, std::fs::read(place.at("a.md")).unwrap()), (mode, b"new".to_vec()));
+        assert_eq!(stray(place.inside.path()), Vec::<String>::new());
+    }
+}
+
+#[test]
+fn a_file_that_became_read_only_while_a_save_was_written_is_not_replaced() {
+    let place = place_with(0o777, 0o666);
+    let Save::Done(prepared) = as_nobody(|| place.prepare("a.md", "new", known("old")).unwrap()) else {
+        panic!("refused")
+    };
+    set_mode(&place.at("a.md"), 0o444);
+    assert!(matches!(as_nobody(|| prepared.finish()), Ok(Save::Protected(Protected { mode: 0o444, .. }))));
+    assert_eq!((std::fs::read(place.at("a.md")).unwrap(), stray(place.inside.path())), (b"old".to_vec(), vec![]));
+}
+
+#[test]
+fn root_replaces_what_it_may_write() {
+    if rustix::process::geteuid().is_root() {
+        let place = place_with(0o777, 0o444);
+        assert!(is_done(&place.save("a.md", "new", known("old"))), "the kernel lets it, whatever the mode");
+    }
+}
+
+#[test]
+fn what_is_anothers_is_saved_where_its_mode_lets() {
+    let place = place_with(0o777, 0o666);
     assert!(is_done(&as_nobody(|| place.save("a.md", "new", known("old")))));
     assert!(is_done(&as_nobody(|| place.save("folder/b.md", "new", nothing_known()))));
     let metadata = std::fs::metadata(place.at("a.md")).unwrap();
-    assert_eq!(metadata.mode() & 0o7777, 0o664, "whoever else could write can still");
+    assert_eq!(metadata.mode() & 0o7777, 0o666, "whoever else could write can still");
     assert_eq!((std::fs::read(place.at("a.md")).unwrap(), stray(place.inside.path())), (b"new".to_vec(), vec![]));
     if rustix::process::geteuid().is_root() {
         assert_eq!(metadata.uid(), NOBODY, "it could not be given away");
