@@ -168,8 +168,10 @@ impl Endpoints {
                 let outcome = caught(verb, handle::acquire(&self.hub, &key, acquiring)).await;
                 let named =
                     |error: Error| if error.request_id.is_empty() { error.for_request(&request_id) } else { error };
-                let answer = outcome.unwrap_or_else(|error| Answer::error(named(error), b"{}", &made));
-                self.answer(reply, answer, Some(verb), arrived).await;
+                let answer = outcome.unwrap_or_else(|error| Some(Answer::error(named(error), b"{}", &made)));
+                if let Some(answer) = answer {
+                    self.answer(reply, answer, Some(verb), arrived).await;
+                }
             }
         }
     }
@@ -208,7 +210,7 @@ impl Endpoints {
 }
 
 /// The outcome of a handler. A panic is a bug in one handler; what it shared it left whole, see the locks of each.
-async fn caught(verb: Verb, handling: impl Future<Output = Result<Answer, Error>>) -> Result<Answer, Error> {
+async fn caught<T>(verb: Verb, handling: impl Future<Output = Result<T, Error>>) -> Result<T, Error> {
     AssertUnwindSafe(handling).catch_unwind().await.unwrap_or_else(|_| {
         tracing::error!(%verb, "a handler panicked");
         Err(error::bug("the request met a bug in the coordinator"))

@@ -9,9 +9,11 @@ use async_nats::Client;
 use holdfast_protocol::lock::Secret;
 use holdfast_protocol::{Error, Reason, Revision};
 use holdfast_store::{Floor, Store};
+use tokio::sync::OnceCell;
 use tokio::time::{Instant, timeout_at};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
+use uuid::Uuid;
 
 use crate::config::{ANNOUNCE_TIMEOUT, Config};
 use crate::countdown::Countdown;
@@ -32,6 +34,10 @@ const FLOOR_ASK: Duration = Duration::from_millis(250);
 /// Everything that requests share.
 pub(crate) struct Hub {
     pub(crate) client: Client,
+    /// The id of this instance of the micro service.
+    pub(crate) instance: String,
+    /// Whether another coordinator is there, once that matters.
+    pub(crate) others: OnceCell<bool>,
     pub(crate) store: Store,
     pub(crate) secret: Secret,
     pub(crate) config: Config,
@@ -66,6 +72,8 @@ impl Hub {
             tasks: TaskTracker::new(),
             leaving: CancellationToken::new(),
             abort: CancellationToken::new(),
+            instance: Uuid::now_v7().simple().to_string(),
+            others: OnceCell::new(),
             client,
             store,
             secret,

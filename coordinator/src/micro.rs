@@ -15,7 +15,6 @@ use futures_util::stream::{SelectAll, StreamExt, select_all};
 use holdfast_protocol::subject::{Root, Verb};
 use serde::Serialize;
 use serde_json::{Map, Value, json};
-use uuid::Uuid;
 
 use crate::call::now;
 use crate::config::Config;
@@ -26,6 +25,9 @@ const SERVICE: &str = "holdfast";
 const DESCRIPTION: &str = "document sessions with one owner, locks and signals";
 /// The queue group of all coordinators; ADR-32's default.
 pub(crate) const QUEUE: &str = "q";
+
+/// The question that each instance of the service answers.
+pub(crate) const PING: &str = "$SRV.PING.holdfast";
 
 /// Header of an error reply: its message.
 pub(crate) const ERROR_HEADER: &str = async_nats::service::NATS_SERVICE_ERROR;
@@ -72,10 +74,10 @@ struct EndpointStats<'a> {
 }
 
 impl Micro {
-    pub(crate) fn new(config: &Config) -> Self {
+    pub(crate) fn new(config: &Config, instance: &str) -> Self {
         Self {
             root: config.root.clone(),
-            id: Uuid::now_v7().simple().to_string(),
+            id: instance.to_owned(),
             name: config.name.clone(),
             version: config.version.clone(),
             started: now(),
@@ -132,7 +134,7 @@ impl Micro {
             "name": SERVICE,
             "id": self.id,
             "version": self.version,
-            "metadata": {"coordinator": self.name},
+            "metadata": {"coordinator": self.name, "root": self.root.as_str()},
         })
     }
 
@@ -196,7 +198,7 @@ mod tests {
 
     #[test]
     fn statistics_count_requests_and_errors_per_endpoint() {
-        let micro = Micro::new(&Config::default());
+        let micro = Micro::new(&Config::default(), "i1");
         micro.count(Verb::LockAcquire, Duration::from_micros(30), None);
         micro.count(Verb::LockAcquire, Duration::from_micros(50), Some("409:held".to_owned()));
         let stats = micro.stats();
@@ -215,7 +217,7 @@ mod tests {
     /// What async-nats' own service would say parses what this one says.
     #[test]
     fn answers_have_the_shape_of_the_client_librarys() {
-        let micro = Micro::new(&Config::default());
+        let micro = Micro::new(&Config::default(), "i1");
         let info: async_nats::service::Info = serde_json::from_value(micro.info()).unwrap();
         assert_eq!(info.endpoints.len(), Verb::ALL.len());
         let stats: async_nats::service::Stats = serde_json::from_value(micro.stats()).unwrap();

@@ -25,6 +25,8 @@ async fn without_any_worker_the_record_alone_answers_at_once() {
         let token = fleet.acquire("s1", "a").await;
         fleet.ask("doc.edit", "s1", json!({"token": token, "body": "kept"})).await.ok();
         fleet.kill_worker("w1");
+        // By then the coordinator knows that nobody is there.
+        fleet.ask("doc.get", "s1", json!({})).await.refused("unavailable", "no_live_worker");
         let begin = Instant::now();
         fleet.ask("lock.validate", "s1", json!({"token": token})).await.ok();
         fleet.ask("lock.acquire", "s1", json!({"owner": "b"})).await.refused("conflict", "lock_held");

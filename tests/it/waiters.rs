@@ -110,18 +110,9 @@ async fn one_line_does_not_lock_the_others_out() {
     assert_eq!((count("\"lock_held\""), count("\"mailbox_full\"")), (1_024, 4_200 - 1_024), "{:?}", reasons.first());
 }
 
-/// Has the stream elect another leader.
-async fn step_down(fleet: &Fleet, subject: &str) {
-    until("the leader to step down", SOON, async || {
-        let reply = fleet.nats.request(subject.to_owned(), "".into()).await.ok()?;
-        serde_json::from_slice::<Value>(&reply.payload).ok()?["success"].as_bool().filter(|done| *done)
-    })
-    .await;
-}
-
 #[tokio::test(flavor = "multi_thread")]
-async fn waiters_keep_their_places_through_elections_of_a_leader() {
-    let cluster = own_cluster().await.unwrap();
+async fn waiters_keep_their_places_while_the_stream_has_no_leader() {
+    let mut cluster = own_cluster().await.unwrap();
     let fleet = Fleet::start(&cluster.url()).await.unwrap();
     fleet.open("s1").await;
     let mut token = fleet.acquire("s1", "holder").await;
@@ -132,21 +123,80 @@ async fn waiters_keep_their_places_through_elections_of_a_leader() {
         assert!(futures_util::poll!(&mut next).is_pending());
         waiting.push(next);
     }
-    let stepdown = format!("$JS.API.STREAM.LEADER.STEPDOWN.{}", fleet.root.sessions_stream());
+    fleet.ask("session.get", "s1", json!({})).await.ok();
+    // Without two of three servers there is no leader; whoever is first in line tries in vain.
+    let connected = fleet.nats.server_info().server_name;
+    let away: Vec<usize> = (0..3).filter(|n| cluster.servers()[*n].name() != connected).collect();
+    for n in &away {
+        cluster.servers()[*n].pause().unwrap();
+    }
+    let refused = async || {
+        let body = json!({"owner": "probe", "request_id": "probe"});
+        let reply = fleet.try_ask("lock.acquire", "s1", &body, Duration::from_secs(8)).await;
+        reply.is_ok_and(|reply| reply.body["error"]["code"] == "unavailable").then_some(())
+    };
+    let some_time = until("a request to find the storage away", Duration::from_secs(60), refused);
+    tokio::select! {
+        answer = futures_util::StreamExt::next(&mut waiting) => panic!("a wait ended: {answer:?}"),
+        () = some_time => {}
+    }
+    for n in &away {
+        cluster.servers_mut()[*n].resume().unwrap();
+    }
     for n in 0..5 {
-        // The election is under way when the lock becomes free.
-        step_down(&fleet, &stepdown).await;
+        let release = json!({"token": token, "request_id": format!("r{n}")});
         until("the lock to be released", SOON, async || {
-            let reply = fleet.ask("lock.release", "s1", json!({"token": token, "request_id": format!("r{n}")})).await;
-            reply.number.is_none().then_some(())
+            let reply = fleet.try_ask("lock.release", "s1", &release, Duration::from_secs(8)).await;
+            reply.is_ok_and(|reply| reply.number.is_none()).then_some(())
         })
         .await;
-        step_down(&fleet, &stepdown).await;
         let next = tokio::time::timeout(SOON, futures_util::StreamExt::next(&mut waiting)).await.unwrap();
         let grant = next.unwrap().ok();
         assert_eq!(grant["owner"], format!("w{n}"), "in order");
         token = grant["lock_token"].as_str().unwrap().to_owned();
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn waiters_of_a_coordinator_that_leaves_wait_on_at_another_in_order() {
+    for mut fleet in fleets().await {
+        fleet.open("s1").await;
+        let mut token = fleet.acquire("s1", "holder").await;
+        let url = fleet.url.clone();
+        let client = connect(&url).await;
+        let inbox = client.new_inbox();
+        let mut own = client.subscribe(format!("{inbox}.*")).await.unwrap();
+        for n in 0..4 {
+            let body = json!({"owner": format!("w{n}"), "wait_ms": 60_000, "request_id": format!("W{n}")});
+            send(&client, fleet.subject("lock.acquire", "s1"), &format!("{inbox}.{n}"), body).await;
+            // A round trip through the only coordinator, so that the place in line is taken.
+            fleet.ask("session.get", "s1", json!({})).await.ok();
+        }
+        let leaving = fleet.take_coordinator().unwrap();
+        fleet.add_coordinator().await.unwrap();
+        leaving.stop(Duration::from_secs(5)).await;
+        for n in 0..4 {
+            fleet.ask("lock.release", "s1", json!({"token": token})).await.ok();
+            let answer = tokio::time::timeout(SOON, futures_util::StreamExt::next(&mut own)).await.unwrap().unwrap();
+            let grant: Value = serde_json::from_slice(&answer.payload).unwrap();
+            assert_eq!(grant["owner"], format!("w{n}"), "{grant}");
+            token = grant["lock_token"].as_str().unwrap().to_owned();
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_waiter_of_the_last_coordinator_is_told_to_ask_again() {
+    let mut fleet = Fleet::start(shared().await.unwrap().url()).await.unwrap();
+    fleet.open("s1").await;
+    fleet.acquire("s1", "holder").await;
+    let leaving = fleet.take_coordinator().unwrap();
+    let waits = json!({"owner": "w", "wait_ms": 60_000});
+    let mut waiting = Box::pin(fleet.ask("lock.acquire", "s1", waits));
+    assert!(futures_util::poll!(&mut waiting).is_pending());
+    fleet.ask("session.get", "s1", json!({})).await.ok();
+    let (answer, ()) = tokio::join!(waiting, leaving.stop(Duration::from_secs(5)));
+    answer.refused("busy", "draining");
 }
 
 #[tokio::test(flavor = "multi_thread")]

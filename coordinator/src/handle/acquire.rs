@@ -4,8 +4,12 @@
 //! anything is awaited, and kept through failures that pass; it ends with the grant, with `lock_held` at the end of `wait_ms`,
 //! or with a refusal that is final. One who does not wait may find the lock free and take it.
 
+mod pass_on;
+
 use std::sync::Arc;
 use std::time::Duration;
+
+use async_nats::Subject;
 
 use holdfast_protocol::lock::{self, Asked, LockDecision};
 use holdfast_protocol::reply::Grant;
@@ -16,7 +20,6 @@ use tokio::time::Instant;
 use crate::answer::Answer;
 use crate::call::{Call, Incoming, now};
 use crate::change::{self, Change, Done, NotDone, Wrote};
-use crate::error;
 use crate::grants::{Granted, is_imported};
 use crate::handle::lock::finish;
 use crate::hub::Hub;
@@ -52,7 +55,16 @@ type Outcome = Result<Done<Grant>, NotDone>;
 pub(crate) struct Acquiring {
     request: Acquire,
     call: Call,
+    reply: Subject,
     place: Option<(Waiting, Instant)>,
+}
+
+/// What became of one who waited.
+enum Waited {
+    /// It has an outcome.
+    Over(Outcome),
+    /// Another coordinator has it now, and answers.
+    PassedOn,
 }
 
 /// Reads the request, and takes its place in line. Awaits nothing.
@@ -72,7 +84,7 @@ pub(crate) fn begin(hub: &Hub, key: &SessionKey, incoming: &Incoming) -> Result<
     } else {
         Some((waiters::join(hub, key, &incoming.reply)?, call.arrived + wait))
     };
-    Ok(Acquiring { request, call, place })
+    Ok(Acquiring { request, call, reply: incoming.reply.clone(), place })
 }
 
 impl Acquiring {
@@ -87,19 +99,22 @@ impl Acquiring {
     }
 }
 
-/// Takes the lock, or waits for it.
-pub(crate) async fn acquire(hub: &Arc<Hub>, key: &SessionKey, acquiring: Acquiring) -> Result<Answer, Error> {
-    let Acquiring { request, call, place } = acquiring;
+/// Takes the lock, or waits for it. `None`: another coordinator answers.
+pub(crate) async fn acquire(hub: &Arc<Hub>, key: &SessionKey, acquiring: Acquiring) -> Result<Option<Answer>, Error> {
+    let Acquiring { request, call, reply, place } = acquiring;
     let outcome = match place {
         None => change::make(hub, key, &call, &request).await,
-        Some((waiting, until)) => in_line(hub, key, &request, &call, waiting, until).await,
+        Some((waiting, until)) => match in_line(hub, key, &request, &call, &reply, waiting, until).await? {
+            Waited::Over(outcome) => outcome,
+            Waited::PassedOn => return Ok(None),
+        },
     };
     let is_new = outcome.as_ref().is_ok_and(|done| done.wrote == Wrote::Change);
     let grant = finish(hub, &call, outcome).await?;
     let answer = Answer::of(&grant)?;
     // One that was answered before is not taken back: whoever heard the first answer has it.
     let granted = is_new.then(|| Granted { key: key.clone(), lock_revision: grant.lock_revision });
-    Ok(Answer { granted, ..answer })
+    Ok(Some(Answer { granted, ..answer }))
 }
 
 /// Waits for the turn, and tries when it has come, until `until`.
@@ -108,13 +123,20 @@ async fn in_line(
     key: &SessionKey,
     request: &Acquire,
     call: &Call,
+    reply: &Subject,
     waiting: Waiting,
     until: Instant,
-) -> Outcome {
+) -> Result<Waited, Error> {
     loop {
         let is_over = Instant::now() >= until;
+        let is_leaving = hub.leaving.is_cancelled();
         let mut poll = hub.config.waiter_poll.mul_f64(rand::random_range(0.75..1.25));
-        if waiting.is_first() || was_granted_before(hub, key, request, call) {
+        if is_leaving && !is_over {
+            // In the order of the line: whoever is passed on leaves it, and the next one is woken.
+            if waiting.is_first() {
+                return pass_on::pass_on(hub, key, request, call, reply, until).await.map(|()| Waited::PassedOn);
+            }
+        } else if waiting.is_first() || was_granted_before(hub, key, request, call) {
             match change::make(hub, key, &call.again(until), request).await {
                 Err(NotDone::Refused(refusal, known)) if refusal.reason == Reason::LockHeld && !is_over => {
                     // Its lease may have nobody who counts it.
@@ -124,16 +146,13 @@ async fn in_line(
                     tracing::debug!(%key, %failure, "the first in line tries again");
                     poll = RETRY;
                 }
-                outcome => return outcome,
+                outcome => return Ok(Waited::Over(outcome)),
             }
         } else if is_over {
-            return give_up(hub, key, request, &call.again(until)).await;
+            return Ok(Waited::Over(give_up(hub, key, request, &call.again(until)).await));
         }
         tokio::select! {
-            () = hub.leaving.cancelled() => {
-                let why = "this coordinator is leaving; ask again to wait at another";
-                return Err(error::busy(Reason::Draining, why).into());
-            }
+            () = hub.leaving.cancelled(), if !is_leaving => {}
             () = tokio::time::sleep_until(until.min(Instant::now() + poll)) => {}
             () = waiting.woken() => {}
         }

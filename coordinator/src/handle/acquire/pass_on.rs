@@ -1,0 +1,82 @@
+//! What a coordinator that leaves does with those who wait: another one has them wait on.
+//!
+//! Invariant: they are passed on in the order of their line, with what is left of their time, and answered by whoever has them
+//! then. Where no other coordinator is, they are told to ask again.
+
+use std::time::Duration;
+
+use futures_util::StreamExt;
+use holdfast_protocol::request::Acquire;
+use holdfast_protocol::subject::Verb;
+use holdfast_protocol::{Error, Reason, SessionKey};
+use serde_json::json;
+use tokio::time::{Instant, timeout};
+
+use crate::call::Call;
+use crate::error;
+use crate::hub::Hub;
+use crate::micro::PING;
+
+/// How long other coordinators may take to answer that they are there.
+const ANSWER: Duration = Duration::from_millis(250);
+
+/// Whether another coordinator is there, found out once when this one leaves.
+pub(crate) async fn is_anybody_else_there(hub: &Hub) -> bool {
+    *hub.others.get_or_init(|| async { timeout(ANSWER, another(hub)).await.unwrap_or(false) }).await
+}
+
+async fn another(hub: &Hub) -> bool {
+    let inbox = hub.client.new_inbox();
+    let Ok(mut answers) = hub.client.subscribe(inbox.clone()).await else { return false };
+    if hub.client.publish_with_reply(PING, inbox, "".into()).await.is_err() {
+        return false;
+    }
+    while let Some(answer) = answers.next().await {
+        // Another installation may have its coordinators on the same servers.
+        let is_one = |pong: Pong| pong.id != hub.instance && pong.metadata.root == hub.config.root.as_str();
+        if serde_json::from_slice::<Pong>(&answer.payload).is_ok_and(is_one) {
+            return true;
+        }
+    }
+    false
+}
+
+/// What an instance of the micro service answers to a ping, as far as it matters here.
+#[derive(serde::Deserialize)]
+struct Pong {
+    id: String,
+    metadata: Metadata,
+}
+
+#[derive(serde::Deserialize)]
+struct Metadata {
+    root: String,
+}
+
+/// Has another coordinator go on with a request that waits until `until`.
+///
+/// # Errors
+/// `busy` / `draining` when that cannot be done.
+pub(super) async fn pass_on(
+    hub: &Hub,
+    key: &SessionKey,
+    request: &Acquire,
+    call: &Call,
+    reply: &async_nats::Subject,
+    until: Instant,
+) -> Result<(), Error> {
+    let leaving = || error::busy(Reason::Draining, "this coordinator is leaving; ask again to wait at another");
+    if !is_anybody_else_there(hub).await {
+        return Err(leaving());
+    }
+    let left = until.saturating_duration_since(Instant::now()).as_millis();
+    let body = json!({
+        "owner": request.owner, "rotate": request.rotate, "ttl_ms": request.ttl_ms, "actor": request.actor,
+        // One that was made here is nobody's secret; the other coordinator makes another.
+        "request_id": call.by_caller.then(|| call.request_id.as_str()),
+        "wait_ms": u64::try_from(left).unwrap_or(u64::MAX).max(1),
+    });
+    let subject = hub.config.root.session_request(Verb::LockAcquire, key);
+    let passed = hub.client.publish_with_reply(subject, reply.clone(), body.to_string().into()).await;
+    passed.map_err(|_| leaving())
+}
