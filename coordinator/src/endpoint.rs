@@ -28,8 +28,8 @@ use crate::handle::{self, Acquiring};
 use crate::hub::Hub;
 use crate::micro::{Micro, QUEUE};
 
-/// The largest body that is read for its `request_id` although the request is refused as busy.
-const PEEK_WHILE_BUSY: usize = 16 * 1024;
+/// How much of a body is looked at for its `request_id` where the request is refused unread.
+const PEEK_BYTES: usize = 16 * 1024;
 /// How long a subscription may take to end once it is drained; then the connection is gone anyway.
 const DRAIN_TIMEOUT: Duration = Duration::from_secs(2);
 
@@ -128,16 +128,16 @@ impl Endpoints {
     fn begin(&self, message: Message, reply: &Subject, made: &RequestId, arrived: Instant) -> Result<Work, Refusal> {
         let Message { subject, payload, .. } = message;
         let limits = &self.hub.config.limits;
-        if payload.len() > limits.request_bytes {
-            let error = Box::new(error::over_limit(payload.len(), limits));
-            return Err(Refusal { error, payload: Bytes::new() });
-        }
         let refuse = |error| Refusal { error: Box::new(error), payload: payload.clone() };
+        let refuse_unread = |error| {
+            let begin = payload.slice(..payload.len().min(PEEK_BYTES));
+            Refusal { error: Box::new(error), payload: begin }
+        };
+        if payload.len() > limits.request_bytes {
+            return Err(refuse_unread(error::over_limit(payload.len(), limits)));
+        }
         let subject = self.hub.config.root.parse_request(&subject).map_err(refuse)?;
-        let admitted = self.admission.admit(reply, payload.len()).map_err(|error| {
-            let is_short = payload.len() <= PEEK_WHILE_BUSY;
-            Refusal { error: Box::new(error), payload: if is_short { payload.clone() } else { Bytes::new() } }
-        })?;
+        let admitted = self.admission.admit(reply, payload.len()).map_err(refuse_unread)?;
         let incoming = Incoming {
             reply: reply.clone(),
             payload: payload.clone(),
