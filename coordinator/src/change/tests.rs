@@ -226,6 +226,25 @@ async fn a_grant_that_nobody_heard_never_took_effect_unless_it_was_asked_for_aga
     assert_eq!((third.wrote, &third.reply), (Wrote::Nothing, &again.reply));
 }
 
+#[tokio::test(start_paused = true)]
+async fn of_many_who_look_whether_a_session_is_still_there_one_reads() {
+    let store = store_with(&fixture::active("s1", "w1"), Faults { seed: 1, delay_ms: 100, ..Faults::default() }).await;
+    let hub = coordinator(&store).await;
+    let begin = tokio::time::Instant::now();
+    let mut looks = JoinSet::new();
+    for _ in 0..64 {
+        let hub = hub.clone();
+        let age = std::time::Duration::from_secs(1);
+        looks.spawn(async move {
+            let deadline = tokio::time::Instant::now() + std::time::Duration::from_secs(60);
+            hub.records.recent_record(&fixture::key("s1"), age, deadline).await.unwrap().revision
+        });
+    }
+    assert_eq!(looks.join_all().await.len(), 64);
+    // One read takes at most twice the delay; one after the other they would take 64 times that.
+    assert!(begin.elapsed() <= std::time::Duration::from_millis(400), "{:?}", begin.elapsed());
+}
+
 #[tokio::test]
 async fn over_a_service_import_waiting_needs_a_lease() {
     let store = store_with(&fixture::active("s1", "w1"), Faults::default()).await;
