@@ -220,6 +220,7 @@ pub struct Error {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub retry_after_ms: Option<u64>,
     /// Facts for a program; see the contract for each reason.
+    #[serde(deserialize_with = "crate::json::map")]
     pub details: Map<String, Value>,
     /// What to do next.
     pub actions: Vec<String>,

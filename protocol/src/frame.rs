@@ -46,7 +46,7 @@ pub struct OpEvent {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub path: Option<String>,
     /// What is wrong, where something is: `code`, `reason`, `message` and `details` of an error.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(default, skip_serializing_if = "Option::is_none", deserialize_with = "crate::json::optional_value")]
     pub error: Option<Value>,
 }
 

@@ -153,6 +153,82 @@ async fn nesting_of_a_hundred_thousand_levels_is_refused_by_every_request() {
     assert_unimpressed(&fleet).await;
 }
 
+/// A value that reads itself once more at each of `levels` levels, were its key an instruction: 127 kB of it would need the
+/// stack of 12,000 values within each other.
+fn bomb(levels: usize) -> String {
+    let (open, close) = ("[".repeat(120), "]".repeat(120));
+    (0..levels).fold("1".to_owned(), |text, _| {
+        let escaped = text.replace('\\', "\\u005c").replace('"', "\\u0022");
+        format!("{open}{{\"$serde_json::private::RawValue\":\"{escaped}\"}}{close}")
+    })
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn no_content_has_a_meaning_to_the_json_library() {
+    let fleet = fleet().await;
+    let bomb = bomb(100);
+    assert!((100_000..150_000).contains(&bomb.len()), "{}", bomb.len());
+    for request in requests() {
+        for name in ["request_id", "actor"] {
+            let body = format!("{{\"{name}\":{bomb}}}");
+            let error = request.send(&fleet, body).await.refused("invalid_params", "bad_value");
+            assert_eq!(error["details"]["field"], name, "{}", request.verb);
+        }
+        let error = request.send(&fleet, format!("{{\"other\":{bomb}}}")).await;
+        error.refused("invalid_params", "unknown_field");
+    }
+    let broken = format!("{{\"actor\":{bomb}").into_bytes();
+    fleet.ask_raw(&fleet.subject("doc.edit", "s1"), broken).await.refused("invalid_params", "bad_json");
+    for (verb, id, body, code, reason) in [
+        ("doc.edit", "s1", format!("{{\"fields\":{{\"a\":{bomb}}}}}"), "too_large", "fields_too_large"),
+        (
+            "session.open",
+            "",
+            format!("{{\"content\":{{\"fields\":{{\"a\":{bomb}}}}}}}"),
+            "too_large",
+            "fields_too_large",
+        ),
+        ("session.open", "", format!("{{\"content\":{bomb}}}"), "invalid_params", "bad_value"),
+    ] {
+        fleet.ask_raw(&fleet.subject(verb, id), body.into_bytes()).await.refused(code, reason);
+    }
+    assert_unimpressed(&fleet).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn names_of_the_json_library_are_ordinary_names_of_fields() {
+    let mut fleet = fleet().await;
+    let fields = json!({
+        "$serde_json::private::RawValue": "[1,2]",
+        "a": [{"$serde_json::private::RawValue": "{\"b\":1}"}, {"$serde_json::private::Number": "1"}],
+        "b": {"$serde_json::private::RawValue": "not JSON", "$__toml_private_datetime": "1979-05-27"},
+    });
+    // A `Value` that is read by the library's own rules would not do.
+    let text = fields.to_string();
+    let shows = |document: &[u8]| String::from_utf8_lossy(document).contains(&text);
+    let open = json!({"id": "s2", "content": {"fields": fields}});
+    fleet.ask("session.open", "", open).await.ok();
+    let edit = json!({ "fields": fields });
+    fleet.ask("doc.edit", "s1", edit).await.ok();
+    for id in ["s1", "s2"] {
+        let reply = fleet.nats.request(fleet.subject("doc.get", id), "{}".into()).await.unwrap();
+        assert!(shows(&reply.payload), "{id}: {:?}", reply.payload);
+    }
+    // Another agent reads the same from the log, and from a snapshot.
+    for id in ["s1", "s2"] {
+        for n in 0..40 {
+            fleet.ask("doc.edit", id, json!({"body": n.to_string()})).await.ok();
+        }
+        fleet.ask("doc.undo", id, json!({})).await.ok();
+    }
+    fleet.stop_worker("w1").await;
+    fleet.add_worker("w1", &[]).await.unwrap();
+    for id in ["s1", "s2"] {
+        let reply = fleet.nats.request(fleet.subject("doc.get", id), "{}".into()).await.unwrap();
+        assert!(shows(&reply.payload), "{id}: {:?}", reply.payload);
+    }
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn an_unknown_or_missing_member_is_named_by_every_request() {
     let fleet = fleet().await;
