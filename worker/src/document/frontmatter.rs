@@ -25,9 +25,6 @@ use place::Place;
 /// How many times the limit of fields a front matter may have as text: comments and indentation are not in the fields.
 const TEXT_FACTOR: usize = 4;
 
-/// Names that `serde_json` takes for instructions when it reads fields as JSON, as a session's log has them.
-const RESERVED_NAMES: &str = "$serde_json::private::";
-
 const BYTE_ORDER_MARK: char = '\u{feff}';
 
 /// A file's text, taken apart.
@@ -85,11 +82,6 @@ impl Flaw {
             .detail("line", line)
             .detail("column", at.column)
     }
-}
-
-/// Refuses a name that could not be a field's.
-fn check_name(name: &str, at: impl FnOnce() -> Place) -> Result<(), Flaw> {
-    if name.starts_with(RESERVED_NAMES) { Err(Flaw::bad(at(), format!("{name:?} cannot be a name"))) } else { Ok(()) }
 }
 
 /// How many bytes of text a front matter may have.
