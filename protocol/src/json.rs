@@ -87,52 +87,80 @@ pub fn optional_unique_map<'de, D: Deserializer<'de>>(deserializer: D) -> Result
 pub fn parse_fields(text: &str) -> Result<Map<String, Value>, Flaw> {
     let flaw = |error: serde_json::Error| Flaw::Json(error.to_string());
     serde_json::from_str::<IgnoredAny>(text).map_err(flaw)?;
-    check_integers(text)?;
+    if let Some(integer) = survey(text).wide_integer {
+        return Err(Flaw::Integer(integer.to_owned()));
+    }
     serde_json::Deserializer::from_str(text).deserialize_map(Object(Any::new(Keys::Once))).map_err(flaw)
 }
 
-/// Looks for an integer in `text`, which is JSON, that neither an i64 nor a u64 can hold: `serde_json` makes a float of it
-/// in silence, and an error only of the very long ones.
-///
-/// # Errors
-/// [`Flaw::Integer`] with the first one.
-pub fn check_integers(text: &str) -> Result<(), Flaw> {
-    /// So many digits always fit.
-    const SAFE: usize = 18;
+/// What one walk over JSON text finds, before anything is made of it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Survey<'a> {
+    /// Containers within containers.
+    pub levels: usize,
+    /// So many bytes it takes at least, however it is written.
+    pub least_bytes: usize,
+    /// The first integer that neither an i64 nor a u64 can hold: `serde_json` makes a float of it in silence, and an error
+    /// only of the very long ones.
+    pub wide_integer: Option<&'a str>,
+}
+
+/// Walks over `text`, which is JSON.
+pub fn survey(text: &str) -> Survey<'_> {
     let bytes = text.as_bytes();
-    let mut at = 0;
+    let mut found = Survey::default();
+    let (mut at, mut level) = (0, 0_usize);
     while let Some(&byte) = bytes.get(at) {
         let start = at;
         at += 1;
+        found.least_bytes += usize::from(!byte.is_ascii_whitespace());
         match byte {
-            b'"' => at = end_of_string(bytes, at),
+            b'[' | b'{' => {
+                level += 1;
+                found.levels = found.levels.max(level);
+            }
+            b']' | b'}' => level = level.saturating_sub(1),
+            b'"' => {
+                let (end, least) = string(bytes, at);
+                at = end;
+                found.least_bytes += least;
+            }
             b'-' | b'0'..=b'9' => {
                 while bytes.get(at).is_some_and(|byte| matches!(byte, b'0'..=b'9' | b'.' | b'e' | b'E' | b'+' | b'-')) {
                     at += 1;
                 }
                 let number = &text[start..at];
-                let is_integer = || !number.bytes().any(|byte| matches!(byte, b'.' | b'e' | b'E'));
-                let fits = || number.parse::<i64>().is_ok() || number.parse::<u64>().is_ok();
-                if number.len() > SAFE && is_integer() && !fits() {
-                    return Err(Flaw::Integer(number.chars().take(40).collect()));
+                if found.wide_integer.is_none() && is_wide(number) {
+                    found.wide_integer = Some(&number[..number.len().min(40)]);
                 }
             }
             _ => {}
         }
     }
-    Ok(())
+    found
 }
 
-/// The place behind the closing quote of the string that goes on at `at`.
-fn end_of_string(bytes: &[u8], mut at: usize) -> usize {
+fn is_wide(number: &str) -> bool {
+    /// So many digits always fit.
+    const SAFE: usize = 18;
+    let is_float = || number.bytes().any(|byte| matches!(byte, b'.' | b'e' | b'E'));
+    number.len() > SAFE && !is_float() && number.parse::<i64>().is_err() && number.parse::<u64>().is_err()
+}
+
+/// Where the string ends that goes on at `at`, behind its closing quote, and how many bytes it takes at least, with that
+/// quote: an escape stands for one byte or more.
+fn string(bytes: &[u8], mut at: usize) -> (usize, usize) {
+    let mut least = 0;
     while let Some(byte) = bytes.get(at) {
-        match byte {
-            b'"' => return at + 1,
-            b'\\' => at += 2,
-            _ => at += 1,
-        }
+        least += 1;
+        at += match (byte, bytes.get(at + 1)) {
+            (b'"', _) => return (at + 1, least),
+            (b'\\', Some(b'u')) => 6,
+            (b'\\', _) => 2,
+            _ => 1,
+        };
     }
-    at
+    (at, least)
 }
 
 /// What a key means that is there twice.
@@ -309,5 +337,24 @@ mod tests {
         }
         let text = r#"{"a":"18446744073709551616","18446744073709551616":"\\\"-18446744073709551616"}"#;
         assert!(parse_fields(text).is_ok(), "strings are no numbers");
+    }
+
+    #[test]
+    fn a_survey_finds_what_the_reader_would() {
+        for (text, levels, least_bytes) in [
+            ("{}", 1, 2),
+            (r#" { "a" : [ 1 , [ ] ] } "#, 3, 12),
+            (r#"{"[\"[[":"\u0061\\]"}"#, 1, 14),
+            ("[true,[[null]],[]]", 3, 18),
+            ("[-1.5e3]", 1, 3),
+        ] {
+            let found = survey(text);
+            assert_eq!((found.levels, found.least_bytes, found.wide_integer), (levels, least_bytes, None), "{text}");
+            let shortest = serde_json::from_str::<Value>(text).unwrap().to_string();
+            assert!(found.least_bytes <= shortest.len(), "{text}");
+        }
+        for broken in ["", "\"", "\"\\", "\"\\u0", "]]]}", "\u{e9}\"\\\u{e9}"] {
+            survey(broken);
+        }
     }
 }

@@ -48,7 +48,7 @@ fn from_json<R: Request>(payload: &[u8], limits: &Limits) -> Result<R, Error> {
     let text = std::str::from_utf8(payload).map_err(|error| bad_json(error.to_string()))?;
     let text = if text.trim_ascii().is_empty() { "{}" } else { text };
     if text.trim_ascii_start().starts_with('{') {
-        return read::read(text).map_err(read::Fault::error);
+        return read::read(text, limits).map_err(|fault| fault.error(limits));
     }
     Err(match serde_json::from_str::<IgnoredAny>(text) {
         Ok(_) => Error::invalid(Reason::BadValue, "the request must be a JSON object"),

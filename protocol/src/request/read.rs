@@ -18,16 +18,16 @@ use serde::forward_to_deserialize_any;
 use serde_json::de::StrRead;
 use serde_json::value::RawValue;
 
-use crate::error::{Error, Reason};
+use crate::error::{Error, Reason, bounded};
 use crate::json;
+use crate::limits::Limits;
 
-/// Most characters of an error's message, and of a caller's name in it.
-const MESSAGE_CHARS: usize = 300;
-const NAME_CHARS: usize = 100;
+/// How many times the limit of fields a merge patch may have: it names what goes, what changes and what comes.
+const PATCH_FACTOR: usize = 4;
 
 /// Reads an object, which has to be all of `text`.
-pub(super) fn read<'de, T: Deserialize<'de>>(text: &'de str) -> Result<T, Fault> {
-    T::deserialize(Part { text })
+pub(super) fn read<'de, T: Deserialize<'de>>(text: &'de str, limits: &'de Limits) -> Result<T, Fault> {
+    T::deserialize(Part { text, limits })
 }
 
 /// Why a body is not taken.
@@ -43,15 +43,15 @@ pub(super) struct Fault {
 
 impl Fault {
     fn new(reason: Reason, message: impl fmt::Display) -> Self {
-        Self { reason, field: None, within: None, message: bounded(&message.to_string(), MESSAGE_CHARS) }
+        Self { reason, field: None, within: None, message: bounded(&message.to_string()) }
     }
 
     fn named(reason: Reason, field: &str, message: impl fmt::Display) -> Self {
-        Self { field: Some(bounded(field, NAME_CHARS)), ..Self::new(reason, message) }
+        Self { field: Some(bounded(field)), ..Self::new(reason, message) }
     }
 
     fn unknown(field: &str, known: &[&str]) -> Self {
-        let shown = bounded(field, NAME_CHARS);
+        let shown = bounded(field);
         let known = known.iter().map(|name| format!("`{name}`")).collect::<Vec<_>>().join(", ");
         Self::named(Reason::UnknownField, field, format_args!("unknown field `{shown}`, expected one of {known}"))
     }
@@ -89,7 +89,10 @@ impl Fault {
     }
 
     /// The contract's words for it.
-    pub(super) fn error(self) -> Error {
+    pub(super) fn error(self, limits: &Limits) -> Error {
+        if self.reason == Reason::FieldsTooLarge {
+            return Error::new(self.reason, self.message).detail("limit", limits.fields_bytes);
+        }
         let message = match (self.reason, &self.field) {
             (Reason::BadValue, Some(field)) => format!("{field}: {}", self.message),
             (Reason::BadJson, Some(field)) => format!("the request is not JSON: {field}: {}", self.message),
@@ -99,13 +102,6 @@ impl Fault {
         let error = Error::invalid(self.reason, message);
         let error = self.field.into_iter().fold(error, |error, field| error.detail("field", field));
         self.within.into_iter().fold(error, |error, within| error.detail("within", within))
-    }
-}
-
-fn bounded(text: &str, chars: usize) -> String {
-    match text.char_indices().nth(chars) {
-        Some((end, _)) => format!("{}…", &text[..end]),
-        None => text.to_owned(),
     }
 }
 
@@ -131,6 +127,7 @@ impl de::Error for Fault {
 #[derive(Clone, Copy)]
 struct Part<'de> {
     text: &'de str,
+    limits: &'de Limits,
 }
 
 impl<'de> Part<'de> {
@@ -219,13 +216,26 @@ impl<'de> Deserializer<'de> for Part<'de> {
             return Err(fault);
         }
         read?;
-        visitor.visit_map(Access { members: members.members.into_iter(), next: None })
+        visitor.visit_map(Access { members: members.members.into_iter(), next: None, limits: self.limits })
     }
 
     /// An object with whatever members its writer chose.
     fn deserialize_map<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, Fault> {
         self.expect(b"{", &visitor)?;
-        json::check_integers(self.text).map_err(|flaw| Fault::new(Reason::BadValue, flaw))?;
+        // Before anything is made of it: a million small members would take too long.
+        let survey = json::survey(self.text);
+        let most = self.limits.fields_bytes.saturating_mul(PATCH_FACTOR);
+        if survey.levels > json::LEVELS_MAX {
+            let message = format_args!("nested more than {} levels deep", json::LEVELS_MAX);
+            return Err(Fault::new(Reason::BadJson, message));
+        }
+        if survey.least_bytes > most {
+            let message = format_args!("fields may have at most {} bytes as JSON", self.limits.fields_bytes);
+            return Err(Fault::new(Reason::FieldsTooLarge, message));
+        }
+        if let Some(integer) = survey.wide_integer {
+            return Err(Fault::new(Reason::BadValue, json::Flaw::Integer(integer.to_owned())));
+        }
         // Such members may be of any type, so what is wrong with them is wrong with the JSON.
         let bad_json = |fault| Fault { reason: Reason::BadJson, ..fault };
         self.json(|json| json.deserialize_map(visitor)).map_err(bad_json)
@@ -234,7 +244,7 @@ impl<'de> Deserializer<'de> for Part<'de> {
     fn deserialize_seq<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, Fault> {
         self.expect(b"[", &"an array")?;
         let items: Vec<&'de RawValue> = self.json(|json| Vec::deserialize(json))?;
-        visitor.visit_seq(Items { items: items.into_iter(), index: 0 })
+        visitor.visit_seq(Items { items: items.into_iter(), index: 0, limits: self.limits })
     }
 
     fn deserialize_ignored_any<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, Fault> {
@@ -295,6 +305,7 @@ impl<'de> Visitor<'de> for &mut Members<'de> {
 struct Access<'de> {
     members: std::vec::IntoIter<(&'static str, &'de str)>,
     next: Option<(&'static str, &'de str)>,
+    limits: &'de Limits,
 }
 
 impl<'de> MapAccess<'de> for Access<'de> {
@@ -308,13 +319,14 @@ impl<'de> MapAccess<'de> for Access<'de> {
 
     fn next_value_seed<V: DeserializeSeed<'de>>(&mut self, seed: V) -> Result<V::Value, Fault> {
         let (name, text) = self.next.take().ok_or_else(|| Fault::new(Reason::BadValue, "a member without its name"))?;
-        seed.deserialize(Part { text }).map_err(|fault| fault.within(name))
+        seed.deserialize(Part { text, limits: self.limits }).map_err(|fault| fault.within(name))
     }
 }
 
 struct Items<'de> {
     items: std::vec::IntoIter<&'de RawValue>,
     index: usize,
+    limits: &'de Limits,
 }
 
 impl<'de> SeqAccess<'de> for Items<'de> {
@@ -324,7 +336,8 @@ impl<'de> SeqAccess<'de> for Items<'de> {
         let Some(item) = self.items.next() else { return Ok(None) };
         let index = self.index;
         self.index += 1;
-        seed.deserialize(Part { text: item.get() }).map(Some).map_err(|fault| fault.in_item(index))
+        let part = Part { text: item.get(), limits: self.limits };
+        seed.deserialize(part).map(Some).map_err(|fault| fault.in_item(index))
     }
 
     fn size_hint(&self) -> Option<usize> {
