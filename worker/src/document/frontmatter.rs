@@ -25,6 +25,9 @@ use place::Place;
 /// How many times the limit of fields a front matter may have as text: comments and indentation are not in the fields.
 const TEXT_FACTOR: usize = 4;
 
+/// Most characters that a refusal says of a front matter.
+const MESSAGE_CHARS: usize = 300;
+
 const BYTE_ORDER_MARK: char = '\u{feff}';
 
 /// A file's text, taken apart.
@@ -78,6 +81,8 @@ impl Flaw {
         };
         // The opening fence is the file's first line.
         let line = at.line + 1;
+        // A name in it may be as long as the front matter.
+        let why: String = why.chars().take(MESSAGE_CHARS).collect();
         Error::new(reason, format!("front matter, line {line}, column {}: {why}", at.column))
             .detail("line", line)
             .detail("column", at.column)

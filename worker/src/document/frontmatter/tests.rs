@@ -153,6 +153,15 @@ fn names_that_mean_something_to_libraries_are_names_like_others() {
 }
 
 #[test]
+fn a_refusal_says_little_of_a_long_name() {
+    let long = "x".repeat(20_000);
+    for text in [format!("---\n{long}: 1\n{long}: 2\n---\n"), format!("+++\n{long} = 1\n{long} = 2\n+++\n")] {
+        let error = refusal(&text);
+        assert!(error.reason == Reason::BadFrontmatter && error.message.len() < 500, "{error}");
+    }
+}
+
+#[test]
 fn a_front_matter_over_a_limit_is_refused_before_it_grows() {
     let yaml = |inner: &str| format!("---\n{inner}\n---\n");
     let toml = |inner: &str| format!("+++\n{inner}\n+++\n");
