@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 use anyhow::Context;
 use clap::Args;
 use holdfast_client::protocol::document::Splice;
+use holdfast_client::protocol::json::{self, Flaw};
 use serde_json::{Map, Value};
 
 use crate::exit::Failure;
@@ -47,11 +48,14 @@ pub(crate) type Fields = Map<String, Value>;
 
 /// Reads fields, a JSON object.
 pub(crate) fn fields(text: &str) -> Result<Fields, String> {
-    match serde_json::from_str(text) {
-        Ok(Value::Object(fields)) => Ok(fields),
-        Ok(_) => Err("fields must be a JSON object, like {\"title\":\"Plan\"}".to_owned()),
-        Err(error) => Err(format!("not JSON: {error}")),
+    if !text.trim_start().starts_with('{') {
+        return Err("fields must be a JSON object, like {\"title\":\"Plan\"}".to_owned());
     }
+    // What would be lost on the way is told here, since a coordinator could not see it any more.
+    json::parse_fields(text).map_err(|flaw| match flaw {
+        Flaw::Json(why) => format!("not JSON: {why}"),
+        Flaw::Integer(_) => flaw.to_string(),
+    })
 }
 
 /// Reads `AT:DELETE:INSERT`; the text to insert may have colons itself.
@@ -80,7 +84,10 @@ mod tests {
     #[test]
     fn fields_are_an_object() {
         assert_eq!(fields(r#"{"a":null}"#).unwrap()["a"], Value::Null);
-        assert!(fields("[]").is_err());
+        assert_eq!(fields(r#"{"$serde_json::private::RawValue":"[1]"}"#).unwrap().len(), 1);
+        for text in ["[]", r#"{"a":1,"a":2}"#, r#"{"a":18446744073709551616}"#, r#"{"a":1e400}"#, "{} {}"] {
+            assert!(fields(text).is_err(), "{text}");
+        }
         assert!(fields("{").is_err());
     }
 }

@@ -217,8 +217,10 @@ async fn caught<T>(verb: Verb, handling: impl Future<Output = Result<T, Error>>)
     })
 }
 
-/// Whether `subject` is that of a log: in a namespace that is named like a group of verbs, frames look like requests with
-/// a namespace `log`. Their reply subject is an agent's, which waits for the stream's answer and must get no other.
+/// Whether `subject` is that of a log, like `<root>.log.session.open`. The stream takes such a message and acknowledges it,
+/// and no configuration of the stream can tell it from a frame; its sender must not get a second answer. Nothing comes of
+/// it: the namespace `session` is reserved, so nobody reads or announces that log. A session that was made before it was
+/// reserved may still write there.
 fn is_log_frame(root: &Root, subject: &str) -> bool {
     root.parse_log(subject).is_some()
 }
@@ -234,7 +236,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn frames_of_a_namespace_that_is_named_like_a_group_are_no_requests() {
+    fn subjects_of_logs_are_no_requests() {
         let root = Root::default();
         assert!(is_log_frame(&root, "hf.log.session.open"));
         assert!(is_log_frame(&root, "hf.log.lock.s1"));

@@ -26,7 +26,7 @@ pub struct Content {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub body: Option<String>,
     /// Structured part.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(default, skip_serializing_if = "Option::is_none", deserialize_with = "crate::json::optional_unique_map")]
     pub fields: Option<Map<String, Value>>,
 }
 
@@ -67,7 +67,7 @@ pub fn check_fields(fields: &Map<String, Value>, limits: &Limits) -> Result<(), 
     Ok(())
 }
 
-/// Containers within containers; the parser bounds it at 128.
+/// Containers within containers; the reader bounds it, see [`crate::json`].
 fn levels(value: &Value) -> usize {
     match value {
         Value::Array(items) => 1 + items.iter().map(levels).max().unwrap_or(0),

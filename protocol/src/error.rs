@@ -215,6 +215,17 @@ impl Reason {
     }
 }
 
+/// Most characters that a message repeats of what somebody else wrote.
+const REPEATED_CHARS: usize = 300;
+
+/// The beginning of `text`, which may be of any length: what an error repeats of what somebody else wrote.
+pub(crate) fn bounded(text: &str) -> String {
+    match text.char_indices().nth(REPEATED_CHARS) {
+        Some((end, _)) => format!("{}…", &text[..end]),
+        None => text.to_owned(),
+    }
+}
+
 /// A refusal or a failure, as it goes over the wire within `{"error": …}`.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Error {
@@ -230,6 +241,7 @@ pub struct Error {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub retry_after_ms: Option<u64>,
     /// Facts for a program; see the contract for each reason.
+    #[serde(deserialize_with = "crate::json::map")]
     pub details: Map<String, Value>,
     /// What to do next.
     pub actions: Vec<String>,

@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use serde_json::value::RawValue;
 
-use crate::error::{Error, Reason};
+use crate::error::{Error, Reason, bounded};
 use crate::id::{Activation, RequestId, SessionKey};
 
 /// The version of frames that this build reads and writes.
@@ -46,7 +46,7 @@ pub struct OpEvent {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub path: Option<String>,
     /// What is wrong, where something is: `code`, `reason`, `message` and `details` of an error.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(default, skip_serializing_if = "Option::is_none", deserialize_with = "crate::json::optional_value")]
     pub error: Option<Value>,
 }
 
@@ -167,6 +167,7 @@ impl Frame {
             v: u32,
         }
         let invalid = |why: String| {
+            let why = bounded(&why);
             Error::new(Reason::RecordInvalid, format!("a stored frame of session {} is not valid: {why}", key.id))
                 .detail("session_id", key.id.as_str())
                 .detail("problem", why)

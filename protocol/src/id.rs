@@ -11,9 +11,10 @@ use crate::error::{Error, Reason};
 
 /// Namespaces that the wire contract or the subject layout keeps for Holdfast itself.
 ///
-/// `sys` is the contract's. `log` is taken by the log subjects `<root>.log.<ns>.<id>`: in a namespace of that name
-/// `session.open` would be stored as a log frame instead of being asked.
-pub const RESERVED_NAMESPACES: [&str; 2] = ["sys", "log"];
+/// `sys` is the fleet's. `log` is taken by the log subjects `<root>.log.<ns>.<id>`: in a namespace of that name
+/// `session.open` would be stored as a log frame instead of being asked. The others are second tokens of requests and
+/// signals, so that a permission like `<root>.*.doc.>` would reach the logs of a namespace `doc`.
+pub const RESERVED_NAMESPACES: [&str; 8] = ["sys", "log", "signal", "session", "lock", "doc", "admin", "worker"];
 
 macro_rules! text_id {
     ($(#[$doc:meta])* $name:ident, $max:literal, $allowed:expr, $reason:expr, $what:literal) => {
@@ -98,10 +99,15 @@ impl Namespace {
     /// `invalid_params` / `bad_value` when it is malformed or reserved.
     pub fn parse_open(text: &str) -> Result<Self, Error> {
         let namespace = Self::parse(text)?;
-        if RESERVED_NAMESPACES.contains(&text) {
+        if namespace.is_reserved() {
             return Err(Error::invalid(Reason::BadValue, format!("the namespace {text:?} is reserved")));
         }
         Ok(namespace)
+    }
+
+    /// Whether it is Holdfast's own. Records that are there from before it was reserved are still read.
+    pub fn is_reserved(&self) -> bool {
+        RESERVED_NAMESPACES.contains(&self.as_str())
     }
 }
 

@@ -9,6 +9,7 @@ pub mod error;
 pub mod frame;
 pub mod id;
 pub mod internal;
+pub mod json;
 pub mod limits;
 pub mod lock;
 pub mod path;

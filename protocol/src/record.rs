@@ -6,7 +6,7 @@
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
-use crate::error::{Error, Reason};
+use crate::error::{Error, Reason, bounded};
 use crate::id::{Activation, Boot, Namespace, RequestId, Revision, SessionId, SessionKey, WorkerName, WorkspaceName};
 use crate::path::CanonicalPath;
 
@@ -292,6 +292,7 @@ impl SessionRecord {
             v: u32,
         }
         let invalid = |why: String| {
+            let why = bounded(&why);
             Error::new(Reason::RecordInvalid, format!("the stored record of session {} is not valid: {why}", key.id))
                 .detail("session_id", key.id.as_str())
                 .detail("problem", why)

@@ -249,6 +249,7 @@ pub struct Document {
     /// Text.
     pub body: String,
     /// Structured part.
+    #[serde(deserialize_with = "crate::json::map")]
     pub fields: Map<String, Value>,
     /// Counts accepted changes from 0.
     pub revision: u64,

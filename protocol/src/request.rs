@@ -1,7 +1,7 @@
 //! The bodies of requests, and how bytes from outside become one of them.
 //!
 //! Invariant: whatever arrives, [`parse()`] answers with a checked request or with a clear error of the contract: it does not
-//! panic and does not recurse without bound (serde_json stops at 128 levels). Unknown members are refused by name.
+//! panic and does not recurse without bound (`read.rs`, `json.rs`). Every refusal names the member that it is about.
 
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
@@ -10,17 +10,17 @@ use serde_json::{Map, Value};
 use crate::document::{Content, Splice};
 use crate::error::{Error, Reason};
 use crate::id::{SessionId, WorkerName, WorkspaceName};
+use crate::json;
 use crate::limits::Limits;
 use crate::path::CanonicalPath;
 use crate::record::{LockMode, OnIdle, State};
 
 mod bounds;
 mod parse;
-mod shape;
+mod read;
 
-use bounds::{text, token_shape, within};
+use bounds::{invalid, text, token_shape, within};
 pub use parse::{Peeked, parse, peek, peek_request_id};
-use shape::{object, objects, word};
 
 /// A parsed body.
 pub trait Request: DeserializeOwned {
@@ -106,10 +106,10 @@ pub struct OpenConfig {
     #[serde(default)]
     pub idle_timeout_ms: Option<u64>,
     /// What then happens.
-    #[serde(default, deserialize_with = "word")]
+    #[serde(default)]
     pub on_idle: Option<OnIdle>,
     /// Whether changes need the lock.
-    #[serde(default, deserialize_with = "word")]
+    #[serde(default)]
     pub lock: Option<LockMode>,
 }
 
@@ -123,11 +123,11 @@ request!(
         /// The file's workspace, `main` when left out.
         #[serde(default)] workspace: Option<String>,
         /// How to treat existence.
-        #[serde(default, deserialize_with = "word")] mode: Option<Mode>,
+        #[serde(default)] mode: Option<Mode>,
         /// Settings.
-        #[serde(default, deserialize_with = "object")] config: Option<OpenConfig>,
+        #[serde(default)] config: Option<OpenConfig>,
         /// What a new session begins with.
-        #[serde(default, deserialize_with = "object")] content: Option<Content>,
+        #[serde(default)] content: Option<Content>,
     }
     |open, limits| {
         open.target(limits)?;
@@ -155,15 +155,22 @@ impl Open {
     /// `invalid_params` when id, path or workspace are malformed or exclude each other.
     pub fn target(&self, limits: &Limits) -> Result<OpenTarget, Error> {
         match (&self.id, &self.path) {
-            (Some(_), Some(_)) => Err(Error::invalid(Reason::BadValue, "path and id exclude each other")),
+            (Some(_), Some(_)) => Err(invalid(Reason::BadValue, "path", "path and id exclude each other")),
             (None, Some(path)) => {
-                let workspace = WorkspaceName::parse(self.workspace.as_deref().unwrap_or("main"))?;
-                Ok(OpenTarget::File(workspace, CanonicalPath::parse(path, limits.path_chars)?))
+                let workspace = WorkspaceName::parse(self.workspace.as_deref().unwrap_or("main"));
+                let workspace = workspace.map_err(|error| error.detail("field", "workspace"))?;
+                let path = CanonicalPath::parse(path, limits.path_chars);
+                Ok(OpenTarget::File(workspace, path.map_err(|error| error.detail("field", "path"))?))
             }
-            (_, None) if self.workspace.is_some() => Err(Error::invalid(Reason::BadValue, "workspace goes with path")),
-            (Some(id), None) => Ok(OpenTarget::Id(SessionId::parse(id)?)),
+            (_, None) if self.workspace.is_some() => {
+                Err(invalid(Reason::BadValue, "workspace", "workspace goes with path"))
+            }
+            (Some(id), None) => {
+                let id = SessionId::parse(id).map_err(|error| error.detail("field", "id"))?;
+                Ok(OpenTarget::Id(id))
+            }
             (None, None) if self.mode == Some(Mode::Attach) => {
-                Err(Error::invalid(Reason::MissingField, "attach needs an id or a path"))
+                Err(invalid(Reason::MissingField, "id", "attach needs an id or a path"))
             }
             (None, None) => Ok(OpenTarget::Fresh),
         }
@@ -183,7 +190,7 @@ request!(
         /// `next` of the page before.
         #[serde(default)] after: Option<String>,
         /// Only sessions in this state.
-        #[serde(default, deserialize_with = "word")] state: Option<State>,
+        #[serde(default)] state: Option<State>,
         /// Only sessions on this worker.
         #[serde(default)] worker: Option<WorkerName>,
     }
@@ -236,7 +243,7 @@ request!(
     /// `doc.get`
     DocGet {
         /// How current the answer must be.
-        #[serde(default, deserialize_with = "word")] consistency: Option<Consistency>,
+        #[serde(default)] consistency: Option<Consistency>,
     }
     |_, _| Ok(())
 );
@@ -251,17 +258,17 @@ request!(
         /// A whole new text; excludes `splices`.
         #[serde(default)] body: Option<String>,
         /// Changes of the text, each on the result of the one before.
-        #[serde(default, deserialize_with = "objects")] splices: Option<Vec<Splice>>,
+        #[serde(default)] splices: Option<Vec<Splice>>,
         /// JSON merge patch (RFC 7396) of the fields.
-        #[serde(default)] fields: Option<Map<String, Value>>,
+        #[serde(default, deserialize_with = "json::optional_unique_map")] fields: Option<Map<String, Value>>,
     }
     |edit, limits| {
         token_shape("token", edit.token.as_deref())?;
         if edit.body.is_some() && edit.splices.is_some() {
-            return Err(Error::invalid(Reason::BadValue, "body and splices exclude each other"));
+            return Err(invalid(Reason::BadValue, "splices", "body and splices exclude each other"));
         }
         if edit.body.is_none() && edit.splices.is_none() && edit.fields.is_none() {
-            return Err(Error::invalid(Reason::MissingField, "an edit needs body, splices or fields"));
+            return Err(invalid(Reason::MissingField, "body", "an edit needs body, splices or fields"));
         }
         if edit.body.as_ref().is_some_and(|body| body.len() > limits.body_bytes) {
             return Err(crate::document::body_too_large(limits));

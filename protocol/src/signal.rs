@@ -67,6 +67,7 @@ pub struct Signal {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub correlationid: Option<RequestId>,
     /// What happened.
+    #[serde(deserialize_with = "crate::json::map")]
     pub data: Map<String, Value>,
 }
 

@@ -402,6 +402,7 @@ impl Verb {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::id::RESERVED_NAMESPACES;
 
     fn reason(subject: &str) -> Reason {
         Root::default().parse_request(subject).unwrap_err().reason
@@ -416,7 +417,10 @@ mod tests {
         assert_eq!(reason("hf.default.session.open.s1"), Reason::BadValue);
         assert_eq!(reason("hf.Default.session.open"), Reason::BadValue);
         assert_eq!(reason("hf.sys.session.open"), Reason::BadValue);
-        assert_eq!(reason("hf.log.session.get.s1"), Reason::BadValue);
+        for namespace in RESERVED_NAMESPACES {
+            assert_eq!(reason(&format!("hf.{namespace}.session.get.s1")), Reason::BadValue);
+            assert_eq!(reason(&format!("hf.{namespace}.session.open")), Reason::BadValue);
+        }
         assert_eq!(reason("hf.default.worker.list"), Reason::BadValue);
         assert_eq!(reason("hf.sys.worker.drain"), Reason::MissingField);
     }

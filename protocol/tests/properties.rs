@@ -7,7 +7,7 @@
 
 use holdfast_protocol::document::merge_patch;
 use holdfast_protocol::frame::Frame;
-use holdfast_protocol::id::{Boot, WorkspaceName};
+use holdfast_protocol::id::{Boot, RESERVED_NAMESPACES, WorkspaceName};
 use holdfast_protocol::lock::{Secret, hash_token};
 use holdfast_protocol::path::CanonicalPath;
 use holdfast_protocol::record::Lock;
@@ -131,7 +131,7 @@ proptest! {
     }
 
     #[test]
-    fn reserved_namespaces_are_refused(namespace in select(vec!["sys", "log"]), id in token()) {
+    fn reserved_namespaces_are_refused(namespace in select(RESERVED_NAMESPACES.to_vec()), id in token()) {
         prop_assert!(Namespace::parse_open(namespace).is_err());
         let subject = format!("hf.{namespace}.doc.get.{id}");
         prop_assert_eq!(Root::default().parse_request(&subject).unwrap_err().reason, Reason::BadValue);

@@ -153,6 +153,82 @@ async fn nesting_of_a_hundred_thousand_levels_is_refused_by_every_request() {
     assert_unimpressed(&fleet).await;
 }
 
+/// A value that reads itself once more at each of `levels` levels, were its key an instruction: 127 kB of it would need the
+/// stack of 12,000 values within each other.
+fn bomb(levels: usize) -> String {
+    let (open, close) = ("[".repeat(120), "]".repeat(120));
+    (0..levels).fold("1".to_owned(), |text, _| {
+        let escaped = text.replace('\\', "\\u005c").replace('"', "\\u0022");
+        format!("{open}{{\"$serde_json::private::RawValue\":\"{escaped}\"}}{close}")
+    })
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn no_content_has_a_meaning_to_the_json_library() {
+    let fleet = fleet().await;
+    let bomb = bomb(100);
+    assert!((100_000..150_000).contains(&bomb.len()), "{}", bomb.len());
+    for request in requests() {
+        for name in ["request_id", "actor"] {
+            let body = format!("{{\"{name}\":{bomb}}}");
+            let error = request.send(&fleet, body).await.refused("invalid_params", "bad_value");
+            assert_eq!(error["details"]["field"], name, "{}", request.verb);
+        }
+        let error = request.send(&fleet, format!("{{\"other\":{bomb}}}")).await;
+        error.refused("invalid_params", "unknown_field");
+    }
+    let broken = format!("{{\"actor\":{bomb}").into_bytes();
+    fleet.ask_raw(&fleet.subject("doc.edit", "s1"), broken).await.refused("invalid_params", "bad_json");
+    for (verb, id, body, code, reason) in [
+        ("doc.edit", "s1", format!("{{\"fields\":{{\"a\":{bomb}}}}}"), "too_large", "fields_too_large"),
+        (
+            "session.open",
+            "",
+            format!("{{\"content\":{{\"fields\":{{\"a\":{bomb}}}}}}}"),
+            "too_large",
+            "fields_too_large",
+        ),
+        ("session.open", "", format!("{{\"content\":{bomb}}}"), "invalid_params", "bad_value"),
+    ] {
+        fleet.ask_raw(&fleet.subject(verb, id), body.into_bytes()).await.refused(code, reason);
+    }
+    assert_unimpressed(&fleet).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn names_of_the_json_library_are_ordinary_names_of_fields() {
+    let mut fleet = fleet().await;
+    let fields = json!({
+        "$serde_json::private::RawValue": "[1,2]",
+        "a": [{"$serde_json::private::RawValue": "{\"b\":1}"}, {"$serde_json::private::Number": "1"}],
+        "b": {"$serde_json::private::RawValue": "not JSON", "$__toml_private_datetime": "1979-05-27"},
+    });
+    // A `Value` that is read by the library's own rules would not do.
+    let text = fields.to_string();
+    let shows = |document: &[u8]| String::from_utf8_lossy(document).contains(&text);
+    let open = json!({"id": "s2", "content": {"fields": fields}});
+    fleet.ask("session.open", "", open).await.ok();
+    let edit = json!({ "fields": fields });
+    fleet.ask("doc.edit", "s1", edit).await.ok();
+    for id in ["s1", "s2"] {
+        let reply = fleet.nats.request(fleet.subject("doc.get", id), "{}".into()).await.unwrap();
+        assert!(shows(&reply.payload), "{id}: {:?}", reply.payload);
+    }
+    // Another agent reads the same from the log, and from a snapshot.
+    for id in ["s1", "s2"] {
+        for n in 0..40 {
+            fleet.ask("doc.edit", id, json!({"body": n.to_string()})).await.ok();
+        }
+        fleet.ask("doc.undo", id, json!({})).await.ok();
+    }
+    fleet.stop_worker("w1").await;
+    fleet.add_worker("w1", &[]).await.unwrap();
+    for id in ["s1", "s2"] {
+        let reply = fleet.nats.request(fleet.subject("doc.get", id), "{}".into()).await.unwrap();
+        assert!(shows(&reply.payload), "{id}: {:?}", reply.payload);
+    }
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn an_unknown_or_missing_member_is_named_by_every_request() {
     let fleet = fleet().await;
@@ -173,6 +249,8 @@ async fn an_unknown_or_missing_member_is_named_by_every_request() {
             let error = request.send(&fleet, body.to_string()).await.refused("invalid_params", "missing_field");
             assert_eq!(error["details"]["field"].as_str(), Some(name.as_str()), "{error}");
             echoed(&error);
+            let null = request.send(&fleet, request.with(name, Value::Null)).await;
+            assert_eq!(null.refused("invalid_params", "missing_field")["details"]["field"].as_str(), Some(&**name));
         }
         if !needs.is_empty() {
             for empty in ["", " \n", "{}"] {
@@ -197,6 +275,7 @@ async fn a_member_of_the_wrong_type_is_refused_by_every_request() {
         for name in needs.chain(request.may_have.iter().copied()).chain(["request_id", "actor"]) {
             let error =
                 request.send(&fleet, request.with(name, json!([[true]]))).await.refused("invalid_params", "bad_value");
+            assert_eq!(error["details"]["field"], name, "{}", request.verb);
             if name != "request_id" {
                 echoed(&error);
             }
@@ -206,10 +285,12 @@ async fn a_member_of_the_wrong_type_is_refused_by_every_request() {
         }
         for id in ["", &"r".repeat(65), "line\nbreak"] {
             let error = request.send(&fleet, request.with("request_id", json!(id))).await;
-            error.refused("invalid_params", "bad_value");
+            assert_eq!(error.refused("invalid_params", "bad_value")["details"]["field"], "request_id");
         }
         let actor = request.send(&fleet, request.with("actor", json!("ä".repeat(257)))).await;
-        echoed(&actor.refused("invalid_params", "bad_value"));
+        let actor = actor.refused("invalid_params", "bad_value");
+        assert_eq!(actor["details"]["field"], "actor");
+        echoed(&actor);
     });
     join_all(refusals).await;
     assert_unimpressed(&fleet).await;
@@ -265,7 +346,14 @@ async fn values_out_of_bounds_are_refused() {
     for (verb, id, name, value, reason) in table {
         let request = every.iter().find(|request| request.verb == verb).unwrap();
         assert_eq!(request.id, id);
-        echoed(&request.send(&fleet, request.with(name, value)).await.refused("invalid_params", reason));
+        let error = request.send(&fleet, request.with(name, value)).await.refused("invalid_params", reason);
+        echoed(&error);
+        let field = error["details"]["field"].as_str().unwrap();
+        if reason == "bad_value" {
+            assert_eq!(field.split('.').next(), Some(name), "{error}");
+        } else {
+            assert_eq!(error["details"]["within"].as_str().unwrap_or(name), name, "{error}");
+        }
     }
     let both = json!({"body": "x", "splices": []});
     fleet.ask("doc.edit", "s1", both).await.refused("invalid_params", "bad_value");
@@ -277,6 +365,59 @@ async fn values_out_of_bounds_are_refused() {
         let subject = format!("{}.sys.worker.{verb}.w1", fleet.root);
         let reason = json!({"reason": ""}).to_string().into_bytes();
         fleet.ask_raw(&subject, reason).await.refused("invalid_params", "bad_value");
+    }
+    assert_unimpressed(&fleet).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn fields_with_a_key_twice_or_with_an_integer_that_would_be_rounded_are_refused() {
+    let fleet = fleet().await;
+    for (fields, reason) in [
+        (r#"{"a":1,"a":1}"#, "bad_json"),
+        (r#"{"a":{"b":[{"c":1,"d":2,"\u0063":3}]}}"#, "bad_json"),
+        (r#"{"a":null,"a":null}"#, "bad_json"),
+        (r#"{"a":18446744073709551616}"#, "bad_value"),
+        (r#"{"a":[{"b":-9223372036854775809}]}"#, "bad_value"),
+        (&format!("{{\"a\":{}}}", "9".repeat(400)), "bad_value"),
+    ] {
+        let edit = fleet.ask_raw(&fleet.subject("doc.edit", "s1"), format!("{{\"fields\":{fields}}}").into()).await;
+        assert_eq!(edit.refused("invalid_params", reason)["details"]["field"], "fields", "{fields}");
+        let open = format!("{{\"id\":\"s2\",\"content\":{{\"fields\":{fields}}}}}");
+        let open = fleet.ask_raw(&fleet.subject("session.open", ""), open.into()).await;
+        assert_eq!(open.refused("invalid_params", reason)["details"]["field"], "content.fields", "{fields}");
+    }
+    assert_unimpressed(&fleet).await;
+    let kept = r#"{"e":100000.0,"i":9223372036854775807,"n":-9223372036854775808,"u":18446744073709551615}"#;
+    fleet.open("s2").await;
+    fleet.ask_raw(&fleet.subject("doc.edit", "s2"), format!("{{\"fields\":{kept}}}").into()).await.ok();
+    let reply = fleet.nats.request(fleet.subject("doc.get", "s2"), "{}".into()).await.unwrap();
+    let shown = String::from_utf8_lossy(&reply.payload).into_owned();
+    assert!(shown.contains(kept), "{shown}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_refusal_repeats_little_of_what_was_sent() {
+    let fleet = fleet().await;
+    let long = "x".repeat(900_000);
+    let bounded = async |request: &Request, body: String| {
+        let reply = fleet.nats.request(request.subject(&fleet), body.into()).await.unwrap();
+        assert!(reply.headers.as_ref().unwrap().get("Nats-Service-Error-Code").is_some(), "{}", request.verb);
+        let headers: usize = reply
+            .headers
+            .unwrap()
+            .iter()
+            .map(|(name, value)| name.to_string().len() + value.iter().map(|value| value.as_str().len()).sum::<usize>())
+            .sum();
+        assert!(reply.payload.len() < 2_000 && headers < 2_000, "{}: {:?}", request.verb, reply.payload);
+    };
+    for request in requests() {
+        bounded(&request, request.with(&long, json!(1))).await;
+        for name in request.may_have.iter().chain(&["request_id", "actor", "owner", "token", "reason"]) {
+            bounded(&request, request.with(name, json!({ &*long: [&long] }))).await;
+            if !["body", "path", "fields", "content", "config"].contains(name) {
+                bounded(&request, request.with(name, json!(long))).await;
+            }
+        }
     }
     assert_unimpressed(&fleet).await;
 }
@@ -331,9 +472,10 @@ async fn ids_paths_and_workspaces_out_of_bounds_are_refused() {
 async fn namespaces_that_are_malformed_or_reserved_are_refused_by_every_request() {
     let fleet = fleet().await;
     for request in requests() {
-        let spaces =
-            if request.space == "sys" { ["default", "Sys"].as_slice() } else { &["sys", "Default", "ä", "a+b"] };
-        for space in spaces.iter().copied().chain([&*"n".repeat(33)]) {
+        let spaces = if request.space == "sys" { ["default", "Sys"].as_slice() } else { &["Default", "ä", "a+b"] };
+        let reserved = ["sys", "signal", "session", "lock", "doc", "admin", "worker"];
+        let reserved = reserved.iter().filter(|_| request.space != "sys").copied();
+        for space in spaces.iter().copied().chain(reserved).chain([&*"n".repeat(33)]) {
             let subject = request.subject(&fleet).replacen(&format!(".{}.", request.space), &format!(".{space}."), 1);
             let body = request.with("actor", json!("a")).into_bytes();
             echoed(&fleet.ask_raw(&subject, body).await.refused("invalid_params", "bad_value"));
@@ -348,24 +490,46 @@ async fn namespaces_that_are_malformed_or_reserved_are_refused_by_every_request(
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_namespace_may_be_named_like_a_group_of_requests() {
+async fn what_is_sent_to_the_log_of_a_reserved_namespace_is_never_announced_or_kept_as_a_session() {
     let fleet = fleet().await;
-    // Their logs, `<root>.log.<ns>.<id>`, look like requests.
-    for (namespace, id) in
-        [("session", "open"), ("session", "list"), ("worker", "list"), ("lock", "acquire"), ("admin", "reclaim")]
-    {
-        let ask = async |verb: &str, body: Value| {
-            let tail = if verb == "session.open" { String::new() } else { format!(".{id}") };
-            let subject = format!("{}.{namespace}.{verb}{tail}", fleet.root);
-            fleet.ask_raw(&subject, body.to_string().into_bytes()).await
-        };
-        ask("session.open", json!({"id": id})).await.ok();
-        for n in 1..=40 {
-            assert_eq!(ask("doc.edit", json!({"body": n.to_string()})).await.ok()["revision"], n);
+    let signals = fleet.signals().await.unwrap();
+    // Whoever may ask `<root>.*.session.>` may send this. The stream acknowledges it; nobody else answers.
+    let activation = fleet.record("s1").await.unwrap().1["owner"]["activation"].clone();
+    let event = json!({"type": "edited", "revision": 1, "previous_revision": 0, "changed": ["body"]});
+    let op = json!({"request_id": "r", "event": event, "change": {}, "reply": {}});
+    let frame = json!({"v": 1, "activation": activation, "first_op": 1, "first_revision": 0, "ops": [op]});
+    for (group, id) in [("session", "open"), ("session", "s1"), ("lock", "s1"), ("doc", "s1"), ("admin", "reclaim")] {
+        for body in [json!({"id": "s9", "request_id": "echo-me"}), frame.clone(), json!({})] {
+            let subject = format!("{}.log.{group}.{id}", fleet.root);
+            let reply = fleet.ask_raw(&subject, body.to_string().into_bytes()).await;
+            assert!(reply.body["seq"].is_u64(), "{}", reply.body);
         }
-        assert_eq!(ask("doc.get", json!({"consistency": "linearizable"})).await.ok()["body"], "40");
+        let get = format!("{}.{group}.session.get.{id}", fleet.root);
+        fleet.ask_raw(&get, Vec::new()).await.refused("invalid_params", "bad_value");
+        let list = format!("{}.{group}.session.list", fleet.root);
+        fleet.ask_raw(&list, Vec::new()).await.refused("invalid_params", "bad_value");
     }
-    assert_unimpressed(&fleet).await;
+    fleet.all_announced(&signals).await;
+    let strange: Vec<_> = signals.all().into_iter().filter(|(subject, _)| !subject.contains(".default.")).collect();
+    assert_eq!(strange, [], "nothing was announced of them");
+    let marker = fleet.ask("session.list", "", json!({})).await.ok();
+    assert_eq!(marker["sessions"].as_array().unwrap().len(), 2, "s1 and the marker");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_record_in_a_namespace_that_is_reserved_by_now_is_in_nobodys_way() {
+    let fleet = fleet().await;
+    let (_, mut record) = fleet.record("s1").await.unwrap();
+    record["namespace"] = json!("session");
+    record["id"] = json!("old");
+    let subject = format!("$KV.{}.session.old", fleet.root.sessions_bucket());
+    fleet.nats.request(subject, record.to_string().into()).await.unwrap();
+    // A coordinator that starts now sweeps over it, and relays it.
+    fleet.begin_coordinator().await.unwrap();
+    let signals = fleet.signals().await.unwrap();
+    fleet.all_announced(&signals).await;
+    let listed = fleet.ask("session.list", "", json!({})).await.ok();
+    assert_eq!(listed["sessions"].as_array().unwrap().len(), 2, "s1 and the marker");
 }
 
 #[tokio::test(flavor = "multi_thread")]

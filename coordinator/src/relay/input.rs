@@ -76,7 +76,10 @@ fn what(root: &Root, subject: &str, headers: Option<&HeaderMap>) -> What {
         let has_id = headers.is_some_and(|headers| headers.get(NATS_MESSAGE_ID).is_some());
         return What::Record(key, if has_id { Writer::Holdfast } else { Writer::Hand });
     }
-    root.parse_log(subject).map_or(What::Other, What::Frame)
+    // A reserved namespace has no sessions. What is in such a log is a request that was meant for nobody, like
+    // `<root>.log.session.open`, and the stream took it because it looks like a log.
+    let log = root.parse_log(subject).filter(|key| !key.namespace.is_reserved());
+    log.map_or(What::Other, What::Frame)
 }
 
 fn rfc3339(nanos: i128) -> String {

@@ -1,21 +1,28 @@
 //! From bytes to a checked request, or to the contract's refusal.
 
-use serde::Deserialize;
-use serde_json::Value;
+use serde::Deserializer as _;
+use serde::de::{IgnoredAny, MapAccess, Visitor};
+use serde_json::value::RawValue;
 
-use super::{Request, bounds};
+use super::{Request, bounds, read};
 use crate::error::{Error, Reason};
 use crate::id::RequestId;
 use crate::limits::Limits;
+
+/// How much of a body is looked at for its `request_id` and `actor`: as much as a request may have.
+const PEEK_BYTES: usize = 1024 * 1024;
+/// Longest `actor` that is taken from a body that is otherwise not read, characters.
+const ACTOR_CHARS: usize = 256;
 
 /// Makes a checked request of a body. An empty body counts as `{}`.
 ///
 /// # Errors
 /// `invalid_params` or `too_large`; its `request_id` is the caller's where that could be read.
 pub fn parse<R: Request>(payload: &[u8], limits: &Limits) -> Result<R, Error> {
-    let request: R = from_json(payload, limits)?;
+    let request: R = from_json(payload, limits)
+        .map_err(|error| Error { request_id: peek_request_id(payload).unwrap_or_default(), ..error })?;
     let checked = match request.request_id() {
-        Some(id) => RequestId::parse(id).map(|_| ()),
+        Some(id) => RequestId::parse(id).map(|_| ()).map_err(|error| error.detail("field", "request_id")),
         None => Ok(()),
     };
     checked
@@ -35,20 +42,17 @@ fn from_json<R: Request>(payload: &[u8], limits: &Limits) -> Result<R, Error> {
             format!("the request has {} bytes, and at most {} are allowed", payload.len(), limits.request_bytes),
         )
         .detail("bytes", payload.len())
-        .detail("limit", limits.request_bytes))
-        .map_err(|error| Error { request_id: peek_request_id(payload).unwrap_or_default(), ..error });
+        .detail("limit", limits.request_bytes));
     }
-    let json = if payload.trim_ascii().is_empty() { b"{}" } else { payload };
-    if json.trim_ascii_start().first() != Some(&b'{') {
-        return Err(match serde_json::from_slice::<serde::de::IgnoredAny>(json) {
-            Ok(_) => Error::invalid(Reason::BadValue, "the request must be a JSON object"),
-            Err(error) => Error::invalid(Reason::BadJson, format!("the request is not JSON: {error}")),
-        });
+    let bad_json = |why: String| Error::invalid(Reason::BadJson, format!("the request is not JSON: {why}"));
+    let text = std::str::from_utf8(payload).map_err(|error| bad_json(error.to_string()))?;
+    let text = if text.trim_ascii().is_empty() { "{}" } else { text };
+    if text.trim_ascii_start().starts_with('{') {
+        return read::read(text, limits).map_err(|fault| fault.error(limits));
     }
-    serde_json::from_slice(json).map_err(|error| {
-        let mut refusal = refusal(&error, json);
-        refusal.request_id = peek_request_id(json).unwrap_or_default();
-        refusal
+    Err(match serde_json::from_str::<IgnoredAny>(text) {
+        Ok(_) => Error::invalid(Reason::BadValue, "the request must be a JSON object"),
+        Err(error) => bad_json(error.to_string()),
     })
 }
 
@@ -61,47 +65,55 @@ pub struct Peeked {
     pub actor: Option<String>,
 }
 
-/// Reads a body for these two members only. What is no `request_id` or no `actor` counts as left out, one by one.
+/// Reads a body for these two members only, and no more of it than a request may have. What is no `request_id` or no
+/// `actor` counts as left out, one by one; what stands before the body stops being JSON counts.
 pub fn peek(payload: &[u8]) -> Peeked {
-    #[derive(Default, Deserialize)]
-    #[serde(default)]
-    struct Peek {
-        request_id: Value,
-        actor: Value,
+    let mut members = PeekedMembers::default();
+    // Whatever is wrong behind them is for the parser to tell.
+    drop(serde_json::Deserializer::from_slice(&payload[..payload.len().min(PEEK_BYTES)]).deserialize_map(&mut members));
+    let text = |member: Option<&RawValue>| serde_json::from_str::<String>(member?.get()).ok();
+    let is_actor = |actor: &String| !actor.is_empty() && actor.chars().nth(ACTOR_CHARS).is_none();
+    Peeked {
+        request_id: text(members.request_id).filter(|id| RequestId::parse(id).is_ok()),
+        actor: text(members.actor).filter(is_actor),
     }
-    let Peek { request_id, actor } = serde_json::from_slice(payload).unwrap_or_default();
-    let text = |value: Value| if let Value::String(text) = value { Some(text) } else { None };
-    Peeked { request_id: text(request_id).filter(|id| RequestId::parse(id).is_ok()), actor: text(actor) }
+}
+
+#[derive(Default)]
+struct PeekedMembers<'de> {
+    request_id: Option<&'de RawValue>,
+    actor: Option<&'de RawValue>,
+}
+
+impl<'de> Visitor<'de> for &mut PeekedMembers<'de> {
+    type Value = ();
+
+    fn expecting(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("an object")
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, mut access: A) -> Result<(), A::Error> {
+        while let Some(name) = access.next_key::<String>()? {
+            let member = match name.as_str() {
+                "request_id" => &mut self.request_id,
+                "actor" => &mut self.actor,
+                _ => {
+                    access.next_value::<IgnoredAny>()?;
+                    continue;
+                }
+            };
+            let is_second = member.is_some();
+            let text: &RawValue = access.next_value()?;
+            // One that is there twice is refused, so neither is the caller's.
+            *member = if is_second { Some(RawValue::NULL) } else { Some(text) };
+        }
+        Ok(())
+    }
 }
 
 /// The caller's `request_id` of a body that is otherwise not read.
 pub fn peek_request_id(payload: &[u8]) -> Option<String> {
     peek(payload).request_id
-}
-
-/// serde_json tells kinds of data errors apart only in its messages; a test pins them.
-fn refusal(error: &serde_json::Error, json: &[u8]) -> Error {
-    let message = error.to_string();
-    // A caller's own name may have backticks in it; what follows it has words of ours.
-    let quoted = || {
-        let name = message.split_once('`').map_or("", |(_, rest)| rest);
-        let end = name.rfind("`, expected ").or_else(|| name.find('`'));
-        end.map_or(name, |end| &name[..end]).to_owned()
-    };
-    // It says "syntax" also where a number stands in place of a word.
-    let is_json =
-        || message.starts_with("expected value") && serde_json::from_slice::<serde::de::IgnoredAny>(json).is_ok();
-    if !error.is_data() && !is_json() {
-        Error::invalid(Reason::BadJson, format!("the request is not JSON: {message}"))
-    } else if message.starts_with("unknown field") {
-        let field = quoted();
-        Error::invalid(Reason::UnknownField, message).detail("field", field)
-    } else if message.starts_with("missing field") {
-        let field = quoted();
-        Error::invalid(Reason::MissingField, message).detail("field", field)
-    } else {
-        Error::invalid(Reason::BadValue, message)
-    }
 }
 
 #[cfg(test)]

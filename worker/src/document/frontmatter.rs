@@ -25,8 +25,8 @@ use place::Place;
 /// How many times the limit of fields a front matter may have as text: comments and indentation are not in the fields.
 const TEXT_FACTOR: usize = 4;
 
-/// Names that `serde_json` takes for instructions when it reads fields as JSON, as a session's log has them.
-const RESERVED_NAMES: &str = "$serde_json::private::";
+/// Most characters that a refusal says of a front matter.
+const MESSAGE_CHARS: usize = 300;
 
 /// What some systems put before the first character of a file.
 pub const BYTE_ORDER_MARK: char = '\u{feff}';
@@ -82,15 +82,12 @@ impl Flaw {
         };
         // The opening fence is the file's first line.
         let line = at.line + 1;
+        // A name in it may be as long as the front matter.
+        let why: String = why.chars().take(MESSAGE_CHARS).collect();
         Error::new(reason, format!("front matter, line {line}, column {}: {why}", at.column))
             .detail("line", line)
             .detail("column", at.column)
     }
-}
-
-/// Refuses a name that could not be a field's.
-fn check_name(name: &str, at: impl FnOnce() -> Place) -> Result<(), Flaw> {
-    if name.starts_with(RESERVED_NAMES) { Err(Flaw::bad(at(), format!("{name:?} cannot be a name"))) } else { Ok(()) }
 }
 
 /// How many bytes of text a front matter may have.

@@ -2,7 +2,7 @@
 //!
 //! Law: the same changes in the same order make the same state.
 
-use holdfast_protocol::{Error, RequestId};
+use holdfast_protocol::{Error, RequestId, json};
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
@@ -86,7 +86,7 @@ impl From<StoredBegun> for Begun {
 #[serde(deny_unknown_fields)]
 pub(super) struct State {
     pub(super) body: String,
-    #[serde(default, skip_serializing_if = "Map::is_empty")]
+    #[serde(default, skip_serializing_if = "Map::is_empty", deserialize_with = "json::map")]
     pub(super) fields: Map<String, Value>,
     /// The file's front matter as text, since a save keeps of it what did not change.
     #[serde(default, skip_serializing_if = "String::is_empty")]
@@ -124,6 +124,7 @@ pub(super) enum DocumentChange {
     /// What the session begins with; revision 0.
     Begin {
         body: String,
+        #[serde(deserialize_with = "json::map")]
         fields: Map<String, Value>,
         #[serde(default, skip_serializing_if = "String::is_empty")]
         front: String,
@@ -135,7 +136,7 @@ pub(super) enum DocumentChange {
     /// The file, read again.
     Load {
         body: String,
-        #[serde(default, skip_serializing_if = "Map::is_empty")]
+        #[serde(default, skip_serializing_if = "Map::is_empty", deserialize_with = "json::map")]
         fields: Map<String, Value>,
         #[serde(default, skip_serializing_if = "String::is_empty")]
         front: String,

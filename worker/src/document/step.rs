@@ -5,7 +5,7 @@
 use holdfast_protocol::document::{Splice, body_too_large, check_fields, merge_patch};
 use holdfast_protocol::error::Reason;
 use holdfast_protocol::request::Edit;
-use holdfast_protocol::{Error, Limits};
+use holdfast_protocol::{Error, Limits, json};
 use ropey::Rope;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
@@ -30,7 +30,7 @@ pub(super) enum Mark {
 pub(super) struct Step {
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     splices: Vec<Splice>,
-    #[serde(default, skip_serializing_if = "Map::is_empty")]
+    #[serde(default, skip_serializing_if = "Map::is_empty", deserialize_with = "json::map")]
     set: Map<String, Value>,
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     remove: Vec<String>,

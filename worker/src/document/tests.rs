@@ -8,6 +8,8 @@ use serde_json::json;
 
 use super::*;
 
+mod outside;
+
 /// What a user does.
 #[derive(Clone, Debug)]
 enum Doing {

@@ -13,8 +13,8 @@ use holdfast_protocol::Limits;
 use serde_json::{Map, Number, Value};
 use toml_edit::{Document, DocumentMut, Item, TableLike};
 
+use super::Flaw;
 use super::place::Place;
-use super::{Flaw, check_name};
 
 /// Reads the text between the fences.
 pub(super) fn read(inner: &str, limits: &Limits) -> Result<Map<String, Value>, Flaw> {
@@ -22,39 +22,12 @@ pub(super) fn read(inner: &str, limits: &Limits) -> Result<Map<String, Value>, F
 }
 
 fn document(inner: &str, limits: &Limits) -> Result<DocumentMut, Flaw> {
-    let document = Document::parse(inner).map_err(|error| {
+    Document::parse(inner).map(Document::into_mut).map_err(|error| {
         let at = error.span().map_or(Place::default(), |span| Place::of(inner, span.start));
         let why = error.message();
         // The parser has a bound of its own, in brackets and in dots, above ours.
         if why.contains("recur") { too_deep(limits, at) } else { Flaw::bad(at, why.replace('\n', "; ")) }
-    })?;
-    check_names(document.as_table(), inner)?;
-    Ok(document.into_mut())
-}
-
-/// The parser bounds how deep this goes.
-fn check_names(table: &dyn TableLike, inner: &str) -> Result<(), Flaw> {
-    for (name, item) in table.iter() {
-        check_name(name, || {
-            let span = table.key(name).and_then(toml_edit::Key::span);
-            span.map_or(Place::default(), |span| Place::of(inner, span.start))
-        })?;
-        match item {
-            Item::Table(table) => check_names(table, inner)?,
-            Item::ArrayOfTables(tables) => tables.iter().try_for_each(|table| check_names(table, inner))?,
-            Item::Value(value) => check_names_within(value, inner)?,
-            Item::None => {}
-        }
-    }
-    Ok(())
-}
-
-fn check_names_within(value: &toml_edit::Value, inner: &str) -> Result<(), Flaw> {
-    match value {
-        toml_edit::Value::InlineTable(table) => check_names(table, inner),
-        toml_edit::Value::Array(items) => items.iter().try_for_each(|item| check_names_within(item, inner)),
-        _ => Ok(()),
-    }
+    })
 }
 
 fn too_deep(limits: &Limits, at: Place) -> Flaw {

@@ -16,8 +16,8 @@ use granit_parser::{Event, Options, Parser, Span, Tag};
 use holdfast_protocol::Limits;
 use serde_json::{Map, Value};
 
+use super::Flaw;
 use super::place::Place;
-use super::{Flaw, check_name};
 use shape::{Kind, Member, Shape, Tagged};
 
 /// A front matter that was read.
@@ -189,7 +189,6 @@ impl Reader<'_> {
             (Items::Mapping { members, key }, Kind::Mapping(_, shapes)) => match key.take() {
                 None => {
                     let name = node.key.ok_or_else(|| Flaw::bad(at, "a list or a mapping cannot be a name"))?;
-                    check_name(&name, || at)?;
                     if members.contains_key(&name) {
                         return Err(Flaw::bad(at, format!("{name:?} is there twice")));
                     }

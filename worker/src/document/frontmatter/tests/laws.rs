@@ -48,7 +48,7 @@ fn comments(text: &str) -> (usize, usize) {
 
 /// Fields as a log, a snapshot or a client gives them back.
 fn through_json(fields: &Map<String, Value>) -> Map<String, Value> {
-    serde_json::from_str(&serde_json::to_string(fields).unwrap()).unwrap()
+    holdfast_protocol::json::parse_fields(&serde_json::to_string(fields).unwrap()).unwrap()
 }
 
 /// All bits of all numbers: `-0.0` is not `0.0`.

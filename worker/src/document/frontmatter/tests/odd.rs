@@ -60,7 +60,14 @@ pub(super) fn values() -> impl Strategy<Value = Value> {
 }
 
 pub(super) fn names() -> impl Strategy<Value = String> {
-    prop_oneof![4 => "[a-f]{1,2}", 1 => "[a-z0-9:#'\"\\-?. \n]{0,6}", 1 => any::<String>()]
+    // The last ones mean something to libraries.
+    let names = ["$serde_json::private::RawValue", "$serde_json::private::Number", "$__toml_private_datetime"];
+    prop_oneof![
+        8 => "[a-f]{1,2}",
+        2 => "[a-z0-9:#'\"\\-?. \n]{0,6}",
+        2 => any::<String>(),
+        1 => prop::sample::select(names.map(str::to_owned).to_vec()),
+    ]
 }
 
 pub(super) fn objects() -> impl Strategy<Value = Map<String, Value>> {

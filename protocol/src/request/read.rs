@@ -1,0 +1,346 @@
+//! Reading a body member by member, so that what is wrong is told with the member's name.
+//!
+//! A body is taken apart into its members' texts, in one pass that nests nothing, and each member is read from its own
+//! text. The types say what they want through serde as ever; what stands here decides what may stand for it.
+//!
+//! Invariants: an object is no array and a word no object, where serde would take either. A member that is `null` counts as
+//! left out. A member that is unknown, or there twice, ends the reading at once. No error repeats more than a bounded part of what the caller sent.
+
+use std::borrow::Cow;
+use std::fmt;
+
+use serde::de::value::StrDeserializer;
+use serde::de::{
+    self, Deserialize, DeserializeSeed, Deserializer, Expected, IntoDeserializer, MapAccess, SeqAccess, Unexpected,
+    Visitor,
+};
+use serde::forward_to_deserialize_any;
+use serde_json::de::StrRead;
+use serde_json::value::RawValue;
+
+use crate::error::{Error, Reason, bounded};
+use crate::json;
+use crate::limits::Limits;
+
+/// How many times the limit of fields a merge patch may have: it names what goes, what changes and what comes.
+const PATCH_FACTOR: usize = 4;
+
+/// Reads an object, which has to be all of `text`.
+pub(super) fn read<'de, T: Deserialize<'de>>(text: &'de str, limits: &'de Limits) -> Result<T, Fault> {
+    T::deserialize(Part { text, limits })
+}
+
+/// Why a body is not taken.
+#[derive(Debug)]
+pub(super) struct Fault {
+    reason: Reason,
+    /// The member that it is about.
+    field: Option<String>,
+    /// Where that member is, if not in the body itself.
+    within: Option<String>,
+    message: String,
+}
+
+impl Fault {
+    fn new(reason: Reason, message: impl fmt::Display) -> Self {
+        Self { reason, field: None, within: None, message: bounded(&message.to_string()) }
+    }
+
+    fn named(reason: Reason, field: &str, message: impl fmt::Display) -> Self {
+        Self { field: Some(bounded(field)), ..Self::new(reason, message) }
+    }
+
+    fn unknown(field: &str, known: &[&str]) -> Self {
+        let shown = bounded(field);
+        let known = known.iter().map(|name| format!("`{name}`")).collect::<Vec<_>>().join(", ");
+        Self::named(Reason::UnknownField, field, format_args!("unknown field `{shown}`, expected one of {known}"))
+    }
+
+    /// What serde_json says, without its places, which are those of a part.
+    fn of(error: &serde_json::Error) -> Self {
+        let message = error.to_string();
+        let what = message.rfind(" at line ").map_or(&*message, |end| &message[..end]);
+        let reason = if error.is_data() { Reason::BadValue } else { Reason::BadJson };
+        Self::new(reason, what)
+    }
+
+    /// The fault is in the member `name`.
+    fn within(mut self, name: &str) -> Self {
+        let is_named = matches!(self.reason, Reason::UnknownField | Reason::MissingField);
+        match self.field.take() {
+            None => self.field = Some(name.to_owned()),
+            // Those two are told by the member's own name.
+            Some(field) if is_named => {
+                self.within = Some(self.within.map_or(name.to_owned(), |within| format!("{name}.{within}")));
+                self.field = Some(field);
+            }
+            Some(field) => self.field = Some(format!("{name}.{field}")),
+        }
+        self
+    }
+
+    /// The fault is in an item of an array.
+    fn in_item(mut self, index: usize) -> Self {
+        if !matches!(self.reason, Reason::UnknownField | Reason::MissingField) {
+            let field = self.field.take().map(|field| format!("{field}: ")).unwrap_or_default();
+            self.message = format!("item {index}: {field}{}", self.message);
+        }
+        self
+    }
+
+    /// The contract's words for it.
+    pub(super) fn error(self, limits: &Limits) -> Error {
+        if self.reason == Reason::FieldsTooLarge {
+            return Error::new(self.reason, self.message).detail("limit", limits.fields_bytes);
+        }
+        let message = match (self.reason, &self.field) {
+            (Reason::BadValue, Some(field)) => format!("{field}: {}", self.message),
+            (Reason::BadJson, Some(field)) => format!("the request is not JSON: {field}: {}", self.message),
+            (Reason::BadJson, None) => format!("the request is not JSON: {}", self.message),
+            _ => self.message,
+        };
+        let error = Error::invalid(self.reason, message);
+        let error = self.field.into_iter().fold(error, |error, field| error.detail("field", field));
+        self.within.into_iter().fold(error, |error, within| error.detail("within", within))
+    }
+}
+
+impl fmt::Display for Fault {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.message)
+    }
+}
+
+impl std::error::Error for Fault {}
+
+impl de::Error for Fault {
+    fn custom<T: fmt::Display>(message: T) -> Self {
+        Self::new(Reason::BadValue, message)
+    }
+
+    fn missing_field(field: &'static str) -> Self {
+        Self::named(Reason::MissingField, field, format_args!("missing field `{field}`"))
+    }
+}
+
+/// The text of one JSON value.
+#[derive(Clone, Copy)]
+struct Part<'de> {
+    text: &'de str,
+    limits: &'de Limits,
+}
+
+impl<'de> Part<'de> {
+    fn first(self) -> u8 {
+        self.text.trim_ascii_start().bytes().next().unwrap_or_default()
+    }
+
+    /// Refuses what is of another JSON type, without a word of it.
+    fn expect(self, kinds: &[u8], expected: &dyn Expected) -> Result<(), Fault> {
+        let first = self.first();
+        let what = match first {
+            _ if kinds.contains(&first) => return Ok(()),
+            b'{' => "an object",
+            b'[' => "an array",
+            b'"' => "a string",
+            b't' | b'f' => "a boolean",
+            b'n' => "null",
+            _ => "a number",
+        };
+        Err(de::Error::invalid_type(Unexpected::Other(what), expected))
+    }
+
+    fn json<T>(
+        self,
+        read: impl FnOnce(&mut serde_json::Deserializer<StrRead<'de>>) -> serde_json::Result<T>,
+    ) -> Result<T, Fault> {
+        let mut json = serde_json::Deserializer::from_str(self.text);
+        let value = read(&mut json).map_err(|error| Fault::of(&error))?;
+        json.end().map_err(|error| Fault::of(&error))?;
+        Ok(value)
+    }
+}
+
+const NUMBER: &[u8] = b"-0123456789";
+
+macro_rules! plain {
+    ($($method:ident $kinds:expr;)*) => {
+        $(fn $method<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, Fault> {
+            self.expect($kinds, &visitor)?;
+            self.json(|json| json.$method(visitor))
+        })*
+    };
+}
+
+impl<'de> Deserializer<'de> for Part<'de> {
+    type Error = Fault;
+
+    plain! {
+        deserialize_bool b"tf";
+        deserialize_u32 NUMBER;
+        deserialize_u64 NUMBER;
+        deserialize_i64 NUMBER;
+        deserialize_str b"\"";
+        deserialize_string b"\"";
+    }
+
+    fn deserialize_option<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, Fault> {
+        if self.first() == b'n' { visitor.visit_none() } else { visitor.visit_some(self) }
+    }
+
+    fn deserialize_enum<V: Visitor<'de>>(
+        self,
+        _name: &'static str,
+        _words: &'static [&'static str],
+        visitor: V,
+    ) -> Result<V::Value, Fault> {
+        self.expect(b"\"", &"a word")?;
+        let word: String = self.json(|json| String::deserialize(json))?;
+        visitor.visit_enum(IntoDeserializer::<Fault>::into_deserializer(word))
+    }
+
+    fn deserialize_newtype_struct<V: Visitor<'de>>(self, _name: &'static str, visitor: V) -> Result<V::Value, Fault> {
+        visitor.visit_newtype_struct(self)
+    }
+
+    fn deserialize_struct<V: Visitor<'de>>(
+        self,
+        _name: &'static str,
+        known: &'static [&'static str],
+        visitor: V,
+    ) -> Result<V::Value, Fault> {
+        self.expect(b"{", &"an object")?;
+        let mut members = Members { known, members: Vec::new(), fault: None };
+        let read = self.json(|json| json.deserialize_map(&mut members));
+        if let Some(fault) = members.fault {
+            return Err(fault);
+        }
+        read?;
+        visitor.visit_map(Access { members: members.members.into_iter(), next: None, limits: self.limits })
+    }
+
+    /// An object with whatever members its writer chose.
+    fn deserialize_map<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, Fault> {
+        self.expect(b"{", &visitor)?;
+        // Before anything is made of it: a million small members would take too long.
+        let survey = json::survey(self.text);
+        let most = self.limits.fields_bytes.saturating_mul(PATCH_FACTOR);
+        if survey.levels > json::LEVELS_MAX {
+            let message = format_args!("nested more than {} levels deep", json::LEVELS_MAX);
+            return Err(Fault::new(Reason::BadJson, message));
+        }
+        if survey.least_bytes > most {
+            let message = format_args!("fields may have at most {} bytes as JSON", self.limits.fields_bytes);
+            return Err(Fault::new(Reason::FieldsTooLarge, message));
+        }
+        if let Some(integer) = survey.wide_integer {
+            return Err(Fault::new(Reason::BadValue, json::Flaw::Integer(integer.to_owned())));
+        }
+        // Such members may be of any type, so what is wrong with them is wrong with the JSON.
+        let bad_json = |fault| Fault { reason: Reason::BadJson, ..fault };
+        self.json(|json| json.deserialize_map(visitor)).map_err(bad_json)
+    }
+
+    fn deserialize_seq<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, Fault> {
+        self.expect(b"[", &"an array")?;
+        let items: Vec<&'de RawValue> = self.json(|json| Vec::deserialize(json))?;
+        visitor.visit_seq(Items { items: items.into_iter(), index: 0, limits: self.limits })
+    }
+
+    fn deserialize_ignored_any<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, Fault> {
+        visitor.visit_unit()
+    }
+
+    /// No request has a member that is anything.
+    fn deserialize_any<V: Visitor<'de>>(self, _visitor: V) -> Result<V::Value, Fault> {
+        Err(de::Error::custom("it is of no type that a request may have"))
+    }
+
+    forward_to_deserialize_any! {
+        i8 i16 i32 i128 u8 u16 u128 f32 f64 char bytes byte_buf unit unit_struct tuple tuple_struct identifier
+    }
+}
+
+/// Takes an object apart.
+struct Members<'de> {
+    known: &'static [&'static str],
+    members: Vec<(&'static str, &'de str)>,
+    fault: Option<Fault>,
+}
+
+impl<'de> Members<'de> {
+    /// The member's own name, where it is known and new.
+    fn take(&self, name: &str) -> Result<&'static str, Fault> {
+        let known = self.known.iter().find(|known| **known == name);
+        let known = known.ok_or_else(|| Fault::unknown(name, self.known))?;
+        match self.members.iter().any(|(there, _)| there == known) {
+            true => Err(Fault::named(Reason::BadValue, known, "it is there twice")),
+            false => Ok(known),
+        }
+    }
+}
+
+impl<'de> Visitor<'de> for &mut Members<'de> {
+    type Value = ();
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("an object")
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, mut access: A) -> Result<(), A::Error> {
+        while let Some(name) = access.next_key::<Cow<'de, str>>()? {
+            match self.take(&name) {
+                Ok(name) => self.members.push((name, access.next_value::<&'de RawValue>()?.get())),
+                Err(fault) => {
+                    self.fault = Some(fault);
+                    return Err(de::Error::custom("a member that is not taken"));
+                }
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Gives a type the members that are there.
+struct Access<'de> {
+    members: std::vec::IntoIter<(&'static str, &'de str)>,
+    next: Option<(&'static str, &'de str)>,
+    limits: &'de Limits,
+}
+
+impl<'de> MapAccess<'de> for Access<'de> {
+    type Error = Fault;
+
+    fn next_key_seed<K: DeserializeSeed<'de>>(&mut self, seed: K) -> Result<Option<K::Value>, Fault> {
+        self.next = self.members.find(|(_, text)| *text != "null");
+        let Some((name, _)) = self.next else { return Ok(None) };
+        seed.deserialize(StrDeserializer::<Fault>::new(name)).map(Some)
+    }
+
+    fn next_value_seed<V: DeserializeSeed<'de>>(&mut self, seed: V) -> Result<V::Value, Fault> {
+        let (name, text) = self.next.take().ok_or_else(|| Fault::new(Reason::BadValue, "a member without its name"))?;
+        seed.deserialize(Part { text, limits: self.limits }).map_err(|fault| fault.within(name))
+    }
+}
+
+struct Items<'de> {
+    items: std::vec::IntoIter<&'de RawValue>,
+    index: usize,
+    limits: &'de Limits,
+}
+
+impl<'de> SeqAccess<'de> for Items<'de> {
+    type Error = Fault;
+
+    fn next_element_seed<T: DeserializeSeed<'de>>(&mut self, seed: T) -> Result<Option<T::Value>, Fault> {
+        let Some(item) = self.items.next() else { return Ok(None) };
+        let index = self.index;
+        self.index += 1;
+        let part = Part { text: item.get(), limits: self.limits };
+        seed.deserialize(part).map(Some).map_err(|fault| fault.in_item(index))
+    }
+
+    fn size_hint(&self) -> Option<usize> {
+        Some(self.items.len())
+    }
+}
