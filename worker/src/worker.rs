@@ -26,7 +26,7 @@ use crate::document;
 use crate::drain::{self, Drain};
 use crate::inbox;
 use crate::lease::{self, LeaseEnd, LeaseHealth};
-use crate::letter::{Answer, Call, Passivation, ReplyTo};
+use crate::letter::{Answer, Passivation, ReplyTo};
 use crate::supervisor::Supervisor;
 use crate::watch::Watch;
 use crate::workspace::Mount;
@@ -267,14 +267,14 @@ impl Shared {
 
     async fn reclaim(&self, request: ReclaimIdle) -> ReclaimedIdle {
         let keys = self.supervisor.idle_keys(&request.namespace, request.max_idle_ms);
-        let why = Passivation {
-            actor: request.actor,
-            reason: format!("idle for {} ms", request.max_idle_ms),
-            by_operator: true,
-        };
+        let why = Passivation::Reclaimed { max_idle_ms: request.max_idle_ms, actor: request.actor };
         let reclaims = stream::iter(keys).map(|key| {
             let why = why.clone();
-            async move { drain::ask(&self.supervisor, key.clone(), Call::Passivate(why)).await.then_some(key.id) }
+            async move {
+                // One that went another way meanwhile was not reclaimed, and one that became busy is not.
+                let answer = drain::ask(&self.supervisor, key.clone(), why).await;
+                matches!(answer, Some(Answer::Done(_))).then_some(key.id)
+            }
         });
         let reclaimed = reclaims.buffer_unordered(RECLAIM_PARALLEL).filter_map(std::future::ready).collect().await;
         ReclaimedIdle { reclaimed }

@@ -91,7 +91,7 @@ async fn cut_off(world: &World, dice: &mut Dice) {
 
 async fn reclaim(world: &World) {
     let node = world.any_node();
-    let why = Passivation { actor: None, reason: "reclaim".to_owned(), by_operator: true };
+    let why = Passivation::Reclaimed { max_idle_ms: 0, actor: None };
     node.ask(&world.key, Call::Passivate(why), world.plain_ask(Default::default())).await;
 }
 
