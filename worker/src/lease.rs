@@ -7,11 +7,10 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
+use holdfast_protocol::Revision;
 use holdfast_protocol::internal::WorkerLease;
-use holdfast_protocol::{Revision, WorkerName};
 use holdfast_store::{LEASE_RENEW, LEASE_TTL, Storage, StoreError};
 use tokio::time::Instant;
-use tokio_util::sync::CancellationToken;
 
 /// When the lease was last known to be good, counted from when the renewal was sent.
 #[derive(Clone)]
@@ -37,71 +36,60 @@ impl LeaseHealth {
     }
 }
 
-/// Why the renewing ended.
+/// Another process took the worker's name.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum LeaseEnd {
-    /// The worker ends.
-    Stopped,
-    /// Another process took the worker's name.
-    NameTaken,
-}
+pub(crate) struct NameTaken;
 
-/// Writes the first lease, over whatever an earlier process of this name left.
-pub(crate) async fn begin(
-    store: &dyn Storage,
-    lease: &WorkerLease,
-    health: &LeaseHealth,
-) -> Result<Revision, StoreError> {
-    let sent = Instant::now();
-    let revision = store.put_lease(lease, None).await?;
-    health.confirm(sent);
-    Ok(revision)
-}
-
-/// Renews the lease until `stop`, with what `present` says then; at once when `changed` tells of something new.
+/// Renews the lease with what `present` says then, at once when `changed` tells of something new, until another process has
+/// the name.
 pub(crate) async fn keep(
     store: &dyn Storage,
     mut revision: Revision,
     present: impl Fn() -> WorkerLease,
     health: &LeaseHealth,
     changed: &tokio::sync::Notify,
-    stop: &CancellationToken,
-) -> LeaseEnd {
+) -> NameTaken {
     loop {
         tokio::select! {
-            () = stop.cancelled() => return LeaseEnd::Stopped,
             () = changed.notified() => {}
             () = tokio::time::sleep(LEASE_RENEW) => {}
         }
         let sent = Instant::now();
-        let lease = present();
-        let renewed = match store.put_lease(&lease, Some(revision)).await {
-            Err(StoreError::Moved { .. }) => match is_taken(store, &lease).await {
-                Ok(true) => return LeaseEnd::NameTaken,
-                // It ran out while nobody could write it.
-                Ok(false) => store.put_lease(&lease, None).await,
-                Err(error) => Err(error),
-            },
-            other => other,
-        };
-        match renewed {
-            Ok(renewed) => {
+        match renew(store, &present(), revision).await {
+            Ok(Some(renewed)) => {
                 revision = renewed;
                 health.confirm(sent);
             }
+            Ok(None) => return NameTaken,
             Err(error) => tracing::warn!(%error, "the worker's lease could not be renewed"),
         }
     }
 }
 
-async fn is_taken(store: &dyn Storage, lease: &WorkerLease) -> Result<bool, StoreError> {
-    let leases = store.leases().await?;
-    Ok(leases.iter().any(|(_, found)| found.worker == lease.worker && found.boot != lease.boot))
+/// Writes the lease on top of `revision`; `None`: another process has the name.
+async fn renew(store: &dyn Storage, lease: &WorkerLease, revision: Revision) -> Result<Option<Revision>, StoreError> {
+    match store.put_lease(lease, revision).await {
+        Err(StoreError::Moved { .. }) => {}
+        other => return other.map(Some),
+    }
+    let slot = store.lease(&lease.worker).await?;
+    if slot.lease.is_some_and(|found| found.boot != lease.boot) {
+        return Ok(None);
+    }
+    // It ran out while nobody could write it, or an earlier renewal was stored whose answer was lost.
+    store.put_lease(lease, slot.revision).await.map(Some)
 }
 
-/// Takes the lease away: the worker leaves in order, and nobody need wait for it.
-pub(crate) async fn end(store: &dyn Storage, worker: &WorkerName) {
-    if let Err(error) = store.drop_lease(worker).await {
+/// Takes the lease of this process away, if it has the name still: it leaves in order, and nobody need wait for it.
+pub(crate) async fn end(store: &dyn Storage, lease: &WorkerLease) {
+    let ended = async {
+        let slot = store.lease(&lease.worker).await?;
+        match slot.lease.is_some_and(|found| found.boot == lease.boot) {
+            true => store.drop_lease(&lease.worker, slot.revision).await,
+            false => Ok(()),
+        }
+    };
+    if let Err(error) = ended.await {
         tracing::debug!(%error, "the worker's lease will run out by itself");
     }
 }
