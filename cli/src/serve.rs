@@ -28,6 +28,13 @@ pub(crate) struct Ending {
     pub(crate) grace: Duration,
 }
 
+impl Ending {
+    /// What the parts of this process have of it; the rest is for the process itself.
+    pub(crate) fn of_parts(self) -> Duration {
+        self.grace.mul_f64(0.95)
+    }
+}
+
 /// Runs a coordinator until `stop` is cancelled.
 pub(crate) async fn coordinator(
     ending: Ending,
@@ -43,7 +50,7 @@ pub(crate) async fn coordinator(
     tracing::info!("the coordinator is up");
     stop.cancelled().await;
     tracing::info!("the coordinator ends");
-    coordinator.stop(ending.grace).await;
+    coordinator.stop(ending.of_parts()).await;
     Ok(())
 }
 
@@ -64,11 +71,16 @@ pub(crate) async fn worker(daemon: Daemon, connection: &Connection, stop: &Cance
         () = worker.name_taken() => true,
     };
     tracing::info!(%name, "the worker ends");
-    worker.stop(daemon.ending.grace).await;
+    worker.stop(daemon.ending.of_parts()).await;
     if taken {
-        return Err(Failure::Other(anyhow::anyhow!("another worker has the name {name}: every worker needs its own")));
+        return Err(Failure::Other(name_taken(&name)));
     }
     Ok(())
+}
+
+/// What is said at the end of a worker whose name another process has.
+pub(crate) fn name_taken(name: &WorkerName) -> anyhow::Error {
+    anyhow::anyhow!("another process has taken the name {name}: every worker needs its own")
 }
 
 /// What `starting` made; `None` when `stop` was cancelled first.

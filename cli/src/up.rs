@@ -25,7 +25,9 @@ use tokio_util::sync::CancellationToken;
 use crate::connect::Connection;
 use crate::exit::Failure;
 use crate::output;
-use crate::serve::{Ending, prepare, random_name, start_coordinator, start_worker, unless_stopped, worker_config};
+use crate::serve::{
+    Ending, name_taken, prepare, random_name, start_coordinator, start_worker, unless_stopped, worker_config,
+};
 use crate::workspace::WorkspaceArg;
 
 use banner::Banner;
@@ -82,11 +84,14 @@ impl Up {
         };
         let outcome = tokio::select! {
             biased;
-            () = stop.cancelled() => Ok(()),
+            () = stop.cancelled() => {
+                output::note("ending; a second Ctrl-C ends at once");
+                Ok(())
+            }
             why = gone(&mut server) => Err(Ended::Server(why)),
             failure = working => Err(Ended::Part(failure.err().unwrap_or(Failure::Interrupted))),
         };
-        let until = Instant::now() + self.ending.grace;
+        let until = Instant::now() + self.ending.of_parts();
         match outcome {
             Ok(()) => {
                 end(parts, server, until).await;
@@ -186,8 +191,9 @@ fn explain(error: StartError) -> Failure {
 impl Parts {
     /// Waits until another process has taken the name of one of the workers.
     async fn until_taken(&self) -> Result<(), Failure> {
-        select_all(self.workers.iter().map(|worker| Box::pin(worker.name_taken()))).await;
-        Err(Failure::Other(anyhow::anyhow!("another process on this NATS has taken the name of one of the workers")))
+        let taken = self.workers.iter().map(|worker| Box::pin(worker.name_taken()));
+        let (_, which, _) = select_all(taken).await;
+        Err(Failure::Other(name_taken(self.workers[which].name())))
     }
 }
 

@@ -185,3 +185,44 @@ async fn a_worker_needs_neither_the_secret_nor_the_kept_signals() {
     let log = std::fs::read_to_string(nats.log()).unwrap();
     assert!(!log.contains("Violation"), "{log}");
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn every_part_ends_within_its_grace_period_without_a_leader() {
+    const GRACE: Duration = Duration::from_secs(3);
+    let mut cluster = server::own_cluster().await.unwrap();
+    let mut fleet = Fleet::start(&cluster.url()).await.unwrap();
+    for n in 0..20 {
+        fleet.open(&format!("s{n}")).await;
+    }
+    for server in 0..2 {
+        cluster.servers_mut()[server].kill9().unwrap();
+    }
+    let (worker, coordinator) = (fleet.take_worker("w1"), fleet.take_coordinator().unwrap());
+    let begun = Instant::now();
+    tokio::join!(worker.stop(GRACE), coordinator.stop(GRACE));
+    assert!(begun.elapsed() < GRACE + Duration::from_secs(1), "{:?}", begun.elapsed());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn every_part_ends_within_its_grace_period_while_the_store_is_full() {
+    const GRACE: Duration = Duration::from_secs(3);
+    let conf = holdfast_deploy::NATS_CONF.replace("max_file_store: 16GB", "max_file_store: 20MB");
+    let nats = server::own(|options| options.conf = conf.into()).await.unwrap();
+    let mut fleet = Fleet::start(&nats.url()).await.unwrap();
+    let body = "x".repeat(400_000);
+    let mut is_full = false;
+    for n in 0..60 {
+        let open = json!({"id": format!("s{n}"), "content": {"body": body}});
+        let opened = fleet.try_ask("session.open", "", &open, SOON).await.unwrap();
+        if opened.body.get("error").is_some() {
+            is_full = true;
+            break;
+        }
+    }
+    assert!(is_full, "the store takes everything");
+    let (worker, coordinator) = (fleet.take_worker("w1"), fleet.take_coordinator().unwrap());
+    let begun = Instant::now();
+    worker.stop(GRACE).await;
+    coordinator.stop(GRACE).await;
+    assert!(begun.elapsed() < 2 * GRACE + Duration::from_secs(1), "{:?}", begun.elapsed());
+}

@@ -204,6 +204,11 @@ impl Worker {
         Ok(())
     }
 
+    /// Its name.
+    pub fn name(&self) -> &WorkerName {
+        &self.shared.core.config.name
+    }
+
     /// Its start.
     pub fn boot(&self) -> Boot {
         self.shared.core.boot
