@@ -88,7 +88,7 @@ struct Leasing {
 
 impl Leasing {
     async fn end(&self) {
-        // A renewal that is under way is dropped with its task; what it sent is at the server before what is sent from now on.
+        // A renewal that is under way is dropped with its task. It may still be stored, on the revision that it knew.
         self.stop.cancel();
         self.task.close();
         self.task.wait().await;

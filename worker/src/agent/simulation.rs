@@ -71,7 +71,7 @@ fn faults_of(dice: &mut Dice) -> Faults {
 fn opening_of(dice: &mut Dice, faults: Faults) -> Opening {
     let content = json!({ "body": "in the beginning", "fields": { "a": 1 } });
     let idle_timeout_ms = 1000 + dice.below(3000);
-    let closes_when_idle = idle_timeout_ms % 3 == 0;
+    let closes_when_idle = idle_timeout_ms.is_multiple_of(3);
     Opening {
         faults,
         config: match closes_when_idle {
