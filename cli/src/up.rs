@@ -15,7 +15,7 @@ use clap::Args;
 use futures_util::future::{join_all, select_all};
 use holdfast_client::protocol::WorkerName;
 use holdfast_coordinator::Coordinator;
-use holdfast_deploy::{Finder, Server, ServerOptions, StartError};
+use holdfast_deploy::{Finder, KILL_TIME, Server, ServerOptions, StartError};
 use holdfast_store::connect::{ConnectOptions, connect};
 use holdfast_store::provision::Provisioning;
 use holdfast_worker::Worker;
@@ -31,9 +31,6 @@ use crate::serve::{
 use crate::workspace::WorkspaceArg;
 
 use banner::Banner;
-
-/// How much of the grace period is kept for killing a nats-server that does not end by itself.
-const KILLING: Duration = Duration::from_millis(500);
 
 /// What to run.
 #[derive(Args, Debug)]
@@ -219,7 +216,7 @@ async fn end(parts: Parts, server: Option<Server>, until: Instant) {
         coordinator.stop(left(until) / 2).await;
     }
     if let Some(mut server) = server
-        && let Err(error) = server.stop(left(until).saturating_sub(KILLING)).await
+        && let Err(error) = server.stop(left(until).saturating_sub(KILL_TIME)).await
     {
         tracing::warn!(%error, "nats-server could not be stopped in order");
     }
