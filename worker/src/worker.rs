@@ -44,7 +44,7 @@ pub enum StartError {
     /// Its lease cannot be read or written.
     #[error("cannot register the worker: {0}")]
     Lease(#[from] StoreError),
-    /// A process of that name is alive: end it, or choose another name, or mean it ([`NameRule::Replace`]).
+    /// A process of that name is alive: end it, or choose another name, or mean it ([`crate::NameRule::Replace`]).
     #[error("worker {worker} runs already, as boot {boot}")]
     NameTaken {
         /// The name.
