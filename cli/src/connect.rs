@@ -73,8 +73,8 @@ pub(crate) struct Connection {
         help_heading = "Connection"
     )]
     pub(crate) namespace: Namespace,
-    /// How long a request may take with all its retries, like 500ms or 1m; a plain number is seconds. What it waits for on
-    /// purpose, as with --wait-ms, comes on top
+    /// How long a request may take with all its retries, like 500ms or 1m; a plain number is seconds. What it waits for
+    /// on purpose, as with --wait-ms, comes on top
     #[arg(long, global = true, default_value = "10s", value_parser = duration, help_heading = "Connection")]
     pub(crate) timeout: Duration,
 }

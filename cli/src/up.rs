@@ -1,8 +1,8 @@
 //! `holdfast up`: everything on this machine in one process, but for nats-server, which is a child.
 //!
-//! Invariant: whatever was started is ended again, in the order workers, coordinator, nats-server, also when a later part does
-//! not start, and all of it within one grace period. When our nats-server ends by itself, that is said at once, and nothing waits
-//! for it to come back. A nats-server of others is left alone.
+//! Invariant: whatever was started is ended again, in the order workers, coordinator, nats-server, also when a later
+//! part does not start, and all of it within one grace period. When our nats-server ends by itself, that is said at
+//! once, and nothing waits for it to come back. A nats-server of others is left alone.
 
 mod banner;
 
@@ -206,8 +206,8 @@ fn why_ended(status: ExitStatus, server: &Server) -> anyhow::Error {
     anyhow::anyhow!("nats-server ended ({status}); the end of {} is:\n{last_lines}", log.display())
 }
 
-/// Ends everything at `until` at the latest. Workers first: they need the coordinator to hand sessions over, and both need
-/// nats-server.
+/// Ends everything at `until` at the latest. Workers first: they need the coordinator to hand sessions over, and both
+/// need nats-server.
 async fn end(parts: Parts, server: Option<Server>, until: Instant) {
     // Half of what is left each, so that whoever hangs leaves time to the next.
     let grace = left(until) / 2;

@@ -92,8 +92,9 @@ impl Coordinator {
         }
     }
 
-    /// Stops taking requests, answers those that were taken, lets another coordinator relay, and ends, within `grace` whatever is
-    /// away. What has not ended by then is dropped where it is: clients see a timeout, and ask again with the same `request_id`.
+    /// Stops taking requests, answers those that were taken, lets another coordinator relay, and ends, within `grace`
+    /// whatever is away. What has not ended by then is dropped where it is: clients see a timeout, and ask again with
+    /// the same `request_id`.
     pub async fn stop(self, grace: Duration) {
         let until = Instant::now() + grace;
         let ending = ENDING.min(grace / 4);

@@ -243,10 +243,12 @@ impl Server {
         }
     }
 
-    /// Stops the server with SIGTERM, and with SIGKILL if it still runs after `grace`; takes at most [`KILL_TIME`] longer.
+    /// Stops the server with SIGTERM, and with SIGKILL if it still runs after `grace`; takes at most [`KILL_TIME`]
+    /// longer.
     ///
     /// # Errors
-    /// When the process cannot be signalled, or does not end although it was killed, as one that waits for a broken disk.
+    /// When the process cannot be signalled, or does not end although it was killed, as one that waits for a broken
+    /// disk.
     pub async fn stop(&mut self, grace: Duration) -> io::Result<()> {
         if self.running.is_none() {
             return Ok(());

@@ -1,7 +1,7 @@
 //! Workers' leases: one key per worker in the bucket `workers`, which expires unless it is written again.
 //!
-//! A lease says who seems alive. No safety rests on it. It is written and taken away by compare-and-set all the same, so that of
-//! two processes with one name one knows that it is not the owner of the name.
+//! A lease says who seems alive. No safety rests on it. It is written and taken away by compare-and-set all the same,
+//! so that of two processes with one name one knows that it is not the owner of the name.
 
 use std::time::Duration;
 
@@ -29,7 +29,8 @@ fn subject(store: &Jetstream, worker: &str) -> String {
     format!("$KV.{}.{worker}", store.root.workers_bucket())
 }
 
-/// What stands under a worker's key: its revision, for the next write, and the lease unless it ran out or was taken away.
+/// What stands under a worker's key: its revision, for the next write, and the lease unless it ran out or was taken
+/// away.
 #[derive(Clone, Debug, Default)]
 pub struct LeaseSlot {
     /// The revision that the next write must name, also where no lease is left.

@@ -142,8 +142,8 @@ pub trait Storage: Send + Sync + 'static {
     /// Reads what stands under a worker's name, from the leader.
     async fn lease(&self, worker: &WorkerName) -> Result<LeaseSlot, StoreError>;
 
-    /// Writes a worker's lease if its key still is at `expected` (0: there is none), and returns its new revision. It expires by
-    /// itself.
+    /// Writes a worker's lease if its key still is at `expected` (0: there is none), and returns its new revision. It
+    /// expires by itself.
     async fn put_lease(&self, lease: &WorkerLease, expected: Revision) -> Result<Revision, StoreError>;
 
     /// Takes a worker's lease away if its key still is at `expected`: it leaves in order.

@@ -252,7 +252,8 @@ fn check_settings(needed: &Config, found: &Config) -> Result<(), ProvisionError>
     check("allow_msg_ttl", needed.allow_message_ttl.to_string(), found.allow_message_ttl.to_string())
 }
 
-/// What tokens are derived from, for coordinators only: reads it, or makes it. Whoever writes first decides it for everybody.
+/// What tokens are derived from, for coordinators only: reads it, or makes it. Whoever writes first decides it for
+/// everybody.
 ///
 /// # Errors
 /// [`StoreError`] when the bucket of secrets cannot be read or written, or has something else.

@@ -1,8 +1,8 @@
 //! Taking a worker's name: refused while another process of that name is alive.
 //!
-//! Invariant: the lease is written by compare-and-set on the very revision that was looked at, so that of two processes that
-//! start at once one has the name and the other one sees it. Whether a process is alive is asked of itself and of the movement
-//! of its lease; clocks of two machines are not compared, and no lease is waited for where nobody listens.
+//! Invariant: the lease is written by compare-and-set on the very revision that was looked at, so that of two processes
+//! that start at once one has the name and the other one sees it. Whether a process is alive is asked of itself and of
+//! the movement of its lease; clocks of two machines are not compared, and no lease is waited for where nobody listens.
 
 use std::time::Duration;
 
@@ -23,8 +23,9 @@ const ASK_TIMEOUT: Duration = Duration::from_millis(500);
 const NOBODY: Duration = Duration::from_millis(300);
 /// How often it is asked again meanwhile.
 const ASK_AGAIN: Duration = Duration::from_millis(50);
-/// For how long a process that does not answer is watched. One that misses two renewals as well stands still: it would be
-/// failed over soon, and taking its name costs it no more than that, since the storage refuses whatever it writes later.
+/// For how long a process that does not answer is watched. One that misses two renewals as well stands still: it would
+/// be failed over soon, and taking its name costs it no more than that, since the storage refuses whatever it writes
+/// later.
 const WATCH: Duration = LEASE_RENEW.saturating_mul(2);
 /// How often the name is looked at anew because somebody wrote the lease meanwhile.
 const TRIES: usize = 16;
@@ -128,7 +129,8 @@ async fn is_alive(
         }
         let LeaseSlot { revision: now, lease } = store.lease(&other.worker).await?;
         if now != revision {
-            // Renewed by that process, or else not its lease any more: then the write is refused and the name looked at anew.
+            // Renewed by that process, or else not its lease any more: then the write is refused and the name looked at
+            // anew.
             return Ok(lease.is_some_and(|lease| lease.boot == other.boot));
         }
         if begun.elapsed() >= WATCH {

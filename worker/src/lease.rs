@@ -43,8 +43,8 @@ impl LeaseHealth {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct NameTaken;
 
-/// Renews the lease with what `present` says then, at once when `changed` tells of something new, until another process has
-/// the name.
+/// Renews the lease with what `present` says then, at once when `changed` tells of something new, until another process
+/// has the name.
 pub(crate) async fn keep(
     store: &dyn Storage,
     mut revision: Revision,

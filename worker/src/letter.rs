@@ -31,8 +31,8 @@ pub(crate) enum Call {
 pub(crate) enum Passivation {
     /// Nobody asked for anything for the session's `idle_timeout_ms`.
     Idle,
-    /// An operator wants sessions out of memory that were idle for `max_idle_ms`. Whether this one was is judged when its agent
-    /// reads the letter.
+    /// An operator wants sessions out of memory that were idle for `max_idle_ms`. Whether this one was is judged when
+    /// its agent reads the letter.
     Reclaimed { max_idle_ms: u64, actor: Option<String> },
     /// The worker is drained or ends, and no other one takes the session.
     Leaving { reason: String },

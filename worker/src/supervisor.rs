@@ -152,8 +152,8 @@ impl Supervisor {
         }
     }
 
-    /// Lets go of all agents and waits for them; those that are still at work at `until` are dropped where they are. Their
-    /// records stay as they are.
+    /// Lets go of all agents and waits for them; those that are still at work at `until` are dropped where they are.
+    /// Their records stay as they are.
     pub(crate) async fn stop(&self, until: Instant) {
         let tasks: Vec<AbortHandle> = self.agents().by_key.drain().map(|(_, handle)| handle.task).collect();
         self.tasks.close();

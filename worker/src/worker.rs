@@ -224,7 +224,8 @@ impl Worker {
         self.shared.name_taken.cancelled().await;
     }
 
-    /// Hands all sessions over and ends, within `grace` whatever is away. What is left is failed over by the next request.
+    /// Hands all sessions over and ends, within `grace` whatever is away. What is left is failed over by the next
+    /// request.
     pub async fn stop(self, grace: Duration) {
         let until = Instant::now() + grace;
         let shared = &self.shared;

@@ -80,7 +80,8 @@ impl Agent {
         self.leave(SessionRecord { state, owner: None, event, ..self.record.clone() }).await
     }
 
-    /// Whether leaving for `why` ends the session: by idleness only, and never what is locked or what a file still lacks.
+    /// Whether leaving for `why` ends the session: by idleness only, and never what is locked or what a file still
+    /// lacks.
     fn closes_for(&self, why: &Passivation) -> bool {
         let is_wanted = self.record.config.on_idle == OnIdle::Close && why.is_idleness();
         let is_free = self.record.lock.is_none() && self.machine.unsaved_changes().is_none();
