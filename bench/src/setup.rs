@@ -11,7 +11,7 @@ use holdfast_protocol::id::WorkspaceName;
 use holdfast_protocol::subject::Root;
 use holdfast_store::connect::{ConnectOptions, connect};
 use holdfast_store::provision::Provisioning;
-use holdfast_store::{Jetstream, provision};
+use holdfast_store::{Jetstream, provision, token_secret};
 use holdfast_worker::{Worker, WorkerConfig, Workspace};
 
 /// What is measured.
@@ -43,7 +43,8 @@ impl Installation {
         let mut config = WorkerConfig::new(WorkerName::parse("w1")?);
         config.workspaces.insert(WorkspaceName::parse("main")?, Workspace { dir: files.clone(), writable: true });
         let worker = Worker::start(workers, store, config).await?;
-        let coordinator = Coordinator::start(client, found.store, found.secret, Config::default()).await?;
+        let secret = token_secret(&found.store).await?;
+        let coordinator = Coordinator::start(client, found.store, secret, Config::default()).await?;
         let version = binary.version.to_string();
         Ok(Self { url, root, version, coordinator, worker, server, files, _folder: folder })
     }

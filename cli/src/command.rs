@@ -31,7 +31,7 @@ enum Command {
     /// Run everything on this machine: a nats-server, a coordinator and workers
     Up(up::Up),
     /// Run a coordinator
-    Coordinator,
+    Coordinator(serve::Ending),
     /// Run a worker, or list, drain and undrain workers
     Worker(worker::Worker),
     /// Open, show, list, touch and close sessions
@@ -71,7 +71,7 @@ impl Cli {
     /// Whether it runs until it is told to end.
     pub(crate) fn is_daemon(&self) -> bool {
         match &self.command {
-            Command::Coordinator => true,
+            Command::Coordinator(_) => true,
             Command::Worker(worker) => worker.is_daemon(),
             _ => false,
         }
@@ -83,7 +83,7 @@ impl Cli {
         let connection = &self.connection;
         match self.command {
             Command::Up(up) => up.run(connection, stop).await,
-            Command::Coordinator => serve::coordinator(connection, stop).await,
+            Command::Coordinator(ending) => serve::coordinator(ending, connection, stop).await,
             Command::Worker(worker) => worker.run(connection, format, stop).await,
             Command::Signals(signals) => signals.run(connection, format, stop).await,
             Command::Session(group) => until(stop, group.run(connection, format)).await,

@@ -1,7 +1,7 @@
 //! Where and as whom to connect: the settings of the `nats` CLI, and what all of Holdfast's requests share.
 
 use std::path::PathBuf;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::Context;
 use clap::Args;
@@ -11,6 +11,9 @@ use holdfast_client::protocol::subject::Root;
 use holdfast_store::connect::{ConnectOptions, Password, connect};
 
 use crate::exit::Failure;
+
+/// What is left at least to ask in, so that a connection in the last moment is used.
+const LEAST_PATIENCE: Duration = Duration::from_millis(50);
 
 /// Options of every command.
 #[derive(Args, Clone, Debug)]
@@ -70,7 +73,8 @@ pub(crate) struct Connection {
         help_heading = "Connection"
     )]
     pub(crate) namespace: Namespace,
-    /// How long a request may take with all its retries, like 500ms or 1m; a plain number is seconds
+    /// How long a request may take with all its retries, like 500ms or 1m; a plain number is seconds. What it waits for
+    /// on purpose, as with --wait-ms, comes on top
     #[arg(long, global = true, default_value = "10s", value_parser = duration, help_heading = "Connection")]
     pub(crate) timeout: Duration,
 }
@@ -96,11 +100,16 @@ impl Connection {
         connect(&options).await.map_err(|error| Failure::Connect(error.into()))
     }
 
-    /// A client that asks as these options say.
+    /// A client that asks as these options say. Connecting and asking share the time of `--timeout`.
     pub(crate) async fn client(&self) -> Result<Client, Failure> {
-        let nats = self.connect("holdfast command").await?;
+        let begun = Instant::now();
+        let connected = tokio::time::timeout(self.timeout, self.connect("holdfast command")).await;
+        let nats = connected.map_err(|_| {
+            let server = self.nats.as_deref().unwrap_or("NATS");
+            Failure::Connect(anyhow::anyhow!("{server} did not answer within {:?}", self.timeout))
+        })??;
         let client = Client::new(nats).below(self.root.clone()).in_namespace(self.namespace.clone());
-        Ok(client.patience(self.timeout))
+        Ok(client.patience(self.timeout.saturating_sub(begun.elapsed()).max(LEAST_PATIENCE)))
     }
 
     fn options(&self, name: &str) -> anyhow::Result<ConnectOptions> {

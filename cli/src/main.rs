@@ -25,6 +25,7 @@ mod worker;
 mod workspace;
 
 use std::process::ExitCode;
+use std::time::Duration;
 
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -32,12 +33,20 @@ use tokio_util::task::TaskTracker;
 use command::Cli;
 use exit::Failure;
 
+/// How long work that cannot be interrupted, such as that on files, may take when everything else has ended.
+const LAST_GRACE: Duration = Duration::from_millis(100);
+
 fn main() -> ExitCode {
     let cli = Cli::read();
     logs::start(cli.is_daemon());
     let format = cli.format();
     let outcome = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
-        Ok(runtime) => runtime.block_on(run(cli)),
+        Ok(runtime) => {
+            let outcome = runtime.block_on(run(cli));
+            // Not dropped: that would wait for a read of a disk that hangs.
+            runtime.shutdown_timeout(LAST_GRACE);
+            outcome
+        }
         Err(error) => Err(Failure::Other(anyhow::Error::new(error).context("cannot start the runtime"))),
     };
     exit::report(outcome, format)

@@ -5,48 +5,64 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Context;
+use clap::Args;
 use holdfast_client::protocol::WorkerName;
 use holdfast_client::protocol::subject::Root;
 use holdfast_coordinator::Coordinator;
-use holdfast_store::provision::{ProvisionError, Provisioned, Provisioning, provision};
-use holdfast_worker::{Worker, WorkerConfig, Workspace};
+use holdfast_store::provision::{ProvisionError, Provisioned, Provisioning, provision, token_secret};
+use holdfast_worker::{NameRule, StartError, Worker, WorkerConfig, Workspace};
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
 use crate::ask::until;
-use crate::connect::Connection;
+use crate::connect::{Connection, duration};
 use crate::exit::Failure;
 use crate::worker::Daemon;
 use crate::workspace::WorkspaceArg;
 
-/// How long a coordinator may finish what it has begun.
-pub(crate) const COORDINATOR_GRACE: Duration = Duration::from_secs(5);
-/// How long a worker may hand its sessions over. Service managers kill 30 seconds after their first signal.
-const WORKER_GRACE: Duration = Duration::from_secs(25);
-const _: () = assert!(WORKER_GRACE.as_secs() < 30);
+/// How a part that runs until it is told to end does so.
+#[derive(Args, Clone, Copy, Debug)]
+pub(crate) struct Ending {
+    /// How long it may take to end after SIGTERM or Ctrl-C, whatever is away; a second signal ends it at once
+    #[arg(long, default_value = "10s", value_name = "TIME", value_parser = duration)]
+    pub(crate) grace: Duration,
+}
+
+impl Ending {
+    /// What the parts of this process have of it; the rest is for the process itself.
+    pub(crate) fn of_parts(self) -> Duration {
+        self.grace.mul_f64(0.95)
+    }
+}
 
 /// Runs a coordinator until `stop` is cancelled.
-pub(crate) async fn coordinator(connection: &Connection, stop: &CancellationToken) -> Result<(), Failure> {
+pub(crate) async fn coordinator(
+    ending: Ending,
+    connection: &Connection,
+    stop: &CancellationToken,
+) -> Result<(), Failure> {
     let starting = async {
         let nats = connection.connect("holdfast coordinator").await?;
-        let there = prepare(&nats, &connection.root).await?;
+        let there = prepare(&nats, &connection.root, &Provisioning::default()).await?;
         start_coordinator(&nats, there, &connection.root).await
     };
     let Some(coordinator) = unless_stopped(stop, starting).await? else { return Ok(()) };
     tracing::info!("the coordinator is up");
     stop.cancelled().await;
     tracing::info!("the coordinator ends");
-    coordinator.stop(COORDINATOR_GRACE).await;
+    coordinator.stop(ending.of_parts()).await;
     Ok(())
 }
 
 /// Runs a worker until `stop` is cancelled, or until another process has taken its name.
 pub(crate) async fn worker(daemon: Daemon, connection: &Connection, stop: &CancellationToken) -> Result<(), Failure> {
     let name = daemon.name.unwrap_or_else(random_name);
+    let rule = if daemon.replace { NameRule::Replace } else { NameRule::Respect };
     let starting = async {
         let nats = connection.connect(&format!("holdfast worker {name}")).await?;
-        let there = prepare(&nats, &connection.root).await?;
-        start_worker(&nats, &there, &connection.root, name.clone(), &daemon.workspaces).await
+        let there = prepare(&nats, &connection.root, &Provisioning::of_worker()).await?;
+        let config = worker_config(&connection.root, name.clone(), &daemon.workspaces)?;
+        start_worker(&nats, &there, WorkerConfig { name_rule: rule, ..config }).await
     };
     let Some(worker) = unless_stopped(stop, starting).await? else { return Ok(()) };
     tracing::info!(%name, boot = %worker.boot(), "the worker is up");
@@ -54,16 +70,21 @@ pub(crate) async fn worker(daemon: Daemon, connection: &Connection, stop: &Cance
         () = stop.cancelled() => false,
         () = worker.name_taken() => true,
     };
-    tracing::info!(%name, "the worker hands its sessions over");
-    worker.stop(WORKER_GRACE).await;
+    tracing::info!(%name, "the worker ends");
+    worker.stop(daemon.ending.of_parts()).await;
     if taken {
-        return Err(Failure::Other(anyhow::anyhow!("another worker has the name {name}: every worker needs its own")));
+        return Err(Failure::Other(name_taken(&name)));
     }
     Ok(())
 }
 
+/// What is said at the end of a worker whose name another process has.
+pub(crate) fn name_taken(name: &WorkerName) -> anyhow::Error {
+    anyhow::anyhow!("another process has taken the name {name}: every worker needs its own")
+}
+
 /// What `starting` made; `None` when `stop` was cancelled first.
-async fn unless_stopped<T>(
+pub(crate) async fn unless_stopped<T>(
     stop: &CancellationToken,
     starting: impl Future<Output = Result<T, Failure>>,
 ) -> Result<Option<T>, Failure> {
@@ -79,8 +100,12 @@ async fn unless_stopped<T>(
 }
 
 /// Makes or checks what has to be in JetStream.
-pub(crate) async fn prepare(nats: &async_nats::Client, root: &Root) -> Result<Provisioned, Failure> {
-    let there = provision(nats, root, &Provisioning::default()).await.map_err(|error| match error {
+pub(crate) async fn prepare(
+    nats: &async_nats::Client,
+    root: &Root,
+    choices: &Provisioning,
+) -> Result<Provisioned, Failure> {
+    let there = provision(nats, root, choices).await.map_err(|error| match error {
         ProvisionError::Store(error) => Failure::Connect(error.into()),
         error => Failure::Other(error.into()),
     })?;
@@ -97,22 +122,35 @@ pub(crate) async fn start_coordinator(
     root: &Root,
 ) -> Result<Coordinator, Failure> {
     let config = holdfast_coordinator::Config { root: root.clone(), ..holdfast_coordinator::Config::default() };
-    let started = Coordinator::start(nats.clone(), there.store, there.secret, config).await;
+    let secret = token_secret(&there.store).await.map_err(|error| Failure::Connect(error.into()))?;
+    let started = Coordinator::start(nats.clone(), there.store, secret, config).await;
     Ok(started.context("the coordinator does not start")?)
+}
+
+/// The settings of a worker.
+pub(crate) fn worker_config(
+    root: &Root,
+    name: WorkerName,
+    workspaces: &[WorkspaceArg],
+) -> Result<WorkerConfig, Failure> {
+    let mounts = mounts(workspaces)?;
+    Ok(WorkerConfig { root: root.clone(), workspaces: mounts, ..WorkerConfig::new(name) })
 }
 
 /// Starts a worker on what [`prepare`] found.
 pub(crate) async fn start_worker(
     nats: &async_nats::Client,
     there: &Provisioned,
-    root: &Root,
-    name: WorkerName,
-    workspaces: &[WorkspaceArg],
+    config: WorkerConfig,
 ) -> Result<Worker, Failure> {
-    let mounts = mounts(workspaces)?;
-    let config = WorkerConfig { root: root.clone(), workspaces: mounts, ..WorkerConfig::new(name.clone()) };
+    let name = config.name.clone();
     let started = Worker::start(nats.clone(), Arc::clone(&there.store) as _, config).await;
-    Ok(started.with_context(|| format!("worker {name} does not start"))?)
+    started.map_err(|error| match error {
+        taken @ StartError::NameTaken { .. } => Failure::Other(anyhow::anyhow!(
+            "{taken}, and is alive: give this one another --name, end that one first, or take its name with --replace"
+        )),
+        error => Failure::Other(anyhow::Error::new(error).context(format!("worker {name} does not start"))),
+    })
 }
 
 /// The folders of `workspaces`, each of which must have a name of its own.

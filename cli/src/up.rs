@@ -1,11 +1,13 @@
 //! `holdfast up`: everything on this machine in one process, but for nats-server, which is a child.
 //!
-//! Invariant: whatever was started is ended again, in the order workers, coordinator, nats-server, also when a later part does
-//! not start. A nats-server of others is left alone.
+//! Invariant: whatever was started is ended again, in the order workers, coordinator, nats-server, also when a later
+//! part does not start, and all of it within one grace period. When our nats-server ends by itself, that is said at
+//! once, and nothing waits for it to come back. A nats-server of others is left alone.
 
 mod banner;
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
+use std::process::ExitStatus;
 use std::time::Duration;
 
 use anyhow::Context;
@@ -13,23 +15,22 @@ use clap::Args;
 use futures_util::future::{join_all, select_all};
 use holdfast_client::protocol::WorkerName;
 use holdfast_coordinator::Coordinator;
-use holdfast_deploy::{Finder, Server, ServerOptions, StartError};
+use holdfast_deploy::{Finder, KILL_TIME, Server, ServerOptions, StartError};
 use holdfast_store::connect::{ConnectOptions, connect};
+use holdfast_store::provision::Provisioning;
 use holdfast_worker::Worker;
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use crate::connect::Connection;
 use crate::exit::Failure;
 use crate::output;
-use crate::serve::{COORDINATOR_GRACE, prepare, random_name, start_coordinator, start_worker};
+use crate::serve::{
+    Ending, name_taken, prepare, random_name, start_coordinator, start_worker, unless_stopped, worker_config,
+};
 use crate::workspace::WorkspaceArg;
 
 use banner::Banner;
-
-/// How long the workers may finish what they have begun: there is nobody to hand sessions over to.
-const WORKER_GRACE: Duration = Duration::from_secs(5);
-/// How long nats-server may close its streams.
-const SERVER_GRACE: Duration = Duration::from_secs(10);
 
 /// What to run.
 #[derive(Args, Debug)]
@@ -43,6 +44,8 @@ pub(crate) struct Up {
     /// A folder whose files the workers serve; any number [default: main=DATA/workspace]
     #[arg(long = "workspace", value_name = "NAME=DIR[:ro]", value_parser = WorkspaceArg::parse)]
     workspaces: Vec<WorkspaceArg>,
+    #[command(flatten)]
+    ending: Ending,
     /// How many workers
     #[arg(long, default_value_t = 1, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=64))]
     workers: u16,
@@ -51,51 +54,79 @@ pub(crate) struct Up {
     pub(crate) is_server_given: bool,
 }
 
-/// What runs.
+/// What runs beside nats-server.
 #[derive(Default)]
 struct Parts {
-    server: Option<Server>,
     coordinator: Option<Coordinator>,
     workers: Vec<Worker>,
+}
+
+/// Why `up` ends without being told to.
+enum Ended {
+    /// Our nats-server ended by itself.
+    Server(anyhow::Error),
+    /// A part did not start, or lost its name.
+    Part(Failure),
 }
 
 impl Up {
     /// Runs everything until `stop` is cancelled or nats-server ends.
     pub(crate) async fn run(self, connection: &Connection, stop: &CancellationToken) -> Result<(), Failure> {
+        let Some(mut server) = unless_stopped(stop, self.own_server()).await? else { return Ok(()) };
+        let url = server.as_ref().map(Server::url);
         let mut parts = Parts::default();
-        let started = tokio::select! {
-            started = self.start(connection, &mut parts) => started,
-            () = stop.cancelled() => Ok(()),
+        let working = async {
+            self.start(connection, url, &mut parts).await?;
+            parts.until_taken().await
         };
-        let outcome = match started {
-            Ok(()) => parts.until_ended(stop).await,
-            Err(failure) => Err(failure),
+        let outcome = tokio::select! {
+            biased;
+            () = stop.cancelled() => {
+                output::note("ending; a second Ctrl-C ends at once");
+                Ok(())
+            }
+            why = gone(&mut server) => Err(Ended::Server(why)),
+            failure = working => Err(Ended::Part(failure.err().unwrap_or(Failure::Interrupted))),
         };
-        parts.end().await;
-        outcome
+        let until = Instant::now() + self.ending.of_parts();
+        match outcome {
+            Ok(()) => {
+                end(parts, server, until).await;
+                Ok(())
+            }
+            Err(Ended::Part(failure)) => {
+                end(parts, server, until).await;
+                Err(failure)
+            }
+            Err(Ended::Server(why)) => {
+                // Without it the parts can finish nothing.
+                end(parts, None, Instant::now()).await;
+                Err(Failure::Other(why))
+            }
+        }
     }
 
-    async fn start(&self, connection: &Connection, parts: &mut Parts) -> Result<(), Failure> {
+    async fn start(&self, connection: &Connection, own: Option<String>, parts: &mut Parts) -> Result<(), Failure> {
         let workspaces = self.workspaces()?;
-        let (nats, server) = match self.is_server_given {
-            true => (connection.connect("holdfast up").await?, connection.nats.clone()),
-            false => {
-                let server = parts.server.insert(self.start_server().await?);
-                let own = ConnectOptions { name: Some("holdfast up".to_owned()), ..ConnectOptions::to(server.url()) };
-                let nats = connect(&own).await.map_err(|error| Failure::Connect(error.into()))?;
-                (nats, Some(server.url()))
+        let nats = match &own {
+            None => connection.connect("holdfast up").await?,
+            Some(url) => {
+                let options = ConnectOptions { name: Some("holdfast up".to_owned()), ..ConnectOptions::to(url) };
+                connect(&options).await.map_err(|error| Failure::Connect(error.into()))?
             }
         };
-        let there = prepare(&nats, &connection.root).await?;
+        let there = prepare(&nats, &connection.root, &Provisioning::default()).await?;
         let names = self.worker_names();
         for name in &names {
-            parts.workers.push(start_worker(&nats, &there, &connection.root, name.clone(), &workspaces).await?);
+            let config = worker_config(&connection.root, name.clone(), &workspaces)?;
+            parts.workers.push(start_worker(&nats, &there, config).await?);
         }
         parts.coordinator = Some(start_coordinator(&nats, there, &connection.root).await?);
+        let server = own.as_ref().or(connection.nats.as_ref());
         let banner = Banner {
-            server: server.as_deref(),
+            server: server.map(String::as_str),
             version: &nats.server_info().version,
-            data: parts.server.as_ref().map(|_| self.data.as_path()),
+            data: own.as_ref().map(|_| self.data.as_path()),
             workers: &names,
             workspaces: &workspaces,
             root: &connection.root,
@@ -124,13 +155,17 @@ impl Up {
         Ok(vec![WorkspaceArg { name, folder, read_only: false }])
     }
 
-    async fn start_server(&self) -> Result<Server, Failure> {
+    /// Our nats-server, unless there is one of others to use.
+    async fn own_server(&self) -> Result<Option<Server>, Failure> {
+        if self.is_server_given {
+            return Ok(None);
+        }
         let binary = Finder::from_env().find(&output::note).await.context("there is no nats-server to run")?;
         let options = ServerOptions {
             port: Some(self.port),
             ..ServerOptions::new(binary.path, self.data.join("nats"), "holdfast")
         };
-        Server::start(options).await.map_err(explain)
+        Server::start(options).await.map(Some).map_err(explain)
     }
 }
 
@@ -140,50 +175,53 @@ fn explain(error: StartError) -> Failure {
         StartError::PortTaken { port } => format!(
             "; choose another one with --port, or use the server that listens there with --nats nats://127.0.0.1:{port}"
         ),
-        StartError::DataInUse { .. } => "; choose another folder with --data".to_owned(),
+        StartError::DataInUse { .. } => {
+            "; another `holdfast up` has it: use that one, or choose another folder with --data (and \
+             another port with --port)"
+                .to_owned()
+        }
         _ => String::new(),
     };
     Failure::Other(anyhow::anyhow!("{:#}{advice}", anyhow::Error::new(error)))
 }
 
 impl Parts {
-    /// Waits until it is time to end.
-    async fn until_ended(&mut self, stop: &CancellationToken) -> Result<(), Failure> {
-        let Self { server, workers, .. } = self;
-        let taken = async {
-            match workers.is_empty() {
-                true => std::future::pending().await,
-                false => select_all(workers.iter().map(|worker| Box::pin(worker.name_taken()))).await,
-            }
-        };
-        let ended = async {
-            match server {
-                Some(server) => (server.wait().await, server.log()),
-                None => std::future::pending().await,
-            }
-        };
-        tokio::select! {
-            biased;
-            () = stop.cancelled() => Ok(()),
-            (status, log) = ended => Err(Failure::Other(why_ended(&status, &log))),
-            _ = taken => Err(Failure::Other(anyhow::anyhow!("other workers on this NATS have the names w1, w2, …"))),
-        }
-    }
-
-    /// Ends everything.
-    async fn end(self) {
-        join_all(self.workers.into_iter().map(|worker| worker.stop(WORKER_GRACE))).await;
-        if let Some(coordinator) = self.coordinator {
-            coordinator.stop(COORDINATOR_GRACE).await;
-        }
-        if let Some(mut server) = self.server
-            && let Err(error) = server.stop(SERVER_GRACE).await
-        {
-            tracing::warn!(%error, "nats-server could not be stopped in order");
-        }
+    /// Waits until another process has taken the name of one of the workers.
+    async fn until_taken(&self) -> Result<(), Failure> {
+        let taken = self.workers.iter().map(|worker| Box::pin(worker.name_taken()));
+        let (_, which, _) = select_all(taken).await;
+        Err(Failure::Other(name_taken(self.workers[which].name())))
     }
 }
 
-fn why_ended(status: &std::process::ExitStatus, log: &Path) -> anyhow::Error {
-    anyhow::anyhow!("nats-server ended ({status}); its log is {}", log.display())
+/// Waits until our nats-server ends, and says how it did. Never returns without one.
+async fn gone(server: &mut Option<Server>) -> anyhow::Error {
+    let Some(server) = server else { return std::future::pending().await };
+    let status = server.wait().await;
+    why_ended(status, server)
+}
+
+fn why_ended(status: ExitStatus, server: &Server) -> anyhow::Error {
+    let (log, last_lines) = (server.log(), server.log_end());
+    anyhow::anyhow!("nats-server ended ({status}); the end of {} is:\n{last_lines}", log.display())
+}
+
+/// Ends everything at `until` at the latest. Workers first: they need the coordinator to hand sessions over, and both
+/// need nats-server.
+async fn end(parts: Parts, server: Option<Server>, until: Instant) {
+    // Half of what is left each, so that whoever hangs leaves time to the next.
+    let grace = left(until) / 2;
+    join_all(parts.workers.into_iter().map(|worker| worker.stop(grace))).await;
+    if let Some(coordinator) = parts.coordinator {
+        coordinator.stop(left(until) / 2).await;
+    }
+    if let Some(mut server) = server
+        && let Err(error) = server.stop(left(until).saturating_sub(KILL_TIME)).await
+    {
+        tracing::warn!(%error, "nats-server could not be stopped in order");
+    }
+}
+
+fn left(until: Instant) -> Duration {
+    until.saturating_duration_since(Instant::now())
 }

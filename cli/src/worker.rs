@@ -10,7 +10,7 @@ use crate::connect::Connection;
 use crate::drain;
 use crate::exit::Failure;
 use crate::output::Format;
-use crate::serve;
+use crate::serve::{self, Ending};
 use crate::workspace::WorkspaceArg;
 
 /// The daemon, or a request.
@@ -33,6 +33,11 @@ pub(crate) struct Daemon {
     /// A folder whose files this worker serves; any number
     #[arg(long = "workspace", value_name = "NAME=DIR[:ro]", value_parser = WorkspaceArg::parse)]
     pub(crate) workspaces: Vec<WorkspaceArg>,
+    /// Take the name of a worker that is alive; that one ends
+    #[arg(long, requires = "name")]
+    pub(crate) replace: bool,
+    #[command(flatten)]
+    pub(crate) ending: Ending,
 }
 
 #[derive(Subcommand, Debug)]
@@ -73,7 +78,9 @@ impl Worker {
     ) -> Result<(), Failure> {
         let Some(request) = self.request else { return serve::worker(self.daemon, connection, stop).await };
         if self.daemon.name.is_some() || !self.daemon.workspaces.is_empty() {
-            return Err(Failure::Usage("--name and --workspace are of a worker that is to run here".to_owned()));
+            return Err(Failure::Usage(
+                "--name, --replace and --workspace are of a worker that is to run here".to_owned(),
+            ));
         }
         until(stop, request.ask(connection, self.audit, format)).await
     }

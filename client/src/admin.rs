@@ -11,9 +11,6 @@ use crate::client::{Client, SessionClient};
 use crate::lock::millis;
 use crate::request::{Ask, Call};
 
-/// What moves sessions about waits for their agents to finish and to snapshot.
-const MOVING: Duration = Duration::from_secs(20);
-
 /// `admin.takeover`: takes the lock from whoever holds it.
 #[derive(Clone, Debug, Serialize)]
 pub struct Takeover {
@@ -111,10 +108,6 @@ impl Move {
 impl Ask for Move {
     const VERB: Verb = Verb::AdminMove;
     type Reply = Session;
-
-    fn may_take(&self) -> Duration {
-        MOVING
-    }
 }
 
 /// `admin.reclaim`: reclaims idle sessions.
@@ -127,10 +120,6 @@ pub struct Reclaim {
 impl Ask for Reclaim {
     const VERB: Verb = Verb::AdminReclaim;
     type Reply = Reclaimed;
-
-    fn may_take(&self) -> Duration {
-        MOVING
-    }
 }
 
 /// `worker.list`: all live workers.
@@ -152,10 +141,6 @@ pub struct Drain {
 impl Ask for Drain {
     const VERB: Verb = Verb::WorkerDrain;
     type Reply = Drained;
-
-    fn may_take(&self) -> Duration {
-        MOVING
-    }
 }
 
 /// `worker.undrain`: lets a worker take sessions again.

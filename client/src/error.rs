@@ -35,7 +35,8 @@ impl Error {
 
     /// Whether the same request, sent again unchanged, may do better.
     pub(crate) fn may_pass(&self) -> bool {
-        matches!(self, Self::Unavailable(_) | Self::Unknown(_))
+        // Whoever refused knows whether waiting helps.
+        matches!(self, Self::Unavailable(_) | Self::Unknown(_)) && self.contract().retryable
     }
 
     /// What an error reply says.
@@ -105,6 +106,12 @@ mod tests {
             // `lock_held` is retryable for the caller who waits, not for a client that would only ask in a loop.
             assert_eq!(error.may_pass(), reason.retryable() && *reason != Reason::LockHeld, "{reason}");
         }
+    }
+
+    #[test]
+    fn an_answer_that_says_it_is_final_is_not_asked_for_again() {
+        let error = Error::from(Contract::new(Reason::NoLiveWorker, "no other worker").not_retryable());
+        assert!(matches!(error, Error::Unavailable(_)) && !error.may_pass());
     }
 
     #[test]

@@ -25,7 +25,7 @@ pub trait Ask: Serialize + Send + Sync {
     /// What comes back.
     type Reply: DeserializeOwned;
 
-    /// How long the answer may rightly take beyond the usual, as when it waits for a lock.
+    /// How long the request waits on purpose, as for a lock: so much longer than its caller's patience it may take.
     fn may_take(&self) -> Duration {
         Duration::ZERO
     }

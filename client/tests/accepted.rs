@@ -54,6 +54,16 @@ fn the_rest_of_a_session_is_accepted() {
 }
 
 #[test]
+fn only_a_request_that_waits_on_purpose_takes_longer_than_its_callers_patience() {
+    let other = WorkerName::parse("w2").unwrap();
+    let moves = [Move::because("r").may_take(), Move::because("r").to(other).may_take()];
+    assert_eq!(moves, [Duration::ZERO; 2]);
+    assert_eq!(Reclaim { max_idle_ms: 0 }.may_take(), Duration::ZERO);
+    assert_eq!(Drain { reason: String::new() }.may_take(), Duration::ZERO);
+    assert_eq!(Acquire::by("a").wait(Duration::from_secs(3)).may_take(), Duration::from_secs(3));
+}
+
+#[test]
 fn locks_are_accepted() {
     let acquire = Acquire::by("a").ttl(Duration::from_secs(2)).wait(Duration::from_secs(1)).rotating(&token());
     assert_eq!(acquire.may_take(), Duration::from_secs(1));

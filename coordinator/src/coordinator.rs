@@ -24,8 +24,9 @@ use crate::micro::Micro;
 use crate::relay::{self, Pin};
 use crate::sweep;
 
-/// How long tasks that were told to end at once may take to notice.
-const ABORT_GRACE: Duration = Duration::from_secs(1);
+/// How much of a grace period is kept for each of the two steps that follow the last answer: giving the relay up, and
+/// dropping what has not ended.
+const ENDING: Duration = Duration::from_secs(1);
 
 /// A running coordinator.
 pub struct Coordinator {
@@ -96,18 +97,20 @@ impl Coordinator {
         }
     }
 
-    /// Stops taking requests, answers those that were taken, lets another coordinator relay, and ends. What has not ended
-    /// after `grace` is dropped where it is: clients see a timeout then, and ask again with the same `request_id`.
+    /// Stops taking requests, answers those that were taken, lets another coordinator relay, and ends, within `grace`
+    /// whatever is away. What has not ended by then is dropped where it is: clients see a timeout, and ask again with
+    /// the same `request_id`.
     pub async fn stop(self, grace: Duration) {
         let until = Instant::now() + grace;
+        let ending = ENDING.min(grace / 4);
         self.hub.leaving.cancel();
         self.hub.tasks.close();
-        if tokio::time::timeout_at(until, self.hub.tasks.wait()).await.is_err() {
+        if tokio::time::timeout_at(until - 2 * ending, self.hub.tasks.wait()).await.is_err() {
             tracing::warn!(requests = self.hub.tasks.len(), "requests are dropped unanswered");
         }
         self.ending.cancel();
         self.background.close();
-        if tokio::time::timeout_at(until.max(Instant::now() + ABORT_GRACE), self.background.wait()).await.is_err() {
+        if tokio::time::timeout_at(until - ending, self.background.wait()).await.is_err() {
             tracing::warn!(tasks = self.background.len(), "tasks are dropped");
         }
         self.hub.abort.cancel();
@@ -117,7 +120,7 @@ impl Coordinator {
             // So that the last replies have left when the caller closes the connection.
             self.hub.client.flush().await
         };
-        match tokio::time::timeout(ABORT_GRACE, rest).await {
+        match tokio::time::timeout_at(until, rest).await {
             Ok(Ok(())) => tracing::info!("coordinator stopped"),
             Ok(Err(error)) => tracing::debug!(%error, "the connection is closed"),
             Err(_) => tracing::warn!("coordinator stopped with tasks left"),

@@ -21,7 +21,7 @@ pub use cluster::{Cluster, ClusterError};
 pub use error::StartError;
 pub use find::{Binary, FindError, Finder, NATS_SERVER_VARIABLE, Source};
 pub use install::InstallError;
-pub use server::{ClusterOptions, Server, ServerOptions};
+pub use server::{ClusterOptions, KILL_TIME, Server, ServerOptions};
 pub use version::{INSTALLED, MINIMUM, Version, VersionError, version_of};
 
 /// The settings of every nats-server that Holdfast starts: the file `nats.conf` of the repository.

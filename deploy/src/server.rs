@@ -28,6 +28,9 @@ const READY_DEADLINE: Duration = Duration::from_secs(60);
 
 const POLL: Duration = Duration::from_millis(10);
 
+/// How long a server that was killed may take to be gone.
+pub const KILL_TIME: Duration = Duration::from_millis(400);
+
 /// How often another port is tried when the server may have any.
 const PORT_TRIES: usize = 5;
 
@@ -240,23 +243,40 @@ impl Server {
         }
     }
 
-    /// Stops the server with SIGTERM, and with SIGKILL if it still runs after `grace`.
+    /// Stops the server with SIGTERM, and with SIGKILL if it still runs after `grace`; takes at most [`KILL_TIME`]
+    /// longer.
     ///
     /// # Errors
-    /// When the process cannot be signalled.
+    /// When the process cannot be signalled, or does not end although it was killed, as one that waits for a broken
+    /// disk.
     pub async fn stop(&mut self, grace: Duration) -> io::Result<()> {
         if self.running.is_none() {
             return Ok(());
         }
         self.signal(Signal::TERM)?;
-        let deadline = Instant::now() + grace;
-        while Instant::now() < deadline {
+        if self.exits_within(grace).await {
+            return Ok(());
+        }
+        self.signal(Signal::KILL)?;
+        if self.exits_within(KILL_TIME).await {
+            return Ok(());
+        }
+        // Nobody waits for it any more: that could take for ever.
+        self.running = None;
+        Err(io::Error::new(io::ErrorKind::TimedOut, "nats-server was killed and has not ended"))
+    }
+
+    async fn exits_within(&mut self, time: Duration) -> bool {
+        let deadline = Instant::now() + time;
+        loop {
             if self.exited().is_some() {
-                return Ok(());
+                return true;
+            }
+            if Instant::now() >= deadline {
+                return false;
             }
             tokio::time::sleep(POLL).await;
         }
-        self.kill9()
     }
 
     /// Kills the server with SIGKILL, as a crash would; nothing happens if it does not run.

@@ -299,6 +299,13 @@ impl Error {
         self
     }
 
+    /// Says that waiting alone does not help here, though it may with the same reason elsewhere.
+    #[must_use]
+    pub fn not_retryable(mut self) -> Self {
+        (self.retryable, self.retry_after_ms) = (false, None);
+        self
+    }
+
     /// Names the request that it answers.
     #[must_use]
     pub fn for_request(mut self, request_id: &RequestId) -> Self {

@@ -37,6 +37,8 @@ pub mod control {
     pub const STATE: &str = "state";
     /// Body [`super::FilePath`]; replies the real path as [`super::FilePath`].
     pub const RESOLVE: &str = "resolve";
+    /// Body `{}`; replies the worker's lease: this process is there.
+    pub const PING: &str = "ping";
 }
 
 /// The record as a coordinator has just written it.

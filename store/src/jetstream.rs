@@ -13,7 +13,9 @@ use holdfast_protocol::{Namespace, Revision, SessionKey, WorkerName};
 use jiff::Timestamp;
 
 use crate::write::{Outcome, Write};
-use crate::{Rollup, Storage, StoreError, Stored, StoredFrame, WriteId, history, lease, log, purge, read, write};
+use crate::{
+    LeaseSlot, Rollup, Storage, StoreError, Stored, StoredFrame, WriteId, history, lease, log, purge, read, write,
+};
 
 /// The condition's subject, when it is not the message's own (ADR-1 of optimistic writes; nats-server 2.14).
 const EXPECTED_SUBJECT: &str = "Nats-Expected-Last-Subject-Sequence-Subject";
@@ -141,12 +143,16 @@ impl Storage for Jetstream {
         purge::clock(self).await
     }
 
-    async fn put_lease(&self, lease: &WorkerLease, expected: Option<Revision>) -> Result<Revision, StoreError> {
+    async fn lease(&self, worker: &WorkerName) -> Result<LeaseSlot, StoreError> {
+        lease::one(self, worker).await
+    }
+
+    async fn put_lease(&self, lease: &WorkerLease, expected: Revision) -> Result<Revision, StoreError> {
         lease::put(self, lease, expected).await
     }
 
-    async fn drop_lease(&self, worker: &WorkerName) -> Result<(), StoreError> {
-        lease::drop(self, worker).await
+    async fn drop_lease(&self, worker: &WorkerName, expected: Revision) -> Result<(), StoreError> {
+        lease::drop(self, worker, expected).await
     }
 
     async fn leases(&self) -> Result<Vec<(Revision, WorkerLease)>, StoreError> {

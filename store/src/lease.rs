@@ -1,16 +1,18 @@
 //! Workers' leases: one key per worker in the bucket `workers`, which expires unless it is written again.
 //!
-//! A lease says who seems alive. No safety rests on it.
+//! A lease says who seems alive. No safety rests on it. It is written and taken away by compare-and-set all the same,
+//! so that of two processes with one name one knows that it is not the owner of the name.
 
 use std::time::Duration;
 
 use async_nats::{HeaderMap, header};
+use bytes::Bytes;
 use holdfast_protocol::internal::WorkerLease;
 use holdfast_protocol::{Revision, WorkerName};
 
 use crate::StoreError;
 use crate::jetstream::Jetstream;
-use crate::read::{self, BATCH, Query};
+use crate::read::{self, BATCH, Query, Raw};
 use crate::write::{self, Outcome, Write};
 
 /// How often a worker writes its lease again.
@@ -27,45 +29,70 @@ fn subject(store: &Jetstream, worker: &str) -> String {
     format!("$KV.{}.{worker}", store.root.workers_bucket())
 }
 
-pub(crate) async fn put(
-    store: &Jetstream,
-    lease: &WorkerLease,
-    expected: Option<Revision>,
-) -> Result<Revision, StoreError> {
+/// What stands under a worker's key: its revision, for the next write, and the lease unless it ran out or was taken
+/// away.
+#[derive(Clone, Debug, Default)]
+pub struct LeaseSlot {
+    /// The revision that the next write must name, also where no lease is left.
+    pub revision: Revision,
+    /// The lease.
+    pub lease: Option<WorkerLease>,
+}
+
+fn write(store: &Jetstream, worker: &WorkerName, expected: Revision, payload: Bytes) -> Write {
     let mut headers = HeaderMap::new();
     headers.insert(TTL, format!("{}s", LEASE_TTL.as_secs()));
-    if let Some(expected) = expected {
-        headers.insert(header::NATS_EXPECTED_LAST_SUBJECT_SEQUENCE, expected.to_string().as_str());
-    }
-    let payload = serde_json::to_vec(lease).map_err(|error| StoreError::Refused(error.to_string()))?.into();
-    let subject = subject(store, lease.worker.as_str());
-    let write = Write { subject, headers, payload, expected: expected.unwrap_or_default() };
+    headers.insert(header::NATS_EXPECTED_LAST_SUBJECT_SEQUENCE, expected.to_string().as_str());
+    Write { subject: subject(store, worker.as_str()), headers, payload, expected }
+}
+
+async fn publish(store: &Jetstream, write: Write) -> Result<Revision, StoreError> {
     match write::publish(&store.client, &write).await? {
         Outcome::Stored(sequence) => Ok(Revision(sequence)),
         Outcome::Mismatch | Outcome::MismatchAfterUnknown => Err(write.moved()),
     }
 }
 
-pub(crate) async fn drop(store: &Jetstream, worker: &WorkerName) -> Result<(), StoreError> {
-    let mut headers = HeaderMap::new();
-    headers.insert(KV_OPERATION, "DEL");
-    headers.insert(TTL, format!("{}s", LEASE_TTL.as_secs()));
-    let subject = subject(store, worker.as_str());
-    let write = Write { subject, headers, payload: bytes::Bytes::new(), expected: Revision(0) };
-    write::publish(&store.client, &write).await.map(|_| ())
+pub(crate) async fn put(store: &Jetstream, lease: &WorkerLease, expected: Revision) -> Result<Revision, StoreError> {
+    let payload = serde_json::to_vec(lease).map_err(|error| StoreError::Refused(error.to_string()))?.into();
+    publish(store, write(store, &lease.worker, expected, payload)).await
+}
+
+pub(crate) async fn drop(store: &Jetstream, worker: &WorkerName, expected: Revision) -> Result<(), StoreError> {
+    let mut write = write(store, worker, expected, Bytes::new());
+    write.headers.insert(KV_OPERATION, "DEL");
+    publish(store, write).await.map(|_| ())
+}
+
+/// From the leader.
+pub(crate) async fn one(store: &Jetstream, worker: &WorkerName) -> Result<LeaseSlot, StoreError> {
+    let stream = store.context.get_stream_no_info(format!("KV_{}", store.root.workers_bucket())).await;
+    let stream = stream.map_err(|error| StoreError::Refused(error.to_string()))?;
+    let Some(raw) = read::last(&stream, &subject(store, worker.as_str())).await? else {
+        return Ok(LeaseSlot::default());
+    };
+    Ok(LeaseSlot { revision: Revision(raw.sequence), lease: lease_of(&raw) })
+}
+
+fn lease_of(raw: &Raw) -> Option<WorkerLease> {
+    if raw.is_marker() {
+        return None;
+    }
+    match serde_json::from_slice(&raw.payload) {
+        Ok(lease) => Some(lease),
+        Err(error) => {
+            tracing::warn!(subject = raw.subject, %error, "a worker's lease does not parse");
+            None
+        }
+    }
 }
 
 pub(crate) async fn all(store: &Jetstream) -> Result<Vec<(Revision, WorkerLease)>, StoreError> {
     let stream = format!("KV_{}", store.root.workers_bucket());
     let subjects = [subject(store, ">")];
     let messages = read::batch(&store.client, &stream, &Query::LastOf { multi_last: &subjects, batch: BATCH }).await?;
-    let mut leases = Vec::with_capacity(messages.len());
-    for raw in messages.into_iter().filter(|raw| !raw.is_marker()) {
-        match serde_json::from_slice::<WorkerLease>(&raw.payload) {
-            Ok(lease) => leases.push((Revision(raw.sequence), lease)),
-            Err(error) => tracing::warn!(subject = raw.subject, %error, "a worker's lease does not parse"),
-        }
-    }
+    let leases = messages.iter().filter_map(|raw| Some((Revision(raw.sequence), lease_of(raw)?)));
+    let mut leases: Vec<(Revision, WorkerLease)> = leases.collect();
     leases.sort_by(|(_, left), (_, right)| left.worker.cmp(&right.worker));
     Ok(leases)
 }

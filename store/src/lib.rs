@@ -28,8 +28,8 @@ use holdfast_protocol::{Namespace, Revision, SessionKey, WorkerName};
 use jiff::Timestamp;
 
 pub use jetstream::Jetstream;
-pub use lease::{LEASE_RENEW, LEASE_TTL};
-pub use provision::{Provisioned, provision};
+pub use lease::{LEASE_RENEW, LEASE_TTL, LeaseSlot};
+pub use provision::{Provisioned, provision, token_secret};
 
 /// Why something was not read or written. Each variant says what to do next.
 #[derive(Debug, thiserror::Error)]
@@ -139,12 +139,15 @@ pub trait Storage: Send + Sync + 'static {
     /// When the stream was last written to, by the clock of the server.
     async fn clock(&self) -> Result<Timestamp, StoreError>;
 
-    /// Writes a worker's lease, over whatever is there or only over its own `expected` revision, and returns the new one. It
-    /// expires by itself.
-    async fn put_lease(&self, lease: &WorkerLease, expected: Option<Revision>) -> Result<Revision, StoreError>;
+    /// Reads what stands under a worker's name, from the leader.
+    async fn lease(&self, worker: &WorkerName) -> Result<LeaseSlot, StoreError>;
 
-    /// Takes a worker's lease away: it leaves in order.
-    async fn drop_lease(&self, worker: &WorkerName) -> Result<(), StoreError>;
+    /// Writes a worker's lease if its key still is at `expected` (0: there is none), and returns its new revision. It
+    /// expires by itself.
+    async fn put_lease(&self, lease: &WorkerLease, expected: Revision) -> Result<Revision, StoreError>;
+
+    /// Takes a worker's lease away if its key still is at `expected`: it leaves in order.
+    async fn drop_lease(&self, worker: &WorkerName, expected: Revision) -> Result<(), StoreError>;
 
     /// All unexpired leases with their revisions.
     async fn leases(&self) -> Result<Vec<(Revision, WorkerLease)>, StoreError>;

@@ -13,7 +13,7 @@ use holdfast_protocol::internal::WorkerLease;
 use holdfast_protocol::{Namespace, Revision, SessionKey, WorkerName};
 use jiff::Timestamp;
 
-use crate::{Rollup, Storage, StoreError, Stored, StoredFrame, WriteId};
+use crate::{LeaseSlot, Rollup, Storage, StoreError, Stored, StoredFrame, WriteId};
 
 /// How often which fault comes, in parts of 1,000 calls.
 #[derive(Clone, Copy, Debug, Default)]
@@ -62,7 +62,7 @@ struct Inner {
     sequence: u64,
     records: BTreeMap<SessionKey, Vec<Stored>>,
     logs: BTreeMap<SessionKey, Vec<StoredFrame>>,
-    leases: BTreeMap<WorkerName, (Revision, WorkerLease)>,
+    leases: BTreeMap<WorkerName, LeaseSlot>,
     accepted: Vec<Accepted>,
     written: BTreeMap<WriteId, u64>,
     late: Vec<Write>,
@@ -291,6 +291,22 @@ impl Memory {
         }
     }
 
+    fn write_lease(
+        &self,
+        worker: &WorkerName,
+        lease: Option<WorkerLease>,
+        expected: Revision,
+    ) -> Result<Revision, StoreError> {
+        let mut inner = self.inner();
+        let current = inner.leases.get(worker).map_or(Revision(0), |slot| slot.revision);
+        if current != expected {
+            return Err(StoreError::Moved { expected });
+        }
+        let revision = Revision(inner.next());
+        inner.leases.insert(worker.clone(), LeaseSlot { revision, lease });
+        Ok(revision)
+    }
+
     async fn look<T>(&self, look: impl FnOnce(&Inner) -> T) -> Result<T, StoreError> {
         self.delay().await;
         let seen = {
@@ -377,23 +393,20 @@ impl Storage for Memory {
         Ok(time_of(self.inner().sequence))
     }
 
-    async fn put_lease(&self, lease: &WorkerLease, expected: Option<Revision>) -> Result<Revision, StoreError> {
-        let mut inner = self.inner();
-        let current = inner.leases.get(&lease.worker).map(|(revision, _)| *revision);
-        if let Some(expected) = expected.filter(|expected| current != Some(*expected)) {
-            return Err(StoreError::Moved { expected });
-        }
-        let revision = Revision(inner.next());
-        inner.leases.insert(lease.worker.clone(), (revision, lease.clone()));
-        Ok(revision)
+    async fn lease(&self, worker: &WorkerName) -> Result<LeaseSlot, StoreError> {
+        self.look(|inner| inner.leases.get(worker).cloned().unwrap_or_default()).await
     }
 
-    async fn drop_lease(&self, worker: &WorkerName) -> Result<(), StoreError> {
-        self.inner().leases.remove(worker);
-        Ok(())
+    async fn put_lease(&self, lease: &WorkerLease, expected: Revision) -> Result<Revision, StoreError> {
+        self.write_lease(&lease.worker, Some(lease.clone()), expected)
+    }
+
+    async fn drop_lease(&self, worker: &WorkerName, expected: Revision) -> Result<(), StoreError> {
+        self.write_lease(worker, None, expected).map(|_| ())
     }
 
     async fn leases(&self) -> Result<Vec<(Revision, WorkerLease)>, StoreError> {
-        Ok(self.inner().leases.values().cloned().collect())
+        let inner = self.inner();
+        Ok(inner.leases.values().filter_map(|slot| Some((slot.revision, slot.lease.clone()?))).collect())
     }
 }

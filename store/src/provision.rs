@@ -25,16 +25,34 @@ const SIGNALS_AGE: Duration = Duration::from_secs(7 * 24 * 3600);
 /// How long a cluster that is still gathering its nodes is waited for.
 const GATHER_TIMEOUT: Duration = Duration::from_secs(15);
 
+/// Whom the streams are for: a part makes and checks what it uses, and needs permissions for nothing else.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Role {
+    /// Sessions, workers, secrets and kept signals.
+    Coordinator,
+    /// Sessions and workers.
+    Worker,
+}
+
 /// What [`provision`] may choose.
 #[derive(Clone, Debug)]
 pub struct Provisioning {
+    /// Whom it is for.
+    pub role: Role,
     /// Most bytes of kept signals. The server sets them aside, so a small disk wants less than the contract's 1 GiB.
     pub signals_bytes: i64,
 }
 
 impl Default for Provisioning {
     fn default() -> Self {
-        Self { signals_bytes: 1024 * 1024 * 1024 }
+        Self { role: Role::Coordinator, signals_bytes: 1024 * 1024 * 1024 }
+    }
+}
+
+impl Provisioning {
+    /// What a worker uses.
+    pub fn of_worker() -> Self {
+        Self { role: Role::Worker, ..Self::default() }
     }
 }
 
@@ -42,8 +60,6 @@ impl Default for Provisioning {
 pub struct Provisioned {
     /// The store.
     pub store: Arc<Jetstream>,
-    /// What tokens are derived from. For coordinators only.
-    pub secret: Secret,
     /// Copies of everything.
     pub replicas: usize,
     /// What an operator should know.
@@ -89,7 +105,7 @@ pub enum ProvisionError {
     Store(#[from] StoreError),
 }
 
-/// Checks the server, and makes or checks everything below `root`. Any number of processes may do so at once.
+/// Checks the server, and makes or checks what the part needs below `root`. Any number of processes may do so at once.
 ///
 /// # Errors
 /// [`ProvisionError`], which names what is wrong.
@@ -101,7 +117,6 @@ pub async fn provision(client: &Client, root: &Root, choices: &Provisioning) -> 
         ensure_stream(&context, config).await?;
     }
     let store = Arc::new(Jetstream::new(client.clone(), root.clone()).await?);
-    let secret = secret(&store).await?;
     let mut warnings = Vec::new();
     if replicas == 1 {
         warnings.push(
@@ -110,7 +125,7 @@ pub async fn provision(client: &Client, root: &Root, choices: &Provisioning) -> 
                 .to_owned(),
         );
     }
-    Ok(Provisioned { store, secret, replicas, warnings })
+    Ok(Provisioned { store, replicas, warnings })
 }
 
 fn check_server(client: &Client) -> Result<(), ProvisionError> {
@@ -171,7 +186,10 @@ fn configs(root: &Root, replicas: usize, choices: &Provisioning) -> Vec<Config> 
         persist_mode: (replicas == 1).then_some(PersistenceMode::Async),
         ..Config::default()
     };
-    vec![sessions, workers, secrets, signals]
+    match choices.role {
+        Role::Coordinator => vec![sessions, workers, secrets, signals],
+        Role::Worker => vec![sessions, workers],
+    }
 }
 
 async fn ensure_stream(context: &Context, config: Config) -> Result<(), ProvisionError> {
@@ -234,8 +252,12 @@ fn check_settings(needed: &Config, found: &Config) -> Result<(), ProvisionError>
     check("allow_msg_ttl", needed.allow_message_ttl.to_string(), found.allow_message_ttl.to_string())
 }
 
-/// Reads the secret, or makes it. Whoever writes first decides it for everybody.
-async fn secret(store: &Jetstream) -> Result<Secret, StoreError> {
+/// What tokens are derived from, for coordinators only: reads it, or makes it. Whoever writes first decides it for
+/// everybody.
+///
+/// # Errors
+/// [`StoreError`] when the bucket of secrets cannot be read or written, or has something else.
+pub async fn token_secret(store: &Jetstream) -> Result<Secret, StoreError> {
     let bucket = store.root.secrets_bucket();
     let subject = format!("$KV.{bucket}.token_key");
     let stream = store

@@ -10,6 +10,7 @@ mod document;
 mod failover;
 mod file;
 mod late;
+mod leave;
 mod lock;
 mod main_path;
 mod outage;

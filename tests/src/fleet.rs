@@ -23,7 +23,7 @@ use holdfast_protocol::lock::Secret;
 use holdfast_protocol::subject::Root;
 use holdfast_store::connect::{ConnectOptions, connect};
 use holdfast_store::provision::Provisioning;
-use holdfast_store::{Jetstream, provision};
+use holdfast_store::{Jetstream, provision, token_secret};
 use holdfast_worker::{Worker, WorkerConfig, Workspace};
 use serde_json::{Value, json};
 
@@ -65,8 +65,13 @@ fn worker_config(root: &Root, name: &str, workspaces: &[(&str, &std::path::Path)
 }
 
 async fn begin_worker(url: String, config: WorkerConfig) -> Result<Worker> {
-    let client = connect(&ConnectOptions::to(url)).await?;
-    let store = Arc::new(Jetstream::new(client.clone(), config.root.clone()).await?);
+    begin_worker_as(&ConnectOptions::to(url), config).await
+}
+
+/// Starts a worker that connects as `options` say, and makes or checks what it needs itself.
+async fn begin_worker_as(options: &ConnectOptions, config: WorkerConfig) -> Result<Worker> {
+    let client = connect(options).await?;
+    let store = provision(&client, &config.root, &Provisioning::of_worker()).await?.store;
     Ok(Worker::start(client, store, config).await?)
 }
 
@@ -91,17 +96,25 @@ impl Fleet {
     /// When the server cannot be used.
     pub async fn empty(url: &str) -> Result<Self> {
         static NEXT: AtomicU32 = AtomicU32::new(0);
-        crate::logs::begin();
         let root = format!("t{}-{}", std::process::id(), NEXT.fetch_add(1, Ordering::Relaxed));
-        let root = Root::parse(&root)?;
+        Self::empty_below(url, Root::parse(&root)?).await
+    }
+
+    /// As [`Fleet::empty`], below this root of a server of the test's own.
+    ///
+    /// # Errors
+    /// When the server cannot be used.
+    pub async fn empty_below(url: &str, root: Root) -> Result<Self> {
+        crate::logs::begin();
         let nats = connect(&ConnectOptions::to(url)).await?;
-        let found = provision(&nats, &root, &Provisioning { signals_bytes: SIGNALS_BYTES }).await?;
+        let choices = Provisioning { signals_bytes: SIGNALS_BYTES, ..Provisioning::default() };
+        let store = provision(&nats, &root, &choices).await?.store;
         Ok(Self {
             url: url.to_owned(),
             root,
             nats,
-            store: found.store,
-            secret: found.secret,
+            secret: token_secret(&store).await?,
+            store,
             coordinators: Vec::new(),
             workers: BTreeMap::new(),
             mortal_workers: BTreeMap::new(),
@@ -182,6 +195,22 @@ impl Fleet {
         Ok(())
     }
 
+    /// One more worker without workspaces, with settings of its own, which connects as `options` say.
+    ///
+    /// # Errors
+    /// When it does not start.
+    pub async fn add_worker_as(
+        &mut self,
+        options: &ConnectOptions,
+        name: &str,
+        set: impl FnOnce(&mut WorkerConfig),
+    ) -> Result<()> {
+        let mut config = worker_config(&self.root, name, &[])?;
+        set(&mut config);
+        self.workers.insert(name.to_owned(), begin_worker_as(options, config).await?);
+        Ok(())
+    }
+
     /// One more worker that may not write in its workspaces.
     ///
     /// # Errors
@@ -205,6 +234,14 @@ impl Fleet {
         if let Some(worker) = self.workers.remove(name) {
             worker.stop(Duration::from_secs(10)).await;
         }
+    }
+
+    /// Gives a worker to the test to stop.
+    ///
+    /// # Panics
+    /// When there is no worker of that name.
+    pub fn take_worker(&mut self, name: &str) -> Worker {
+        self.workers.remove(name).expect("a worker of that name")
     }
 
     /// How many sessions a worker has in memory.

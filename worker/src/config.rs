@@ -12,11 +12,22 @@ use crate::document::DocumentKind;
 use crate::machine::Kind;
 use crate::workspace::Workspace;
 
+/// What to do about another process of the worker's name that is alive.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum NameRule {
+    /// Do not start.
+    Respect,
+    /// Take the name; the other one notices, and ends.
+    Replace,
+}
+
 /// Settings of one worker.
 #[derive(Clone)]
 pub struct WorkerConfig {
     /// Its name, unique in the fleet.
     pub name: WorkerName,
+    /// What to do when it is taken.
+    pub name_rule: NameRule,
     /// Subject root.
     pub root: Root,
     /// Limits of requests.
@@ -39,6 +50,7 @@ impl WorkerConfig {
         let document: Arc<dyn Kind> = Arc::new(DocumentKind);
         Self {
             name,
+            name_rule: NameRule::Respect,
             root: Root::default(),
             limits: Limits::default(),
             workspaces: BTreeMap::new(),

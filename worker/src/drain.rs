@@ -74,21 +74,21 @@ impl Drain {
     }
 
     async fn passivate(&self, key: SessionKey, reason: &str) -> bool {
-        let why = Passivation { actor: None, reason: reason.to_owned(), by_operator: false };
-        ask(&self.supervisor, key, Call::Passivate(why)).await
+        let why = Passivation::Leaving { reason: reason.to_owned() };
+        matches!(ask(&self.supervisor, key, why).await, Some(Answer::Done(_) | Answer::Moved))
     }
 }
 
-/// Gives an agent of this worker a call and waits; whether the session is out of memory now.
-pub(crate) async fn ask(supervisor: &Arc<Supervisor>, key: SessionKey, call: Call) -> bool {
+/// Asks an agent of this worker to leave memory. `Done`: it left for `why`; `Moved`: the session was not here any more.
+pub(crate) async fn ask(supervisor: &Arc<Supervisor>, key: SessionKey, why: Passivation) -> Option<Answer> {
     let (sender, receiver) = oneshot::channel();
     let letter = Letter {
-        call,
+        call: Call::Passivate(why),
         payload: bytes::Bytes::new(),
         revision: Revision(0),
         request_id: RequestId::made(Uuid::now_v7()),
         reply: ReplyTo::Local(sender),
     };
     supervisor.deliver(key, letter).await;
-    matches!(receiver.await, Ok(Answer::Done(_) | Answer::Moved))
+    receiver.await.ok()
 }

@@ -3,6 +3,7 @@
 use async_nats::{Client, HeaderMap, Subject};
 use bytes::Bytes;
 use holdfast_protocol::internal::{Activate, Hint, MOVED_HEADER};
+use holdfast_protocol::record::EventType;
 use holdfast_protocol::subject::Verb;
 use holdfast_protocol::{Error, RequestId, Revision};
 use tokio::sync::oneshot;
@@ -25,15 +26,51 @@ pub(crate) enum Call {
     Passivate(Passivation),
 }
 
-/// Why a session leaves memory.
-#[derive(Clone, Debug)]
-pub(crate) struct Passivation {
+/// Why a session leaves memory. Only idleness may end a session with `on_idle: close`; whoever leaves passivates it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Passivation {
+    /// Nobody asked for anything for the session's `idle_timeout_ms`.
+    Idle,
+    /// An operator wants sessions out of memory that were idle for `max_idle_ms`. Whether this one was is judged when
+    /// its agent reads the letter.
+    Reclaimed { max_idle_ms: u64, actor: Option<String> },
+    /// The worker is drained or ends, and no other one takes the session.
+    Leaving { reason: String },
+}
+
+impl Passivation {
+    /// Whether a session with `on_idle: close` ends by it.
+    pub(crate) fn is_idleness(&self) -> bool {
+        match self {
+            Self::Idle | Self::Reclaimed { .. } => true,
+            Self::Leaving { .. } => false,
+        }
+    }
+
+    /// What is announced of a session that it passivates.
+    pub(crate) fn event(&self) -> EventType {
+        match self {
+            Self::Reclaimed { .. } => EventType::SessionReclaimed,
+            Self::Idle | Self::Leaving { .. } => EventType::SessionPassivated,
+        }
+    }
+
     /// Who asked.
-    pub(crate) actor: Option<String>,
-    /// Why.
-    pub(crate) reason: String,
-    /// Whether an operator asked, so that it is announced as reclaimed.
-    pub(crate) by_operator: bool,
+    pub(crate) fn actor(&self) -> Option<String> {
+        match self {
+            Self::Reclaimed { actor, .. } => actor.clone(),
+            Self::Idle | Self::Leaving { .. } => None,
+        }
+    }
+
+    /// Why, for people.
+    pub(crate) fn reason(&self) -> String {
+        match self {
+            Self::Idle => "idle".to_owned(),
+            Self::Reclaimed { max_idle_ms, .. } => format!("idle for {max_idle_ms} ms"),
+            Self::Leaving { reason } => reason.clone(),
+        }
+    }
 }
 
 /// A message in a session's mailbox.

@@ -7,6 +7,7 @@
 
 mod agent;
 mod answered;
+mod claim;
 pub mod config;
 pub mod document;
 mod drain;
@@ -20,6 +21,6 @@ mod watch;
 mod worker;
 pub mod workspace;
 
-pub use config::WorkerConfig;
+pub use config::{NameRule, WorkerConfig};
 pub use worker::{StartError, Worker};
 pub use workspace::Workspace;

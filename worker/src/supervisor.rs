@@ -13,6 +13,8 @@ use futures_channel::mpsc;
 use futures_util::{FutureExt, StreamExt};
 use holdfast_protocol::error::Reason;
 use holdfast_protocol::{Error, Namespace, RequestId, Revision, SessionKey};
+use tokio::task::AbortHandle;
+use tokio::time::Instant;
 use tokio_util::task::TaskTracker;
 use uuid::Uuid;
 
@@ -25,6 +27,8 @@ struct Handle {
     serial: u64,
     mailbox: mpsc::Sender<Box<Letter>>,
     activity: Activity,
+    /// Its task, to be dropped when it does not end in time.
+    task: AbortHandle,
 }
 
 #[derive(Default)]
@@ -127,10 +131,9 @@ impl Supervisor {
         if mailbox.try_send(letter).is_err() {
             unreachable!("a new mailbox has room");
         }
-        agents.by_key.insert(key.clone(), Handle { serial, mailbox, activity: activity.clone() });
-        drop(agents);
-        let hosted = Hosted { key, serial, activity, start, legacy, inbox };
-        self.tasks.spawn(host(self.clone(), Box::new(hosted)));
+        let hosted = Hosted { key: key.clone(), serial, activity: activity.clone(), start, legacy, inbox };
+        let task = self.tasks.spawn(host(self.clone(), Box::new(hosted))).abort_handle();
+        agents.by_key.insert(key, Handle { serial, mailbox, activity, task });
         Ok(())
     }
 
@@ -149,11 +152,15 @@ impl Supervisor {
         }
     }
 
-    /// Lets go of all agents and waits for them. Their records stay as they are.
-    pub(crate) async fn stop(&self) {
-        self.agents().by_key.clear();
+    /// Lets go of all agents and waits for them; those that are still at work at `until` are dropped where they are.
+    /// Their records stay as they are.
+    pub(crate) async fn stop(&self, until: Instant) {
+        let tasks: Vec<AbortHandle> = self.agents().by_key.drain().map(|(_, handle)| handle.task).collect();
         self.tasks.close();
-        self.tasks.wait().await;
+        if tokio::time::timeout_at(until, self.tasks.wait()).await.is_err() {
+            tracing::warn!(sessions = self.tasks.len(), "sessions are dropped in the middle of their work");
+            tasks.iter().for_each(AbortHandle::abort);
+        }
     }
 }
 

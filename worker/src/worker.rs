@@ -5,15 +5,13 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use async_nats::{Client, Message, Subscriber};
-use futures_util::{StreamExt, stream};
-use holdfast_protocol::Error;
-use holdfast_protocol::error::Reason;
+use async_nats::{Client, Subscriber};
+use futures_util::StreamExt;
+use holdfast_protocol::WorkerName;
 use holdfast_protocol::id::Boot;
-use holdfast_protocol::internal::{FilePath, ReclaimIdle, ReclaimedIdle, RelayFloor, SetState, WorkerLease, control};
-use holdfast_protocol::reply::{Drained, WorkerState};
+use holdfast_protocol::internal::{RelayFloor, WorkerLease};
+use holdfast_protocol::reply::WorkerState;
 use holdfast_store::{Floor, Store, StoreError};
-use serde::Serialize;
 use tokio::sync::Notify;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
@@ -21,20 +19,21 @@ use tokio_util::task::TaskTracker;
 use uuid::Uuid;
 
 use crate::agent::Core;
+use crate::claim::{self, ClaimError, Holder};
 use crate::config::WorkerConfig;
-use crate::document;
-use crate::drain::{self, Drain};
+use crate::drain::Drain;
 use crate::inbox;
-use crate::lease::{self, LeaseEnd, LeaseHealth};
-use crate::letter::{Answer, Call, Passivation, ReplyTo};
+use crate::lease::{self, LeaseHealth, NameTaken};
 use crate::supervisor::Supervisor;
 use crate::watch::Watch;
 use crate::workspace::Mount;
 
+mod control;
+
 /// How often a worker that is being emptied says how many sessions are left.
 const DRAIN_SHOWN: Duration = Duration::from_millis(250);
-/// How many sessions are reclaimed at once.
-const RECLAIM_PARALLEL: usize = 64;
+/// How much of a grace period is kept for ending what sessions have left: the lease, tasks, and the last answers.
+const ENDING: Duration = Duration::from_secs(1);
 
 /// Why a worker does not start.
 #[derive(Debug, thiserror::Error)]
@@ -42,9 +41,17 @@ pub enum StartError {
     /// NATS does not take its subscriptions.
     #[error("cannot subscribe: {0}")]
     Subscribe(String),
-    /// Its lease cannot be written.
+    /// Its lease cannot be read or written.
     #[error("cannot register the worker: {0}")]
     Lease(#[from] StoreError),
+    /// A process of that name is alive: end it, or choose another name, or mean it ([`crate::NameRule::Replace`]).
+    #[error("worker {worker} runs already, as boot {boot}")]
+    NameTaken {
+        /// The name.
+        worker: WorkerName,
+        /// The process that has it.
+        boot: Boot,
+    },
     /// A workspace's folder is not there.
     #[error("workspace {name} is not a folder that can be read: {why}")]
     Workspace {
@@ -53,6 +60,15 @@ pub enum StartError {
         /// What is wrong.
         why: String,
     },
+}
+
+impl From<ClaimError> for StartError {
+    fn from(error: ClaimError) -> Self {
+        match error {
+            ClaimError::Taken { worker, boot } => Self::NameTaken { worker, boot },
+            ClaimError::Store(error) => Self::Lease(error),
+        }
+    }
 }
 
 /// A running worker. Dropping it without [`Worker::stop`] leaves its sessions to failover.
@@ -72,6 +88,7 @@ struct Leasing {
 
 impl Leasing {
     async fn end(&self) {
+        // A renewal that is under way is dropped with its task. It may still be stored, on the revision that it knew.
         self.stop.cancel();
         self.task.close();
         self.task.wait().await;
@@ -88,6 +105,8 @@ struct Shared {
     /// One drain at a time.
     drain: Mutex<Option<CancellationToken>>,
     name_taken: CancellationToken,
+    /// Cancelled when whatever is under way is to be dropped.
+    abort: CancellationToken,
 }
 
 impl Worker {
@@ -125,13 +144,21 @@ impl Worker {
             changed: Notify::new(),
             drain: Mutex::default(),
             name_taken: CancellationToken::new(),
+            abort: CancellationToken::new(),
         });
         let worker =
             Self { shared, stop: CancellationToken::new(), tasks: TaskTracker::new(), leasing: Leasing::default() };
-        worker.subscribe().await?;
-        worker.tasks.spawn(look_at_files(worker.shared.supervisor.clone(), watch, worker.stop.clone()));
-        worker.register().await?;
-        Ok(worker)
+        let started = worker.begin(watch).await;
+        if started.is_err() {
+            worker.drop_tasks();
+        }
+        started.map(|()| worker)
+    }
+
+    async fn begin(&self, watch: Arc<Watch>) -> Result<(), StartError> {
+        self.subscribe().await?;
+        self.tasks.spawn(look_at_files(self.shared.supervisor.clone(), watch, self.stop.clone()));
+        self.register().await
     }
 
     async fn subscribe(&self) -> Result<(), StartError> {
@@ -150,25 +177,36 @@ impl Worker {
         self.shared.client.flush().await.map_err(|error| StartError::Subscribe(error.to_string()))?;
         let [agents, controls, floors] = <[Subscriber; 3]>::try_from(subscribers)
             .map_err(|_| StartError::Subscribe("three subscriptions were asked for".to_owned()))?;
-        self.tasks.spawn(read_agents(self.shared.clone(), agents, self.stop.clone()));
-        self.tasks.spawn(read_controls(self.shared.clone(), controls, self.stop.clone(), self.tasks.clone()));
-        self.tasks.spawn(read_floors(self.shared.core.floor.clone(), floors, self.stop.clone()));
+        self.spawn(read_agents(self.shared.clone(), agents, self.stop.clone()));
+        self.spawn(control::read(self.shared.clone(), controls, self.stop.clone(), self.tasks.clone()));
+        self.spawn(read_floors(self.shared.core.floor.clone(), floors, self.stop.clone()));
         Ok(())
+    }
+
+    fn spawn(&self, task: impl Future<Output = ()> + Send + 'static) {
+        self.tasks.spawn(self.shared.abort.clone().run_until_cancelled_owned(task));
     }
 
     async fn register(&self) -> Result<(), StartError> {
         let shared = self.shared.clone();
-        let revision = lease::begin(&*shared.store, &shared.lease(), &shared.core.health).await?;
+        let Core { config, health, .. } = &*shared.core;
+        let holder = Holder { client: shared.client.clone(), root: config.root.clone() };
+        let revision = claim::take(&*shared.store, &shared.lease(), config.name_rule, &holder, health).await?;
         let stop = self.leasing.stop.clone();
         self.leasing.task.spawn(async move {
             let present = || shared.lease();
-            let end = lease::keep(&*shared.store, revision, present, &shared.core.health, &shared.changed, &stop).await;
-            if end == LeaseEnd::NameTaken {
+            let keeping = lease::keep(&*shared.store, revision, present, &shared.core.health, &shared.changed);
+            if let Some(NameTaken) = stop.run_until_cancelled(keeping).await {
                 tracing::error!(worker = %shared.core.config.name, "another process has taken this worker's name; this one ends");
                 shared.name_taken.cancel();
             }
         });
         Ok(())
+    }
+
+    /// Its name.
+    pub fn name(&self) -> &WorkerName {
+        &self.shared.core.config.name
     }
 
     /// Its start.
@@ -186,22 +224,19 @@ impl Worker {
         self.shared.name_taken.cancelled().await;
     }
 
-    /// Hands all sessions over, for at most `grace`, then ends. What is left is failed over by the next request.
+    /// Hands all sessions over and ends, within `grace` whatever is away. What is left is failed over by the next
+    /// request.
     pub async fn stop(self, grace: Duration) {
+        let until = Instant::now() + grace;
         let shared = &self.shared;
         shared.set_draining(true);
         if !shared.name_taken.is_cancelled() {
-            let drain = shared.drain_all();
-            let emptying = shared.while_shown(drain.run(&*shared.store, "worker stops", || true));
-            let emptied = tokio::time::timeout(grace, emptying).await;
-            if emptied.is_err() {
-                tracing::warn!(
-                    sessions = shared.supervisor.len(),
-                    "the grace period is over; the sessions left are failed over"
-                );
-            }
+            self.empty(until - ENDING.min(grace / 4)).await;
             self.leasing.end().await;
-            lease::end(&*shared.store, &shared.core.config.name).await;
+            let lease = shared.lease();
+            if tokio::time::timeout_at(until, lease::end(&*shared.store, &lease)).await.is_err() {
+                tracing::debug!("the worker's lease will run out by itself");
+            }
         }
         self.leasing.end().await;
         if let Some(drain) = shared.drain.lock().unwrap_or_else(PoisonError::into_inner).take() {
@@ -209,11 +244,36 @@ impl Worker {
         }
         self.stop.cancel();
         self.tasks.close();
-        self.tasks.wait().await;
-        shared.supervisor.stop().await;
-        if let Err(error) = shared.client.flush().await {
-            tracing::debug!(%error, "the last answers may not have left");
+        if tokio::time::timeout_at(until, self.tasks.wait()).await.is_err() {
+            tracing::warn!(tasks = self.tasks.len(), "tasks are dropped: they did not end within the grace period");
         }
+        shared.supervisor.stop(until).await;
+        match tokio::time::timeout_at(until, shared.client.flush()).await {
+            Ok(Ok(())) => {}
+            Ok(Err(error)) => tracing::debug!(%error, "the last answers may not have left"),
+            Err(_) => tracing::debug!("the last answers may not have left"),
+        }
+        self.drop_tasks();
+    }
+
+    /// Hands sessions over until none is left, or until `until`.
+    async fn empty(&self, until: Instant) {
+        let shared = &self.shared;
+        let drain = shared.drain_all();
+        let emptying = shared.while_shown(drain.run(&*shared.store, "worker stops", || true));
+        if tokio::time::timeout_at(until, emptying).await.is_err() {
+            tracing::warn!(
+                sessions = shared.supervisor.len(),
+                "the grace period is over; the sessions left are failed over"
+            );
+        }
+    }
+
+    /// Ends what has not ended by itself.
+    fn drop_tasks(&self) {
+        self.leasing.stop.cancel();
+        self.stop.cancel();
+        self.shared.abort.cancel();
     }
 }
 
@@ -264,56 +324,6 @@ impl Shared {
             () = shown => {}
         }
     }
-
-    async fn reclaim(&self, request: ReclaimIdle) -> ReclaimedIdle {
-        let keys = self.supervisor.idle_keys(&request.namespace, request.max_idle_ms);
-        let why = Passivation {
-            actor: request.actor,
-            reason: format!("idle for {} ms", request.max_idle_ms),
-            by_operator: true,
-        };
-        let reclaims = stream::iter(keys).map(|key| {
-            let why = why.clone();
-            async move { drain::ask(&self.supervisor, key.clone(), Call::Passivate(why)).await.then_some(key.id) }
-        });
-        let reclaimed = reclaims.buffer_unordered(RECLAIM_PARALLEL).filter_map(std::future::ready).collect().await;
-        ReclaimedIdle { reclaimed }
-    }
-
-    /// Follows the symbolic links of a path that a session is asked for.
-    async fn resolve(&self, asked: FilePath) -> Result<FilePath, Error> {
-        let Some(mount) = self.core.mounts.get(&asked.workspace) else {
-            return Err(Error::new(Reason::NoWorkspace, format!("this worker has no workspace {}", asked.workspace)));
-        };
-        let path = document::resolve(mount.clone(), &asked.path, &self.core.limits).await?;
-        Ok(FilePath { path, ..asked })
-    }
-
-    fn set_state(self: &Arc<Self>, request: &SetState, tasks: &TaskTracker) -> Drained {
-        let mut running = self.drain.lock().unwrap_or_else(PoisonError::into_inner);
-        let draining = request.state == WorkerState::Draining;
-        self.set_draining(draining);
-        if let Some(stop) = running.take_if(|_| !draining) {
-            stop.cancel();
-        }
-        if draining && running.as_ref().is_none_or(CancellationToken::is_cancelled) {
-            let stop = CancellationToken::new();
-            *running = Some(stop.clone());
-            let shared = self.clone();
-            let reason = request.reason.clone();
-            tasks.spawn(async move {
-                let goes_on = || !stop.is_cancelled();
-                let drain = shared.drain_all();
-                shared.while_shown(drain.run(&*shared.store, &reason, goes_on)).await;
-                stop.cancel();
-            });
-        }
-        Drained {
-            worker: self.core.config.name.clone(),
-            state: self.state(),
-            sessions_left: self.supervisor.len() as u64,
-        }
-    }
 }
 
 /// Has sessions look at their files when something happened to them.
@@ -344,52 +354,4 @@ async fn read_floors(floor: Floor, mut messages: Subscriber, stop: CancellationT
             Err(error) => tracing::warn!(%error, "the relay's progress does not parse"),
         }
     }
-}
-
-async fn read_controls(shared: Arc<Shared>, mut messages: Subscriber, stop: CancellationToken, tasks: TaskTracker) {
-    loop {
-        let message = tokio::select! {
-            message = messages.next() => message,
-            () = stop.cancelled() => return,
-        };
-        let Some(message) = message else { return };
-        let shared = shared.clone();
-        let of_drains = tasks.clone();
-        tasks.spawn(async move { answer_control(&shared, message, &of_drains).await });
-    }
-}
-
-async fn answer_control(shared: &Arc<Shared>, message: Message, tasks: &TaskTracker) {
-    let Some(reply) = message.reply.clone() else { return };
-    let answer = match message.subject.rsplit('.').next() {
-        Some(control::RECLAIM) => match serde_json::from_slice(&message.payload) {
-            Ok(request) => json(&shared.reclaim(request).await),
-            Err(error) => bug(&error.to_string()),
-        },
-        Some(control::STATE) => match serde_json::from_slice(&message.payload) {
-            Ok(request) => json(&shared.set_state(&request, tasks)),
-            Err(error) => bug(&error.to_string()),
-        },
-        Some(control::RESOLVE) => match serde_json::from_slice(&message.payload) {
-            Ok(request) => shared.resolve(request).await.map_or_else(refused, |real| json(&real)),
-            Err(error) => bug(&error.to_string()),
-        },
-        _ => bug("no such call"),
-    };
-    ReplyTo::Nats(shared.client.clone(), reply).send(answer).await;
-}
-
-fn json<T: Serialize>(reply: &T) -> Answer {
-    match serde_json::to_vec(reply) {
-        Ok(json) => Answer::Done(json.into()),
-        Err(error) => bug(&error.to_string()),
-    }
-}
-
-fn bug(why: &str) -> Answer {
-    refused(Error::new(Reason::Bug, format!("a coordinator's call failed: {why}")))
-}
-
-fn refused(error: Error) -> Answer {
-    Answer::Refused(Box::new(error))
 }

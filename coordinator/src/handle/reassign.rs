@@ -5,7 +5,7 @@
 use holdfast_protocol::record::EventType;
 use holdfast_protocol::reply::Session;
 use holdfast_protocol::request::Move;
-use holdfast_protocol::{Boot, Error, SessionKey, WorkerName};
+use holdfast_protocol::{Boot, Error, Reason, SessionKey, WorkerName};
 
 use crate::agent::{self, Activated, Beginning};
 use crate::answer::Answer;
@@ -84,5 +84,12 @@ async fn target(
         return hub.registry.named(name, workspace, call.deadline).await;
     }
     let now_at = known.record.owner.as_ref().map(|owner| &owner.worker);
-    hub.registry.choose(key, workspace, now_at, call.deadline).await
+    let chosen = hub.registry.choose(key, workspace, now_at, call.deadline).await;
+    chosen.map_err(|error| if error.reason == Reason::NoLiveWorker { nowhere_to_go(key) } else { error })
+}
+
+/// A session that works where it is does not wait for a place to go to.
+fn nowhere_to_go(key: &SessionKey) -> Error {
+    let message = format!("no other worker is there to take session {}", key.id);
+    error::no_live_worker(&message).detail("session_id", key.id.as_str()).not_retryable()
 }

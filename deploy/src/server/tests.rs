@@ -140,3 +140,16 @@ fn the_port_in_use_is_read_from_the_log() {
     assert_eq!(port_in_use(log), Some(4222));
     assert_eq!(port_in_use("something else"), None);
 }
+
+#[tokio::test]
+async fn a_paused_server_is_killed_when_its_time_is_over() -> Result<()> {
+    let folder = tempfile::tempdir()?;
+    let mut server = Server::start(options(&folder).await?).await?;
+    let pid = server.pid().context("it runs")?;
+    server.pause()?;
+    let (grace, begun) = (Duration::from_millis(300), Instant::now());
+    server.stop(grace).await?;
+    assert!(begun.elapsed() < grace + KILL_TIME + Duration::from_secs(1), "{:?}", begun.elapsed());
+    assert!(!is_running(pid));
+    Ok(())
+}

@@ -1,5 +1,9 @@
 //! The ways out of memory: idle, passivated, handed over, closed. Nothing acknowledged is lost on any of them.
+//!
+//! Invariant: a session ends by `session.close` or by idleness that its agent judges itself. No other way out writes
+//! `closed`, whatever `on_idle` says.
 
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use holdfast_protocol::error::Reason;
@@ -30,8 +34,7 @@ enum Left {
 impl Agent {
     /// Nobody asked for anything for long.
     pub(super) async fn leave_idle(&mut self) -> Flow {
-        let why = Passivation { actor: None, reason: "idle".to_owned(), by_operator: false };
-        match self.leave_for(&why).await? {
+        match self.leave_for(&Passivation::Idle).await? {
             Left::Gone => Err(End::Moved),
             Left::Stayed(error) => {
                 if let Some(error) = error {
@@ -66,16 +69,28 @@ impl Agent {
     }
 
     async fn leave_for(&mut self, why: &Passivation) -> Result<Left, End> {
-        // Idleness never ends what is locked or what a file still lacks.
-        let may_close = self.record.lock.is_none() && self.machine.unsaved_changes().is_none();
-        let close = self.record.config.on_idle == OnIdle::Close && may_close && self.doubt.is_none();
-        let (kind, state) = match (close, why.by_operator) {
-            (true, _) => (EventType::SessionClosed, State::Closed),
-            (false, true) => (EventType::SessionReclaimed, State::Passive),
-            (false, false) => (EventType::SessionPassivated, State::Passive),
+        if matches!(why, Passivation::Reclaimed { max_idle_ms, .. } if self.idle_ms() < *max_idle_ms) {
+            return Ok(Left::Stayed(None));
+        }
+        let (kind, state) = match self.closes_for(why) {
+            true => (EventType::SessionClosed, State::Closed),
+            false => (why.event(), State::Passive),
         };
-        let event = self.event(kind, why.actor.clone(), Some(why.reason.clone()), None);
+        let event = self.event(kind, why.actor(), Some(why.reason()), None);
         self.leave(SessionRecord { state, owner: None, event, ..self.record.clone() }).await
+    }
+
+    /// Whether leaving for `why` ends the session: by idleness only, and never what is locked or what a file still
+    /// lacks.
+    fn closes_for(&self, why: &Passivation) -> bool {
+        let is_wanted = self.record.config.on_idle == OnIdle::Close && why.is_idleness();
+        let is_free = self.record.lock.is_none() && self.machine.unsaved_changes().is_none();
+        is_wanted && is_free && self.doubt.is_none()
+    }
+
+    /// For how long nobody asked for anything.
+    fn idle_ms(&self) -> u64 {
+        self.core.now_ms().saturating_sub(self.activity.load(Ordering::Relaxed))
     }
 
     /// Compacts the log, then writes `next`, on the known revision only: a lock taken meanwhile means that somebody is there.

@@ -70,9 +70,15 @@ fn faults_of(dice: &mut Dice) -> Faults {
 
 fn opening_of(dice: &mut Dice, faults: Faults) -> Opening {
     let content = json!({ "body": "in the beginning", "fields": { "a": 1 } });
+    let idle_timeout_ms = 1000 + dice.below(3000);
+    let closes_when_idle = idle_timeout_ms.is_multiple_of(3);
     Opening {
         faults,
-        config: json!({ "idle_timeout_ms": 1000 + dice.below(3000) }),
+        config: match closes_when_idle {
+            true => json!({ "idle_timeout_ms": 86_400_000, "on_idle": "close" }),
+            false => json!({ "idle_timeout_ms": idle_timeout_ms }),
+        },
+        closes_when_idle,
         content: dice.percent(60).then_some(content),
         activated: dice.percent(70),
         seed: dice.next(),

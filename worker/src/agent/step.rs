@@ -91,11 +91,9 @@ impl Agent {
             return Ok(Verdict::Now(refused(&error, &letter.request_id)));
         }
         match &letter.call {
+            // What a client did to the lock counts as activity where it is adopted; the hint itself does not.
             Call::Hint(hint) => match self.adopt(hint.record.clone(), hint.revision) {
-                Standing::Owner => {
-                    self.touch();
-                    Ok(Verdict::Now(Answer::Done("{}".into())))
-                }
+                Standing::Owner => Ok(Verdict::Now(Answer::Done("{}".into()))),
                 Standing::Gone => Err(End::Moved),
             },
             Call::Lease => Ok(Verdict::Now(done(&self.lease_view()))),

@@ -4,6 +4,7 @@ mod commit;
 mod crash;
 mod idle;
 mod lease;
+mod leave;
 mod memory;
 mod recovery;
 mod save;

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use holdfast_protocol::error::Reason;
 use holdfast_protocol::frame::{FRAMES_MAX, Frame};
-use holdfast_protocol::record::Owner;
+use holdfast_protocol::record::{Owner, State};
 use holdfast_protocol::subject::Verb;
 use holdfast_protocol::{Limits, RequestId, Revision, SessionRecord, lock};
 use holdfast_store::Rollup;
@@ -74,6 +74,8 @@ pub(super) fn check(world: &World) {
         match accepted {
             Accepted::Record(stored) => {
                 let record = stored.value.and_then(|json| SessionRecord::from_json(&json, &world.key).ok());
+                let state = record.as_ref().map(|record| record.state);
+                assert_ne!(state, Some(State::Closed), "only session.close and idleness close, and neither comes");
                 fold.records.insert(stored.revision.0, record);
             }
             Accepted::Frame { fence, sequence, value, rollup, .. } => fold.frame(fence, sequence, &value, rollup),

@@ -89,9 +89,13 @@ async fn cut_off(world: &World, dice: &mut Dice) {
     world.memory.set_faults(world.opening.faults);
 }
 
+/// An operator takes the session out of memory, or its worker is drained with nobody else there.
 async fn reclaim(world: &World) {
     let node = world.any_node();
-    let why = Passivation { actor: None, reason: "reclaim".to_owned(), by_operator: true };
+    let why = match world.opening.closes_when_idle {
+        true => Passivation::Leaving { reason: "drain".to_owned() },
+        false => Passivation::Reclaimed { max_idle_ms: 0, actor: None },
+    };
     node.ask(&world.key, Call::Passivate(why), world.plain_ask(Default::default())).await;
 }
 

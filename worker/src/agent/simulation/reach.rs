@@ -7,7 +7,7 @@ use bytes::Bytes;
 use holdfast_protocol::internal::WorkerLease;
 use holdfast_protocol::{Namespace, Revision, SessionKey, WorkerName};
 use holdfast_store::memory::Memory;
-use holdfast_store::{Rollup, Storage, StoreError, Stored, StoredFrame, WriteId};
+use holdfast_store::{LeaseSlot, Rollup, Storage, StoreError, Stored, StoredFrame, WriteId};
 use tokio::sync::watch;
 
 /// What a worker's process is doing.
@@ -101,11 +101,15 @@ impl Storage for Reach {
         unreachable!("agents do not ask for it")
     }
 
-    async fn put_lease(&self, _: &WorkerLease, _: Option<Revision>) -> Result<Revision, StoreError> {
+    async fn lease(&self, _: &WorkerName) -> Result<LeaseSlot, StoreError> {
         unreachable!("agents do not ask for it")
     }
 
-    async fn drop_lease(&self, _: &WorkerName) -> Result<(), StoreError> {
+    async fn put_lease(&self, _: &WorkerLease, _: Revision) -> Result<Revision, StoreError> {
+        unreachable!("agents do not ask for it")
+    }
+
+    async fn drop_lease(&self, _: &WorkerName, _: Revision) -> Result<(), StoreError> {
         unreachable!("agents do not ask for it")
     }
 

@@ -138,6 +138,8 @@ pub(crate) struct Opening {
     /// Of the session.
     pub(crate) kind: &'static str,
     pub(crate) config: Value,
+    /// Whether idleness, which never comes in such a world, would end the session: then nothing may.
+    pub(crate) closes_when_idle: bool,
     pub(crate) content: Option<Value>,
     /// The workspace `main` of the workers; the session is about the file `a.md` in it.
     pub(crate) folder: Option<PathBuf>,
@@ -155,6 +157,7 @@ impl Default for Opening {
             faults: Faults::default(),
             kind: "document",
             config: json!({ "idle_timeout_ms": 60_000 }),
+            closes_when_idle: false,
             content: None,
             folder: None,
             activated: true,

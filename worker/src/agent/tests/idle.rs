@@ -99,7 +99,7 @@ async fn an_idle_session_stays_while_the_storage_is_away() {
 async fn a_reclaimed_session_says_so() {
     let (world, node) = world().await;
     done(&world, &node, Verb::DocEdit, edit("a")).await;
-    let why = Passivation { actor: Some("ops".to_owned()), reason: "idle".to_owned(), by_operator: true };
+    let why = Passivation::Reclaimed { max_idle_ms: 0, actor: Some("ops".to_owned()) };
     let answer = node.ask(&world.key, Call::Passivate(why), world.plain_ask(Revision(0))).await;
     assert!(matches!(answer, Some(Answer::Done(_))));
     let left = record(&world).await;

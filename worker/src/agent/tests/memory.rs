@@ -10,7 +10,7 @@ use holdfast_protocol::id::{Activation, Boot, Namespace};
 use holdfast_protocol::internal::WorkerLease;
 use holdfast_protocol::record::{Owner, State};
 use holdfast_protocol::{Limits, SessionId, SessionKey, WorkerName};
-use holdfast_store::{Floor, Rollup, Storage, StoreError, Stored, StoredFrame, WriteId};
+use holdfast_store::{Floor, LeaseSlot, Rollup, Storage, StoreError, Stored, StoredFrame, WriteId};
 use tokio::sync::oneshot;
 use tokio::time::Instant;
 use uuid::Uuid;
@@ -75,11 +75,15 @@ impl Storage for Nothing {
         unreachable!("agents do not ask for it")
     }
 
-    async fn put_lease(&self, _: &WorkerLease, _: Option<Revision>) -> Result<Revision, StoreError> {
+    async fn lease(&self, _: &WorkerName) -> Result<LeaseSlot, StoreError> {
+        Ok(LeaseSlot::default())
+    }
+
+    async fn put_lease(&self, _: &WorkerLease, _: Revision) -> Result<Revision, StoreError> {
         Ok(Revision(1))
     }
 
-    async fn drop_lease(&self, _: &WorkerName) -> Result<(), StoreError> {
+    async fn drop_lease(&self, _: &WorkerName, _: Revision) -> Result<(), StoreError> {
         Ok(())
     }
 

@@ -1,0 +1,116 @@
+//! Who gets a name, by what was heard of its holder and what its lease does meanwhile.
+
+use std::sync::Arc;
+
+use holdfast_protocol::reply::WorkerState;
+use holdfast_store::memory::{Faults, Memory};
+use uuid::Uuid;
+
+use super::*;
+
+/// A holder of whom always the same is heard.
+struct Always(Heard);
+
+impl Asks for Always {
+    async fn ask(&self, _: &WorkerLease) -> Heard {
+        if self.0 == Heard::Silence {
+            sleep(ASK_TIMEOUT).await;
+        }
+        self.0
+    }
+}
+
+fn lease(boot: u128) -> WorkerLease {
+    WorkerLease {
+        worker: WorkerName::parse("w1").unwrap(),
+        boot: Boot(Uuid::from_u128(boot)),
+        state: WorkerState::Ready,
+        sessions: 0,
+        workspaces: Vec::new(),
+        read_only: Vec::new(),
+        version: String::new(),
+    }
+}
+
+async fn take_as(memory: &Memory, boot: u128, rule: NameRule, heard: Heard) -> Result<Revision, ClaimError> {
+    take(memory, &lease(boot), rule, &Always(heard), &LeaseHealth::new(Instant::now())).await
+}
+
+/// A store in which boot 1 has the name, and the revision of its lease.
+async fn held() -> (Arc<Memory>, Revision) {
+    let memory = Arc::new(Memory::new(Faults::default()));
+    let revision = memory.put_lease(&lease(1), Revision(0)).await.unwrap();
+    (memory, revision)
+}
+
+async fn holder(memory: &Memory) -> Boot {
+    memory.lease(&lease(1).worker).await.unwrap().lease.unwrap().boot
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_name_that_nobody_has_is_taken_at_once() {
+    let memory = Memory::new(Faults::default());
+    let begun = Instant::now();
+    let revision = take_as(&memory, 2, NameRule::Respect, Heard::Nobody).await.unwrap();
+    assert!(begun.elapsed().is_zero());
+    memory.drop_lease(&lease(2).worker, revision).await.unwrap();
+    // What is left of a lease that was taken away has a revision as well.
+    take_as(&memory, 3, NameRule::Respect, Heard::Answer).await.unwrap();
+    assert_eq!(holder(&memory).await, lease(3).boot);
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_name_of_a_process_that_answers_is_refused_unless_it_is_to_be_replaced() {
+    let (memory, _) = held().await;
+    match take_as(&memory, 2, NameRule::Respect, Heard::Answer).await {
+        Err(ClaimError::Taken { boot, .. }) => assert_eq!(boot, lease(1).boot),
+        other => panic!("{other:?}"),
+    }
+    assert_eq!(holder(&memory).await, lease(1).boot);
+    take_as(&memory, 2, NameRule::Replace, Heard::Answer).await.unwrap();
+    assert_eq!(holder(&memory).await, lease(2).boot);
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_name_of_a_process_that_is_gone_is_taken_long_before_its_lease_runs_out() {
+    let (memory, _) = held().await;
+    let begun = Instant::now();
+    take_as(&memory, 2, NameRule::Respect, Heard::Nobody).await.unwrap();
+    assert!(begun.elapsed() >= NOBODY && begun.elapsed() < NOBODY * 2, "{:?}", begun.elapsed());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_process_that_is_silent_and_renews_is_alive_and_one_whose_lease_stands_still_is_not() {
+    let (memory, revision) = held().await;
+    let renewing = async {
+        sleep(LEASE_RENEW).await;
+        memory.put_lease(&lease(1), revision).await.unwrap();
+    };
+    let (taken, ()) = tokio::join!(take_as(&memory, 2, NameRule::Respect, Heard::Silence), renewing);
+    assert!(matches!(taken, Err(ClaimError::Taken { .. })), "{taken:?}");
+    let begun = Instant::now();
+    take_as(&memory, 2, NameRule::Respect, Heard::Silence).await.unwrap();
+    assert!(begun.elapsed() < WATCH + 2 * ASK_TIMEOUT, "{:?}", begun.elapsed());
+}
+
+/// Writes the lease of boot 9 while it is asked about another one: somebody was faster.
+struct Overtaken(Arc<Memory>);
+
+impl Asks for Overtaken {
+    async fn ask(&self, asked: &WorkerLease) -> Heard {
+        let slot = self.0.lease(&asked.worker).await.unwrap();
+        if asked.boot == lease(1).boot && slot.lease.is_some_and(|found| found.boot == asked.boot) {
+            self.0.put_lease(&lease(9), slot.revision).await.unwrap();
+        }
+        if asked.boot == lease(9).boot { Heard::Answer } else { Heard::Nobody }
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn of_two_processes_that_start_at_once_one_has_the_name_and_the_other_is_refused() {
+    let (memory, _) = held().await;
+    let health = LeaseHealth::new(Instant::now());
+    let taken = take(&*memory, &lease(2), NameRule::Respect, &Overtaken(memory.clone()), &health).await;
+    assert!(matches!(taken, Err(ClaimError::Taken { boot, .. }) if boot == lease(9).boot), "{taken:?}");
+    assert_eq!(holder(&memory).await, lease(9).boot);
+}

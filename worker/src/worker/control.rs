@@ -1,0 +1,127 @@
+//! What coordinators ask a worker as a whole: reclaim, drain, resolve a path, and whether it is there.
+
+use std::sync::{Arc, PoisonError};
+
+use async_nats::{Message, Subscriber};
+use futures_util::{StreamExt, stream};
+use holdfast_protocol::Error;
+use holdfast_protocol::error::Reason;
+use holdfast_protocol::internal::{FilePath, ReclaimIdle, ReclaimedIdle, SetState, control};
+use holdfast_protocol::reply::{Drained, WorkerState};
+use serde::Serialize;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+use super::Shared;
+use crate::document;
+use crate::drain;
+use crate::letter::{Answer, Passivation, ReplyTo};
+
+/// How many sessions are reclaimed at once.
+const RECLAIM_PARALLEL: usize = 64;
+
+impl Shared {
+    async fn reclaim(&self, request: ReclaimIdle) -> ReclaimedIdle {
+        let keys = self.supervisor.idle_keys(&request.namespace, request.max_idle_ms);
+        let why = Passivation::Reclaimed { max_idle_ms: request.max_idle_ms, actor: request.actor };
+        let reclaims = stream::iter(keys).map(|key| {
+            let why = why.clone();
+            async move {
+                // One that went another way meanwhile was not reclaimed, and one that became busy is not.
+                let answer = drain::ask(&self.supervisor, key.clone(), why).await;
+                matches!(answer, Some(Answer::Done(_))).then_some(key.id)
+            }
+        });
+        let reclaimed = reclaims.buffer_unordered(RECLAIM_PARALLEL).filter_map(std::future::ready).collect().await;
+        ReclaimedIdle { reclaimed }
+    }
+
+    /// Follows the symbolic links of a path that a session is asked for.
+    async fn resolve(&self, asked: FilePath) -> Result<FilePath, Error> {
+        let Some(mount) = self.core.mounts.get(&asked.workspace) else {
+            return Err(Error::new(Reason::NoWorkspace, format!("this worker has no workspace {}", asked.workspace)));
+        };
+        let path = document::resolve(mount.clone(), &asked.path, &self.core.limits).await?;
+        Ok(FilePath { path, ..asked })
+    }
+
+    fn set_state(self: &Arc<Self>, request: &SetState, tasks: &TaskTracker) -> Drained {
+        let mut running = self.drain.lock().unwrap_or_else(PoisonError::into_inner);
+        let draining = request.state == WorkerState::Draining;
+        self.set_draining(draining);
+        if let Some(stop) = running.take_if(|_| !draining) {
+            stop.cancel();
+        }
+        if draining && running.as_ref().is_none_or(CancellationToken::is_cancelled) {
+            let stop = CancellationToken::new();
+            *running = Some(stop.clone());
+            let shared = self.clone();
+            let reason = request.reason.clone();
+            let abort = self.abort.clone();
+            let emptying = async move {
+                let goes_on = || !stop.is_cancelled();
+                let drain = shared.drain_all();
+                shared.while_shown(drain.run(&*shared.store, &reason, goes_on)).await;
+                stop.cancel();
+            };
+            tasks.spawn(abort.run_until_cancelled_owned(emptying));
+        }
+        Drained {
+            worker: self.core.config.name.clone(),
+            state: self.state(),
+            sessions_left: self.supervisor.len() as u64,
+        }
+    }
+}
+
+/// Answers calls to the worker as a whole until `stop`.
+pub(super) async fn read(shared: Arc<Shared>, mut messages: Subscriber, stop: CancellationToken, tasks: TaskTracker) {
+    loop {
+        let message = tokio::select! {
+            message = messages.next() => message,
+            () = stop.cancelled() => return,
+        };
+        let Some(message) = message else { return };
+        let shared = shared.clone();
+        let (of_drains, abort) = (tasks.clone(), shared.abort.clone());
+        let answering = async move { answer(&shared, message, &of_drains).await };
+        tasks.spawn(abort.run_until_cancelled_owned(answering));
+    }
+}
+
+async fn answer(shared: &Arc<Shared>, message: Message, tasks: &TaskTracker) {
+    let Some(reply) = message.reply.clone() else { return };
+    let said = match message.subject.rsplit('.').next() {
+        Some(control::RECLAIM) => match serde_json::from_slice(&message.payload) {
+            Ok(request) => json(&shared.reclaim(request).await),
+            Err(error) => bug(&error.to_string()),
+        },
+        Some(control::STATE) => match serde_json::from_slice(&message.payload) {
+            Ok(request) => json(&shared.set_state(&request, tasks)),
+            Err(error) => bug(&error.to_string()),
+        },
+        Some(control::RESOLVE) => match serde_json::from_slice(&message.payload) {
+            Ok(request) => shared.resolve(request).await.map_or_else(refused, |real| json(&real)),
+            Err(error) => bug(&error.to_string()),
+        },
+        // Whoever is to have this worker's name wants to know whether this process lives.
+        Some(control::PING) => json(&shared.lease()),
+        _ => bug("no such call"),
+    };
+    ReplyTo::Nats(shared.client.clone(), reply).send(said).await;
+}
+
+fn json<T: Serialize>(reply: &T) -> Answer {
+    match serde_json::to_vec(reply) {
+        Ok(json) => Answer::Done(json.into()),
+        Err(error) => bug(&error.to_string()),
+    }
+}
+
+fn bug(why: &str) -> Answer {
+    refused(Error::new(Reason::Bug, format!("a coordinator's call failed: {why}")))
+}
+
+fn refused(error: Error) -> Answer {
+    Answer::Refused(Box::new(error))
+}
