@@ -33,7 +33,7 @@ pub mod call {
 pub mod control {
     /// Body [`super::ReclaimIdle`]; replies [`super::ReclaimedIdle`].
     pub const RECLAIM: &str = "reclaim";
-    /// Body [`super::SetState`]; replies [`crate::reply::Drained`].
+    /// Body [`super::SetState`]; replies [`super::StateSet`].
     pub const STATE: &str = "state";
     /// Body [`super::FilePath`]; replies the real path as [`super::FilePath`].
     pub const RESOLVE: &str = "resolve";
@@ -101,6 +101,23 @@ pub struct SetState {
     pub state: WorkerState,
     /// Why.
     pub reason: String,
+    /// Who asked.
+    #[serde(default)]
+    pub actor: Option<String>,
+    /// The caller's idempotency key.
+    #[serde(default)]
+    pub request_id: Option<RequestId>,
+}
+
+/// Reply to [`SetState`].
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct StateSet {
+    /// What the caller is told.
+    #[serde(flatten)]
+    pub drained: crate::reply::Drained,
+    /// A late copy: this is what the first one was told, and nothing was set.
+    #[serde(default)]
+    pub late: bool,
 }
 
 /// A path in a workspace, before or after its symbolic links were followed.

@@ -156,3 +156,47 @@ async fn fences_rise_over_release_takeover_close_and_removal() {
         assert!(fences.is_sorted_by(|earlier, later| earlier < later), "{fences:?}");
     }
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_late_copy_of_a_drain_does_not_empty_a_worker_again() {
+    for mut fleet in fleets().await {
+        fleet.add_worker("w2", &[]).await.unwrap();
+        let signals = fleet.signals().await.unwrap();
+        fleet.open("s1").await;
+        fleet.ask("admin.move", "s1", json!({"worker": "w1", "reason": "test"})).await.ok();
+        let ask = async |verb: &str, body: &Value| {
+            let subject = format!("{}.sys.worker.{verb}.w1", fleet.root);
+            fleet.ask_raw(&subject, body.to_string().into_bytes()).await.ok()
+        };
+        let drain = json!({"reason": "new disk", "actor": "oncall", "request_id": "D1"});
+        let first = ask("drain", &drain).await;
+        holdfast_tests::wait::until("the worker to be empty", holdfast_tests::fleet::SOON, async || {
+            (fleet.sessions_on("w1") == 0).then_some(())
+        })
+        .await;
+        holdfast_tests::wait::until(
+            "the move to be announced with who asked",
+            holdfast_tests::fleet::SOON,
+            async || {
+                let is_it = |body: &Value| body["data"]["reason"] == "new disk" && body["data"]["actor"] == "oncall";
+                signals.all().iter().any(|(_, body)| is_it(body)).then_some(())
+            },
+        )
+        .await;
+        ask("undrain", &json!({"reason": "done", "request_id": "U1"})).await;
+        for _ in 0..COPIES {
+            assert_eq!(ask("drain", &drain).await, first);
+        }
+        let listed = fleet.ask_raw(&format!("{}.sys.worker.list", fleet.root), Vec::new()).await.ok();
+        assert_eq!(listed["workers"][0]["state"], "ready");
+        fleet.ask("admin.move", "s1", json!({"worker": "w1", "reason": "back"})).await.ok();
+
+        let reclaim = json!({"max_idle_ms": 0, "request_id": "R1"});
+        assert_eq!(fleet.ask("admin.reclaim", "", reclaim.clone()).await.ok()["reclaimed"], json!(["s1"]));
+        fleet.ask("doc.get", "s1", json!({})).await.ok();
+        for _ in 0..COPIES {
+            assert_eq!(fleet.ask("admin.reclaim", "", reclaim.clone()).await.ok()["reclaimed"], json!(["s1"]));
+        }
+        assert_eq!(fleet.record("s1").await.unwrap().1["state"], "active", "it was reclaimed once");
+    }
+}

@@ -22,6 +22,8 @@ pub(crate) struct Drain {
     pub(crate) client: Client,
     pub(crate) root: Root,
     pub(crate) name: WorkerName,
+    /// Who asked for it; `None`: the worker ends.
+    pub(crate) actor: Option<String>,
     pub(crate) supervisor: Arc<Supervisor>,
     pub(crate) parallel: usize,
 }
@@ -57,7 +59,8 @@ impl Drain {
 
     /// Asks a coordinator, since who owns a session is theirs to decide.
     async fn move_away(&self, key: &SessionKey, reason: &str) -> bool {
-        let body = serde_json::json!({ "reason": reason, "actor": format!("worker {}", self.name) });
+        let actor = self.actor.clone().unwrap_or_else(|| format!("worker {}", self.name));
+        let body = serde_json::json!({ "reason": reason, "actor": actor });
         let subject = self.root.session_request(Verb::AdminMove, key);
         match self.client.request(subject, body.to_string().into()).await {
             Ok(reply) => {
@@ -74,7 +77,7 @@ impl Drain {
     }
 
     async fn passivate(&self, key: SessionKey, reason: &str) -> bool {
-        let why = Passivation::Leaving { reason: reason.to_owned() };
+        let why = Passivation::Leaving { reason: reason.to_owned(), actor: self.actor.clone() };
         matches!(ask(&self.supervisor, key, why).await, Some(Answer::Done(_) | Answer::Moved))
     }
 }

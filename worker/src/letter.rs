@@ -35,7 +35,7 @@ pub(crate) enum Passivation {
     /// its agent reads the letter.
     Reclaimed { max_idle_ms: u64, actor: Option<String> },
     /// The worker is drained or ends, and no other one takes the session.
-    Leaving { reason: String },
+    Leaving { reason: String, actor: Option<String> },
 }
 
 impl Passivation {
@@ -59,7 +59,8 @@ impl Passivation {
     pub(crate) fn actor(&self) -> Option<String> {
         match self {
             Self::Reclaimed { actor, .. } => actor.clone(),
-            Self::Idle | Self::Leaving { .. } => None,
+            Self::Idle => None,
+            Self::Leaving { actor, .. } => actor.clone(),
         }
     }
 
@@ -68,7 +69,7 @@ impl Passivation {
         match self {
             Self::Idle => "idle".to_owned(),
             Self::Reclaimed { max_idle_ms, .. } => format!("idle for {max_idle_ms} ms"),
-            Self::Leaving { reason } => reason.clone(),
+            Self::Leaving { reason, .. } => reason.clone(),
         }
     }
 }

@@ -97,6 +97,7 @@ impl Leasing {
 
 struct Shared {
     client: Client,
+    answered: control::Answered,
     core: Arc<Core>,
     store: Store,
     supervisor: Arc<Supervisor>,
@@ -144,6 +145,7 @@ impl Worker {
             changed: Notify::new(),
             drain: Mutex::default(),
             name_taken: CancellationToken::new(),
+            answered: control::Answered::default(),
             abort: CancellationToken::new(),
         });
         let worker =
@@ -259,7 +261,7 @@ impl Worker {
     /// Hands sessions over until none is left, or until `until`.
     async fn empty(&self, until: Instant) {
         let shared = &self.shared;
-        let drain = shared.drain_all();
+        let drain = shared.drain_all(None);
         let emptying = shared.while_shown(drain.run(&*shared.store, "worker stops", || true));
         if tokio::time::timeout_at(until, emptying).await.is_err() {
             tracing::warn!(
@@ -301,8 +303,9 @@ impl Shared {
         }
     }
 
-    fn drain_all(&self) -> Drain {
+    fn drain_all(&self, actor: Option<String>) -> Drain {
         Drain {
+            actor,
             client: self.client.clone(),
             root: self.core.config.root.clone(),
             name: self.core.config.name.clone(),

@@ -6,8 +6,8 @@ use std::time::Duration;
 use async_nats::{Request, RequestErrorKind};
 use bytes::Bytes;
 use futures_util::future::join_all;
-use holdfast_protocol::internal::{ReclaimIdle, ReclaimedIdle, SetState, WorkerLease, control};
-use holdfast_protocol::reply::{Drained, Reclaimed, WorkerList, WorkerState};
+use holdfast_protocol::internal::{ReclaimIdle, ReclaimedIdle, SetState, StateSet, WorkerLease, control};
+use holdfast_protocol::reply::{Reclaimed, WorkerList, WorkerState};
 use holdfast_protocol::request::{Drain, Empty, Reclaim};
 use holdfast_protocol::subject::Verb;
 use holdfast_protocol::{Boot, Error, Namespace, Reason, SessionId, WorkerName};
@@ -32,13 +32,17 @@ pub(crate) async fn set_state(hub: &Hub, verb: Verb, name: &WorkerName, incoming
     let (request, call) = incoming.parse::<Drain>(&hub.config.limits)?;
     let state = if verb == Verb::WorkerDrain { WorkerState::Draining } else { WorkerState::Ready };
     let lease = hub.registry.find(name, call.deadline).await?;
-    let body = SetState { state, reason: request.reason };
-    let drained: Drained = ask(hub, &lease, control::STATE, &body, &call).await.map_err(|fault| match fault {
-        Fault::Refused(error) => error,
-        Fault::Unheard => Error::new(Reason::NoWorker, format!("worker {name} is not there any more")),
-        Fault::Silent => silent(&format!("worker {name} did not answer in time; it may do so still")),
-    })?;
-    hub.registry.told(name, drained.state);
+    let request_id = call.by_caller.then(|| call.request_id.clone());
+    let body = SetState { state, reason: request.reason, actor: call.actor.clone(), request_id };
+    let StateSet { drained, late } =
+        ask(hub, &lease, control::STATE, &body, &call).await.map_err(|fault| match fault {
+            Fault::Refused(error) => error,
+            Fault::Unheard => Error::new(Reason::NoWorker, format!("worker {name} is not there any more")),
+            Fault::Silent => silent(&format!("worker {name} did not answer in time; it may do so still")),
+        })?;
+    if !late {
+        hub.registry.told(name, drained.state);
+    }
     Answer::of(&drained)
 }
 

@@ -1,14 +1,17 @@
 //! What coordinators ask a worker as a whole: reclaim, drain, resolve a path, and whether it is there.
 
-use std::sync::{Arc, PoisonError};
+use std::collections::VecDeque;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use async_nats::{Message, Subscriber};
+use bytes::Bytes;
 use futures_util::{StreamExt, stream};
-use holdfast_protocol::Error;
 use holdfast_protocol::error::Reason;
-use holdfast_protocol::internal::{FilePath, ReclaimIdle, ReclaimedIdle, SetState, control};
+use holdfast_protocol::internal::{FilePath, ReclaimIdle, ReclaimedIdle, SetState, StateSet, control};
 use holdfast_protocol::reply::{Drained, WorkerState};
+use holdfast_protocol::{Error, RequestId};
 use serde::Serialize;
+use serde::de::DeserializeOwned;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
@@ -20,7 +23,56 @@ use crate::letter::{Answer, Passivation, ReplyTo};
 /// How many sessions are reclaimed at once.
 const RECLAIM_PARALLEL: usize = 64;
 
+/// How many answers are remembered for late copies.
+const REMEMBERED: usize = 256;
+
+/// What was asked of this process and answered, the latest last: a late copy of a drain must not empty it again.
+#[derive(Default)]
+pub(super) struct Answered(Mutex<VecDeque<(RequestId, Bytes)>>);
+
+impl Answered {
+    fn all(&self) -> MutexGuard<'_, VecDeque<(RequestId, Bytes)>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn get<T: DeserializeOwned>(&self, request_id: &RequestId) -> Option<T> {
+        let found = self.all().iter().find(|(answered, _)| answered == request_id).map(|(_, json)| json.clone())?;
+        serde_json::from_slice(&found).ok()
+    }
+
+    fn remember<T: Serialize>(&self, request_id: &RequestId, answer: &T) {
+        let Ok(json) = serde_json::to_vec(answer) else { return };
+        let mut all = self.all();
+        all.push_back((request_id.clone(), json.into()));
+        if all.len() > REMEMBERED {
+            all.pop_front();
+        }
+    }
+}
+
 impl Shared {
+    async fn reclaim_once(&self, request: ReclaimIdle) -> ReclaimedIdle {
+        let request_id = request.request_id.clone();
+        if let Some(reclaimed) = self.answered.get(&request_id) {
+            return reclaimed;
+        }
+        let reclaimed = self.reclaim(request).await;
+        self.answered.remember(&request_id, &reclaimed);
+        reclaimed
+    }
+
+    fn set_state_once(self: &Arc<Self>, request: &SetState, tasks: &TaskTracker) -> StateSet {
+        let before = request.request_id.as_ref().and_then(|request_id| self.answered.get(request_id));
+        if let Some(drained) = before {
+            return StateSet { drained, late: true };
+        }
+        let drained = self.set_state(request, tasks);
+        if let Some(request_id) = &request.request_id {
+            self.answered.remember(request_id, &drained);
+        }
+        StateSet { drained, late: false }
+    }
+
     async fn reclaim(&self, request: ReclaimIdle) -> ReclaimedIdle {
         let keys = self.supervisor.idle_keys(&request.namespace, request.max_idle_ms);
         let why = Passivation::Reclaimed { max_idle_ms: request.max_idle_ms, actor: request.actor };
@@ -56,11 +108,11 @@ impl Shared {
             let stop = CancellationToken::new();
             *running = Some(stop.clone());
             let shared = self.clone();
-            let reason = request.reason.clone();
+            let (reason, actor) = (request.reason.clone(), request.actor.clone());
             let abort = self.abort.clone();
             let emptying = async move {
                 let goes_on = || !stop.is_cancelled();
-                let drain = shared.drain_all();
+                let drain = shared.drain_all(actor);
                 shared.while_shown(drain.run(&*shared.store, &reason, goes_on)).await;
                 stop.cancel();
             };
@@ -90,14 +142,15 @@ pub(super) async fn read(shared: Arc<Shared>, mut messages: Subscriber, stop: Ca
 }
 
 async fn answer(shared: &Arc<Shared>, message: Message, tasks: &TaskTracker) {
-    let Some(reply) = message.reply.clone() else { return };
+    let root = &shared.core.config.root;
+    let Some(reply) = message.reply.clone().filter(|reply| root.may_answer(reply)) else { return };
     let said = match message.subject.rsplit('.').next() {
         Some(control::RECLAIM) => match serde_json::from_slice(&message.payload) {
-            Ok(request) => json(&shared.reclaim(request).await),
+            Ok(request) => json(&shared.reclaim_once(request).await),
             Err(error) => bug(&error.to_string()),
         },
         Some(control::STATE) => match serde_json::from_slice(&message.payload) {
-            Ok(request) => json(&shared.set_state(&request, tasks)),
+            Ok(request) => json(&shared.set_state_once(&request, tasks)),
             Err(error) => bug(&error.to_string()),
         },
         Some(control::RESOLVE) => match serde_json::from_slice(&message.payload) {

@@ -93,7 +93,7 @@ async fn cut_off(world: &World, dice: &mut Dice) {
 async fn reclaim(world: &World) {
     let node = world.any_node();
     let why = match world.opening.closes_when_idle {
-        true => Passivation::Leaving { reason: "drain".to_owned() },
+        true => Passivation::Leaving { reason: "drain".to_owned(), actor: None },
         false => Passivation::Reclaimed { max_idle_ms: 0, actor: None },
     };
     node.ask(&world.key, Call::Passivate(why), world.plain_ask(Default::default())).await;

@@ -22,7 +22,7 @@ fn reclaimed(max_idle_ms: u64) -> Call {
 }
 
 fn leaving() -> Call {
-    Call::Passivate(Passivation::Leaving { reason: "worker stops".to_owned() })
+    Call::Passivate(Passivation::Leaving { reason: "worker stops".to_owned(), actor: None })
 }
 
 async fn letter(world: &World, node: &Node, call: Call) -> Option<Answer> {
