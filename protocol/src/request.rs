@@ -19,7 +19,7 @@ mod parse;
 mod shape;
 
 use bounds::{text, token_shape, within};
-pub use parse::{Peeked, parse, peek, peek_request_id};
+pub use parse::{Peeked, check_size, parse, peek, peek_request_id};
 use shape::{object, objects, word};
 
 /// A parsed body.

@@ -13,7 +13,9 @@ use holdfast_protocol::{Namespace, Revision, SessionKey, WorkerName};
 use jiff::Timestamp;
 
 use crate::write::{Outcome, Write};
-use crate::{Rollup, Storage, StoreError, Stored, StoredFrame, WriteId, history, lease, log, purge, read, write};
+use crate::{
+    LogEnd, Rollup, Storage, StoreError, Stored, StoredFrame, WriteId, history, lease, log, purge, read, write,
+};
 
 /// The condition's subject, when it is not the message's own (ADR-1 of optimistic writes; nats-server 2.14).
 const EXPECTED_SUBJECT: &str = "Nats-Expected-Last-Subject-Sequence-Subject";
@@ -108,6 +110,10 @@ impl Storage for Jetstream {
                 Err(StoreError::Unknown("an earlier copy of the frame may have landed".to_owned()))
             }
         }
+    }
+
+    async fn log_end(&self, key: &SessionKey, through: u64) -> Result<LogEnd, StoreError> {
+        log::end(self, key, through).await
     }
 
     async fn read_log(&self, key: &SessionKey, after: u64, until: u64) -> Result<Vec<StoredFrame>, StoreError> {

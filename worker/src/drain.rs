@@ -9,10 +9,9 @@ use async_nats::Client;
 use futures_util::{StreamExt, stream};
 use holdfast_protocol::reply::WorkerState;
 use holdfast_protocol::subject::{Root, Verb};
-use holdfast_protocol::{RequestId, Revision, SessionKey, WorkerName};
+use holdfast_protocol::{SessionKey, WorkerName};
 use holdfast_store::Storage;
 use tokio::sync::oneshot;
-use uuid::Uuid;
 
 use crate::letter::{Answer, Call, Letter, Passivation, ReplyTo};
 use crate::supervisor::Supervisor;
@@ -82,13 +81,6 @@ impl Drain {
 /// Gives an agent of this worker a call and waits; whether the session is out of memory now.
 pub(crate) async fn ask(supervisor: &Arc<Supervisor>, key: SessionKey, call: Call) -> bool {
     let (sender, receiver) = oneshot::channel();
-    let letter = Letter {
-        call,
-        payload: bytes::Bytes::new(),
-        revision: Revision(0),
-        request_id: RequestId::made(Uuid::now_v7()),
-        reply: ReplyTo::Local(sender),
-    };
-    supervisor.deliver(key, letter).await;
+    supervisor.deliver(key, Letter::own(call, ReplyTo::Local(sender))).await;
     matches!(receiver.await, Ok(Answer::Done(_) | Answer::Moved))
 }

@@ -28,16 +28,23 @@ pub fn parse<R: Request>(payload: &[u8], limits: &Limits) -> Result<R, Error> {
     Ok(request)
 }
 
-fn from_json<R: Request>(payload: &[u8], limits: &Limits) -> Result<R, Error> {
-    if payload.len() > limits.request_bytes {
-        return Err(Error::new(
-            Reason::RequestTooLarge,
-            format!("the request has {} bytes, and at most {} are allowed", payload.len(), limits.request_bytes),
-        )
+/// Whether a body may be read at all.
+///
+/// # Errors
+/// `too_large` / `request_too_large`, without a `request_id`, because that would mean to read it.
+pub fn check_size(payload: &[u8], limits: &Limits) -> Result<(), Error> {
+    if payload.len() <= limits.request_bytes {
+        return Ok(());
+    }
+    let message = format!("the request has {} bytes, and at most {} are allowed", payload.len(), limits.request_bytes);
+    Err(Error::new(Reason::RequestTooLarge, message)
         .detail("bytes", payload.len())
         .detail("limit", limits.request_bytes))
-        .map_err(|error| Error { request_id: peek_request_id(payload).unwrap_or_default(), ..error });
-    }
+}
+
+fn from_json<R: Request>(payload: &[u8], limits: &Limits) -> Result<R, Error> {
+    check_size(payload, limits)
+        .map_err(|error| Error { request_id: peek_request_id(payload).unwrap_or_default(), ..error })?;
     let json = if payload.trim_ascii().is_empty() { b"{}" } else { payload };
     if json.trim_ascii_start().first() != Some(&b'{') {
         return Err(match serde_json::from_slice::<serde::de::IgnoredAny>(json) {

@@ -63,6 +63,7 @@ fn faults_of(dice: &mut Dice) -> Faults {
         late: share(60, 30 * rough),
         unreadable: share(30, 30 * rough),
         delay_ms: share(80, 12),
+        behind: share(60, 1000),
         seed: dice.next(),
         frame_bytes_max: 0,
     }

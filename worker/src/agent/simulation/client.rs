@@ -162,7 +162,8 @@ impl Client {
                 self.place(&hint).await;
                 continue;
             };
-            let ask = Asked { payload: payload.clone(), revision: hint.revision, request_id: id.clone() };
+            let life = self.dice.percent(70).then_some(hint.record.log_after);
+            let ask = Asked { payload: payload.clone(), revision: hint.revision, request_id: id.clone(), life };
             match node.ask(&self.world.key, Call::Verb(verb), ask).await {
                 Some(Answer::Done(reply)) => return Outcome::Done(String::from_utf8(reply.to_vec()).unwrap()),
                 Some(Answer::Refused(error)) => return Outcome::Refused(error),

@@ -47,6 +47,7 @@ impl Node {
         let mut config = WorkerConfig::new(name.clone());
         config.kinds.extend(world.opening.kinds.clone());
         config.mailbox = world.opening.mailbox;
+        (config.session_bytes, config.worker_bytes) = world.opening.bytes;
         let mounts = world.opening.folder.iter().map(|folder| {
             let mount = Mount::open(&Workspace { dir: folder.clone(), writable: true }, None).unwrap();
             (WorkspaceName::parse("main").unwrap(), Arc::new(mount))
@@ -75,8 +76,8 @@ impl Node {
     /// Gives the session's agent a letter; `None`: no answer came.
     pub(crate) async fn ask(&self, key: &SessionKey, call: Call, ask: Asked) -> Option<Answer> {
         let (sender, answer) = oneshot::channel();
-        let Asked { payload, revision, request_id } = ask;
-        let letter = Letter { call, payload, revision, request_id, reply: ReplyTo::Local(sender) };
+        let Asked { payload, revision, request_id, life } = ask;
+        let letter = Letter { payload, revision, request_id, life, ..Letter::own(call, ReplyTo::Local(sender)) };
         if self.is(Process::Runs) {
             self.health.confirm(Instant::now());
         }
@@ -90,6 +91,7 @@ pub(crate) struct Asked {
     pub(crate) payload: Bytes,
     pub(crate) revision: Revision,
     pub(crate) request_id: RequestId,
+    pub(crate) life: Option<u64>,
 }
 
 /// What became of a request, as its client sees it.
@@ -146,6 +148,8 @@ pub(crate) struct Opening {
     /// Of the workers, beside the built-in one.
     pub(crate) kinds: Vec<(String, Arc<dyn Kind>)>,
     pub(crate) mailbox: usize,
+    /// How many bytes may wait for a session, and for a worker.
+    pub(crate) bytes: (usize, usize),
 }
 
 impl Default for Opening {
@@ -160,6 +164,7 @@ impl Default for Opening {
             activated: true,
             kinds: Vec::new(),
             mailbox: 256,
+            bytes: (4 * 1024 * 1024, 64 * 1024 * 1024),
         }
     }
 }
@@ -241,7 +246,7 @@ impl World {
     }
 
     pub(crate) fn plain_ask(&self, revision: Revision) -> Asked {
-        Asked { payload: Bytes::new(), revision, request_id: RequestId::made(self.fresh()) }
+        Asked { payload: Bytes::new(), revision, request_id: RequestId::made(self.fresh()), life: None }
     }
 
     pub(crate) fn start_node(&self, name: &str) {

@@ -10,7 +10,7 @@ use holdfast_protocol::id::{Activation, Boot, Namespace};
 use holdfast_protocol::internal::WorkerLease;
 use holdfast_protocol::record::{Owner, State};
 use holdfast_protocol::{Limits, SessionId, SessionKey, WorkerName};
-use holdfast_store::{Floor, Rollup, Storage, StoreError, Stored, StoredFrame, WriteId};
+use holdfast_store::{Floor, LogEnd, Rollup, Storage, StoreError, Stored, StoredFrame, WriteId};
 use tokio::sync::oneshot;
 use tokio::time::Instant;
 use uuid::Uuid;
@@ -45,6 +45,10 @@ impl Storage for Nothing {
 
     async fn append(&self, _: &SessionKey, _: Revision, _: Bytes, _: Rollup, _: WriteId) -> Result<u64, StoreError> {
         Ok(self.0.fetch_add(1, Ordering::Relaxed))
+    }
+
+    async fn log_end(&self, _: &SessionKey, _: u64) -> Result<LogEnd, StoreError> {
+        Ok(LogEnd { last: 0, record: Revision(0) })
     }
 
     async fn read_log(&self, _: &SessionKey, _: u64, _: u64) -> Result<Vec<StoredFrame>, StoreError> {
@@ -114,13 +118,7 @@ fn session(id: u64) -> SessionId {
 
 async fn send(supervisor: &Arc<Supervisor>, key: SessionKey, call: Call, body: &Value) {
     let (sender, answer) = oneshot::channel();
-    let letter = Letter {
-        call,
-        payload: body.to_string().into(),
-        revision: Revision(0),
-        request_id: RequestId::made(Uuid::now_v7()),
-        reply: ReplyTo::Local(sender),
-    };
+    let letter = Letter { payload: body.to_string().into(), ..Letter::own(call, ReplyTo::Local(sender)) };
     supervisor.deliver(key, letter).await;
     assert!(matches!(answer.await, Ok(Answer::Done(_))));
 }
