@@ -32,6 +32,8 @@ pub struct Faults {
     pub unreadable: u64,
     /// The longest that a call is under way before it takes effect, and again before it is answered, milliseconds.
     pub delay_ms: u64,
+    /// A record is read from a leader that has not heard of its last revision.
+    pub stale: u64,
     /// A log is read from a replica that is as far behind as it may be.
     pub behind: u64,
     /// Frames of more bytes are refused, as by a server with a small `max_payload`; 0: none is.
@@ -71,6 +73,7 @@ struct Inner {
     forgotten: BTreeSet<SessionKey>,
     late: Vec<Write>,
     random: u64,
+    reads: u64,
 }
 
 /// One conditional write.
@@ -243,6 +246,11 @@ impl Memory {
         self.inner().accepted.clone()
     }
 
+    /// How often records were read.
+    pub fn reads(&self) -> u64 {
+        self.inner().reads
+    }
+
     /// The sequence of the last accepted write.
     pub fn last_sequence(&self) -> u64 {
         self.inner().sequence
@@ -347,7 +355,18 @@ impl Storage for Memory {
     }
 
     async fn read(&self, key: &SessionKey) -> Result<Option<Stored>, StoreError> {
-        self.look(|inner| inner.records.get(key).and_then(|revisions| revisions.last()).cloned()).await
+        let is_stale = {
+            let mut inner = self.inner();
+            inner.reads += 1;
+            let stale = inner.faults.stale;
+            stale > 0 && inner.roll(1000) < stale
+        };
+        self.look(|inner| {
+            let revisions = inner.records.get(key).map(Vec::as_slice).unwrap_or_default();
+            let known = if is_stale && revisions.len() > 1 { revisions.len() - 1 } else { revisions.len() };
+            revisions[..known].last().cloned()
+        })
+        .await
     }
 
     async fn commit(

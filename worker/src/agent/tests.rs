@@ -4,7 +4,11 @@ mod commit;
 mod crash;
 mod idle;
 mod lease;
+mod lives;
+mod mailbox;
 mod memory;
+mod owner;
+mod pace;
 mod recovery;
 mod save;
 

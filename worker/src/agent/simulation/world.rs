@@ -106,9 +106,22 @@ pub(crate) enum Outcome {
 pub(crate) struct Attempt {
     /// The last sequence of the stream before it was sent.
     pub(crate) began_at: u64,
-    /// The highest document revision that anybody had been told of before it was sent.
-    pub(crate) told_before: u64,
+    /// How much anybody had been told before it was sent.
+    pub(crate) told_before: usize,
+    /// And one worker's lease before that.
+    pub(crate) told_long_before: usize,
+    /// The life of the session that answered, where that is known.
+    pub(crate) life: Option<u64>,
     pub(crate) outcome: Outcome,
+}
+
+/// Somebody was told of a revision of the document.
+pub(crate) struct Told {
+    pub(crate) at: Instant,
+    /// By a linearizable read of this life of the session, or else by a change, whose life the log knows.
+    pub(crate) life: Option<u64>,
+    pub(crate) request_id: RequestId,
+    pub(crate) revision: u64,
 }
 
 /// Everything that the model is told of one request.
@@ -126,11 +139,18 @@ pub(crate) struct Notes {
     /// By request, in the order of their first attempt.
     pub(crate) requests: Vec<(RequestId, Noted)>,
     pub(crate) by_id: HashMap<RequestId, usize>,
-    /// The highest document revision that anybody was told of by an acknowledged change or a linearizable read.
-    pub(crate) told: u64,
+    /// What anybody was told of, in that order.
+    pub(crate) told: Vec<Told>,
     /// What the relay has announced: sequence and index of events.
     pub(crate) announced: Vec<(u64, u32)>,
     pub(crate) relayed: u64,
+}
+
+impl Notes {
+    /// How much anybody was told until `ago` before now.
+    pub(crate) fn told(&self, ago: Duration) -> usize {
+        self.told.partition_point(|told| told.at.elapsed() >= ago)
+    }
 }
 
 /// How a world begins.
@@ -216,7 +236,12 @@ impl World {
 
     /// Creates a session on `node`, over whatever there was.
     pub(crate) async fn create(&self, key: &SessionKey, node: &Node) -> Hint {
-        let before = self.memory.read(key).await.unwrap().map_or(Revision(0), |stored| stored.revision);
+        self.try_create(key, node).await.unwrap()
+    }
+
+    /// As [`World::create`], in a world with faults.
+    pub(crate) async fn try_create(&self, key: &SessionKey, node: &Node) -> Result<Hint, StoreError> {
+        let before = self.memory.read(key).await?.map_or(Revision(0), |stored| stored.revision);
         let file = self.opening.folder.as_ref().map(|_| ("main", "a.md"));
         let record = json!({
             "workspace": file.map(|file| file.0), "path": file.map(|file| file.1), "v": 1, "namespace": key.namespace, "id": key.id, "kind": self.opening.kind, "state": "active",
@@ -224,8 +249,15 @@ impl World {
             "config": self.opening.config, "event": {"type": "session.opened"},
         });
         let record = SessionRecord::from_json(record.to_string().as_bytes(), key).unwrap();
-        let revision = self.memory.commit(key, before, record.to_json().into(), self.fresh_id()).await.unwrap();
-        Hint { revision, record }
+        let revision = self.memory.commit(key, before, record.to_json().into(), self.fresh_id()).await?;
+        Ok(Hint { revision, record })
+    }
+
+    /// Tells `node` that it has a session that was just created.
+    pub(crate) async fn begin_at(&self, node: &Node, hint: Hint) -> Option<Answer> {
+        let ask = self.plain_ask(hint.revision);
+        let activate = Activate { hint, created: true, content: None, request_id: ask.request_id.clone() };
+        node.ask(&self.key, Call::Activate(Box::new(activate)), ask).await
     }
 
     pub(crate) fn node(&self, number: usize) -> Arc<Node> {
