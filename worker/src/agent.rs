@@ -5,6 +5,7 @@
 //! not come, the state is built again from the log before anything else is answered.
 
 mod commit;
+mod end;
 mod leave;
 mod record;
 mod recover;
@@ -15,7 +16,8 @@ mod step;
 #[cfg(test)]
 mod tests;
 
-pub(crate) use step::{answer_end, done};
+pub(crate) use end::{End, answer_end};
+pub(crate) use step::done;
 
 use std::collections::BTreeMap;
 use std::panic::AssertUnwindSafe;
@@ -27,8 +29,7 @@ use futures_util::FutureExt;
 use holdfast_protocol::frame::{Op, SNAPSHOT_EVERY_BYTES};
 use holdfast_protocol::id::{Activation, Boot, WorkspaceName};
 use holdfast_protocol::internal::Activate;
-use holdfast_protocol::record::State;
-use holdfast_protocol::{Error, Limits, RequestId, Revision, SessionKey, SessionRecord};
+use holdfast_protocol::{Limits, Revision, SessionKey, SessionRecord};
 use holdfast_store::{Floor, Store};
 use tokio::time::Instant;
 
@@ -83,32 +84,6 @@ pub(crate) enum Start {
     Given(Box<Activate>),
     /// A request came for a session that this worker should own.
     OnDemand,
-}
-
-/// Why an agent ended.
-#[derive(Debug)]
-pub(crate) enum End {
-    /// The session is somebody else's, or nobody's.
-    Moved,
-    /// The session is over: what was asked before is not for one that is opened later under the same id.
-    Closed(Box<Closing>),
-    /// Somebody is about to give the session to another worker; the record does not say so yet.
-    HandedOver,
-    /// The session cannot be served: its record or log is broken, or its file cannot be read.
-    Failed(Box<Error>),
-    /// The session's machine panicked; the next request builds the session again from its log.
-    Panicked,
-}
-
-/// The end of a session's life.
-#[derive(Debug)]
-pub(crate) struct Closing {
-    /// The record's revision that says so, or the last one known before it.
-    pub(crate) revision: Revision,
-    /// The life that ended, as the record's `log_after`.
-    pub(crate) life: u64,
-    /// The request that closed it.
-    pub(crate) request_id: Option<RequestId>,
 }
 
 /// Whether to go on.
@@ -217,23 +192,6 @@ impl Agent {
         };
         let departed = Departed { fence: self.revision, unknown, frame: self.log.last() };
         Departure { departed, forward: self.forward.take() }
-    }
-
-    /// `end`, or that the session itself has ended.
-    fn closed_or(&self, end: End) -> End {
-        match end {
-            End::Moved if self.record.state == State::Closed => End::Closed(Box::new(self.closing(None))),
-            end => end,
-        }
-    }
-
-    /// The session is not this agent's any more.
-    fn gone(&self) -> End {
-        self.closed_or(End::Moved)
-    }
-
-    fn closing(&self, request_id: Option<RequestId>) -> Closing {
-        Closing { revision: self.revision, life: self.record.log_after, request_id }
     }
 
     async fn live(&mut self, mailbox: &mut Mailbox, start: Start) -> End {

@@ -120,16 +120,22 @@ impl Supervisor {
                 self.tell(handle, letter.revision);
                 return Err((letter, agent::done(&lease)));
             }
-            Some(handle) => match handle.mailbox.post(letter, &self.bounds, self.limits()) {
-                Ok(()) => return Ok(()),
-                Err(NotTaken::Full(letter)) if matches!(letter.call, Call::Hint(_)) => {
-                    let Call::Hint(hint) = &letter.call else { unreachable!("the guard says so") };
-                    self.tell(handle, hint.revision);
-                    return Err((letter, Answer::Done("{}".into())));
+            Some(handle) => {
+                let news = match &letter.call {
+                    Call::Hint(hint) => Some(hint.revision),
+                    _ => None,
+                };
+                match (handle.mailbox.post(letter, &self.bounds, self.limits()), news) {
+                    (Ok(()), _) => return Ok(()),
+                    (Err(NotTaken::Gone(letter)), _) => letter,
+                    (Err(NotTaken::Full(letter)), None) => return Err(full(&key, letter)),
+                    // A hint is only a hint: what it says stands in the record.
+                    (Err(NotTaken::Full(letter)), Some(revision)) => {
+                        self.tell(handle, revision);
+                        return Err((letter, Answer::Done("{}".into())));
+                    }
                 }
-                Err(NotTaken::Full(letter)) => return Err(full(&key, letter)),
-                Err(NotTaken::Gone(letter)) => letter,
-            },
+            }
             None => letter,
         };
         let start = match &letter.call {

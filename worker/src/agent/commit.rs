@@ -10,8 +10,8 @@ use holdfast_store::StoreError;
 use serde_json::value::RawValue;
 use tokio::time::Instant;
 
+use super::end::{answer_end, no_session};
 use super::record::storage_unavailable;
-use super::step::{answer_end, no_session};
 use super::{Agent, Doubt, End, Flow};
 use crate::letter::{Answer, Call, Letter, ReplyTo};
 use crate::log::frame;

@@ -11,8 +11,9 @@ use holdfast_store::StoreError;
 use tokio::time::Instant;
 
 use super::commit::refused;
+use super::end::answer_end;
 use super::record::{Standing, storage_unavailable};
-use super::step::{answer_end, chosen_id, done};
+use super::step::{chosen_id, done};
 use super::{Agent, End, Flow};
 use crate::letter::{Answer, Letter, Passivation};
 

@@ -1,10 +1,10 @@
 //! How an agent comes to its state: from nothing, or from the log.
 //!
-//! Invariant: before it reads a log that others may have written, an agent appends a barrier under its own fence. Then nobody
-//! else can append, and a read that contains the barrier is complete, whichever replica served it.
+//! Invariant: a log that others may have written is read up to an end that was told by a replica which has this agent's own
+//! fence. Under the fences before it nobody can append any more, so the read is complete, whichever replica serves it.
 //!
 //! After a frame with unknown outcome the fence itself is moved first: a late copy of that frame could otherwise land behind
-//! the barrier, and shadow a frame that was acknowledged since.
+//! the end, and shadow a frame that was acknowledged since.
 
 use std::sync::Arc;
 use std::time::Duration;

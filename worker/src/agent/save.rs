@@ -17,8 +17,8 @@ use tokio::time::Instant;
 use uuid::Uuid;
 
 use super::commit::refused;
+use super::end::answer_end;
 use super::record::storage_unavailable;
-use super::step::answer_end;
 use super::{Agent, Doubt, End, Flow};
 use crate::letter::{Answer, Letter};
 use crate::machine::{Access, Ask, Change, Effect, Noticed, Unfinished};

@@ -5,16 +5,17 @@
 use holdfast_protocol::error::Reason;
 use holdfast_protocol::frame::Op;
 use holdfast_protocol::internal::Activate;
-use holdfast_protocol::reply::{Closed, Renewed, Touched};
-use holdfast_protocol::request::{Empty, Request, ShowToken, parse, peek_request_id};
+use holdfast_protocol::reply::{Renewed, Touched};
+use holdfast_protocol::request::{Empty, Request, ShowToken, parse};
 use holdfast_protocol::subject::Verb;
-use holdfast_protocol::{Error, RequestId, SessionKey, lock};
+use holdfast_protocol::{Error, RequestId, lock};
 use serde::Serialize;
 use serde_json::value::RawValue;
 
 use super::commit::{Batch, Staged, refused, with_copies};
+use super::end::answer_end;
 use super::record::Standing;
-use super::{Agent, Closing, Doubt, End, Flow, answer_all};
+use super::{Agent, Doubt, End, Flow};
 use crate::letter::{Answer, Call, Letter};
 use crate::machine::{Access, Ask, Change, Decision, Memory};
 
@@ -269,41 +270,6 @@ pub(crate) fn done<T: Serialize>(reply: &T) -> Answer {
     }
 }
 
-pub(super) fn no_session(key: &SessionKey) -> Error {
-    Error::new(Reason::NoSession, format!("there is no session {}", key.id)).detail("session_id", key.id.as_str())
-}
-
-/// Answers what can no longer be served here.
-pub(crate) async fn answer_end(key: &SessionKey, letters: Vec<Letter>, end: &End) {
-    answer_all(letters, |letter| match end {
-        End::Moved | End::HandedOver | End::Panicked => Answer::Moved,
-        End::Closed(closing) => closing.answer(key, letter),
-        End::Failed(error) => refused(error, &letter.request_id),
-    })
-    .await;
-}
-
-impl Closing {
-    /// The answer to a letter that waited when the session ended.
-    fn answer(&self, key: &SessionKey, letter: &Letter) -> Answer {
-        let Call::Verb(verb) = letter.call else { return Answer::Moved };
-        // Its sender has seen the next session of this id.
-        if letter.revision > self.revision || letter.life.is_some_and(|life| life != self.life) {
-            return Answer::Moved;
-        }
-        if verb == Verb::SessionClose && self.is_by(letter) {
-            return done(&Closed { session_id: key.id.clone(), closed: true });
-        }
-        refused(&no_session(key), &letter.request_id)
-    }
-
-    /// Whether `letter` is a copy of the request that closed the session.
-    fn is_by(&self, letter: &Letter) -> bool {
-        let own = peek_request_id(&letter.payload);
-        self.request_id.as_ref().is_some_and(|closed_by| *closed_by == chosen_id(own.as_deref(), letter))
-    }
-}
-
 impl Agent {
     /// A letter that may end the session.
     pub(super) async fn stand_alone(&mut self, letter: Letter) -> Flow {
@@ -349,6 +315,11 @@ impl Agent {
     /// A coordinator says that the session is here, and perhaps what it begins with.
     async fn be_there(&mut self, letter: Letter, given: &Activate) -> Flow {
         let record = &given.hint.record;
+        if given.hint.revision <= self.revision && record.log_after != self.record.log_after {
+            // What an earlier session of this id began with.
+            letter.reply.send(Answer::Moved).await;
+            return Ok(());
+        }
         let begun = match self.adopt(record.clone(), given.hint.revision) {
             Standing::Gone if record.is_owned_by(&self.core.config.name, self.core.boot) => {
                 // The session went away and came back, and this agent was not told.

@@ -125,3 +125,19 @@ async fn a_request_of_another_life_is_sent_to_look_again() {
     assert!(matches!(node.ask(&world.key, Call::Verb(Verb::SessionClose), ask).await, Some(Answer::Moved)));
     assert_eq!(record(&world).await.state, State::Active);
 }
+
+#[tokio::test(start_paused = true)]
+async fn what_an_earlier_life_began_with_does_not_come_into_the_next_one() {
+    let opening =
+        Opening { activated: false, content: Some(json!({ "body": "of the first life" })), ..Opening::default() };
+    let (world, node) = world_of(opening).await;
+    let (_, late) = world.first.lock().unwrap().clone().unwrap();
+    let known = hint(&world).await;
+    let closed = SessionRecord { state: State::Closed, owner: None, ..known.record };
+    world.write_record(known.revision, &closed).await.unwrap();
+    open_anew(&world, &node).await;
+    let ask = world.plain_ask(late.hint.revision);
+    let answer = node.ask(&world.key, Call::Activate(Box::new(late)), ask).await;
+    assert!(matches!(answer, Some(Answer::Moved)), "{answer:?}");
+    assert_eq!(body(&world, &node).await, "");
+}

@@ -91,7 +91,7 @@ async fn what_a_session_begins_with_cannot_arrive_after_its_first_edits() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_storage_that_cannot_be_read_does_not_fill_the_log_with_barriers() {
+async fn a_storage_that_cannot_be_read_does_not_make_the_log_longer() {
     let (world, node) = world().await;
     done(&world, &node, Verb::DocEdit, edit("x")).await;
     world.memory.set_faults(Faults { unreadable: 1000, lost_ack: 300, ..Faults::default() });
