@@ -13,9 +13,7 @@ use holdfast_protocol::{Namespace, Revision, SessionKey, WorkerName};
 use jiff::Timestamp;
 
 use crate::write::{Outcome, Write};
-use crate::{
-    LogEnd, Rollup, Storage, StoreError, Stored, StoredFrame, WriteId, history, lease, log, purge, read, write,
-};
+use crate::{Rollup, Storage, StoreError, Stored, StoredFrame, WriteId, history, lease, log, purge, read, write};
 
 /// The condition's subject, when it is not the message's own (ADR-1 of optimistic writes; nats-server 2.14).
 const EXPECTED_SUBJECT: &str = "Nats-Expected-Last-Subject-Sequence-Subject";
@@ -112,7 +110,7 @@ impl Storage for Jetstream {
         }
     }
 
-    async fn log_end(&self, key: &SessionKey, through: u64) -> Result<LogEnd, StoreError> {
+    async fn log_end(&self, key: &SessionKey, through: u64) -> Result<u64, StoreError> {
         log::end(self, key, through).await
     }
 

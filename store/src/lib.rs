@@ -76,15 +76,6 @@ pub struct StoredFrame {
     pub value: Bytes,
 }
 
-/// The end of a log, as one replica knows it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct LogEnd {
-    /// Sequence of the last frame; 0: there is none.
-    pub last: u64,
-    /// The record's last revision there.
-    pub record: Revision,
-}
-
 /// Whether a frame replaces all frames before it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Rollup {
@@ -126,9 +117,9 @@ pub trait Storage: Send + Sync + 'static {
         id: WriteId,
     ) -> Result<u64, StoreError>;
 
-    /// The end of the log on a replica that has everything of the stream up to `through`. Where that is a fence that nobody else
-    /// can append under, the log's last frame is known, whichever replica it is.
-    async fn log_end(&self, key: &SessionKey, through: u64) -> Result<LogEnd, StoreError>;
+    /// Sequence of the log's last frame (0: there is none) on a replica that has everything of the stream up to `through`.
+    /// Where that is a fence that nobody else can append under, the log ends there, whichever replica it was.
+    async fn log_end(&self, key: &SessionKey, through: u64) -> Result<u64, StoreError>;
 
     /// Reads the log behind sequence `after`, up to and with the frame at `until`, oldest first.
     async fn read_log(&self, key: &SessionKey, after: u64, until: u64) -> Result<Vec<StoredFrame>, StoreError>;

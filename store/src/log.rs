@@ -6,31 +6,37 @@
 
 use std::time::Duration;
 
-use holdfast_protocol::{Revision, SessionKey};
+use holdfast_protocol::SessionKey;
 use tokio::time::Instant;
 
 use crate::jetstream::Jetstream;
 use crate::read::{Query, READ_TIMEOUT};
-use crate::{LogEnd, StoreError, StoredFrame, read};
+use crate::{StoreError, StoredFrame, read};
 
-/// The end of the log, on a replica that has the stream up to `through`.
+/// The sequence of the log's last frame, on a replica that has the stream up to `through`.
 ///
-/// One batched get asks for the last messages of record and log together, under the replica's lock; its end says how far that
-/// replica has come (`Nats-UpTo-Sequence`, `getDirectMulti` in server/stream.go, in 2.14.4 as in 2.15).
-pub(crate) async fn end(store: &Jetstream, key: &SessionKey, through: u64) -> Result<LogEnd, StoreError> {
-    let subjects = [store.root.record(key), store.root.log(key)];
-    let query = Query::LastOf { multi_last: &subjects, batch: subjects.len() };
+/// A batched get of the last message of subjects ends with how far the replica had come when it looked (`Nats-UpTo-Sequence`,
+/// `getDirectMulti` in server/stream.go, in 2.14.4 as in 2.15). Only the log is asked for: the server would walk from the
+/// record, which is young, back to the log, through all blocks of a large stream. Where nothing is found it does not say how far
+/// it is, so that the record is asked for as well, which is always there.
+pub(crate) async fn end(store: &Jetstream, key: &SessionKey, through: u64) -> Result<u64, StoreError> {
+    let subjects = [store.root.log(key), store.root.record(key)];
     let deadline = Instant::now() + READ_TIMEOUT;
+    let mut asked = &subjects[..1];
     loop {
+        let query = Query::LastOf { multi_last: asked, batch: asked.len() };
         let (messages, up_to) = read::batch_up_to(&store.client, &store.stream, &query).await?;
         if up_to.is_some_and(|up_to| up_to >= through) {
-            let last = |subject: &str| messages.iter().find(|raw| raw.subject == subject).map_or(0, |raw| raw.sequence);
-            return Ok(LogEnd { record: Revision(last(&subjects[0])), last: last(&subjects[1]) });
+            return Ok(messages.iter().find(|raw| raw.subject == subjects[0]).map_or(0, |raw| raw.sequence));
         }
         if Instant::now() > deadline {
             return Err(StoreError::Unavailable(format!("no replica has sequence {through} yet")));
         }
-        tokio::time::sleep(Duration::from_millis(2)).await;
+        if up_to.is_none() && asked.len() == 1 {
+            asked = &subjects;
+        } else {
+            tokio::time::sleep(Duration::from_millis(2)).await;
+        }
     }
 }
 

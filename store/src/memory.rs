@@ -13,7 +13,7 @@ use holdfast_protocol::internal::WorkerLease;
 use holdfast_protocol::{Namespace, Revision, SessionKey, WorkerName};
 use jiff::Timestamp;
 
-use crate::{LogEnd, Rollup, Storage, StoreError, Stored, StoredFrame, WriteId};
+use crate::{Rollup, Storage, StoreError, Stored, StoredFrame, WriteId};
 
 /// How often which fault comes, in parts of 1,000 calls.
 #[derive(Clone, Copy, Debug, Default)]
@@ -390,14 +390,11 @@ impl Storage for Memory {
         self.write(Write { key: key.clone(), expected: fence, id, value: frame, what: What::Frame(rollup) }).await
     }
 
-    async fn log_end(&self, key: &SessionKey, through: u64) -> Result<LogEnd, StoreError> {
+    async fn log_end(&self, key: &SessionKey, through: u64) -> Result<u64, StoreError> {
         let is_behind = self.is_behind();
         self.look(|inner| {
-            let at = if is_behind { through } else { inner.sequence };
-            let revisions = inner.records.get(key).map(Vec::as_slice).unwrap_or_default();
-            let record = revisions.iter().rfind(|stored| stored.revision.0 <= at);
-            let last = inner.log_at(key, at).last().map_or(0, |frame| frame.sequence);
-            LogEnd { last, record: record.map_or(Revision(0), |stored| stored.revision) }
+            let log = inner.log_at(key, if is_behind { through } else { inner.sequence });
+            log.last().map_or(0, |frame| frame.sequence)
         })
         .await
     }

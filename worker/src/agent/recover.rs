@@ -147,11 +147,14 @@ impl Agent {
         let mut pause = Duration::from_millis(1);
         loop {
             let error = match self.try_rebuild().await? {
-                Ok(()) => {
-                    self.doubt = None;
-                    self.look().await?;
-                    return Ok(Ok(()));
-                }
+                Ok(()) => match self.prove_before_look().await? {
+                    Ok(()) => {
+                        self.doubt = None;
+                        self.look().await?;
+                        return Ok(Ok(()));
+                    }
+                    Err(error) => error,
+                },
                 Err(error) => error,
             };
             if Instant::now() + pause > deadline {
@@ -163,6 +166,21 @@ impl Agent {
                 Ok(Standing::Owner) | Err(_) => {}
                 Ok(Standing::Gone) => return Err(self.gone()),
             }
+        }
+    }
+
+    /// Reading a log proves nothing of who owns the session, and looking at a file removes what a save has left beside it.
+    async fn prove_before_look(&mut self) -> Result<Result<(), StoreError>, End> {
+        if self.record.path.is_none() {
+            return Ok(Ok(()));
+        }
+        let fence = self.revision;
+        match self.refresh().await {
+            Ok(Standing::Gone) => Err(self.gone()),
+            // What was read may not be all under a newer fence, if that was made by hand.
+            Ok(Standing::Owner) if self.revision > fence => Ok(Err(StoreError::Moved { expected: fence })),
+            Ok(Standing::Owner) => Ok(Ok(())),
+            Err(error) => Ok(Err(error)),
         }
     }
 
@@ -182,8 +200,21 @@ impl Agent {
             Err(error) => return Ok(Err(error)),
         };
         self.reset();
-        self.replay_all(&frames).map_err(|error| End::Failed(Box::new(error)))?;
+        if let Err(error) = self.replay_all(&frames) {
+            return self.is_not_a_log(error).await;
+        }
         Ok(self.shorten().await)
+    }
+
+    /// What was read is no log of this session, unless it is one of its next owner, or of the session that was opened after it.
+    async fn is_not_a_log(&mut self, error: Error) -> Result<Result<(), StoreError>, End> {
+        let fence = self.revision;
+        match self.refresh().await {
+            Ok(Standing::Gone) => Err(self.gone()),
+            Ok(Standing::Owner) if self.revision > fence => Ok(Err(StoreError::Moved { expected: fence })),
+            Ok(Standing::Owner) => Err(End::Failed(Box::new(error))),
+            Err(error) => Ok(Err(error)),
+        }
     }
 
     fn replay_all(&mut self, stored: &[StoredFrame]) -> Result<(), Error> {
@@ -221,11 +252,7 @@ impl Agent {
 
     /// The whole log, as nobody else can change it any more.
     async fn read_log(&self) -> Result<Vec<StoredFrame>, StoreError> {
-        let end = self.core.store.log_end(&self.key, self.revision.0.max(self.log.last())).await?;
-        if end.record > self.revision {
-            return Err(StoreError::Moved { expected: self.revision });
-        }
-        match end.last {
+        match self.core.store.log_end(&self.key, self.revision.0.max(self.log.last())).await? {
             0 => Ok(Vec::new()),
             last => self.core.store.read_log(&self.key, 0, last).await,
         }

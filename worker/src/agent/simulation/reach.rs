@@ -7,7 +7,7 @@ use bytes::Bytes;
 use holdfast_protocol::internal::WorkerLease;
 use holdfast_protocol::{Namespace, Revision, SessionKey, WorkerName};
 use holdfast_store::memory::Memory;
-use holdfast_store::{LogEnd, Rollup, Storage, StoreError, Stored, StoredFrame, WriteId};
+use holdfast_store::{Rollup, Storage, StoreError, Stored, StoredFrame, WriteId};
 use tokio::sync::watch;
 
 /// What a worker's process is doing.
@@ -70,7 +70,7 @@ impl Storage for Reach {
         written
     }
 
-    async fn log_end(&self, key: &SessionKey, through: u64) -> Result<LogEnd, StoreError> {
+    async fn log_end(&self, key: &SessionKey, through: u64) -> Result<u64, StoreError> {
         self.pass().await;
         let read = self.memory.log_end(key, through).await;
         self.pass().await;

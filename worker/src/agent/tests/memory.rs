@@ -10,7 +10,7 @@ use holdfast_protocol::id::{Activation, Boot, Namespace};
 use holdfast_protocol::internal::WorkerLease;
 use holdfast_protocol::record::{Owner, State};
 use holdfast_protocol::{Limits, SessionId, SessionKey, WorkerName};
-use holdfast_store::{Floor, LogEnd, Rollup, Storage, StoreError, Stored, StoredFrame, WriteId};
+use holdfast_store::{Floor, Rollup, Storage, StoreError, Stored, StoredFrame, WriteId};
 use tokio::sync::oneshot;
 use tokio::time::Instant;
 use uuid::Uuid;
@@ -47,8 +47,8 @@ impl Storage for Nothing {
         Ok(self.0.fetch_add(1, Ordering::Relaxed))
     }
 
-    async fn log_end(&self, _: &SessionKey, _: u64) -> Result<LogEnd, StoreError> {
-        Ok(LogEnd { last: 0, record: Revision(0) })
+    async fn log_end(&self, _: &SessionKey, _: u64) -> Result<u64, StoreError> {
+        Ok(0)
     }
 
     async fn read_log(&self, _: &SessionKey, _: u64, _: u64) -> Result<Vec<StoredFrame>, StoreError> {
