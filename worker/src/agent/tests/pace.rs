@@ -5,6 +5,7 @@ use std::time::Duration;
 use holdfast_protocol::error::{Code, Reason};
 use holdfast_protocol::record::{MARK_EVERY, Mark, State};
 use holdfast_protocol::subject::Verb;
+use holdfast_store::Storage;
 use holdfast_store::memory::Faults;
 use serde_json::json;
 use tokio::time::Instant;
@@ -20,8 +21,6 @@ async fn mark(world: &World, changes: u32) -> Revision {
     world.memory.commit(&world.key, known.revision, next.to_json().into(), world.fresh_id()).await.unwrap();
     known.revision
 }
-
-use holdfast_store::Storage;
 
 #[tokio::test(start_paused = true)]
 async fn a_close_waits_for_the_relay_and_is_busy_when_it_stands_still() {
@@ -41,6 +40,9 @@ async fn a_close_waits_for_the_relay_and_is_busy_when_it_stands_still() {
 async fn a_session_does_not_leave_ahead_of_the_relay() {
     let (world, node) = world().await;
     let at = mark(&world, MARK_EVERY).await;
+    let news = hint(&world).await;
+    tell(&world, &node, news).await;
+    let (began, reads) = (Instant::now(), world.memory.reads());
     let passivate = || {
         let why = Passivation { actor: None, reason: "drain".to_owned(), by_operator: false };
         node.ask(&world.key, Call::Passivate(why), world.plain_ask(Revision(at.0 + 1)))
@@ -49,6 +51,8 @@ async fn a_session_does_not_leave_ahead_of_the_relay() {
         Some(Answer::Refused(error)) => assert_eq!(error.reason, Reason::MailboxFull),
         other => panic!("answered {other:?}"),
     }
+    assert!(began.elapsed() >= Duration::from_secs(2));
+    assert_eq!(world.memory.reads(), reads, "it knows why it stays");
     node.floor.advance(at.0);
     assert!(matches!(passivate().await, Some(Answer::Done(_))));
 }
