@@ -20,6 +20,7 @@ pub(crate) use end::{End, answer_end};
 pub(crate) use step::done;
 
 use std::collections::BTreeMap;
+use std::num::NonZeroU64;
 use std::panic::AssertUnwindSafe;
 use std::pin::Pin;
 use std::sync::Arc;
@@ -132,7 +133,7 @@ pub(crate) struct Agent {
     lock_clock: Option<LockClock>,
     doubt: Option<Doubt>,
     /// When this agent was last proven to own the session, counted from when that was asked; milliseconds as in [`Status`].
-    proven_ms: Option<u64>,
+    proven_ms: Option<NonZeroU64>,
     /// A letter for the next agent.
     forward: Option<Box<Letter>>,
     /// After a failed attempt to leave: not again before.

@@ -19,7 +19,7 @@ use crate::status::Status;
 /// How many letters of each kind have room beyond what ordinary ones may take.
 const RESERVE: usize = 32;
 /// What a letter costs beside its payload.
-const LETTER_BYTES: usize = 256;
+const LETTER_BYTES: u32 = 256;
 /// The longest body of a renewal that is looked into while the mailbox is full.
 const RENEWAL_BYTES: usize = 4096;
 /// A session with less waiting may use the last quarter of the worker's bytes.
@@ -47,13 +47,13 @@ impl Bounds {
 pub(crate) struct Held {
     status: Arc<Status>,
     worker: Arc<AtomicUsize>,
-    bytes: usize,
+    bytes: u32,
 }
 
 impl Drop for Held {
     fn drop(&mut self) {
         self.status.bytes().fetch_sub(self.bytes, Ordering::Relaxed);
-        self.worker.fetch_sub(self.bytes, Ordering::Relaxed);
+        self.worker.fetch_sub(self.bytes as usize, Ordering::Relaxed);
     }
 }
 
@@ -137,9 +137,9 @@ impl Sender {
         if rank > Rank::Ordinary {
             return true;
         }
-        let bytes = weight(letter);
-        let (of_session, of_worker) =
-            (self.status.bytes().load(Ordering::Relaxed), bounds.held.load(Ordering::Relaxed));
+        let bytes = weight(letter) as usize;
+        let of_session = self.status.bytes().load(Ordering::Relaxed) as usize;
+        let of_worker = bounds.held.load(Ordering::Relaxed);
         let is_little = of_session + bytes <= LITTLE_BYTES;
         let of_worker_max = if is_little { bounds.worker_bytes } else { bounds.worker_bytes / 4 * 3 };
         // One alone is let in: how large a request may be is for its parser to say.
@@ -158,13 +158,13 @@ impl Sender {
     fn hold(&self, letter: &Letter, bounds: &Bounds) -> Held {
         let bytes = weight(letter);
         self.status.bytes().fetch_add(bytes, Ordering::Relaxed);
-        bounds.held.fetch_add(bytes, Ordering::Relaxed);
+        bounds.held.fetch_add(bytes as usize, Ordering::Relaxed);
         Held { status: self.status.clone(), worker: bounds.held.clone(), bytes }
     }
 }
 
-fn weight(letter: &Letter) -> usize {
-    letter.payload.len() + LETTER_BYTES
+fn weight(letter: &Letter) -> u32 {
+    u32::try_from(letter.payload.len()).unwrap_or(u32::MAX).saturating_add(LETTER_BYTES)
 }
 
 impl Mailbox {

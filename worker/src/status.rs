@@ -4,8 +4,8 @@
 //! be behind the record, and then it says so by its lock revision.
 //! One allocation for each session, because a hundred thousand idle ones are in memory.
 
-use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use holdfast_protocol::internal::LeaseView;
 use holdfast_protocol::{Revision, SessionRecord};
@@ -21,7 +21,9 @@ struct Clock {
     /// When the lock expires, milliseconds since the worker started.
     deadline_ms: u64,
     /// Tells the holder's token from others; 0: nobody holds the lock.
-    holder: u64,
+    holder: u32,
+    /// A letter waits that tells the agent of a newer record.
+    catching_up: bool,
 }
 
 /// Shared by supervisor and agent of one session.
@@ -29,28 +31,26 @@ pub(crate) struct Status {
     activity_ms: AtomicU64,
     clock: Mutex<Clock>,
     /// Bytes of letters that are not answered.
-    bytes: AtomicUsize,
+    bytes: AtomicU32,
     /// Letters in the mailbox.
     waiting: AtomicU32,
-    /// A letter waits that tells the agent of a newer record.
-    catching_up: AtomicBool,
 }
 
 impl Status {
     /// Of an agent that is about to start.
     pub(crate) fn new(now_ms: u64) -> Arc<Self> {
-        let clock = Clock { revision: Revision(0), lock_revision: 0, deadline_ms: NEVER, holder: 0 };
+        let clock =
+            Clock { revision: Revision(0), lock_revision: 0, deadline_ms: NEVER, holder: 0, catching_up: false };
         Arc::new(Self {
             activity_ms: AtomicU64::new(now_ms),
             clock: Mutex::new(clock),
-            bytes: AtomicUsize::new(0),
+            bytes: AtomicU32::new(0),
             waiting: AtomicU32::new(0),
-            catching_up: AtomicBool::new(false),
         })
     }
 
-    fn clock(&self) -> Clock {
-        *self.clock.lock().unwrap_or_else(PoisonError::into_inner)
+    fn clock(&self) -> MutexGuard<'_, Clock> {
+        self.clock.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Somebody asked for something.
@@ -66,9 +66,9 @@ impl Status {
     /// Shows `record` and the countdown of its lock.
     pub(crate) fn show(&self, record: &SessionRecord, revision: Revision, deadline_ms: Option<u64>) {
         let holder = record.lock.as_ref().map_or(0, |lock| fingerprint(&lock.token_hash));
-        let deadline_ms = deadline_ms.unwrap_or(NEVER);
-        let clock = Clock { revision, lock_revision: record.lock_revision, deadline_ms, holder };
-        *self.clock.lock().unwrap_or_else(PoisonError::into_inner) = clock;
+        let (lock_revision, deadline_ms) = (record.lock_revision, deadline_ms.unwrap_or(NEVER));
+        let mut clock = self.clock();
+        *clock = Clock { revision, lock_revision, deadline_ms, holder, ..*clock };
     }
 
     /// How lock and clock stand, for one who knows of `revision` of the record. Whoever knows of a newer one is told nothing of
@@ -93,12 +93,12 @@ impl Status {
 
     /// Whether nobody has told the agent to catch up since it last did.
     pub(crate) fn begin_catching_up(&self) -> bool {
-        !self.catching_up.swap(true, Ordering::Relaxed)
+        !std::mem::replace(&mut self.clock().catching_up, true)
     }
 
     /// The agent has taken that letter, or it could not be given.
     pub(crate) fn end_catching_up(&self) {
-        self.catching_up.store(false, Ordering::Relaxed);
+        self.clock().catching_up = false;
     }
 
     /// How many letters wait.
@@ -115,12 +115,12 @@ impl Status {
     }
 
     /// Bytes of the letters that are not answered.
-    pub(crate) fn bytes(&self) -> &AtomicUsize {
+    pub(crate) fn bytes(&self) -> &AtomicU32 {
         &self.bytes
     }
 }
 
 /// Enough of a token's hash to tell tokens apart; what it lets through is proven by the record.
-fn fingerprint(token_hash: &str) -> u64 {
-    token_hash.get(..16).and_then(|digits| u64::from_str_radix(digits, 16).ok()).unwrap_or(0)
+fn fingerprint(token_hash: &str) -> u32 {
+    token_hash.get(..8).and_then(|digits| u32::from_str_radix(digits, 16).ok()).unwrap_or(0)
 }

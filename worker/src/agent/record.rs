@@ -3,6 +3,7 @@
 //! Invariant: no change of a record runs ahead of the relay by more than the record's past keeps, and a leader that is behind is
 //! asked again with pauses, up to a deadline.
 
+use std::num::NonZeroU64;
 use std::time::Duration;
 
 use holdfast_protocol::error::Reason;
@@ -103,13 +104,13 @@ impl Agent {
 
     /// What was asked at `sent_ms` proved that this agent owns the session.
     pub(super) fn proven(&mut self, sent_ms: u64) {
-        self.proven_ms = self.proven_ms.max(Some(sent_ms));
+        self.proven_ms = self.proven_ms.max(NonZeroU64::new(sent_ms.max(1)));
     }
 
     /// Whether the last proof is recent enough for a read that may be behind by one lease.
     pub(super) fn is_proven(&self) -> bool {
         let lease_ms = u64::try_from(LEASE_TTL.as_millis()).unwrap_or(u64::MAX);
-        self.proven_ms.is_some_and(|proven| self.core.now_ms().saturating_sub(proven) < lease_ms)
+        self.proven_ms.is_some_and(|proven| self.core.now_ms().saturating_sub(proven.get()) < lease_ms)
     }
 
     /// After a refusal under `fence`: reads the record until it has moved past it, or the state is to be built again.
