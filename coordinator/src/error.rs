@@ -33,12 +33,11 @@ fn after(error: Error, pause: Duration) -> Error {
 
 /// What a client is told of a fault of the store. *Moved* is not one: whoever gets it decides again.
 pub(crate) fn of_store(error: &StoreError, key: &SessionKey) -> Error {
-    let error = match error {
-        StoreError::Unknown(_) => unknown_outcome(key),
-        StoreError::Moved { .. } | StoreError::Unavailable(_) => storage_unavailable(&error.to_string()),
-        StoreError::Refused(_) => Error::new(Reason::Bug, error.to_string()),
-    };
-    error.detail("session_id", key.id.as_str())
+    let error = error.to_error().detail("session_id", key.id.as_str());
+    match error.retry_after_ms {
+        Some(pause_ms) => after(error, Duration::from_millis(pause_ms)),
+        None => error,
+    }
 }
 
 pub(crate) fn storage_unavailable(why: &str) -> Error {

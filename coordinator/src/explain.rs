@@ -36,10 +36,12 @@ pub(crate) async fn complete(hub: &Hub, known: &Known, error: &mut Error) {
     let Some(held) = &known.record.lock else { return };
     let expires_in_ms = match held.ttl_ms {
         None => None,
-        Some(_) => agent::lease(hub, known)
-            .await
-            .filter(|view| view.lock_revision == held.revision)
-            .and_then(|view| view.expires_in_ms),
+        Some(ttl_ms) => match agent::lease(hub, known).await {
+            Some(view) if view.lock_revision == held.revision => view.expires_in_ms,
+            // It has not heard of this lock yet, so that its countdown has not begun.
+            Some(view) if view.lock_revision < held.revision => Some(ttl_ms),
+            Some(_) | None => None,
+        },
     };
     lock::explain(error, held_for_ms(held), expires_in_ms);
 }

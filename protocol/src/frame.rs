@@ -116,7 +116,8 @@ pub struct Snapshot {
     pub carried: Vec<CarriedEvent>,
 }
 
-/// One message of a log. Without ops and snapshot it is a barrier: a new owner appends it and reads up to it.
+/// One message of a log. Without ops and snapshot it is a barrier, which proves that the record is unchanged: a linearizable
+/// read appends one, and so did new owners of older versions before they read a log.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Frame {
     /// Version of this layout.
@@ -144,19 +145,6 @@ fn is_zero(number: &u64) -> bool {
 }
 
 impl Frame {
-    /// A frame that only proves that the record is unchanged.
-    pub fn barrier(activation: Activation) -> Self {
-        Self {
-            v: FRAME_VERSION,
-            activation,
-            first_op: 0,
-            first_revision: 0,
-            ops: Vec::new(),
-            snapshot: None,
-            opened: 0,
-        }
-    }
-
     /// Reads a frame of the log of `key`.
     ///
     /// # Errors

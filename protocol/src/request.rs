@@ -20,7 +20,7 @@ mod parse;
 mod read;
 
 use bounds::{invalid, text, token_shape, within};
-pub use parse::{Peeked, parse, peek, peek_request_id};
+pub use parse::{Peeked, check_size, parse, peek, peek_request_id};
 
 /// A parsed body.
 pub trait Request: DeserializeOwned {

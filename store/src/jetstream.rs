@@ -112,6 +112,10 @@ impl Storage for Jetstream {
         }
     }
 
+    async fn log_end(&self, key: &SessionKey, through: u64) -> Result<u64, StoreError> {
+        log::end(self, key, through).await
+    }
+
     async fn read_log(&self, key: &SessionKey, after: u64, until: u64) -> Result<Vec<StoredFrame>, StoreError> {
         log::read(self, key, after, until).await
     }

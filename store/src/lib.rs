@@ -8,6 +8,7 @@
 //! Deliberately absent: decisions. The store neither retries on *moved* nor knows what a lock is.
 
 pub mod connect;
+mod fault;
 mod history;
 pub mod jetstream;
 mod lease;
@@ -115,6 +116,10 @@ pub trait Storage: Send + Sync + 'static {
         rollup: Rollup,
         id: WriteId,
     ) -> Result<u64, StoreError>;
+
+    /// Sequence of the log's last frame (0: there is none) on a replica that has everything of the stream up to `through`.
+    /// Where that is a fence that nobody else can append under, the log ends there, whichever replica it was.
+    async fn log_end(&self, key: &SessionKey, through: u64) -> Result<u64, StoreError>;
 
     /// Reads the log behind sequence `after`, up to and with the frame at `until`, oldest first.
     async fn read_log(&self, key: &SessionKey, after: u64, until: u64) -> Result<Vec<StoredFrame>, StoreError>;

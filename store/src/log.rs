@@ -1,12 +1,46 @@
-//! Reading a session's log back.
+//! Reading a session's log back, from whichever replica answers.
+//!
+//! Invariant: a log is complete once its end was told by a replica that has the reader's own fence, because nobody else can
+//! append behind that; and every replica that has the last frame has all before it. So reading needs no write, and no number
+//! of failovers makes a log longer.
+
+use std::time::Duration;
 
 use holdfast_protocol::SessionKey;
+use tokio::time::Instant;
 
 use crate::jetstream::Jetstream;
+use crate::read::{Query, READ_TIMEOUT};
 use crate::{StoreError, StoredFrame, read};
 
-/// The frames behind `after`, up to and with the one at `until`; complete, whichever replica served it, because the caller's
-/// own barrier stands at `until`.
+/// The sequence of the log's last frame, on a replica that has the stream up to `through`.
+///
+/// A batched get of the last message of subjects ends with how far the replica had come when it looked (`Nats-UpTo-Sequence`,
+/// `getDirectMulti` in server/stream.go, in 2.14.4 as in 2.15). Only the log is asked for: the server would walk from the
+/// record, which is young, back to the log, through all blocks of a large stream. Where nothing is found it does not say how far
+/// it is, so that the record is asked for as well, which is always there.
+pub(crate) async fn end(store: &Jetstream, key: &SessionKey, through: u64) -> Result<u64, StoreError> {
+    let subjects = [store.root.log(key), store.root.record(key)];
+    let deadline = Instant::now() + READ_TIMEOUT;
+    let mut asked = &subjects[..1];
+    loop {
+        let query = Query::LastOf { multi_last: asked, batch: asked.len() };
+        let (messages, up_to) = read::batch_up_to(&store.client, &store.stream, &query).await?;
+        if up_to.is_some_and(|up_to| up_to >= through) {
+            return Ok(messages.iter().find(|raw| raw.subject == subjects[0]).map_or(0, |raw| raw.sequence));
+        }
+        if Instant::now() > deadline {
+            return Err(StoreError::Unavailable(format!("no replica has sequence {through} yet")));
+        }
+        if up_to.is_none() && asked.len() == 1 {
+            asked = &subjects;
+        } else {
+            tokio::time::sleep(Duration::from_millis(2)).await;
+        }
+    }
+}
+
+/// The frames behind `after`, up to and with the one at `until`, which is the log's end.
 pub(crate) async fn read(
     store: &Jetstream,
     key: &SessionKey,
@@ -14,6 +48,9 @@ pub(crate) async fn read(
     until: u64,
 ) -> Result<Vec<StoredFrame>, StoreError> {
     let messages = read::range(&store.client, &store.stream, &store.root.log(key), after, until).await?;
+    if messages.last().is_none_or(|last| last.sequence != until) {
+        return Err(StoreError::Unavailable("the log was replaced while it was read".to_owned()));
+    }
     // A KV client's purge of the log leaves a message without a body, which is no frame.
     let frames = messages.into_iter().filter(|raw| !raw.is_marker());
     Ok(frames.map(|raw| StoredFrame { sequence: raw.sequence, value: raw.payload }).collect())

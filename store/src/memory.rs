@@ -3,7 +3,7 @@
 //! For simulations: the same seed gives the same faults. It keeps the whole history of accepted writes, so that a test can
 //! read back what was accepted, in order.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -32,6 +32,10 @@ pub struct Faults {
     pub unreadable: u64,
     /// The longest that a call is under way before it takes effect, and again before it is answered, milliseconds.
     pub delay_ms: u64,
+    /// A record is read from a leader that has not heard of its last revision.
+    pub stale: u64,
+    /// A log is read from a replica that is as far behind as it may be.
+    pub behind: u64,
     /// Frames of more bytes are refused, as by a server with a small `max_payload`; 0: none is.
     pub frame_bytes_max: usize,
 }
@@ -65,8 +69,11 @@ struct Inner {
     leases: BTreeMap<WorkerName, LeaseSlot>,
     accepted: Vec<Accepted>,
     written: BTreeMap<WriteId, u64>,
+    /// Sessions whose logs are not what the accepted writes make of them.
+    forgotten: BTreeSet<SessionKey>,
     late: Vec<Write>,
     random: u64,
+    reads: u64,
 }
 
 /// One conditional write.
@@ -178,6 +185,27 @@ impl Inner {
         Ok(sequence)
     }
 
+    /// The log as a replica has it that has the stream up to `at`.
+    fn log_at(&self, key: &SessionKey, at: u64) -> Vec<StoredFrame> {
+        if at >= self.sequence || self.forgotten.contains(key) {
+            return self.logs.get(key).cloned().unwrap_or_default();
+        }
+        let mut log: Vec<StoredFrame> = Vec::new();
+        for accepted in &self.accepted {
+            match accepted {
+                Accepted::Frame { key: of, sequence, value, rollup, .. } if of == key && *sequence <= at => {
+                    if *rollup == Rollup::Replace {
+                        log.clear();
+                    }
+                    log.push(StoredFrame { sequence: *sequence, value: value.clone() });
+                }
+                Accepted::Frame { .. } | Accepted::Record(_) => {}
+            }
+        }
+        log.drain(..log.len().saturating_sub(64));
+        log
+    }
+
     fn put(&mut self, stored: Stored) {
         self.accepted.push(Accepted::Record(stored.clone()));
         let revisions = self.records.entry(stored.key.clone()).or_default();
@@ -218,6 +246,11 @@ impl Memory {
         self.inner().accepted.clone()
     }
 
+    /// How often records were read.
+    pub fn reads(&self) -> u64 {
+        self.inner().reads
+    }
+
     /// The sequence of the last accepted write.
     pub fn last_sequence(&self) -> u64 {
         self.inner().sequence
@@ -249,6 +282,13 @@ impl Memory {
         let mut all: Vec<StoredFrame> = all.collect();
         let surplus = all.len().saturating_sub(64);
         inner.logs.insert(key.clone(), all.split_off(surplus));
+        inner.forgotten.insert(key.clone());
+    }
+
+    fn is_behind(&self) -> bool {
+        let mut inner = self.inner();
+        let behind = inner.faults.behind;
+        behind > 0 && inner.roll(1000) < behind
     }
 
     async fn delay(&self) {
@@ -331,7 +371,18 @@ impl Storage for Memory {
     }
 
     async fn read(&self, key: &SessionKey) -> Result<Option<Stored>, StoreError> {
-        self.look(|inner| inner.records.get(key).and_then(|revisions| revisions.last()).cloned()).await
+        let is_stale = {
+            let mut inner = self.inner();
+            inner.reads += 1;
+            let stale = inner.faults.stale;
+            stale > 0 && inner.roll(1000) < stale
+        };
+        self.look(|inner| {
+            let revisions = inner.records.get(key).map(Vec::as_slice).unwrap_or_default();
+            let known = if is_stale && revisions.len() > 1 { revisions.len() - 1 } else { revisions.len() };
+            revisions[..known].last().cloned()
+        })
+        .await
     }
 
     async fn commit(
@@ -355,12 +406,27 @@ impl Storage for Memory {
         self.write(Write { key: key.clone(), expected: fence, id, value: frame, what: What::Frame(rollup) }).await
     }
 
-    async fn read_log(&self, key: &SessionKey, after: u64, until: u64) -> Result<Vec<StoredFrame>, StoreError> {
+    async fn log_end(&self, key: &SessionKey, through: u64) -> Result<u64, StoreError> {
+        let is_behind = self.is_behind();
         self.look(|inner| {
-            let frames = inner.logs.get(key).map(Vec::as_slice).unwrap_or_default();
-            frames.iter().filter(|frame| frame.sequence > after && frame.sequence <= until).cloned().collect()
+            let log = inner.log_at(key, if is_behind { through } else { inner.sequence });
+            log.last().map_or(0, |frame| frame.sequence)
         })
         .await
+    }
+
+    async fn read_log(&self, key: &SessionKey, after: u64, until: u64) -> Result<Vec<StoredFrame>, StoreError> {
+        let is_behind = self.is_behind();
+        let read: Vec<StoredFrame> = self
+            .look(|inner| {
+                let frames = inner.log_at(key, if is_behind { until } else { inner.sequence });
+                frames.into_iter().filter(|frame| frame.sequence > after && frame.sequence <= until).collect()
+            })
+            .await?;
+        if read.last().is_none_or(|last| last.sequence != until) {
+            return Err(StoreError::Unavailable("simulated: the log was replaced while it was read".to_owned()));
+        }
+        Ok(read)
     }
 
     async fn history(&self, key: &SessionKey) -> Result<Vec<Stored>, StoreError> {
@@ -384,6 +450,7 @@ impl Storage for Memory {
     async fn purge(&self, key: &SessionKey, marker: Revision) -> Result<(), StoreError> {
         let mut inner = self.inner();
         inner.logs.entry(key.clone()).or_default().retain(|frame| frame.sequence > marker.0);
+        inner.forgotten.insert(key.clone());
         inner.records.entry(key.clone()).or_default().retain(|stored| stored.revision > marker);
         inner.records.retain(|_, revisions| !revisions.is_empty());
         Ok(())

@@ -15,7 +15,7 @@ use tokio::time::{Instant, timeout};
 
 use crate::StoreError;
 
-const READ_TIMEOUT: Duration = Duration::from_secs(5);
+pub(crate) const READ_TIMEOUT: Duration = Duration::from_secs(5);
 /// How long one question to a leader may stay unanswered before it is asked again.
 const COPY_TIMEOUT: Duration = Duration::from_millis(1_500);
 /// Most messages of one batch; the server allows 1,024 subjects in one `multi_last`.
@@ -81,6 +81,15 @@ pub(crate) enum Query<'a> {
 
 /// Asks `query` of whichever replica answers. An empty answer is an empty list.
 pub(crate) async fn batch(client: &Client, stream: &str, query: &Query<'_>) -> Result<Vec<Raw>, StoreError> {
+    batch_up_to(client, stream, query).await.map(|(messages, _)| messages)
+}
+
+/// As [`batch`], and up to which sequence the replica that answered has the stream, where it says so.
+pub(crate) async fn batch_up_to(
+    client: &Client,
+    stream: &str,
+    query: &Query<'_>,
+) -> Result<(Vec<Raw>, Option<u64>), StoreError> {
     let fault = |why: String| StoreError::Unavailable(format!("the stream could not be read: {why}"));
     let inbox = client.new_inbox();
     let mut replies = client.subscribe(inbox.clone()).await.map_err(|error| fault(error.to_string()))?;
@@ -97,11 +106,15 @@ pub(crate) async fn batch(client: &Client, stream: &str, query: &Query<'_>) -> R
             .ok_or_else(|| fault("the connection closed".to_owned()))?;
         match reply.status.map(|status| status.as_u16()) {
             // 204: end of the batch. 404: nothing matches.
-            Some(204 | 404) => return Ok(messages),
+            Some(204 | 404) => return Ok((messages, reply.headers.as_ref().and_then(up_to))),
             Some(status) => return Err(fault(format!("status {status} {}", reply.description.unwrap_or_default()))),
             None => messages.push(raw(reply).ok_or_else(|| fault("a message without its sequence".to_owned()))?),
         }
     }
+}
+
+fn up_to(headers: &HeaderMap) -> Option<u64> {
+    headers.get_last("Nats-UpTo-Sequence")?.as_str().parse().ok()
 }
 
 fn raw(message: async_nats::Message) -> Option<Raw> {

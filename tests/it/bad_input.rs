@@ -543,7 +543,6 @@ async fn what_is_over_a_limit_is_refused() {
             (&error["details"]["limit"], &error["details"]["bytes"]),
             (&json!(1024 * 1024), &json!(1024 * 1024 + 1))
         );
-        echoed(&error);
     }
     let nested = |levels: usize| {
         let mut fields = Map::new();

@@ -5,6 +5,7 @@
 //! not come, the state is built again from the log before anything else is answered.
 
 mod commit;
+mod end;
 mod leave;
 mod record;
 mod recover;
@@ -15,21 +16,21 @@ mod step;
 #[cfg(test)]
 mod tests;
 
-pub(crate) use step::answer_end;
+pub(crate) use end::{End, answer_end};
+pub(crate) use step::done;
 
 use std::collections::BTreeMap;
+use std::num::NonZeroU64;
 use std::panic::AssertUnwindSafe;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use futures_channel::mpsc;
-use futures_util::{FutureExt, StreamExt};
+use futures_util::FutureExt;
 use holdfast_protocol::frame::{Op, SNAPSHOT_EVERY_BYTES};
 use holdfast_protocol::id::{Activation, Boot, WorkspaceName};
 use holdfast_protocol::internal::Activate;
-use holdfast_protocol::{Error, Limits, Revision, SessionKey, SessionRecord};
+use holdfast_protocol::{Limits, Revision, SessionKey, SessionRecord};
 use holdfast_store::{Floor, Store};
 use tokio::time::Instant;
 
@@ -39,8 +40,10 @@ use crate::lease::LeaseHealth;
 use crate::letter::{Answer, Call, Letter};
 use crate::log::LogPosition;
 use crate::machine::{Machine, Surroundings};
+use crate::mailbox::Mailbox;
+use crate::status::Status;
+use crate::supervisor::Departed;
 use crate::workspace::Mount;
-use recover::Barrier;
 
 /// How many letters one frame may answer.
 const BATCH_LETTERS: usize = 256;
@@ -55,14 +58,19 @@ pub(crate) struct Core {
     pub(crate) mounts: BTreeMap<WorkspaceName, Arc<Mount>>,
     pub(crate) boot: Boot,
     pub(crate) health: LeaseHealth,
-    /// What `activity` counts from.
+    /// What times in a session's [`Status`] count from.
     pub(crate) epoch: Instant,
 }
 
 impl Core {
     /// Milliseconds since this worker started.
     pub(crate) fn now_ms(&self) -> u64 {
-        u64::try_from(self.epoch.elapsed().as_millis()).unwrap_or(u64::MAX)
+        self.ms_at(Instant::now())
+    }
+
+    /// Milliseconds from this worker's start to `at`.
+    pub(crate) fn ms_at(&self, at: Instant) -> u64 {
+        u64::try_from(at.saturating_duration_since(self.epoch).as_millis()).unwrap_or(u64::MAX)
     }
 
     fn surroundings(&self, record: &SessionRecord) -> Surroundings {
@@ -71,31 +79,12 @@ impl Core {
     }
 }
 
-/// Letters for one session. Of the bounded channels, this one is the smallest while it is empty.
-pub(crate) type Mailbox = mpsc::Receiver<Box<Letter>>;
-
-/// What the supervisor and the agent share.
-pub(crate) type Activity = Arc<AtomicU64>;
-
 /// How an agent begins.
 pub(crate) enum Start {
     /// A coordinator gave the session to this worker and says so.
     Given(Box<Activate>),
     /// A request came for a session that this worker should own.
     OnDemand,
-}
-
-/// Why an agent ended.
-#[derive(Debug)]
-pub(crate) enum End {
-    /// The session is somebody else's, or nobody's.
-    Moved,
-    /// Somebody is about to give the session to another worker; the record does not say so yet.
-    HandedOver,
-    /// The session cannot be served: its record or log is broken, or its file cannot be read.
-    Failed(Box<Error>),
-    /// The session's machine panicked; the next request builds the session again from its log.
-    Panicked,
 }
 
 /// Whether to go on.
@@ -118,22 +107,19 @@ enum Doubt {
     UnknownFrame(Revision),
 }
 
-/// What an agent leaves to the next one of its session in this process, which may have the same fence.
-#[derive(Default)]
-pub(crate) struct Legacy {
-    doubt: Option<Doubt>,
-    barrier: Option<Box<Barrier>>,
-    /// The fence of the one that left.
-    pub(crate) fence: Revision,
-    /// A letter that was meant for it already.
-    pub(crate) letter: Option<Box<Letter>>,
+/// What is left when an agent has ended.
+pub(crate) struct Departure {
+    /// What later agents must know. At first, what earlier ones left.
+    pub(crate) departed: Departed,
+    /// A letter that was meant for the session's next agent.
+    pub(crate) forward: Option<Box<Letter>>,
 }
 
 /// A session in memory.
 pub(crate) struct Agent {
     core: Arc<Core>,
     key: SessionKey,
-    activity: Activity,
+    status: Arc<Status>,
     record: SessionRecord,
     revision: Revision,
     activation: Activation,
@@ -146,9 +132,10 @@ pub(crate) struct Agent {
     log: LogPosition,
     lock_clock: Option<LockClock>,
     doubt: Option<Doubt>,
-    barrier: Option<Box<Barrier>>,
+    /// When this agent was last proven to own the session, counted from when that was asked; milliseconds as in [`Status`].
+    proven_ms: Option<NonZeroU64>,
     /// A letter for the next agent.
-    successor: Option<Box<Letter>>,
+    forward: Option<Box<Letter>>,
     /// After a failed attempt to leave: not again before.
     stay_until: Option<Instant>,
     /// Something outside of the log should be looked at.
@@ -157,29 +144,29 @@ pub(crate) struct Agent {
     owed: Option<Box<Op>>,
 }
 
-/// Runs the session of `key` until it ends. Letters that are left in `mailbox` then are the caller's to answer; `legacy` is
-/// what an earlier agent left, and what this one leaves.
+/// Runs the session of `key` until it ends. Letters that are left in `mailbox` then are the caller's to answer; `departure` is
+/// what earlier agents left, and what this one leaves.
 pub(crate) async fn run(
     core: Arc<Core>,
     key: SessionKey,
-    activity: Activity,
+    status: Arc<Status>,
     mailbox: &mut Mailbox,
     start: Start,
-    legacy: &mut Legacy,
+    departure: &mut Departure,
 ) -> End {
-    let mut agent = match Box::pin(make(core, key, activity, &start)).await {
+    let mut agent = match Box::pin(make(core, key, status, &start)).await {
         Ok(agent) => agent,
         Err(end) => return end,
     };
-    (agent.doubt, agent.barrier) = (legacy.doubt.take(), legacy.barrier.take());
+    agent.heed(departure.departed);
     let end = agent.live(mailbox, start).await;
-    *legacy = Legacy { doubt: agent.doubt, barrier: agent.barrier, fence: agent.revision, letter: agent.successor };
-    end
+    *departure = agent.departure();
+    agent.closed_or(end)
 }
 
-async fn make(core: Arc<Core>, key: SessionKey, activity: Activity, start: &Start) -> Result<Box<Agent>, End> {
+async fn make(core: Arc<Core>, key: SessionKey, status: Arc<Status>, start: &Start) -> Result<Box<Agent>, End> {
     let hint = start.hint(&core, &key).await?;
-    Agent::new(core, key, activity, hint)
+    Agent::new(core, key, status, hint)
 }
 
 /// A part of an agent's work. Boxed, because a task is as large as its largest await, and a hundred thousand idle ones are in
@@ -190,14 +177,24 @@ async fn guarded(work: Work<'_>) -> Flow {
     AssertUnwindSafe(work).catch_unwind().await.unwrap_or(Err(End::Panicked))
 }
 
-impl Legacy {
-    /// Whether an agent that ended so has anything to leave.
-    pub(crate) fn matters(&self, end: &End) -> bool {
-        matches!(end, End::Failed(_) | End::Panicked) || matches!(self.doubt, Some(Doubt::UnknownFrame(_)))
-    }
-}
-
 impl Agent {
+    /// Goes by what earlier agents left, perhaps of this session and under the same fence.
+    fn heed(&mut self, departed: Departed) {
+        if self.revision <= departed.unknown {
+            self.doubt = Some(Doubt::UnknownFrame(departed.unknown));
+        }
+        self.log.expect(departed.frame);
+    }
+
+    fn departure(&mut self) -> Departure {
+        let unknown = match self.doubt {
+            Some(Doubt::UnknownFrame(fence)) => fence,
+            Some(Doubt::Ahead) | None => Revision(0),
+        };
+        let departed = Departed { fence: self.revision, unknown, frame: self.log.last() };
+        Departure { departed, forward: self.forward.take() }
+    }
+
     async fn live(&mut self, mailbox: &mut Mailbox, start: Start) -> End {
         if let Err(end) = guarded(Box::pin(self.take_up(start))).await {
             return end;
@@ -214,22 +211,19 @@ impl Agent {
             };
             // The supervisor lets go of the mailbox only when the worker ends.
             let Some(letter) = letter else { return End::Moved };
-            // What waits has its chance to renew a lock first, but a mailbox that is never empty must not keep it alive.
-            let was_due = self.lock_is_due();
             if let Err(end) = guarded(Box::pin(self.turn(letter, mailbox))).await {
-                return end;
-            }
-            if was_due
-                && self.lock_is_due()
-                && let Err(end) = guarded(Box::pin(self.tick())).await
-            {
                 return end;
             }
         }
     }
 
-    fn lock_is_due(&self) -> bool {
-        self.lock_clock.is_some_and(|clock| clock.deadline <= Instant::now())
+    /// Ends a lock whose lease ran out before `letter` came. What came earlier is served first and may renew it, however late
+    /// that is; what came later does not count, so that a mailbox that is never empty keeps no lock alive.
+    async fn expire_before(&mut self, letter: &Letter) -> Flow {
+        match self.lock_clock {
+            Some(clock) if clock.deadline < letter.arrived => self.expire_lock(clock).await,
+            _ => Ok(()),
+        }
     }
 
     /// Takes `first` and what else waits, commits it together, answers it.
@@ -245,11 +239,11 @@ impl Agent {
             }
             letters.push(*letter);
             let full = letters.len() >= BATCH_LETTERS || bytes >= SNAPSHOT_EVERY_BYTES;
-            next = if full { None } else { mailbox.try_recv().ok() };
+            next = if full { None } else { mailbox.next_now() };
             bytes += next.as_deref().map_or(0, weight);
         }
         if let Err(end) = self.serve(letters).await {
-            answer_end(last.into_iter().map(|letter| *letter).collect(), &end).await;
+            answer_end(&self.key, last.into_iter().map(|letter| *letter).collect(), &end).await;
             return Err(end);
         }
         if let Some(letter) = last {
@@ -259,11 +253,11 @@ impl Agent {
     }
 
     fn touch(&self) {
-        self.activity.store(self.core.now_ms(), Ordering::Relaxed);
+        self.status.touch(self.core.now_ms());
     }
 
     fn idle_deadline(&self) -> Instant {
-        let since = self.core.epoch + Duration::from_millis(self.activity.load(Ordering::Relaxed));
+        let since = self.core.epoch + Duration::from_millis(self.status.activity_ms());
         // A clock that cannot count that far means that it never is idle.
         let idle = since.checked_add(Duration::from_millis(self.record.config.idle_timeout_ms));
         let idle = idle.unwrap_or_else(|| since + Duration::from_secs(3600 * 24 * 30));
@@ -304,7 +298,6 @@ impl Call {
     }
 }
 
-/// Answers everything in `letters` alike.
 /// How much a letter may add to a frame, as far as that can be told before it is decided: a load has its whole file there.
 fn weight(letter: &Letter) -> u64 {
     match letter.call {
@@ -313,6 +306,7 @@ fn weight(letter: &Letter) -> u64 {
     }
 }
 
+/// Answers everything in `letters` alike.
 async fn answer_all(letters: Vec<Letter>, answer: impl Fn(&Letter) -> Answer) {
     for letter in letters {
         let answer = answer(&letter);

@@ -1,9 +1,12 @@
 //! Recent requests and their answers, so that a retry gets the first answer. Part of the session's state.
+//!
+//! Invariant: it goes over the ends of a session's lives. A session that is opened anew over a closed one remembers what that
+//! one answered, so that a late copy of a change changes nothing; its own answers push out the oldest of those.
 
 use std::collections::{HashMap, VecDeque};
 
 use holdfast_protocol::RequestId;
-use holdfast_protocol::frame::Remembered;
+use holdfast_protocol::frame::{Frame, Remembered};
 use serde_json::value::RawValue;
 
 /// How many are remembered per session.
@@ -29,6 +32,16 @@ impl Answered {
             && let Some(oldest) = self.order.pop_front()
         {
             self.replies.remove(&oldest);
+        }
+    }
+
+    /// What a frame of an earlier life of the session answered.
+    pub(crate) fn remember_all(&mut self, frame: &Frame) {
+        for Remembered { request_id, reply } in frame.snapshot.iter().flat_map(|snapshot| &snapshot.answered) {
+            self.remember(request_id.clone(), reply.clone());
+        }
+        for op in frame.ops.iter().filter(|op| op.answers()) {
+            self.remember(op.request_id.clone(), op.reply.clone());
         }
     }
 

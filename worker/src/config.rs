@@ -38,6 +38,10 @@ pub struct WorkerConfig {
     pub kinds: BTreeMap<String, Arc<dyn Kind>>,
     /// How many requests may wait for one session.
     pub mailbox: usize,
+    /// How many bytes of requests may wait for one session.
+    pub session_bytes: usize,
+    /// How many bytes of requests may wait for all sessions together.
+    pub worker_bytes: usize,
     /// How many sessions are handed over at once in a drain.
     pub drain_parallel: usize,
     /// How long an agent keeps trying to reach the storage before it answers `unavailable`.
@@ -56,6 +60,8 @@ impl WorkerConfig {
             workspaces: BTreeMap::new(),
             kinds: BTreeMap::from([("document".to_owned(), document)]),
             mailbox: 256,
+            session_bytes: 4 * 1024 * 1024,
+            worker_bytes: 64 * 1024 * 1024,
             drain_parallel: 16,
             recover_timeout: Duration::from_secs(5),
         }

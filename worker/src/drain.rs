@@ -9,10 +9,9 @@ use async_nats::Client;
 use futures_util::{StreamExt, stream};
 use holdfast_protocol::reply::WorkerState;
 use holdfast_protocol::subject::{Root, Verb};
-use holdfast_protocol::{RequestId, Revision, SessionKey, WorkerName};
+use holdfast_protocol::{SessionKey, WorkerName};
 use holdfast_store::Storage;
 use tokio::sync::oneshot;
-use uuid::Uuid;
 
 use crate::letter::{Answer, Call, Letter, Passivation, ReplyTo};
 use crate::supervisor::Supervisor;
@@ -85,13 +84,6 @@ impl Drain {
 /// Asks an agent of this worker to leave memory. `Done`: it left for `why`; `Moved`: the session was not here any more.
 pub(crate) async fn ask(supervisor: &Arc<Supervisor>, key: SessionKey, why: Passivation) -> Option<Answer> {
     let (sender, receiver) = oneshot::channel();
-    let letter = Letter {
-        call: Call::Passivate(why),
-        payload: bytes::Bytes::new(),
-        revision: Revision(0),
-        request_id: RequestId::made(Uuid::now_v7()),
-        reply: ReplyTo::Local(sender),
-    };
-    supervisor.deliver(key, letter).await;
+    supervisor.deliver(key, Letter::own(Call::Passivate(why), ReplyTo::Local(sender))).await;
     receiver.await.ok()
 }

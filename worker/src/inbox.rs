@@ -1,15 +1,18 @@
 //! From NATS messages to letters.
 //!
-//! Invariant: a message that cannot be read is answered, or dropped where nobody waits; it never reaches an agent.
+//! Invariant: a message that cannot be read is answered, or dropped where nobody waits; it never reaches an agent. One that is
+//! too large is not read at all.
 
 use std::sync::Arc;
 
 use async_nats::{Client, Message};
 use holdfast_protocol::error::Reason;
-use holdfast_protocol::internal::{Activate, Hint, REQUEST_ID_HEADER, REVISION_HEADER, call};
+use holdfast_protocol::internal::{Activate, Hint, LIFE_HEADER, REQUEST_ID_HEADER, REVISION_HEADER, call};
+use holdfast_protocol::request::check_size;
 use holdfast_protocol::subject::{Root, Verb};
-use holdfast_protocol::{Error, RequestId, Revision, SessionKey};
+use holdfast_protocol::{Error, Limits, RequestId, Revision, SessionKey};
 use serde::de::DeserializeOwned;
+use tokio::time::Instant;
 use uuid::Uuid;
 
 use crate::letter::{Answer, Call, Letter, ReplyTo};
@@ -18,23 +21,27 @@ use crate::supervisor::Supervisor;
 /// Gives one message to the session that it is for.
 pub(crate) async fn deliver(client: &Client, root: &Root, supervisor: &Arc<Supervisor>, message: Message) {
     let reply = match message.reply.clone() {
-        Some(subject) => ReplyTo::Nats(client.clone(), subject),
+        Some(subject) if root.may_answer(&subject) => ReplyTo::Nats(client.clone(), subject),
+        Some(_) => return,
         None => ReplyTo::Nobody,
     };
-    match read(root, &message) {
+    let arrived = Instant::now();
+    match read(root, &message, supervisor.limits()) {
         Ok((key, call)) => {
-            let (revision, request_id) = (revision(&message), request_id(&message));
-            let letter = Letter { call, payload: message.payload, revision, request_id, reply };
+            let (revision, request_id, life) = (revision(&message), request_id(&message), life(&message));
+            let payload = message.payload;
+            let letter = Letter { call, payload, revision, request_id, life, reply, arrived, held: None };
             supervisor.deliver(key, letter).await;
         }
         Err(error) => {
             tracing::warn!(subject = %message.subject, %error, "a message to an agent could not be read");
+            let error = if error.request_id.is_empty() { error.for_request(&request_id(&message)) } else { error };
             reply.send(Answer::Refused(Box::new(error))).await;
         }
     }
 }
 
-fn read(root: &Root, message: &Message) -> Result<(SessionKey, Call), Error> {
+fn read(root: &Root, message: &Message, limits: &Limits) -> Result<(SessionKey, Call), Error> {
     let unknown = || Error::new(Reason::Bug, format!("no agent is asked as {:?}", message.subject.as_str()));
     let (key, name) = root.parse_agent(&message.subject).ok_or_else(unknown)?;
     let call = match name {
@@ -42,7 +49,10 @@ fn read(root: &Root, message: &Message) -> Result<(SessionKey, Call), Error> {
         call::HINT => Call::Hint(Box::new(json::<Hint>(message)?)),
         call::LEASE => Call::Lease,
         call::HANDOVER => Call::Handover,
-        verb => Call::Verb(Verb::from_name(verb).filter(|verb| verb.is_relayed()).ok_or_else(unknown)?),
+        verb => {
+            check_size(&message.payload, limits)?;
+            Call::Verb(Verb::from_name(verb).filter(|verb| verb.is_relayed()).ok_or_else(unknown)?)
+        }
     };
     Ok((key, call))
 }
@@ -58,6 +68,10 @@ fn header<'a>(message: &'a Message, name: &str) -> Option<&'a str> {
 
 fn revision(message: &Message) -> Revision {
     Revision(header(message, REVISION_HEADER).and_then(|revision| revision.parse().ok()).unwrap_or(0))
+}
+
+fn life(message: &Message) -> Option<u64> {
+    header(message, LIFE_HEADER)?.parse().ok()
 }
 
 fn request_id(message: &Message) -> RequestId {

@@ -7,6 +7,10 @@ use holdfast_protocol::record::EventType;
 use holdfast_protocol::subject::Verb;
 use holdfast_protocol::{Error, RequestId, Revision};
 use tokio::sync::oneshot;
+use tokio::time::Instant;
+use uuid::Uuid;
+
+use crate::mailbox::Held;
 
 /// What a session is asked.
 pub(crate) enum Call {
@@ -16,8 +20,10 @@ pub(crate) enum Call {
     Activate(Box<Activate>),
     /// The record changed.
     Hint(Box<Hint>),
-    /// How do lock and clock stand?
+    /// How do lock and clock stand? Answered without the mailbox.
     Lease,
+    /// The record is at the letter's revision by now.
+    CatchUp,
     /// Finish, so that another can take over.
     Handover,
     /// Something may have happened to what is outside of the log.
@@ -82,10 +88,30 @@ pub(crate) struct Letter {
     pub(crate) revision: Revision,
     /// The request's id, unless the body has one.
     pub(crate) request_id: RequestId,
+    /// Which life of the session it is for, where its sender said.
+    pub(crate) life: Option<u64>,
     pub(crate) reply: ReplyTo,
+    /// When it came to this worker.
+    pub(crate) arrived: Instant,
+    /// Its share of what may wait.
+    pub(crate) held: Option<Held>,
 }
 
 impl Letter {
+    /// A letter from within this worker.
+    pub(crate) fn own(call: Call, reply: ReplyTo) -> Self {
+        Self {
+            call,
+            payload: Bytes::new(),
+            revision: Revision(0),
+            request_id: RequestId::made(Uuid::now_v7()),
+            life: None,
+            reply,
+            arrived: Instant::now(),
+            held: None,
+        }
+    }
+
     /// Another copy of this request, which finds the first one's answer by `request_id`.
     pub(crate) fn copy_for(&self, request_id: &RequestId, reply: ReplyTo) -> Self {
         let verb = match self.call {
@@ -97,7 +123,10 @@ impl Letter {
             payload: self.payload.clone(),
             revision: self.revision,
             request_id: request_id.clone(),
+            life: self.life,
             reply,
+            arrived: self.arrived,
+            held: None,
         }
     }
 }

@@ -16,6 +16,8 @@ mod lease;
 mod letter;
 mod log;
 pub mod machine;
+mod mailbox;
+mod status;
 mod supervisor;
 mod watch;
 mod worker;

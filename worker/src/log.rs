@@ -24,11 +24,28 @@ struct Unannounced {
 pub(crate) struct LogPosition {
     frames: u64,
     bytes: u64,
+    /// The last accepted frame that is known, of this agent or of one before it.
+    last: u64,
     /// Boxed, because most of the time there is room for more than there is.
     unannounced: VecDeque<Box<Unannounced>>,
 }
 
 impl LogPosition {
+    /// The last frame that is known to be accepted: a read that does not come this far is not complete.
+    pub(crate) fn last(&self) -> u64 {
+        self.last
+    }
+
+    /// Frames up to `sequence` may have been accepted.
+    pub(crate) fn expect(&mut self, sequence: u64) {
+        self.last = self.last.max(sequence);
+    }
+
+    /// Forgets all but how far the log goes: it is about to be read.
+    pub(crate) fn reset(&mut self) {
+        *self = Self { last: self.last, ..Self::default() };
+    }
+
     /// Whether a snapshot is due.
     pub(crate) fn wants_snapshot(&self) -> bool {
         self.frames >= SNAPSHOT_EVERY || self.bytes >= SNAPSHOT_EVERY_BYTES
@@ -71,6 +88,7 @@ impl LogPosition {
 
     /// `frame` of `bytes` is in the log at `sequence`.
     pub(crate) fn appended(&mut self, frame: &Frame, sequence: u64, bytes: usize) {
+        self.expect(sequence);
         if let Some(snapshot) = &frame.snapshot {
             self.frames = 0;
             self.bytes = 0;

@@ -5,28 +5,25 @@
 
 use std::collections::HashMap;
 use std::panic::AssertUnwindSafe;
-use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use bytes::Bytes;
-use futures_channel::mpsc;
-use futures_util::{FutureExt, StreamExt};
+use futures_util::FutureExt;
 use holdfast_protocol::error::Reason;
-use holdfast_protocol::{Error, Namespace, RequestId, Revision, SessionKey};
+use holdfast_protocol::{Error, Limits, Namespace, Revision, SessionKey};
 use tokio::task::AbortHandle;
 use tokio::time::Instant;
 use tokio_util::task::TaskTracker;
-use uuid::Uuid;
 
-use crate::agent::{self, Activity, Core, End, Legacy, Mailbox, Start};
+use crate::agent::{self, Core, Departure, End, Start};
 use crate::letter::{Answer, Call, Letter, ReplyTo};
+use crate::mailbox::{Bounds, Mailbox, NotTaken, Sender, mailbox};
+use crate::status::Status;
 
 /// A session that is in memory.
 struct Handle {
     /// Tells this agent from a later one of the same session.
     serial: u64,
-    mailbox: mpsc::Sender<Box<Letter>>,
-    activity: Activity,
+    mailbox: Sender,
     /// Its task, to be dropped when it does not end in time.
     task: AbortHandle,
 }
@@ -35,26 +32,53 @@ struct Handle {
 struct Agents {
     by_key: HashMap<SessionKey, Handle>,
     serial: u64,
-    /// What agents left to the next ones of their sessions.
-    left: HashMap<SessionKey, Legacy>,
-    /// The highest fence that an agent of any session left: what is said of an empty log under an older one may not be true.
-    left_fence: Revision,
+    departed: Departed,
+}
+
+/// What the agents knew that have ended, of all sessions together: three numbers, however many sessions come and go.
+///
+/// They are the greatest of all sessions, which is safe, because each only makes a later agent more careful: it reads a log that
+/// it might have taken for empty, waits until its replica has come a little further, or moves its fence once more. A session
+/// that comes back under a record of its own has a greater revision than they are, and pays nothing.
+#[derive(Clone, Copy, Default)]
+pub(crate) struct Departed {
+    /// The fence of an agent: what is said of an empty log under an older one may not be true.
+    pub(crate) fence: Revision,
+    /// A fence under which a frame may have landed, or may land yet.
+    pub(crate) unknown: Revision,
+    /// The last accepted frame.
+    pub(crate) frame: u64,
+}
+
+impl Departed {
+    fn add(&mut self, other: Self) {
+        self.fence = self.fence.max(other.fence);
+        self.unknown = self.unknown.max(other.unknown);
+        self.frame = self.frame.max(other.frame);
+    }
 }
 
 /// All agents of a worker.
 pub(crate) struct Supervisor {
     core: Arc<Core>,
+    bounds: Bounds,
     agents: Mutex<Agents>,
     tasks: TaskTracker,
 }
 
 impl Supervisor {
     pub(crate) fn new(core: Arc<Core>) -> Arc<Self> {
-        Arc::new(Self { core, agents: Mutex::default(), tasks: TaskTracker::new() })
+        let config = &core.config;
+        let bounds = Bounds::new(config.mailbox, config.session_bytes, config.worker_bytes);
+        Arc::new(Self { core, bounds, agents: Mutex::default(), tasks: TaskTracker::new() })
     }
 
     fn agents(&self) -> MutexGuard<'_, Agents> {
         self.agents.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(crate) fn limits(&self) -> &Limits {
+        &self.core.limits
     }
 
     /// How many sessions are in memory.
@@ -70,7 +94,7 @@ impl Supervisor {
     /// Keys of the sessions of `namespace` without activity for at least `idle_ms`.
     pub(crate) fn idle_keys(&self, namespace: &Namespace, idle_ms: u64) -> Vec<SessionKey> {
         let now_ms = self.core.now_ms();
-        let is_idle = |handle: &Handle| now_ms.saturating_sub(handle.activity.load(Ordering::Relaxed)) >= idle_ms;
+        let is_idle = |handle: &Handle| now_ms.saturating_sub(handle.mailbox.status.activity_ms()) >= idle_ms;
         let agents = self.agents();
         let found = agents.by_key.iter().filter(|(key, handle)| key.namespace == *namespace && is_idle(handle));
         found.map(|(key, _)| key.clone()).collect()
@@ -80,11 +104,9 @@ impl Supervisor {
     pub(crate) fn stir(&self, key: &SessionKey) -> bool {
         let mut agents = self.agents();
         let Some(handle) = agents.by_key.get_mut(key) else { return true };
-        let request_id = RequestId::made(Uuid::now_v7());
-        let (payload, revision, reply) = (Bytes::new(), Revision(0), ReplyTo::Nobody);
-        let letter = Letter { call: Call::Look, payload, revision, request_id, reply };
+        let letter = Box::new(Letter::own(Call::Look, ReplyTo::Nobody));
         // One that is about to go is followed by one that looks by itself.
-        !handle.mailbox.try_send(Box::new(letter)).is_err_and(|refused| refused.is_full())
+        !matches!(handle.mailbox.post(letter, &self.bounds, self.limits()), Err(NotTaken::Full(_)))
     }
 
     /// Gives `letter` to the session's agent, which is started if need be. Answers at once what cannot be given.
@@ -97,52 +119,69 @@ impl Supervisor {
     fn try_deliver(self: &Arc<Self>, key: SessionKey, letter: Box<Letter>) -> Result<(), (Box<Letter>, Answer)> {
         let mut agents = self.agents();
         let letter = match agents.by_key.get_mut(&key) {
-            Some(handle) => match handle.mailbox.try_send(letter) {
-                Ok(()) => return Ok(()),
-                Err(refused) if refused.is_full() => {
-                    let letter = refused.into_inner();
-                    let answer = mailbox_full(&key, &letter);
-                    return Err((letter, answer));
+            Some(handle) if matches!(letter.call, Call::Lease) => {
+                let lease = handle.mailbox.status.lease(letter.revision, self.core.now_ms());
+                self.tell(handle, letter.revision);
+                return Err((letter, agent::done(&lease)));
+            }
+            Some(handle) => {
+                let news = match &letter.call {
+                    Call::Hint(hint) => Some(hint.revision),
+                    _ => None,
+                };
+                match (handle.mailbox.post(letter, &self.bounds, self.limits()), news) {
+                    (Ok(()), _) => return Ok(()),
+                    (Err(NotTaken::Gone(letter)), _) => letter,
+                    (Err(NotTaken::Full(letter)), None) => return Err(full(&key, letter)),
+                    // A hint is only a hint: what it says stands in the record.
+                    (Err(NotTaken::Full(letter)), Some(revision)) => {
+                        self.tell(handle, revision);
+                        return Err((letter, Answer::Done("{}".into())));
+                    }
                 }
-                // It is about to go; the next one comes right behind it.
-                Err(refused) => refused.into_inner(),
-            },
+            }
             None => letter,
         };
         let start = match &letter.call {
             // Nobody is there to be told, or to be asked.
-            Call::Hint(_) | Call::Lease | Call::Handover | Call::Passivate(_) | Call::Look => {
+            Call::Hint(_) | Call::Lease | Call::CatchUp | Call::Handover | Call::Passivate(_) | Call::Look => {
                 return Err((letter, Answer::Moved));
             }
             Call::Activate(given) => {
                 let mut given = given.clone();
-                given.created &= given.hint.revision > agents.left_fence;
+                given.created &= given.hint.revision > agents.departed.fence;
                 Start::Given(given)
             }
             Call::Verb(_) => Start::OnDemand,
         };
-        let legacy = agents.left.remove(&key).unwrap_or_default();
-        agents.serial += 1;
-        let serial = agents.serial;
-        // Each sender has a place of its own beside the channel's, and there is one sender.
-        let (mut mailbox, inbox) = mpsc::channel(self.core.config.mailbox.saturating_sub(1));
-        let activity = Activity::default();
-        activity.store(self.core.now_ms(), Ordering::Relaxed);
-        if mailbox.try_send(letter).is_err() {
-            unreachable!("a new mailbox has room");
+        let status = Status::new(self.core.now_ms());
+        let (mut sender, mailbox) = mailbox(&self.bounds, status.clone());
+        if let Err(NotTaken::Full(letter) | NotTaken::Gone(letter)) = sender.post(letter, &self.bounds, self.limits()) {
+            return Err(full(&key, letter));
         }
-        let hosted = Hosted { key: key.clone(), serial, activity: activity.clone(), start, legacy, inbox };
+        agents.serial += 1;
+        let (serial, departed) = (agents.serial, agents.departed);
+        let departure = Departure { departed, forward: None };
+        let hosted = Hosted { key: key.clone(), serial, status, start, departure, mailbox };
         let task = self.tasks.spawn(host(self.clone(), Box::new(hosted))).abort_handle();
-        agents.by_key.insert(key, Handle { serial, mailbox, activity, task });
+        agents.by_key.insert(key, Handle { serial, mailbox: sender, task });
         Ok(())
     }
 
-    fn left(&self, key: &SessionKey, legacy: Legacy, end: &End) {
-        let mut agents = self.agents();
-        agents.left_fence = agents.left_fence.max(legacy.fence);
-        if legacy.matters(end) {
-            agents.left.insert(key.clone(), legacy);
+    /// Tells an agent that the record is at `revision`, if it has not heard of that. At most one such letter waits.
+    fn tell(&self, handle: &mut Handle, revision: Revision) {
+        let status = handle.mailbox.status.clone();
+        if !status.is_behind(revision) || !status.begin_catching_up() {
+            return;
         }
+        let letter = Letter { revision, ..Letter::own(Call::CatchUp, ReplyTo::Nobody) };
+        if handle.mailbox.post(Box::new(letter), &self.bounds, self.limits()).is_err() {
+            status.end_catching_up();
+        }
+    }
+
+    fn departed(&self, departed: Departed) {
+        self.agents().departed.add(departed);
     }
 
     fn ended(&self, key: &SessionKey, serial: u64) {
@@ -168,10 +207,10 @@ impl Supervisor {
 struct Hosted {
     key: SessionKey,
     serial: u64,
-    activity: Activity,
+    status: Arc<Status>,
     start: Start,
-    legacy: Legacy,
-    inbox: Mailbox,
+    departure: Departure,
+    mailbox: Mailbox,
 }
 
 /// The task of one agent. Its parts are boxed, because the task of an idle agent is as large as the largest of them.
@@ -181,16 +220,16 @@ async fn host(supervisor: Arc<Supervisor>, mut hosted: Box<Hosted>) {
 }
 
 async fn run(supervisor: &Supervisor, hosted: &mut Hosted) -> End {
-    let Hosted { key, activity, inbox, start, legacy, .. } = hosted;
+    let Hosted { key, status, mailbox, start, departure, .. } = hosted;
     let (key, start) = (key.clone(), std::mem::replace(start, Start::OnDemand));
-    let running = agent::run(supervisor.core.clone(), key, activity.clone(), inbox, start, legacy);
+    let running = agent::run(supervisor.core.clone(), key, status.clone(), mailbox, start, departure);
     AssertUnwindSafe(running).catch_unwind().await.unwrap_or(End::Panicked)
 }
 
 async fn finish(supervisor: Arc<Supervisor>, hosted: Box<Hosted>, end: End) {
-    let Hosted { key, serial, mut inbox, mut legacy, .. } = *hosted;
+    let Hosted { key, serial, mut mailbox, departure, .. } = *hosted;
     match &end {
-        End::Moved | End::HandedOver => {}
+        End::Moved | End::Closed(_) | End::HandedOver => {}
         End::Failed(error) => {
             let path = error.details.get("path").map(tracing::field::display);
             tracing::warn!(session = %key, path, %error, "a session could not be taken up");
@@ -199,21 +238,20 @@ async fn finish(supervisor: Arc<Supervisor>, hosted: Box<Hosted>, end: End) {
             tracing::error!(session = %key, "a session's agent panicked; its session is built again from its log");
         }
     }
-    let successor = legacy.letter.take();
     // Before the mailbox closes, because from then on the next agent may start.
-    supervisor.left(&key, legacy, &end);
-    inbox.close();
+    supervisor.departed(departure.departed);
+    mailbox.close();
     supervisor.ended(&key, serial);
-    if let Some(letter) = successor {
-        supervisor.deliver(key, *letter).await;
+    if let Some(letter) = departure.forward {
+        supervisor.deliver(key.clone(), *letter).await;
     }
-    while let Some(letter) = inbox.next().await {
-        agent::answer_end(vec![*letter], &end).await;
+    while let Some(letter) = mailbox.next().await {
+        agent::answer_end(&key, vec![*letter], &end).await;
     }
 }
 
-fn mailbox_full(key: &SessionKey, letter: &Letter) -> Answer {
+fn full(key: &SessionKey, letter: Box<Letter>) -> (Box<Letter>, Answer) {
     let message = format!("too many requests wait for session {}", key.id);
     let error = Error::new(Reason::MailboxFull, message).retry_after_ms(Some(50)).for_request(&letter.request_id);
-    Answer::Refused(Box::new(error))
+    (letter, Answer::Refused(Box::new(error)))
 }

@@ -35,15 +35,22 @@ pub fn parse<R: Request>(payload: &[u8], limits: &Limits) -> Result<R, Error> {
     Ok(request)
 }
 
-fn from_json<R: Request>(payload: &[u8], limits: &Limits) -> Result<R, Error> {
-    if payload.len() > limits.request_bytes {
-        return Err(Error::new(
-            Reason::RequestTooLarge,
-            format!("the request has {} bytes, and at most {} are allowed", payload.len(), limits.request_bytes),
-        )
-        .detail("bytes", payload.len())
-        .detail("limit", limits.request_bytes));
+/// Whether a body may be read at all.
+///
+/// # Errors
+/// `too_large` / `request_too_large`, without a `request_id`, because that would mean to read it.
+pub fn check_size(payload: &[u8], limits: &Limits) -> Result<(), Error> {
+    if payload.len() <= limits.request_bytes {
+        return Ok(());
     }
+    let message = format!("the request has {} bytes, and at most {} are allowed", payload.len(), limits.request_bytes);
+    Err(Error::new(Reason::RequestTooLarge, message)
+        .detail("bytes", payload.len())
+        .detail("limit", limits.request_bytes))
+}
+
+fn from_json<R: Request>(payload: &[u8], limits: &Limits) -> Result<R, Error> {
+    check_size(payload, limits)?;
     let bad_json = |why: String| Error::invalid(Reason::BadJson, format!("the request is not JSON: {why}"));
     let text = std::str::from_utf8(payload).map_err(|error| bad_json(error.to_string()))?;
     let text = if text.trim_ascii().is_empty() { "{}" } else { text };

@@ -10,8 +10,9 @@ use holdfast_store::StoreError;
 use serde_json::value::RawValue;
 use tokio::time::Instant;
 
-use super::record::{Standing, storage_unavailable};
-use super::{Agent, Doubt, Flow};
+use super::end::{answer_end, no_session};
+use super::record::storage_unavailable;
+use super::{Agent, Doubt, End, Flow};
 use crate::letter::{Answer, Call, Letter, ReplyTo};
 use crate::log::frame;
 use crate::machine::Access;
@@ -48,7 +49,7 @@ pub(super) enum Committed {
 
 impl Agent {
     /// Commits `batch` and answers it.
-    pub(super) async fn commit(&mut self, batch: Batch) -> Result<Committed, super::End> {
+    pub(super) async fn commit(&mut self, batch: Batch) -> Result<Committed, End> {
         if batch.staged.is_empty() {
             return Ok(Committed::Answered);
         }
@@ -63,26 +64,25 @@ impl Agent {
                 refuse(batch, &error).await;
                 return Ok(Committed::Answered);
             }
+            let fence = self.revision;
             match self.append_batch(&batch).await {
                 Ok(()) => {
                     self.answer(batch).await;
                     return Ok(Committed::Answered);
                 }
-                Err(StoreError::Moved { .. }) => {
-                    match self.refresh().await {
-                        // Only the lock changed. If nobody's token lost: the same frame again under the new fence.
-                        Ok(Standing::Owner) => {}
-                        Ok(Standing::Gone) => {
-                            super::answer_all(with_copies(batch), |_| Answer::Moved).await;
-                            return Err(super::End::Moved);
-                        }
-                        Err(error) => {
-                            self.doubt = Some(Doubt::Ahead);
-                            refuse(batch, &storage_unavailable(&error)).await;
-                            return Ok(Committed::Answered);
-                        }
+                Err(StoreError::Moved { .. }) => match self.catch_up_past(fence).await {
+                    // Mostly only the lock changed. If nobody's token lost: the same frame again under the new fence.
+                    Ok(Ok(())) => {}
+                    Ok(Err(error)) => {
+                        self.doubt = Some(Doubt::Ahead);
+                        refuse(batch, &storage_unavailable(&error)).await;
+                        return Ok(Committed::Answered);
                     }
-                }
+                    Err(end) => {
+                        answer_end(&self.key, with_copies(batch), &end).await;
+                        return Err(end);
+                    }
+                },
                 Err(StoreError::Unknown(_)) => return Ok(Committed::Again(with_copies(batch))),
                 Err(error) => {
                     self.doubt = Some(Doubt::Ahead);
@@ -177,8 +177,12 @@ impl Agent {
         while !letters.is_empty() {
             let settled = match self.settle().await {
                 Ok(settled) => settled,
+                Err(end @ End::Closed(_)) if is_sent => {
+                    refuse_all(letters, is_sent, &no_session(&self.key)).await;
+                    return Err(end);
+                }
                 Err(end) => {
-                    super::step::answer_end(letters, &end).await;
+                    answer_end(&self.key, letters, &end).await;
                     return Err(end);
                 }
             };

@@ -3,11 +3,10 @@
 //! Invariant: a session ends by `session.close` or by idleness that its agent judges itself. No other way out writes
 //! `closed`, whatever `on_idle` says.
 
-use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use holdfast_protocol::error::Reason;
-use holdfast_protocol::record::{EventType, OnIdle, SessionRecord, State};
+use holdfast_protocol::record::{EventType, OnIdle, SessionRecord, State, Urgency};
 use holdfast_protocol::reply::Closed;
 use holdfast_protocol::request::{Close, Request, parse};
 use holdfast_protocol::{Error, RequestId};
@@ -15,8 +14,9 @@ use holdfast_store::StoreError;
 use tokio::time::Instant;
 
 use super::commit::refused;
+use super::end::answer_end;
 use super::record::{Standing, storage_unavailable};
-use super::step::{answer_end, chosen_id, done};
+use super::step::{chosen_id, done};
 use super::{Agent, End, Flow};
 use crate::letter::{Answer, Letter, Passivation};
 
@@ -62,7 +62,7 @@ impl Agent {
                 Ok(())
             }
             Err(end) => {
-                answer_end(vec![letter], &end).await;
+                answer_end(&self.key, vec![letter], &end).await;
                 Err(end)
             }
         }
@@ -90,7 +90,7 @@ impl Agent {
 
     /// For how long nobody asked for anything.
     fn idle_ms(&self) -> u64 {
-        self.core.now_ms().saturating_sub(self.activity.load(Ordering::Relaxed))
+        self.core.now_ms().saturating_sub(self.status.activity_ms())
     }
 
     /// Compacts the log, then writes `next`, on the known revision only: a lock taken meanwhile means that somebody is there.
@@ -99,7 +99,11 @@ impl Agent {
         if let Err(error) = self.compact().await {
             return self.stayed(error).await;
         }
-        match self.write_record(next).await {
+        // An operator who insists is told that it is busy, and an idle session has time.
+        if self.keep_pace().await.is_err() {
+            return Ok(Left::Stayed(None));
+        }
+        match self.write_record(next, Urgency::Ordinary).await {
             Ok(()) => Ok(Left::Gone),
             Err(error) => self.stayed(error).await,
         }
@@ -107,7 +111,7 @@ impl Agent {
 
     async fn stayed(&mut self, error: StoreError) -> Result<Left, End> {
         match self.refresh().await {
-            Ok(Standing::Gone) => Err(End::Moved),
+            Ok(Standing::Gone) => Err(self.gone()),
             Ok(Standing::Owner) if matches!(error, StoreError::Moved { .. }) => Ok(Left::Stayed(None)),
             Ok(Standing::Owner) | Err(_) => Ok(Left::Stayed(Some(error))),
         }
@@ -144,7 +148,7 @@ impl Agent {
         match self.try_close(&close, &request_id).await {
             Ok(Ok(())) => {
                 letter.reply.send(done(&Closed { session_id: self.key.id.clone(), closed: true })).await;
-                Err(End::Moved)
+                Err(End::Closed(Box::new(self.closing(Some(request_id)))))
             }
             Ok(Err(error)) => {
                 let answer = refused(&error, &request_id);
@@ -152,7 +156,7 @@ impl Agent {
                 Ok(())
             }
             Err(end) => {
-                answer_end(vec![letter], &end).await;
+                answer_end(&self.key, vec![letter], &end).await;
                 Err(end)
             }
         }
@@ -179,11 +183,19 @@ impl Agent {
                 event,
                 ..self.record.clone()
             };
-            match self.write_record(next).await {
+            // It is decided again below if the record changed meanwhile.
+            if let Err(error) = self.keep_pace().await {
+                return Ok(Err(error));
+            }
+            let fence = self.revision;
+            match self.write_record(next, Urgency::Ordinary).await {
                 Ok(()) => return Ok(Ok(())),
                 // The lock changed: ask again whether the token is good.
                 Err(StoreError::Moved { .. }) => {
-                    if let Err(error) = self.refresh_or_end().await? {
+                    if let Err(error) = self.catch_up_past(fence).await? {
+                        return Ok(Err(storage_unavailable(&error)));
+                    }
+                    if let Err(error) = self.settle().await? {
                         return Ok(Err(error));
                     }
                 }

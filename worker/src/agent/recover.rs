@@ -1,10 +1,10 @@
 //! How an agent comes to its state: from nothing, or from the log.
 //!
-//! Invariant: before it reads a log that others may have written, an agent appends a barrier under its own fence. Then nobody
-//! else can append, and a read that contains the barrier is complete, whichever replica served it.
+//! Invariant: a log that others may have written is read up to an end that was told by a replica which has this agent's own
+//! fence. Under the fences before it nobody can append any more, so the read is complete, whichever replica serves it.
 //!
 //! After a frame with unknown outcome the fence itself is moved first: a late copy of that frame could otherwise land behind
-//! the barrier, and shadow a frame that was acknowledged since.
+//! the end, and shadow a frame that was acknowledged since.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -13,25 +13,17 @@ use holdfast_protocol::document::Content;
 use holdfast_protocol::error::Reason;
 use holdfast_protocol::frame::{Frame, Op, Snapshot};
 use holdfast_protocol::internal::Hint;
-use holdfast_protocol::record::{EventType, SessionRecord};
+use holdfast_protocol::record::{EventType, SessionRecord, Urgency};
 use holdfast_protocol::{Error, RequestId, Revision, SessionKey};
-use holdfast_store::{Rollup, StoreError, StoredFrame, WriteId};
+use holdfast_store::{Rollup, StoreError, StoredFrame};
 use tokio::time::Instant;
 use uuid::Uuid;
 
 use super::record::{Standing, storage_unavailable, without_event};
-use super::{Activity, Agent, Core, Doubt, End, Start};
+use super::{Agent, Core, Doubt, End, Start};
 use crate::answered::Answered;
 use crate::log::{LogPosition, frame};
-
-/// A frame that proves that the record is unchanged. While the fence stays the same it is never appended twice: each one is a
-/// message more in a log that must stay short, and the storage may not be readable for long.
-pub(super) struct Barrier {
-    fence: Revision,
-    id: WriteId,
-    /// Where it stands, once that is known.
-    sequence: Option<u64>,
-}
+use crate::status::Status;
 
 impl Start {
     /// The record to start with.
@@ -68,7 +60,7 @@ impl Agent {
     pub(super) fn new(
         core: Arc<Core>,
         key: SessionKey,
-        activity: Activity,
+        status: Arc<Status>,
         Hint { revision, record }: Hint,
     ) -> Result<Box<Self>, End> {
         if !record.is_owned_by(&core.config.name, core.boot) {
@@ -82,7 +74,7 @@ impl Agent {
         let machine = kind.create(&record, core.surroundings(&record));
         let mut agent = Box::new(Self {
             key,
-            activity,
+            status,
             revision,
             activation,
             machine,
@@ -94,8 +86,8 @@ impl Agent {
             log: LogPosition::default(),
             lock_clock: None,
             doubt: None,
-            barrier: None,
-            successor: None,
+            proven_ms: None,
+            forward: None,
             stay_until: None,
             look_due: false,
             owed: None,
@@ -121,14 +113,16 @@ impl Agent {
     /// Appends ops that nobody waits for, or ends: the next start tries again from the log.
     async fn append_or_end(&mut self, ops: Vec<Op>) -> Result<(), End> {
         let deadline = Instant::now() + self.core.config.recover_timeout;
+        let failed = |error: &StoreError| End::Failed(Box::new(storage_unavailable(error)));
         loop {
             self.make_room().await.map_err(|error| End::Failed(Box::new(error)))?;
+            let fence = self.revision;
             match self.append(ops.clone()).await {
                 Ok(()) => return Ok(()),
                 Err(StoreError::Moved { .. }) if Instant::now() < deadline => {
-                    self.refresh_or_end().await?.map_err(|error| End::Failed(Box::new(error)))?;
+                    self.catch_up_past(fence).await?.map_err(|error| failed(&error))?;
                 }
-                Err(error) => return Err(End::Failed(Box::new(storage_unavailable(&error)))),
+                Err(error) => return Err(failed(&error)),
             }
         }
     }
@@ -151,26 +145,42 @@ impl Agent {
     async fn rebuild(&mut self) -> Result<Result<(), StoreError>, End> {
         let deadline = Instant::now() + self.core.config.recover_timeout;
         let mut pause = Duration::from_millis(1);
-        // Sessions that lost the storage at the same moment do not come back to it at the same moment.
-        let spread = 0.5 + f64::from(self.activation.0.as_bytes()[15]) / 256.0;
         loop {
             let error = match self.try_rebuild().await? {
-                Ok(()) => {
-                    self.doubt = None;
-                    self.look().await?;
-                    return Ok(Ok(()));
-                }
+                Ok(()) => match self.prove_before_look().await? {
+                    Ok(()) => {
+                        self.doubt = None;
+                        self.look().await?;
+                        return Ok(Ok(()));
+                    }
+                    Err(error) => error,
+                },
                 Err(error) => error,
             };
             if Instant::now() + pause > deadline {
                 return Ok(Err(error));
             }
-            tokio::time::sleep(pause.mul_f64(spread)).await;
+            tokio::time::sleep(pause.mul_f64(self.spread())).await;
             pause = (pause * 2).min(Duration::from_millis(200));
             match self.refresh().await {
                 Ok(Standing::Owner) | Err(_) => {}
-                Ok(Standing::Gone) => return Err(End::Moved),
+                Ok(Standing::Gone) => return Err(self.gone()),
             }
+        }
+    }
+
+    /// Reading a log proves nothing of who owns the session, and looking at a file removes what a save has left beside it.
+    async fn prove_before_look(&mut self) -> Result<Result<(), StoreError>, End> {
+        if self.record.path.is_none() {
+            return Ok(Ok(()));
+        }
+        let fence = self.revision;
+        match self.refresh().await {
+            Ok(Standing::Gone) => Err(self.gone()),
+            // What was read may not be all under a newer fence, if that was made by hand.
+            Ok(Standing::Owner) if self.revision > fence => Ok(Err(StoreError::Moved { expected: fence })),
+            Ok(Standing::Owner) => Ok(Ok(())),
+            Err(error) => Ok(Err(error)),
         }
     }
 
@@ -181,21 +191,30 @@ impl Agent {
             let reason = Some("the outcome of a write was unknown; fenced and read back".to_owned());
             let event = self.event(EventType::SessionActivated, None, reason, None);
             let next = SessionRecord { event, ..self.record.clone() };
-            if let Err(error) = self.write_record(next).await {
+            if let Err(error) = self.write_record(next, Urgency::Urgent).await {
                 return Ok(Err(error));
             }
         }
-        let until = match self.raise_barrier().await {
-            Ok(sequence) => sequence,
-            Err(error) => return Ok(Err(error)),
-        };
-        let frames = match self.core.store.read_log(&self.key, 0, until).await {
+        let frames = match self.read_log().await {
             Ok(frames) => frames,
             Err(error) => return Ok(Err(error)),
         };
         self.reset();
-        self.replay_all(&frames).map_err(|error| End::Failed(Box::new(error)))?;
+        if let Err(error) = self.replay_all(&frames) {
+            return self.is_not_a_log(error).await;
+        }
         Ok(self.shorten().await)
+    }
+
+    /// What was read is no log of this session, unless it is one of its next owner, or of the session that was opened after it.
+    async fn is_not_a_log(&mut self, error: Error) -> Result<Result<(), StoreError>, End> {
+        let fence = self.revision;
+        match self.refresh().await {
+            Ok(Standing::Gone) => Err(self.gone()),
+            Ok(Standing::Owner) if self.revision > fence => Ok(Err(StoreError::Moved { expected: fence })),
+            Ok(Standing::Owner) => Err(End::Failed(Box::new(error))),
+            Err(error) => Ok(Err(error)),
+        }
     }
 
     fn replay_all(&mut self, stored: &[StoredFrame]) -> Result<(), Error> {
@@ -210,11 +229,15 @@ impl Agent {
         self.opened = of_this.map(|(_, frame)| frame.opened).max().unwrap_or(0).max(self.opened);
         let begin = self.record.log_after.max(self.opened);
         let is_void = |stored: &StoredFrame| stored.sequence <= begin;
+        for (_, frame) in frames.iter().filter(|(stored, _)| stored.sequence <= self.record.log_after) {
+            self.answered.remember_all(frame);
+        }
         // Wherever it stands: a nats-server that was killed may have forgotten that a snapshot replaced what is before it, and
         // of that, again, the stream keeps the latest only.
         let valid = frames.iter().filter(|(stored, _)| !is_void(stored));
         if let Some(snapshot) = valid.filter_map(|(_, frame)| frame.snapshot.as_ref()).max_by_key(|found| found.ops) {
             self.machine.restore(&snapshot.state)?;
+            // It has what was left of earlier lives when it was made.
             self.answered = Answered::restore(snapshot.answered.clone());
             self.ops = snapshot.ops;
         }
@@ -227,22 +250,12 @@ impl Agent {
         Ok(())
     }
 
-    /// Appends the barrier, or finds the one that stands there already.
-    async fn raise_barrier(&mut self) -> Result<u64, StoreError> {
-        let fence = self.revision;
-        let raised = self.barrier.take().filter(|barrier| barrier.fence == fence);
-        let barrier =
-            raised.unwrap_or_else(|| Box::new(Barrier { fence, id: Uuid::now_v7().to_string(), sequence: None }));
-        if let Some(sequence) = barrier.sequence {
-            self.barrier = Some(barrier);
-            return Ok(sequence);
+    /// The whole log, as nobody else can change it any more.
+    async fn read_log(&self) -> Result<Vec<StoredFrame>, StoreError> {
+        match self.core.store.log_end(&self.key, self.revision.0.max(self.log.last())).await? {
+            0 => Ok(Vec::new()),
+            last => self.core.store.read_log(&self.key, 0, last).await,
         }
-        let frame = Frame::barrier(self.activation).to_json();
-        let id = barrier.id.clone();
-        let barrier = self.barrier.insert(barrier);
-        let sequence = self.core.store.append(&self.key, fence, frame.into(), Rollup::Keep, id).await?;
-        barrier.sequence = Some(sequence);
-        Ok(sequence)
     }
 
     /// Compacts a long log that was just read. That it does not work is no reason not to serve the session.
@@ -268,7 +281,7 @@ impl Agent {
         }
         self.answered = Answered::default();
         self.ops = 0;
-        self.log = LogPosition::default();
+        self.log.reset();
     }
 
     fn replay(&mut self, frame: &Frame) -> Result<(), Error> {
@@ -305,15 +318,14 @@ impl Agent {
         let bytes = json.len();
         let rollup = if frame.snapshot.is_some() { Rollup::Replace } else { Rollup::Keep };
         let id = Uuid::now_v7().to_string();
+        // An append that is given up half way, by a panic beside it for one, may have landed.
+        let (doubt, sent_ms) = (self.doubt.replace(Doubt::UnknownFrame(self.revision)), self.core.now_ms());
         let appended = self.core.store.append(&self.key, self.revision, json.into(), rollup, id).await;
-        if matches!(appended, Err(StoreError::Unknown(_))) {
-            self.doubt = Some(Doubt::UnknownFrame(self.revision));
-        }
-        if matches!(appended, Ok(_) | Err(StoreError::Unknown(_))) {
-            // A read up to it is no longer complete.
-            self.barrier = None;
+        if !matches!(appended, Err(StoreError::Unknown(_))) {
+            self.doubt = doubt;
         }
         self.log.appended(frame, appended?, bytes);
+        self.proven(sent_ms);
         Ok(())
     }
 }

@@ -7,8 +7,6 @@
 //!
 //! The file is written, beside the real one, while the intent is on its way; only the last step waits for it.
 
-use std::time::Duration;
-
 use holdfast_protocol::error::Reason;
 use holdfast_protocol::frame::Op;
 use holdfast_protocol::subject::Verb;
@@ -19,14 +17,11 @@ use tokio::time::Instant;
 use uuid::Uuid;
 
 use super::commit::refused;
-use super::record::{Standing, storage_unavailable};
-use super::step::answer_end;
+use super::end::answer_end;
+use super::record::storage_unavailable;
 use super::{Agent, Doubt, End, Flow};
 use crate::letter::{Answer, Letter};
 use crate::machine::{Access, Ask, Change, Effect, Noticed, Unfinished};
-
-/// The pause before a leader that is behind is asked again.
-const BEHIND: Duration = Duration::from_millis(5);
 
 /// What became of an attempt to save.
 enum Attempt {
@@ -56,7 +51,7 @@ impl Agent {
                 Ok(Attempt::Again) if Instant::now() < deadline => {}
                 Ok(attempt) => break attempt,
                 Err(end) => {
-                    answer_end(vec![letter], &end).await;
+                    answer_end(&self.key, vec![letter], &end).await;
                     return Err(end);
                 }
             }
@@ -239,22 +234,16 @@ impl Agent {
 
     /// Appends under whatever the fence is by then; *moved* only where that is not enough.
     async fn append_applied(&mut self, ops: Vec<Op>) -> Result<Result<(), StoreError>, End> {
-        let deadline = Instant::now() + self.core.config.recover_timeout;
         loop {
             let fence = self.revision;
             let moved = match self.append(ops.clone()).await {
                 Err(moved @ StoreError::Moved { .. }) => moved,
                 done => return Ok(done),
             };
-            match self.refresh().await {
-                // Only the lock changed, and it is checked again before the file is touched.
-                Ok(Standing::Owner) if self.doubt.is_none() && self.revision > fence => {}
-                // Refused under a fence that a leader says is the last: it is behind.
-                Ok(Standing::Owner) if self.doubt.is_none() && Instant::now() < deadline => {
-                    tokio::time::sleep(BEHIND).await;
-                }
-                Ok(Standing::Owner) => return Ok(Err(moved)),
-                Ok(Standing::Gone) => return Err(End::Moved),
+            // Mostly only the lock changed, and it is checked again before the file is touched.
+            match self.catch_up_past(fence).await? {
+                Ok(()) if self.doubt.is_none() => {}
+                Ok(()) => return Ok(Err(moved)),
                 Err(error) => return Ok(Err(error)),
             }
         }
@@ -273,5 +262,8 @@ fn named(error: Error, request_id: &RequestId) -> Error {
 
 /// Nothing was changed yet, whatever became of the intent.
 fn error_before(error: &StoreError) -> Error {
-    storage_unavailable(&StoreError::Unavailable(error.to_string()))
+    match error {
+        StoreError::Unknown(why) => storage_unavailable(&StoreError::Unavailable(why.clone())),
+        error => storage_unavailable(error),
+    }
 }

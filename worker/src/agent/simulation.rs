@@ -63,6 +63,8 @@ fn faults_of(dice: &mut Dice) -> Faults {
         late: share(60, 30 * rough),
         unreadable: share(30, 30 * rough),
         delay_ms: share(80, 12),
+        behind: share(60, 1000),
+        stale: 0,
         seed: dice.next(),
         frame_bytes_max: 0,
     }
@@ -119,6 +121,8 @@ async fn settle(world: &Arc<World>, dice: Dice) {
     world.heal();
     // Whatever is still under way ends: the longest recovery, and the longest wait of a request.
     tokio::time::sleep(Duration::from_secs(60)).await;
+    let node = world.any_node();
+    operator::open_anew(world, &node).await;
     let mut last = Client::new(99, world.clone(), dice);
     last.must_read().await;
     operator::announce(world, u64::MAX).await;

@@ -13,8 +13,9 @@ use serde::Serialize;
 use serde_json::value::RawValue;
 
 use super::commit::{Batch, Staged, refused, with_copies};
+use super::end::answer_end;
 use super::record::Standing;
-use super::{Agent, Doubt, End, Flow, answer_all};
+use super::{Agent, Doubt, End, Flow};
 use crate::letter::{Answer, Call, Letter};
 use crate::machine::{Access, Ask, Change, Decision, Memory};
 
@@ -42,7 +43,7 @@ impl Agent {
                 }
                 Err(end) => {
                     let rest = with_copies(batch).into_iter().chain([letter]).chain(letters).collect();
-                    answer_end(rest, &end).await;
+                    answer_end(&self.key, rest, &end).await;
                     return Err(end);
                 }
             }
@@ -75,6 +76,10 @@ impl Agent {
                     Memory::Occurrence => RawValue::NULL.to_owned(),
                 };
                 batch.ops.push(Op { request_id: request_id.clone(), event, change, reply: remembered });
+                if matches!(&ask.access, Access::Write { token: Some(_) }) {
+                    // It came in time, whatever comes behind it in this batch.
+                    self.renew_lock_clock();
+                }
                 Ok(reply)
             }
         };
@@ -82,10 +87,18 @@ impl Agent {
     }
 
     async fn decide(&mut self, letter: &Letter, batch: &Batch) -> Result<Verdict, End> {
+        self.expire_before(letter).await?;
+        if self.is_of_another_life(letter) {
+            return Ok(Verdict::Now(Answer::Moved));
+        }
         if let Call::Verb(verb) = letter.call
             && !matches!(verb, Verb::SessionTouch | Verb::LockRenew)
         {
             return self.decide_request(verb, letter, batch).await;
+        }
+        if matches!(letter.call, Call::CatchUp) {
+            // From now on the next one who knows more tells again.
+            self.status.end_catching_up();
         }
         if let Err(error) = self.catch_up(letter).await? {
             return Ok(Verdict::Now(refused(&error, &letter.request_id)));
@@ -94,14 +107,21 @@ impl Agent {
             // What a client did to the lock counts as activity where it is adopted; the hint itself does not.
             Call::Hint(hint) => match self.adopt(hint.record.clone(), hint.revision) {
                 Standing::Owner => Ok(Verdict::Now(Answer::Done("{}".into()))),
-                Standing::Gone => Err(End::Moved),
+                Standing::Gone => Err(self.gone()),
             },
-            Call::Lease => Ok(Verdict::Now(done(&self.lease_view()))),
+            Call::CatchUp => Ok(Verdict::Now(Answer::Done("{}".into()))),
             Call::Verb(Verb::SessionTouch) => Ok(Verdict::Now(self.decide_touch(letter))),
             Call::Verb(_) => self.decide_renew(letter).await,
-            // They end a batch before they come here.
-            Call::Activate(_) | Call::Handover | Call::Passivate(_) | Call::Look => Ok(Verdict::Now(Answer::Moved)),
+            // They end a batch before they come here, or are answered without the mailbox.
+            Call::Activate(_) | Call::Handover | Call::Passivate(_) | Call::Look | Call::Lease => {
+                Ok(Verdict::Now(Answer::Moved))
+            }
         }
+    }
+
+    /// Whether a request was meant for an earlier or later session of this id.
+    fn is_of_another_life(&self, letter: &Letter) -> bool {
+        matches!(letter.call, Call::Verb(_)) && letter.life.is_some_and(|life| life != self.record.log_after)
     }
 
     /// What an earlier copy of the request was answered.
@@ -181,6 +201,13 @@ impl Agent {
             let message = "this worker cannot prove that it still owns the session";
             return no(&Error::new(Reason::LeaseLost, message).retry_after_ms(Some(1000)));
         }
+        // Somebody may have moved the session, and not have reached this worker to tell it.
+        if ask.access == Access::Read
+            && !self.is_proven()
+            && let Err(error) = self.refresh_or_end().await?
+        {
+            return no(&error);
+        }
         match self.machine.decide(&ask).await {
             Ok(Decision::Reply(reply)) if ask.access == Access::Read && batch.ops.is_empty() => {
                 Ok(Verdict::Now(Answer::Done(reply.get().to_owned().into())))
@@ -234,20 +261,11 @@ pub(super) fn chosen_id(own: Option<&str>, letter: &Letter) -> RequestId {
     own.and_then(|id| RequestId::parse(id).ok()).unwrap_or_else(|| letter.request_id.clone())
 }
 
-pub(super) fn done<T: Serialize>(reply: &T) -> Answer {
+pub(crate) fn done<T: Serialize>(reply: &T) -> Answer {
     match serde_json::to_vec(reply) {
         Ok(json) => Answer::Done(json.into()),
         Err(error) => Answer::Refused(Box::new(Error::new(Reason::Bug, error.to_string()))),
     }
-}
-
-/// Answers what can no longer be served here.
-pub(crate) async fn answer_end(letters: Vec<Letter>, end: &End) {
-    answer_all(letters, |letter| match end {
-        End::Moved | End::HandedOver | End::Panicked => Answer::Moved,
-        End::Failed(error) => refused(error, &letter.request_id),
-    })
-    .await;
 }
 
 impl Agent {
@@ -257,6 +275,14 @@ impl Agent {
         if matches!(letter.call, Call::Look) {
             return self.look().await;
         }
+        if self.is_of_another_life(&letter) {
+            letter.reply.send(Answer::Moved).await;
+            return Ok(());
+        }
+        if let Err(end) = self.expire_before(&letter).await {
+            answer_end(&self.key, vec![letter], &end).await;
+            return Err(end);
+        }
         match self.settle().await {
             Ok(Ok(())) => {}
             Ok(Err(error)) => {
@@ -265,7 +291,7 @@ impl Agent {
                 return Ok(());
             }
             Err(end) => {
-                answer_end(vec![letter], &end).await;
+                answer_end(&self.key, vec![letter], &end).await;
                 return Err(end);
             }
         }
@@ -287,13 +313,18 @@ impl Agent {
     /// A coordinator says that the session is here, and perhaps what it begins with.
     async fn be_there(&mut self, letter: Letter, given: &Activate) -> Flow {
         let record = &given.hint.record;
+        if given.hint.revision <= self.revision && record.log_after != self.record.log_after {
+            // What an earlier session of this id began with.
+            letter.reply.send(Answer::Moved).await;
+            return Ok(());
+        }
         let begun = match self.adopt(record.clone(), given.hint.revision) {
             Standing::Gone if record.is_owned_by(&self.core.config.name, self.core.boot) => {
                 // The session went away and came back, and this agent was not told.
-                self.successor = Some(Box::new(letter));
+                self.forward = Some(Box::new(letter));
                 return Err(End::Moved);
             }
-            Standing::Gone => Err(End::Moved),
+            Standing::Gone => Err(self.gone()),
             Standing::Owner if given.content.is_none() => Ok(()),
             Standing::Owner => self.begin(given.content.as_ref(), given.request_id.clone()).await,
         };
@@ -304,7 +335,7 @@ impl Agent {
                 Ok(())
             }
             Err(end) => {
-                answer_end(vec![letter], &end).await;
+                answer_end(&self.key, vec![letter], &end).await;
                 Err(end)
             }
         }

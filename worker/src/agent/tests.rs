@@ -5,7 +5,11 @@ mod crash;
 mod idle;
 mod lease;
 mod leave;
+mod lives;
+mod mailbox;
 mod memory;
+mod owner;
+mod pace;
 mod recovery;
 mod save;
 
@@ -27,7 +31,7 @@ use crate::letter::{Answer, Call};
 fn asked(world: &World, body: &Value, revision: Revision) -> Asked {
     let plain = world.plain_ask(revision);
     let request_id = body["request_id"].as_str().map(|id| RequestId::parse(id).unwrap());
-    Asked { payload: body.to_string().into(), request_id: request_id.unwrap_or(plain.request_id), revision }
+    Asked { payload: body.to_string().into(), request_id: request_id.unwrap_or(plain.request_id), ..plain }
 }
 
 /// A request as a coordinator relays it that knows `revision` of the record.

@@ -4,18 +4,20 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use holdfast_protocol::error::Code;
+use holdfast_protocol::error::{Code, Reason};
 use holdfast_protocol::internal::Hint;
 use holdfast_protocol::lock::{self, LockDecision};
-use holdfast_protocol::record::EventType;
+use holdfast_protocol::record::{EventType, State};
 use holdfast_protocol::reply::Grant;
 use holdfast_protocol::request::{Acquire, Takeover};
 use holdfast_protocol::subject::Verb;
 use holdfast_protocol::{Error, RequestId, Revision, SessionRecord};
+use holdfast_store::LEASE_TTL;
 use serde_json::{Value, json};
+use tokio::time::Instant;
 
 use super::Dice;
-use super::world::{Asked, Attempt, Noted, Outcome, World};
+use super::world::{Asked, Attempt, Noted, Outcome, Told, World};
 use crate::letter::{Answer, Call};
 
 pub(super) struct Client {
@@ -129,17 +131,22 @@ impl Client {
 
     async fn ask(&mut self, verb: Verb, id: RequestId, body: Value) -> Outcome {
         let began_at = self.world.memory.last_sequence();
-        let told_before = self.world.notes.lock().unwrap().told;
+        let (told_before, told_long_before) = {
+            let notes = self.world.notes.lock().unwrap();
+            (notes.told(Duration::ZERO), notes.told(LEASE_TTL))
+        };
         let linearizable = body["consistency"] == "linearizable";
         let token = body["token"].as_str().map(str::to_owned);
-        let outcome = self.route(verb, &id, body.to_string().into()).await;
+        let (outcome, life) = self.route(verb, &id, body.to_string().into()).await;
         if let Outcome::Done(reply) = &outcome {
             let reply: Value = serde_json::from_str(reply).unwrap();
             self.revision = reply["revision"].as_u64().unwrap_or(self.revision);
         }
         let mut notes = self.world.notes.lock().unwrap();
-        if (verb != Verb::DocGet || linearizable) && matches!(outcome, Outcome::Done(_)) {
-            notes.told = notes.told.max(self.revision);
+        if (verb != Verb::DocGet || linearizable && life.is_some()) && matches!(outcome, Outcome::Done(_)) {
+            // A late copy of a change may be answered by a later life than the one that has it.
+            let (life, request_id) = (life.filter(|_| linearizable), id.clone());
+            notes.told.push(Told { at: Instant::now(), life, request_id, revision: self.revision });
         }
         let fresh = notes.requests.len();
         let place = *notes.by_id.entry(id.clone()).or_insert(fresh);
@@ -147,31 +154,48 @@ impl Client {
             let noted = Noted { client: self.number, verb, token, linearizable, attempts: Vec::new() };
             notes.requests.push((id, noted));
         }
-        notes.requests[place].1.attempts.push(Attempt { began_at, told_before, outcome: outcome.clone() });
+        let attempt = Attempt { began_at, told_before, told_long_before, life, outcome: outcome.clone() };
+        notes.requests[place].1.attempts.push(attempt);
         outcome
     }
 
-    /// To the owner, wherever it is.
-    async fn route(&mut self, verb: Verb, id: &RequestId, payload: Bytes) -> Outcome {
+    /// To the owner, wherever it is; and for which life of the session it was said to be.
+    async fn route(&mut self, verb: Verb, id: &RequestId, payload: Bytes) -> (Outcome, Option<u64>) {
         for attempt in 0..6 {
             let Some(hint) = self.known_record(attempt > 0).await else {
                 self.pause(200).await;
                 continue;
             };
+            if hint.record.state == State::Closed {
+                // A no is decided on a fresh read.
+                match self.known_record(true).await {
+                    Some(hint) if hint.record.state == State::Closed && attempt == 0 => {
+                        let error = Error::new(Reason::NoSession, "there is none");
+                        return (Outcome::Refused(Box::new(error)), None);
+                    }
+                    _ => self.pause(200).await,
+                }
+                continue;
+            }
             let Some(node) = self.world.node_of(&hint.record) else {
                 self.place(&hint).await;
                 continue;
             };
-            let ask = Asked { payload: payload.clone(), revision: hint.revision, request_id: id.clone() };
+            let life = self.dice.percent(70).then_some(hint.record.log_after);
+            let ask = Asked { payload: payload.clone(), revision: hint.revision, request_id: id.clone(), life };
             match node.ask(&self.world.key, Call::Verb(verb), ask).await {
-                Some(Answer::Done(reply)) => return Outcome::Done(String::from_utf8(reply.to_vec()).unwrap()),
-                Some(Answer::Refused(error)) => return Outcome::Refused(error),
+                Some(Answer::Done(reply)) => {
+                    return (Outcome::Done(String::from_utf8(reply.to_vec()).unwrap()), life);
+                }
+                // An agent that answered *moved* before may have written a frame, whose outcome nobody knows.
+                Some(Answer::Refused(error)) if error.reason == Reason::NoSession && attempt > 0 => break,
+                Some(Answer::Refused(error)) => return (Outcome::Refused(error), life),
                 Some(Answer::Moved) => {}
-                None => return Outcome::Unknown,
+                None => break,
             }
         }
         // An agent that answers *moved* may have written a frame before, whose outcome it does not know.
-        Outcome::Unknown
+        (Outcome::Unknown, None)
     }
 
     /// From the cache most of the time, unless it must be `fresh`.
@@ -206,6 +230,9 @@ impl Client {
         let asked = lock::Asked { request_id: &request_id, actor: None, at: "now", nonce, secret: &secret };
         for attempt in 0..3 {
             let hint = self.known_record(attempt > 0).await?;
+            if hint.record.state == State::Closed {
+                continue;
+            }
             match decide(&hint.record, hint.revision, &asked) {
                 LockDecision::Unchanged(reply) => return Some(reply),
                 LockDecision::Refuse(_) => {}

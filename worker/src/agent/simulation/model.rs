@@ -7,14 +7,14 @@ use std::sync::Arc;
 use bytes::Bytes;
 use holdfast_protocol::error::Reason;
 use holdfast_protocol::frame::{FRAMES_MAX, Frame};
-use holdfast_protocol::record::{Owner, State};
+use holdfast_protocol::record::{EventType, Owner};
 use holdfast_protocol::subject::Verb;
 use holdfast_protocol::{Limits, RequestId, Revision, SessionRecord, lock};
 use holdfast_store::Rollup;
 use holdfast_store::memory::Accepted;
 
 use super::client::is_definite;
-use super::world::{Attempt, Noted, Notes, Outcome, World};
+use super::world::{Attempt, Noted, Notes, Outcome, Told, World};
 use crate::document::DocumentKind;
 use crate::machine::{Kind, Machine, Surroundings};
 
@@ -26,12 +26,16 @@ struct Fold<'a> {
     /// Revisions of the record: at which sequence, and what could be read there.
     records: BTreeMap<u64, Option<SessionRecord>>,
     ops: u64,
-    /// Reply of each op, by its request.
+    /// Which life of the session it is, as `log_after` of its record.
+    life: u64,
+    /// Which life has the op of a request.
+    lives: HashMap<RequestId, u64>,
+    /// Reply of each op, by its request. A request takes effect once over all lives.
     replies: HashMap<RequestId, String>,
-    /// What a reader could see at each revision of the document.
-    views: HashMap<u64, BTreeSet<String>>,
-    /// When each revision of the document was committed.
-    committed_at: BTreeMap<u64, u64>,
+    /// What a reader could see in each life at each revision of the document.
+    views: HashMap<(u64, u64), BTreeSet<String>>,
+    /// Which revisions of the document were committed in which life.
+    committed: BTreeSet<(u64, u64)>,
     events: Vec<(u64, u32)>,
     log: usize,
 }
@@ -56,26 +60,34 @@ pub(super) fn tell(world: &World) {
 pub(super) fn check(world: &World) {
     let notes = world.notes.lock().unwrap();
     let first = world.first.lock().unwrap().clone().unwrap().1.hint.record;
-    let surroundings = Surroundings { limits: Arc::new(Limits::default()), workspace: None };
-    let machine = DocumentKind.create(&first, surroundings);
+    let machine = blank(&first);
     let mut fold = Fold {
         world,
         notes: &notes,
-        views: HashMap::from([(0, BTreeSet::from([machine.view().get().to_owned()]))]),
+        views: HashMap::new(),
         machine,
         records: BTreeMap::new(),
         ops: 0,
+        life: first.log_after,
+        lives: HashMap::new(),
         replies: HashMap::new(),
-        committed_at: BTreeMap::from([(0, 0)]),
+        committed: BTreeSet::new(),
         events: Vec::new(),
         log: 0,
     };
+    fold.begin_life(&first);
     for accepted in world.memory.accepted() {
         match accepted {
             Accepted::Record(stored) => {
                 let record = stored.value.and_then(|json| SessionRecord::from_json(&json, &world.key).ok());
-                let state = record.as_ref().map(|record| record.state);
-                assert_ne!(state, Some(State::Closed), "only session.close and idleness close, and neither comes");
+                let event = record.as_ref().and_then(|record| record.event.as_ref());
+                if let Some(event) = event.filter(|event| event.kind == EventType::SessionClosed) {
+                    // Idleness names no request, and does not come.
+                    assert!(event.request_id.is_some(), "only session.close and idleness close");
+                }
+                if let Some(record) = record.as_ref().filter(|record| record.log_after > fold.life) {
+                    fold.begin_life(record);
+                }
                 fold.records.insert(stored.revision.0, record);
             }
             Accepted::Frame { fence, sequence, value, rollup, .. } => fold.frame(fence, sequence, &value, rollup),
@@ -85,7 +97,18 @@ pub(super) fn check(world: &World) {
     fold.every_event_is_announced_in_order();
 }
 
+fn blank(record: &SessionRecord) -> Box<dyn Machine> {
+    DocumentKind.create(record, Surroundings { limits: Arc::new(Limits::default()), workspace: None })
+}
+
 impl Fold<'_> {
+    /// Opened, or opened anew over one that was closed: empty.
+    fn begin_life(&mut self, record: &SessionRecord) {
+        (self.machine, self.ops, self.life) = (blank(record), 0, record.log_after);
+        self.views.entry((self.life, 0)).or_default().insert(self.machine.view().get().to_owned());
+        self.committed.insert((self.life, 0));
+    }
+
     fn frame(&mut self, fence: Revision, sequence: u64, value: &Bytes, rollup: Rollup) {
         let frame = Frame::from_json(value, &self.world.key).unwrap();
         let (at, record) = self.records.last_key_value().unwrap();
@@ -108,10 +131,11 @@ impl Fold<'_> {
             self.machine.apply(&op.change).unwrap();
             self.ops += 1;
             let twice = self.replies.insert(op.request_id.clone(), op.reply.get().to_owned());
+            self.lives.insert(op.request_id.clone(), self.life);
             assert!(twice.is_none(), "{:?} was committed twice, at last in frame {sequence}", op.request_id);
             let revision = self.machine.revision();
-            self.views.entry(revision).or_default().insert(self.machine.view().get().to_owned());
-            self.committed_at.entry(revision).or_insert(sequence);
+            self.views.entry((self.life, revision)).or_default().insert(self.machine.view().get().to_owned());
+            self.committed.insert((self.life, revision));
             if op.event.is_some() {
                 self.events.push((sequence, index));
                 index += 1;
@@ -130,12 +154,12 @@ impl Fold<'_> {
     fn length(&mut self, frame: &Frame, sequence: u64, rollup: Rollup) {
         assert_eq!(frame.snapshot.is_some(), rollup == Rollup::Replace, "frame {sequence} is both or neither");
         self.log = if rollup == Rollup::Replace { 1 } else { self.log + 1 };
-        // Barriers come on top of frames; the stream would drop the oldest of 65.
-        assert!(self.log as u64 <= FRAMES_MAX + 3, "the log has {} messages at {sequence}", self.log);
+        // The stream would drop the oldest of 65.
+        assert!(self.log as u64 <= FRAMES_MAX + 1, "the log has {} messages at {sequence}", self.log);
     }
 
     fn every_answer_is_true(&self) {
-        let mut seen: HashMap<u64, u64> = HashMap::new();
+        let mut seen: HashMap<(u64, u64), u64> = HashMap::new();
         for (id, noted) in &self.notes.requests {
             for attempt in &noted.attempts {
                 match (&attempt.outcome, noted.verb) {
@@ -162,16 +186,26 @@ impl Fold<'_> {
         noted: &Noted,
         attempt: &Attempt,
         reply: &str,
-        seen: &mut HashMap<u64, u64>,
+        seen: &mut HashMap<(u64, u64), u64>,
     ) {
         let revision = revision_of(reply);
-        let views = self.views.get(&revision);
+        let Some(life) = attempt.life else {
+            let mut views = self.views.iter().filter(|((_, at), _)| *at == revision);
+            assert!(views.any(|(_, views)| views.contains(reply)), "{id:?} read what was never committed: {reply}");
+            return;
+        };
+        let views = self.views.get(&(life, revision));
         assert!(views.is_some_and(|views| views.contains(reply)), "{id:?} read what was never committed: {reply}");
-        if noted.linearizable {
-            assert!(revision >= attempt.told_before, "{id:?} read {revision}, behind {}", attempt.told_before);
-        }
-        let before = seen.insert(noted.client, revision).unwrap_or(0);
+        let told = self.told(life, if noted.linearizable { attempt.told_before } else { attempt.told_long_before });
+        assert!(revision >= told, "{id:?} read {revision}, behind {told}");
+        let before = seen.insert((noted.client, life), revision).unwrap_or(0);
         assert!(revision >= before, "{id:?} read revision {revision} after {before}");
+    }
+
+    /// The highest revision of the document in `life` that anybody was told of by then.
+    fn told(&self, life: u64, by_then: usize) -> u64 {
+        let of_life = |told: &&Told| told.life.or_else(|| self.lives.get(&told.request_id).copied()) == Some(life);
+        self.notes.told[..by_then].iter().filter(of_life).map(|told| told.revision).max().unwrap_or(0)
     }
 
     fn refusal_is_true(&self, id: &RequestId, noted: &Noted, attempt: &Attempt, error: &holdfast_protocol::Error) {
@@ -187,11 +221,14 @@ impl Fold<'_> {
                 assert!(!superseded, "{id:?} was refused by an old record: {error:?}");
             }
             Reason::RevisionMismatch | Reason::NothingToUndo => {
-                let revision = revision.unwrap();
-                assert!(self.committed_at.contains_key(&revision), "{id:?} was refused by what is not committed");
-                assert!(revision >= attempt.told_before, "{id:?} was refused by an old state: {error:?}");
+                let (revision, Some(life)) = (revision.unwrap(), attempt.life) else { return };
+                assert!(self.committed.contains(&(life, revision)), "{id:?} was refused by what is not committed");
+                let told = self.told(life, attempt.told_before);
+                assert!(revision >= told, "{id:?} was refused by an old state: {error:?}");
             }
             Reason::StorageUnavailable | Reason::AckTimeout | Reason::LeaseLost | Reason::SnapshotPending => {}
+            // That nobody opened it again meanwhile is for coordinators to say.
+            Reason::NoSession => {}
             // A splice outside of the text.
             Reason::BadValue => {}
             _ => panic!("{id:?} was refused for no reason: {error:?}"),

@@ -6,13 +6,14 @@ use std::time::Duration;
 
 use holdfast_protocol::frame::Frame;
 use holdfast_protocol::internal::{Activate, Hint};
-use holdfast_protocol::record::{EventType, Lock, SessionRecord};
+use holdfast_protocol::record::{EventType, Lock, SessionRecord, State};
+use holdfast_protocol::subject::Verb;
 use holdfast_store::memory::Faults;
 use holdfast_store::{Storage, StoredFrame};
 
 use super::Dice;
-use super::world::{Process, World};
-use crate::letter::{Call, Passivation};
+use super::world::{Asked, Node, Process, World};
+use crate::letter::{Answer, Call, Passivation};
 
 async fn pause(dice: &mut Dice, up_to_ms: u64) {
     tokio::time::sleep(Duration::from_millis(1 + dice.below(up_to_ms))).await;
@@ -23,9 +24,14 @@ pub(super) async fn meddle(world: Arc<World>, mut dice: Dice) {
     loop {
         pause(&mut dice, 800).await;
         old.extend(world.read_record().await.ok().flatten());
+        if dice.percent(30) {
+            let node = world.any_node();
+            open_anew(&world, &node).await;
+        }
         match dice.below(100) {
             0..=19 => move_away(&world, &mut dice).await,
-            20..=27 => kill(&world, &mut dice).await,
+            20..=24 => kill(&world, &mut dice).await,
+            25..=27 => close_and_open(&world, &mut dice).await,
             28..=39 => stall(&world, &mut dice).await,
             40..=49 => reclaim(&world).await,
             50..=60 => edit_by_hand(&world, &mut dice).await,
@@ -41,6 +47,9 @@ pub(super) async fn meddle(world: Arc<World>, mut dice: Dice) {
 /// With a handover, or over the head of an owner that is not told.
 async fn move_away(world: &World, dice: &mut Dice) {
     let Ok(Some(hint)) = world.read_record().await else { return };
+    if hint.record.state == State::Closed {
+        return;
+    }
     let from = world.node_of(&hint.record);
     if let Some(from) = from.filter(|_| dice.percent(50)) {
         from.ask(&world.key, Call::Handover, world.plain_ask(hint.revision)).await;
@@ -55,6 +64,36 @@ async fn move_away(world: &World, dice: &mut Dice) {
     {
         world.activate(&node, given).await;
     }
+}
+
+/// Ends the session, by its agent or over its head, and opens it anew after a while.
+async fn close_and_open(world: &Arc<World>, dice: &mut Dice) {
+    let Ok(Some(hint)) = world.read_record().await else { return };
+    match world.node_of(&hint.record).filter(|_| dice.percent(70)) {
+        Some(node) => {
+            let ask = Asked { payload: r#"{"discard":true}"#.into(), ..world.plain_ask(hint.revision) };
+            node.ask(&world.key, Call::Verb(Verb::SessionClose), ask).await;
+        }
+        None => {
+            let next = SessionRecord { state: State::Closed, owner: None, lock: None, ..hint.record };
+            world.write_record(hint.revision, &next).await.ok();
+        }
+    }
+    pause(dice, 500).await;
+    let node = world.any_node();
+    if dice.percent(80) && open_anew(world, &node).await.is_none() {
+        pause(dice, 500).await;
+    }
+}
+
+/// Opens the session anew if it is over.
+pub(super) async fn open_anew(world: &World, node: &Node) -> Option<Answer> {
+    let hint = world.read_record().await.ok()??;
+    if hint.record.state != State::Closed {
+        return None;
+    }
+    let hint = world.try_create(&world.key, node).await.ok()?;
+    world.begin_at(node, hint).await
 }
 
 async fn kill(world: &World, dice: &mut Dice) {

@@ -70,6 +70,13 @@ impl Storage for Reach {
         written
     }
 
+    async fn log_end(&self, key: &SessionKey, through: u64) -> Result<u64, StoreError> {
+        self.pass().await;
+        let read = self.memory.log_end(key, through).await;
+        self.pass().await;
+        read
+    }
+
     async fn read_log(&self, key: &SessionKey, after: u64, until: u64) -> Result<Vec<StoredFrame>, StoreError> {
         self.pass().await;
         let read = self.memory.read_log(key, after, until).await;

@@ -47,6 +47,7 @@ impl Node {
         let mut config = WorkerConfig::new(name.clone());
         config.kinds.extend(world.opening.kinds.clone());
         config.mailbox = world.opening.mailbox;
+        (config.session_bytes, config.worker_bytes) = world.opening.bytes;
         let mounts = world.opening.folder.iter().map(|folder| {
             let mount = Mount::open(&Workspace { dir: folder.clone(), writable: true }, None).unwrap();
             (WorkspaceName::parse("main").unwrap(), Arc::new(mount))
@@ -75,8 +76,8 @@ impl Node {
     /// Gives the session's agent a letter; `None`: no answer came.
     pub(crate) async fn ask(&self, key: &SessionKey, call: Call, ask: Asked) -> Option<Answer> {
         let (sender, answer) = oneshot::channel();
-        let Asked { payload, revision, request_id } = ask;
-        let letter = Letter { call, payload, revision, request_id, reply: ReplyTo::Local(sender) };
+        let Asked { payload, revision, request_id, life } = ask;
+        let letter = Letter { payload, revision, request_id, life, ..Letter::own(call, ReplyTo::Local(sender)) };
         if self.is(Process::Runs) {
             self.health.confirm(Instant::now());
         }
@@ -90,6 +91,7 @@ pub(crate) struct Asked {
     pub(crate) payload: Bytes,
     pub(crate) revision: Revision,
     pub(crate) request_id: RequestId,
+    pub(crate) life: Option<u64>,
 }
 
 /// What became of a request, as its client sees it.
@@ -104,9 +106,22 @@ pub(crate) enum Outcome {
 pub(crate) struct Attempt {
     /// The last sequence of the stream before it was sent.
     pub(crate) began_at: u64,
-    /// The highest document revision that anybody had been told of before it was sent.
-    pub(crate) told_before: u64,
+    /// How much anybody had been told before it was sent.
+    pub(crate) told_before: usize,
+    /// And one worker's lease before that.
+    pub(crate) told_long_before: usize,
+    /// The life of the session that answered, where that is known.
+    pub(crate) life: Option<u64>,
     pub(crate) outcome: Outcome,
+}
+
+/// Somebody was told of a revision of the document.
+pub(crate) struct Told {
+    pub(crate) at: Instant,
+    /// By a linearizable read of this life of the session, or else by a change, whose life the log knows.
+    pub(crate) life: Option<u64>,
+    pub(crate) request_id: RequestId,
+    pub(crate) revision: u64,
 }
 
 /// Everything that the model is told of one request.
@@ -124,11 +139,18 @@ pub(crate) struct Notes {
     /// By request, in the order of their first attempt.
     pub(crate) requests: Vec<(RequestId, Noted)>,
     pub(crate) by_id: HashMap<RequestId, usize>,
-    /// The highest document revision that anybody was told of by an acknowledged change or a linearizable read.
-    pub(crate) told: u64,
+    /// What anybody was told of, in that order.
+    pub(crate) told: Vec<Told>,
     /// What the relay has announced: sequence and index of events.
     pub(crate) announced: Vec<(u64, u32)>,
     pub(crate) relayed: u64,
+}
+
+impl Notes {
+    /// How much anybody was told until `ago` before now.
+    pub(crate) fn told(&self, ago: Duration) -> usize {
+        self.told.partition_point(|told| told.at.elapsed() >= ago)
+    }
 }
 
 /// How a world begins.
@@ -148,6 +170,8 @@ pub(crate) struct Opening {
     /// Of the workers, beside the built-in one.
     pub(crate) kinds: Vec<(String, Arc<dyn Kind>)>,
     pub(crate) mailbox: usize,
+    /// How many bytes may wait for a session, and for a worker.
+    pub(crate) bytes: (usize, usize),
 }
 
 impl Default for Opening {
@@ -163,6 +187,7 @@ impl Default for Opening {
             activated: true,
             kinds: Vec::new(),
             mailbox: 256,
+            bytes: (4 * 1024 * 1024, 64 * 1024 * 1024),
         }
     }
 }
@@ -214,7 +239,12 @@ impl World {
 
     /// Creates a session on `node`, over whatever there was.
     pub(crate) async fn create(&self, key: &SessionKey, node: &Node) -> Hint {
-        let before = self.memory.read(key).await.unwrap().map_or(Revision(0), |stored| stored.revision);
+        self.try_create(key, node).await.unwrap()
+    }
+
+    /// As [`World::create`], in a world with faults.
+    pub(crate) async fn try_create(&self, key: &SessionKey, node: &Node) -> Result<Hint, StoreError> {
+        let before = self.memory.read(key).await?.map_or(Revision(0), |stored| stored.revision);
         let file = self.opening.folder.as_ref().map(|_| ("main", "a.md"));
         let record = json!({
             "workspace": file.map(|file| file.0), "path": file.map(|file| file.1), "v": 1, "namespace": key.namespace, "id": key.id, "kind": self.opening.kind, "state": "active",
@@ -222,8 +252,15 @@ impl World {
             "config": self.opening.config, "event": {"type": "session.opened"},
         });
         let record = SessionRecord::from_json(record.to_string().as_bytes(), key).unwrap();
-        let revision = self.memory.commit(key, before, record.to_json().into(), self.fresh_id()).await.unwrap();
-        Hint { revision, record }
+        let revision = self.memory.commit(key, before, record.to_json().into(), self.fresh_id()).await?;
+        Ok(Hint { revision, record })
+    }
+
+    /// Tells `node` that it has a session that was just created.
+    pub(crate) async fn begin_at(&self, node: &Node, hint: Hint) -> Option<Answer> {
+        let ask = self.plain_ask(hint.revision);
+        let activate = Activate { hint, created: true, content: None, request_id: ask.request_id.clone() };
+        node.ask(&self.key, Call::Activate(Box::new(activate)), ask).await
     }
 
     pub(crate) fn node(&self, number: usize) -> Arc<Node> {
@@ -244,7 +281,7 @@ impl World {
     }
 
     pub(crate) fn plain_ask(&self, revision: Revision) -> Asked {
-        Asked { payload: Bytes::new(), revision, request_id: RequestId::made(self.fresh()) }
+        Asked { payload: Bytes::new(), revision, request_id: RequestId::made(self.fresh()), life: None }
     }
 
     pub(crate) fn start_node(&self, name: &str) {

@@ -101,6 +101,57 @@ async fn a_holder_whose_renewal_waited_for_the_storage_keeps_its_lock() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_renewal_counts_by_when_it_came_and_not_by_when_it_is_served() {
+    for (came_at_ms, is_kept) in [(900, true), (1100, false)] {
+        let (world, node) = world().await;
+        let (grant, hint) = acquire(&world, "a", Some(1000)).await;
+        tell(&world, &node, hint).await;
+        // The agent stands in an edit over the deadline, with questions before and behind the renewal.
+        node.process.send_replace(super::super::simulation::world::Process::Stalls);
+        let mut waiting = vec![begin_asking(&world, &node, Call::Verb(Verb::DocEdit), edit("x")).await];
+        sleep_ms(came_at_ms).await;
+        waiting.push(begin_asking(&world, &node, Call::Verb(Verb::DocGet), json!({})).await);
+        let token = json!({ "token": grant.lock_token });
+        let renewal = begin_asking(&world, &node, Call::Verb(Verb::LockRenew), token).await;
+        sleep_ms(1500 - came_at_ms).await;
+        for _ in 0..5 {
+            waiting.push(begin_asking(&world, &node, Call::Verb(Verb::DocEdit), edit("x")).await);
+        }
+        sleep_ms(500).await;
+        world.heal();
+        match (renewal.await.unwrap(), is_kept) {
+            (Some(Answer::Done(_)), true) => {}
+            (Some(Answer::Refused(error)), false) => assert_eq!(error.reason, Reason::NotLocked),
+            (other, _) => panic!("a renewal after {came_at_ms} ms was answered {other:?}"),
+        }
+        for pending in waiting {
+            assert!(pending.await.unwrap().is_some());
+        }
+        assert_eq!(record(&world).await.lock.is_some(), is_kept);
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_edit_that_came_in_time_keeps_the_lock_for_what_comes_behind_it() {
+    let (world, node) = world().await;
+    let (grant, hint) = acquire(&world, "a", Some(1000)).await;
+    tell(&world, &node, hint).await;
+    node.process.send_replace(super::super::simulation::world::Process::Stalls);
+    let slow = begin_asking(&world, &node, Call::Verb(Verb::DocGet), json!({ "consistency": "linearizable" })).await;
+    let in_time = json!({ "token": grant.lock_token, "body": "in time" });
+    let in_time = begin_asking(&world, &node, Call::Verb(Verb::DocEdit), in_time).await;
+    sleep_ms(1500).await;
+    let behind = begin_asking(&world, &node, Call::Verb(Verb::DocEdit), edit("of somebody else")).await;
+    world.heal();
+    assert!(slow.await.unwrap().is_some());
+    assert!(matches!(in_time.await.unwrap(), Some(Answer::Done(_))));
+    match behind.await.unwrap() {
+        Some(Answer::Refused(error)) => assert_eq!(error.reason, Reason::LockHeld),
+        other => panic!("answered {other:?}"),
+    }
+}
+
+#[tokio::test(start_paused = true)]
 async fn after_a_failover_the_countdown_restarts_in_full() {
     let (world, node) = world().await;
     let (_, hint) = acquire(&world, "a", Some(2000)).await;

@@ -47,6 +47,10 @@ impl Storage for Nothing {
         Ok(self.0.fetch_add(1, Ordering::Relaxed))
     }
 
+    async fn log_end(&self, _: &SessionKey, _: u64) -> Result<u64, StoreError> {
+        Ok(0)
+    }
+
     async fn read_log(&self, _: &SessionKey, _: u64, _: u64) -> Result<Vec<StoredFrame>, StoreError> {
         Ok(Vec::new())
     }
@@ -118,13 +122,7 @@ fn session(id: u64) -> SessionId {
 
 async fn send(supervisor: &Arc<Supervisor>, key: SessionKey, call: Call, body: &Value) {
     let (sender, answer) = oneshot::channel();
-    let letter = Letter {
-        call,
-        payload: body.to_string().into(),
-        revision: Revision(0),
-        request_id: RequestId::made(Uuid::now_v7()),
-        reply: ReplyTo::Local(sender),
-    };
+    let letter = Letter { payload: body.to_string().into(), ..Letter::own(call, ReplyTo::Local(sender)) };
     supervisor.deliver(key, letter).await;
     assert!(matches!(answer.await, Ok(Answer::Done(_))));
 }
