@@ -114,7 +114,7 @@ pub(crate) fn open(
         Mode::Ensure | Mode::Create if file.is_none() && key.id.is_of_a_file() => {
             let message = format!("{} is an id of a file: such a session is made by the file's path", key.id);
             let refusal = Error::invalid(Reason::InvalidSessionId, message);
-            OpenDecision::Refuse(refusal.detail("session_id", key.id.as_str()))
+            OpenDecision::Refuse(refusal.detail("session_id", key.id.as_str()).detail("field", "id"))
         }
         Mode::Ensure | Mode::Create => OpenDecision::Create { expected, mark },
     }

@@ -1,8 +1,8 @@
 //! JSON of any content, read so that none of it has a meaning to the library that reads it.
 //!
-//! `serde_json::Value` takes an object with the key `$serde_json::private::RawValue` for text that is to be parsed once
-//! more, and what is in that text likewise, without bound: 127 kB of it overflow the stack. So no bytes from outside are
-//! read as a `Value` by its own `Deserialize`: each member of that type names one of the functions here.
+//! `serde_json::Value` takes an object with the key `$serde_json::private::RawValue` for text that is to be parsed
+//! once more, and what is in that text likewise, without bound: 127 kB of it overflow the stack. So no bytes from
+//! outside are read as a `Value` by its own `Deserialize`: each member of that type names one of the functions here.
 //!
 //! Invariant: every key and every value is an ordinary one, in every format that serde reads, and whatever is nested
 //! deeper than [`LEVELS_MAX`] is refused.
@@ -41,8 +41,8 @@ pub fn optional_value<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Opti
     value(deserializer).map(|value| if value.is_null() { None } else { Some(value) })
 }
 
-/// An object with members of any JSON type. Of a key that is there twice the last one counts, as stored data always was
-/// read.
+/// An object with members of any JSON type. Of a key that is there twice the last one counts, as stored data always
+/// was read.
 ///
 /// # Errors
 /// When it is no object, or nested deeper than [`LEVELS_MAX`].
@@ -100,8 +100,8 @@ pub struct Survey<'a> {
     pub levels: usize,
     /// So many bytes it takes at least, however it is written.
     pub least_bytes: usize,
-    /// The first integer that neither an i64 nor a u64 can hold: `serde_json` makes a float of it in silence, and an error
-    /// only of the very long ones.
+    /// The first integer that neither an i64 nor a u64 can hold: `serde_json` makes a float of it in silence, and an
+    /// error only of the very long ones.
     pub wide_integer: Option<&'a str>,
 }
 
@@ -147,8 +147,8 @@ fn is_wide(number: &str) -> bool {
     number.len() > SAFE && !is_float() && number.parse::<i64>().is_err() && number.parse::<u64>().is_err()
 }
 
-/// Where the string ends that goes on at `at`, behind its closing quote, and how many bytes it takes at least, with that
-/// quote: an escape stands for one byte or more.
+/// Where the string ends that goes on at `at`, behind its closing quote, and how many bytes it takes at least, with
+/// that quote: an escape stands for one byte or more.
 fn string(bytes: &[u8], mut at: usize) -> (usize, usize) {
     let mut least = 0;
     while let Some(byte) = bytes.get(at) {

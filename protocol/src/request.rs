@@ -16,6 +16,7 @@ use crate::path::CanonicalPath;
 use crate::record::{LockMode, OnIdle, State};
 
 mod bounds;
+mod fault;
 mod parse;
 mod read;
 

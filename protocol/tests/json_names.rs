@@ -1,5 +1,5 @@
-//! Names that mean something to the JSON library, to serde or to other libraries mean nothing in what is read from outside:
-//! with another name in the place of each, everything is read in the same way.
+//! Names that mean something to the JSON library, to serde or to other libraries mean nothing in what is read from
+//! outside: with another name in the place of each, everything is read in the same way.
 
 #![allow(clippy::unwrap_used, reason = "a test may panic")]
 

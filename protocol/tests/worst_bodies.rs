@@ -1,5 +1,5 @@
-//! No body, of any content, takes long: the worst ones that we know, each at the limit of a request. What they cost grows
-//! with their size and not faster; without debug assertions each takes less than 50 ms.
+//! No body, of any content, takes long: the worst ones that we know, each at the limit of a request. What they cost
+//! grows with their size and not faster; without debug assertions each takes less than 50 ms.
 //! `cargo test --release -p holdfast-protocol --test worst_bodies -- --nocapture` shows the figures.
 
 #![allow(clippy::unwrap_used, reason = "a test may panic")]

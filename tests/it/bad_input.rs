@@ -1,5 +1,5 @@
-//! Bad input of every kind, for every request of the contract: each is refused in the contract's words, changes nothing,
-//! and leaves a coordinator that serves on.
+//! Bad input of every kind, for every request of the contract: each is refused in the contract's words, changes
+//! nothing, and leaves a coordinator that serves on.
 
 use futures_util::future::join_all;
 use holdfast_protocol::subject::Verb;
@@ -153,8 +153,8 @@ async fn nesting_of_a_hundred_thousand_levels_is_refused_by_every_request() {
     assert_unimpressed(&fleet).await;
 }
 
-/// A value that reads itself once more at each of `levels` levels, were its key an instruction: 127 kB of it would need the
-/// stack of 12,000 values within each other.
+/// A value that reads itself once more at each of `levels` levels, were its key an instruction: 127 kB of it would
+/// need the stack of 12,000 values within each other.
 fn bomb(levels: usize) -> String {
     let (open, close) = ("[".repeat(120), "]".repeat(120));
     (0..levels).fold("1".to_owned(), |text, _| {

@@ -1,10 +1,11 @@
 //! Reading a body member by member, so that what is wrong is told with the member's name.
 //!
-//! A body is taken apart into its members' texts, in one pass that nests nothing, and each member is read from its own
-//! text. The types say what they want through serde as ever; what stands here decides what may stand for it.
+//! A body is taken apart into its members' texts, in one pass that nests nothing, and each member is read from its
+//! own text. The types say what they want through serde as ever; what stands here decides what may stand for it.
 //!
-//! Invariants: an object is no array and a word no object, where serde would take either. A member that is `null` counts as
-//! left out. A member that is unknown, or there twice, ends the reading at once. No error repeats more than a bounded part of what the caller sent.
+//! Invariants: an object is no array and a word no object, where serde would take either. A member that is `null`
+//! counts as left out. A member that is unknown, or there twice, ends the reading at once. No error repeats more than
+//! a bounded part of what the caller sent.
 
 use std::borrow::Cow;
 use std::fmt;
@@ -18,7 +19,8 @@ use serde::forward_to_deserialize_any;
 use serde_json::de::StrRead;
 use serde_json::value::RawValue;
 
-use crate::error::{Error, Reason, bounded};
+use super::fault::Fault;
+use crate::error::Reason;
 use crate::json;
 use crate::limits::Limits;
 
@@ -28,99 +30,6 @@ const PATCH_FACTOR: usize = 4;
 /// Reads an object, which has to be all of `text`.
 pub(super) fn read<'de, T: Deserialize<'de>>(text: &'de str, limits: &'de Limits) -> Result<T, Fault> {
     T::deserialize(Part { text, limits })
-}
-
-/// Why a body is not taken.
-#[derive(Debug)]
-pub(super) struct Fault {
-    reason: Reason,
-    /// The member that it is about.
-    field: Option<String>,
-    /// Where that member is, if not in the body itself.
-    within: Option<String>,
-    message: String,
-}
-
-impl Fault {
-    fn new(reason: Reason, message: impl fmt::Display) -> Self {
-        Self { reason, field: None, within: None, message: bounded(&message.to_string()) }
-    }
-
-    fn named(reason: Reason, field: &str, message: impl fmt::Display) -> Self {
-        Self { field: Some(bounded(field)), ..Self::new(reason, message) }
-    }
-
-    fn unknown(field: &str, known: &[&str]) -> Self {
-        let shown = bounded(field);
-        let known = known.iter().map(|name| format!("`{name}`")).collect::<Vec<_>>().join(", ");
-        Self::named(Reason::UnknownField, field, format_args!("unknown field `{shown}`, expected one of {known}"))
-    }
-
-    /// What serde_json says, without its places, which are those of a part.
-    fn of(error: &serde_json::Error) -> Self {
-        let message = error.to_string();
-        let what = message.rfind(" at line ").map_or(&*message, |end| &message[..end]);
-        let reason = if error.is_data() { Reason::BadValue } else { Reason::BadJson };
-        Self::new(reason, what)
-    }
-
-    /// The fault is in the member `name`.
-    fn within(mut self, name: &str) -> Self {
-        let is_named = matches!(self.reason, Reason::UnknownField | Reason::MissingField);
-        match self.field.take() {
-            None => self.field = Some(name.to_owned()),
-            // Those two are told by the member's own name.
-            Some(field) if is_named => {
-                self.within = Some(self.within.map_or(name.to_owned(), |within| format!("{name}.{within}")));
-                self.field = Some(field);
-            }
-            Some(field) => self.field = Some(format!("{name}.{field}")),
-        }
-        self
-    }
-
-    /// The fault is in an item of an array.
-    fn in_item(mut self, index: usize) -> Self {
-        if !matches!(self.reason, Reason::UnknownField | Reason::MissingField) {
-            let field = self.field.take().map(|field| format!("{field}: ")).unwrap_or_default();
-            self.message = format!("item {index}: {field}{}", self.message);
-        }
-        self
-    }
-
-    /// The contract's words for it.
-    pub(super) fn error(self, limits: &Limits) -> Error {
-        if self.reason == Reason::FieldsTooLarge {
-            return Error::new(self.reason, self.message).detail("limit", limits.fields_bytes);
-        }
-        let message = match (self.reason, &self.field) {
-            (Reason::BadValue, Some(field)) => format!("{field}: {}", self.message),
-            (Reason::BadJson, Some(field)) => format!("the request is not JSON: {field}: {}", self.message),
-            (Reason::BadJson, None) => format!("the request is not JSON: {}", self.message),
-            _ => self.message,
-        };
-        let error = Error::invalid(self.reason, message);
-        let error = self.field.into_iter().fold(error, |error, field| error.detail("field", field));
-        self.within.into_iter().fold(error, |error, within| error.detail("within", within))
-    }
-}
-
-impl fmt::Display for Fault {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.message)
-    }
-}
-
-impl std::error::Error for Fault {}
-
-impl de::Error for Fault {
-    fn custom<T: fmt::Display>(message: T) -> Self {
-        Self::new(Reason::BadValue, message)
-    }
-
-    fn missing_field(field: &'static str) -> Self {
-        Self::named(Reason::MissingField, field, format_args!("missing field `{field}`"))
-    }
 }
 
 /// The text of one JSON value.
@@ -236,9 +145,7 @@ impl<'de> Deserializer<'de> for Part<'de> {
         if let Some(integer) = survey.wide_integer {
             return Err(Fault::new(Reason::BadValue, json::Flaw::Integer(integer.to_owned())));
         }
-        // Such members may be of any type, so what is wrong with them is wrong with the JSON.
-        let bad_json = |fault| Fault { reason: Reason::BadJson, ..fault };
-        self.json(|json| json.deserialize_map(visitor)).map_err(bad_json)
+        self.json(|json| json.deserialize_map(visitor)).map_err(Fault::of_json)
     }
 
     fn deserialize_seq<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, Fault> {
