@@ -20,7 +20,7 @@ use crate::{StoreError, read};
 /// The oldest nats-server that is safe: older ones let stale conditional writes in on clusters.
 pub const MINIMUM_SERVER: (i64, i64, i64) = (2, 14, 4);
 /// Messages kept of each record and each log.
-const PER_SUBJECT: i64 = 64;
+pub(crate) const PER_SUBJECT: i64 = 64;
 const SIGNALS_AGE: Duration = Duration::from_secs(7 * 24 * 3600);
 /// How long a cluster that is still gathering its nodes is waited for.
 const GATHER_TIMEOUT: Duration = Duration::from_secs(15);

@@ -8,6 +8,7 @@ mod bad_input;
 mod document;
 mod failover;
 mod file;
+mod list;
 mod lock;
 mod main_path;
 mod outage;
