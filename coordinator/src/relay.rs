@@ -21,12 +21,14 @@ use crate::config::{PIN_TIMEOUT, PULL_EXPIRES, RELAY_ACK_WAIT};
 use crate::hub::Hub;
 
 mod announce;
+mod echo;
 mod floor;
 mod input;
 mod pin;
 mod progress;
 mod translate;
 
+use echo::Echo;
 pub(crate) use floor::{follow_floor, learn_floor};
 pub(crate) use pin::Pin;
 use progress::Progress;
@@ -80,7 +82,8 @@ pub(crate) async fn run(hub: Arc<Hub>, pin: Arc<Pin>, cancel: CancellationToken)
 async fn relay(hub: &Hub, pin: &Pin, pause: &mut Duration) -> Result<(), RelayError> {
     let stream = stream(hub).await?;
     let consumer = consumer(&stream).await?;
-    let mut progress = Progress::new(hub.store.stream(), floor::of(&consumer.get_info().await.map_err(fault)?));
+    let echo = Echo::on(&hub.client).await?;
+    let mut progress = Progress::new(hub.store.stream(), floor::of(&consumer.get_info().await.map_err(fault)?), echo);
     let mut batches = pull(&consumer).await?;
     loop {
         let batch = tokio::select! {
