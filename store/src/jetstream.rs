@@ -4,6 +4,7 @@
 //! a condition on the record's subject, so no window stands between "checked" and "written".
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use async_nats::jetstream::stream::Stream;
 use async_nats::{Client, HeaderMap, header, jetstream};
@@ -24,6 +25,9 @@ use crate::{
 /// The condition's subject, when it is not the message's own (ADR-1 of optimistic writes; nats-server 2.14).
 const EXPECTED_SUBJECT: &str = "Nats-Expected-Last-Subject-Sequence-Subject";
 
+/// How long a question to the stream's leader may stay unanswered: one that went with its leader is not answered at all.
+const STATE_TIMEOUT: Duration = Duration::from_secs(2);
+
 /// [`Storage`] on one JetStream stream.
 #[derive(Clone, Debug)]
 pub struct Jetstream {
@@ -41,7 +45,8 @@ impl Jetstream {
     /// # Errors
     /// [`StoreError::Refused`] when the stream's name is not valid.
     pub async fn new(client: Client, root: Root) -> Result<Self, StoreError> {
-        let context = jetstream::new(client.clone());
+        let mut context = jetstream::new(client.clone());
+        context.set_timeout(STATE_TIMEOUT);
         let stream = root.sessions_stream();
         let sessions =
             context.get_stream_no_info(&stream).await.map_err(|error| StoreError::Refused(error.to_string()))?;
