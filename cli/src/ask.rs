@@ -2,6 +2,7 @@
 
 use clap::Args;
 use holdfast_client::protocol::RequestId;
+use holdfast_client::protocol::reply::SessionPage;
 use holdfast_client::{Ask, Call, Client, SessionClient};
 use tokio_util::sync::CancellationToken;
 
@@ -71,6 +72,15 @@ impl Asker {
             call = call.actor(actor);
         }
         call
+    }
+
+    /// Shows what several pages came to.
+    pub(crate) fn show_page(&self, reply: &SessionPage) -> Result<(), Failure> {
+        let written = match self.format {
+            Format::Json => output::line(&serde_json::to_vec(reply).expect("a reply is JSON")),
+            Format::People => output::text(&reply.shown()),
+        };
+        written.map_err(Failure::Output)
     }
 
     /// Shows the reply to `call`.

@@ -12,6 +12,7 @@ mod content;
 mod doc;
 mod drain;
 mod exit;
+mod list;
 mod lock;
 mod logs;
 mod output;

@@ -12,6 +12,7 @@ use crate::ask::{Asker, Audit};
 use crate::connect::Connection;
 use crate::content::{Body, Fields, fields};
 use crate::exit::Failure;
+use crate::list;
 use crate::lock::OptionalToken;
 use crate::output::Format;
 
@@ -92,7 +93,7 @@ struct OpenArgs {
 
 #[derive(Args, Debug)]
 struct ListArgs {
-    /// Most sessions to show, 1 to 1000
+    /// Most sessions to show, 1 to 1000; all when left out
     #[arg(long, value_name = "N")]
     limit: Option<u64>,
     /// Go on behind here: `next` of the page before
@@ -209,7 +210,7 @@ impl Group {
             Request::Get { session } => asker.ask(asker.session(&session).get()).await,
             Request::List(ListArgs { limit, after, state, worker }) => {
                 let state = state.map(State::from);
-                asker.ask(client.list(List { limit, after, state, worker })).await
+                asker.show_page(&list::all(&asker, List { limit, after, state, worker }).await?)
             }
             Request::Touch { session } => asker.ask(asker.session(&session).touch()).await,
             Request::Close { session, token, discard } => {

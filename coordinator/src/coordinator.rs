@@ -51,6 +51,7 @@ impl Coordinator {
         for subscriber in endpoints.subscribe().await? {
             hub.tasks.spawn(coordinator.abortable(endpoints.clone().run(subscriber)));
         }
+        relay::ready(&hub).await;
         // Its answer also says that the server has the subscriptions: they were sent before.
         if let Err(error) = hub.registry.refresh().await {
             tracing::warn!(%error, "workers are not known yet");

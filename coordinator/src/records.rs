@@ -207,7 +207,7 @@ impl Records {
             return Ok(past);
         }
         let late = |_| Err(StoreError::Unavailable("the record's history was not read in time".to_owned()));
-        let history = timeout_at(deadline, self.store.history(key)).await.unwrap_or_else(late);
+        let history = timeout_at(deadline, self.store.history(key, revision)).await.unwrap_or_else(late);
         let history = history.map_err(|error| error::of_store(&error, key))?;
         let past = Past::of(key, &history);
         if past.covers() < revision {

@@ -15,18 +15,21 @@ use async_nats::jetstream::stream::Stream;
 use async_nats::jetstream::{self};
 use futures_util::StreamExt;
 use futures_util::stream::ReadyChunks;
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use crate::config::{PIN_TIMEOUT, PULL_EXPIRES, RELAY_ACK_WAIT};
 use crate::hub::Hub;
 
 mod announce;
+mod echo;
 mod floor;
 mod input;
 mod pin;
 mod progress;
 mod translate;
 
+use echo::Echo;
 pub(crate) use floor::{follow_floor, learn_floor};
 pub(crate) use pin::Pin;
 use progress::Progress;
@@ -46,8 +49,12 @@ const IDLE_TICK: Duration = Duration::from_secs(2);
 const SMALL_STEP: usize = 64;
 /// How long that rest is. It delays a signal by as much at most.
 const REST: Duration = Duration::from_millis(3);
+/// How long one question to the consumer or its stream may stay unanswered: without a leader it is dropped.
+const ASK_TIMEOUT: Duration = Duration::from_secs(1);
+/// How long a coordinator that starts waits for the consumer.
+const READY_TIMEOUT: Duration = Duration::from_secs(10);
 /// The bounds of the pause before the relay begins again after a fault.
-const RETRY: (Duration, Duration) = (Duration::from_millis(50), Duration::from_secs(2));
+const RETRY: (Duration, Duration) = (Duration::from_millis(50), Duration::from_millis(500));
 
 /// Why the relay begins again. None of them is an end.
 #[derive(Debug, thiserror::Error)]
@@ -80,7 +87,8 @@ pub(crate) async fn run(hub: Arc<Hub>, pin: Arc<Pin>, cancel: CancellationToken)
 async fn relay(hub: &Hub, pin: &Pin, pause: &mut Duration) -> Result<(), RelayError> {
     let stream = stream(hub).await?;
     let consumer = consumer(&stream).await?;
-    let mut progress = Progress::new(hub.store.stream(), floor::of(&consumer.get_info().await.map_err(fault)?));
+    let echo = Echo::on(&hub.client).await?;
+    let mut progress = Progress::new(hub.store.stream(), floor::of(&consumer.get_info().await.map_err(fault)?), echo);
     let mut batches = pull(&consumer).await?;
     loop {
         let batch = tokio::select! {
@@ -121,6 +129,22 @@ fn whole(
     (messages, None)
 }
 
+/// Waits until the relay's consumer answers, so that what is committed from now on is announced at once; not for ever.
+pub(crate) async fn ready(hub: &Hub) {
+    let deadline = Instant::now() + READY_TIMEOUT;
+    while let Err(error) = answers(hub).await {
+        if Instant::now() >= deadline {
+            tracing::warn!(%error, "signals come later");
+            return;
+        }
+        tokio::time::sleep(RETRY.0).await;
+    }
+}
+
+async fn answers(hub: &Hub) -> Result<(), RelayError> {
+    consumer(&stream(hub).await?).await?.get_info().await.map_err(fault).map(drop)
+}
+
 async fn tick(hub: &Hub, pin: &Pin, consumer: &Consumer<PullConfig>) -> Result<(), RelayError> {
     let info = consumer.get_info().await.map_err(fault)?;
     hub.floor.advance(floor::of(&info));
@@ -131,7 +155,9 @@ async fn tick(hub: &Hub, pin: &Pin, consumer: &Consumer<PullConfig>) -> Result<(
 }
 
 async fn stream(hub: &Hub) -> Result<Stream<()>, RelayError> {
-    jetstream::new(hub.client.clone()).get_stream_no_info(hub.store.stream()).await.map_err(fault)
+    let mut context = jetstream::new(hub.client.clone());
+    context.set_timeout(ASK_TIMEOUT);
+    context.get_stream_no_info(hub.store.stream()).await.map_err(fault)
 }
 
 async fn consumer(stream: &Stream<()>) -> Result<Consumer<PullConfig>, RelayError> {

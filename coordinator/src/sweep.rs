@@ -14,7 +14,7 @@ use futures_util::StreamExt;
 use futures_util::stream;
 use holdfast_protocol::record::Owner;
 use holdfast_protocol::{Boot, SessionKey, SessionRecord, WorkerName};
-use holdfast_store::StoreError;
+use holdfast_store::{Found, Page, StoreError, Walk};
 use tokio_util::sync::CancellationToken;
 
 use crate::agent::{self, Beginning};
@@ -30,7 +30,7 @@ mod remains;
 
 use remains::Remains;
 
-/// How many records are read at once.
+/// About how many messages of the stream are looked at at once; the sweep keeps no list of all sessions.
 const CHUNK: usize = 250;
 /// The pause between two chunks: a sweep of a million records must not be felt by requests.
 const BREATH: Duration = Duration::from_millis(5);
@@ -74,14 +74,17 @@ async fn sweep_and_report(hub: &Hub) -> bool {
 }
 
 async fn sweep(hub: &Hub) -> Result<usize, StoreError> {
-    let keys = hub.store.keys(None).await?;
     let mut lost = Lost::default();
     let mut taken = 0;
     let remains = Remains::of(hub).await?;
-    for chunk in keys.chunks(CHUNK) {
+    let (mut after, until) = (0, hub.store.last().await?);
+    while after < until {
+        let Page { records, looked_until } =
+            hub.store.page(&Walk { namespace: None, after, until, most: CHUNK }).await?;
+        after = looked_until;
         let mut orphans = Vec::new();
         let mut over = Vec::new();
-        for stored in hub.store.read_many(chunk).await? {
+        for Found { stored, .. } in records {
             match stored.value.as_deref().map(|json| SessionRecord::from_json(json, &stored.key)) {
                 // One that does not parse is for an operator.
                 Some(Err(_)) => {}

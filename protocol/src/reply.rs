@@ -129,9 +129,9 @@ pub struct Opened {
 /// Reply of `session.list`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct SessionPage {
-    /// Sessions in the order of their ids.
+    /// Sessions, each once, in the order in which they changed last.
     pub sessions: Vec<Session>,
-    /// Where the next page begins; `null` at the end.
+    /// To be given as `after` for the next page, also when this one has few sessions or none; `null` at the end.
     pub next: Option<String>,
 }
 

@@ -1,49 +1,87 @@
-//! Records in number: the revisions of one, and the last revisions of many.
+//! The stored revisions of one record.
+//!
+//! Invariant: a history is complete up to its last element and says so by that element's revision. Whoever knows of a newer
+//! revision asks for it, and gets it or an error: a leader that is behind is never taken for one that knows all.
 
-use futures_util::TryStreamExt;
-use holdfast_protocol::{Namespace, Revision, SessionKey};
+use std::time::Duration;
+
+use holdfast_protocol::{Revision, SessionKey};
+use tokio::time::Instant;
 
 use crate::jetstream::Jetstream;
-use crate::read::{self, BATCH, Query};
-use crate::{StoreError, Stored};
+use crate::provision::PER_SUBJECT;
+use crate::{StoreError, Stored, read};
 
-/// The stored revisions of `key`, oldest first.
-pub(crate) async fn read(store: &Jetstream, key: &SessionKey) -> Result<Vec<Stored>, StoreError> {
+/// How long a leader that is behind is asked again.
+const CATCH_UP: Duration = Duration::from_secs(2);
+/// How long between two questions.
+const PAUSE: Duration = Duration::from_millis(20);
+
+/// The stored revisions of `key`, oldest first, up to `at_least` at the least.
+pub(crate) async fn read(store: &Jetstream, key: &SessionKey, at_least: Revision) -> Result<Vec<Stored>, StoreError> {
     let subject = store.root.record(key);
-    let Some(last) = read::last(&store.sessions, &subject).await? else { return Ok(Vec::new()) };
-    let messages = read::range(&store.client, &store.stream, &subject, 0, last.sequence).await?;
-    Ok(messages.into_iter().filter_map(|raw| store.stored(raw)).collect())
-}
-
-/// The revision that the write `id` made, if it landed.
-pub(crate) async fn find(store: &Jetstream, key: &SessionKey, id: &str) -> Result<Option<Revision>, StoreError> {
-    // Not to know this is not to know the outcome.
-    let revisions = read(store, key).await.map_err(|error| StoreError::Unknown(error.to_string()))?;
-    Ok(revisions.iter().find(|stored| stored.write_id.as_deref() == Some(id)).map(|stored| stored.revision))
-}
-
-/// The keys of all records, in order.
-pub(crate) async fn keys(store: &Jetstream, namespace: Option<&Namespace>) -> Result<Vec<SessionKey>, StoreError> {
-    let fault = |why: String| StoreError::Unavailable(format!("the records could not be listed: {why}"));
-    let subjects = store
-        .sessions
-        .info_with_subjects(store.root.records(namespace))
-        .await
-        .map_err(|error| fault(error.to_string()))?;
-    let found: Vec<(String, usize)> = subjects.try_collect().await.map_err(|error| fault(error.to_string()))?;
-    let mut keys: Vec<SessionKey> = found.iter().filter_map(|(subject, _)| store.root.parse_record(subject)).collect();
-    keys.sort_unstable();
-    Ok(keys)
-}
-
-/// The last revisions of `keys`.
-pub(crate) async fn read_many(store: &Jetstream, keys: &[SessionKey]) -> Result<Vec<Stored>, StoreError> {
-    let mut found = Vec::with_capacity(keys.len());
-    for chunk in keys.chunks(BATCH) {
-        let subjects: Vec<String> = chunk.iter().map(|key| store.root.record(key)).collect();
-        let query = Query::LastOf { multi_last: &subjects, batch: BATCH };
-        let messages = read::batch(&store.client, &store.stream, &query).await?;
-        found.extend(messages.into_iter().filter_map(|raw| store.stored(raw)));
+    let deadline = Instant::now() + CATCH_UP;
+    loop {
+        let last = read::last(&store.sessions, &subject).await?.map_or(0, |raw| raw.sequence);
+        if last >= at_least.0 {
+            let messages = read::all_until(&store.client, &store.stream, &subject, last).await?;
+            return Ok(messages.into_iter().filter_map(|raw| store.stored(raw)).collect());
+        }
+        if Instant::now() > deadline {
+            return Err(StoreError::Unavailable(format!("the leader knows {last} and not yet revision {at_least}")));
+        }
+        tokio::time::sleep(PAUSE).await;
     }
-    Ok(found)
+}
+
+/// The revision that the write `id` made over `expected`, if it landed.
+pub(crate) async fn find(
+    store: &Jetstream,
+    key: &SessionKey,
+    expected: Revision,
+    id: &str,
+) -> Result<Option<Revision>, StoreError> {
+    // Not to know this is not to know the outcome.
+    let revisions = read(store, key, Revision(0)).await.map_err(|error| StoreError::Unknown(error.to_string()))?;
+    landed(&revisions, expected, id)
+}
+
+/// Looks for the write in a complete history. Where so much came later that its place is gone, nobody can tell.
+fn landed(revisions: &[Stored], expected: Revision, id: &str) -> Result<Option<Revision>, StoreError> {
+    if let Some(found) = revisions.iter().find(|stored| stored.write_id.as_deref() == Some(id)) {
+        return Ok(Some(found.revision));
+    }
+    let is_full = i64::try_from(revisions.len()).is_ok_and(|count| count >= PER_SUBJECT);
+    if is_full && revisions.first().is_some_and(|first| first.revision > expected) {
+        return Err(StoreError::Unknown("the revisions of that time are gone".to_owned()));
+    }
+    Ok(None)
+}
+
+#[cfg(test)]
+mod tests {
+    use holdfast_protocol::{Namespace, SessionId};
+    use jiff::Timestamp;
+
+    use super::*;
+
+    fn stored(revision: u64) -> Stored {
+        let key = SessionKey::new(Namespace::parse("default").unwrap(), SessionId::parse("s1").unwrap());
+        let write_id = Some(format!("w{revision}"));
+        Stored { key, revision: Revision(revision), value: None, write_id, time: Timestamp::UNIX_EPOCH }
+    }
+
+    #[test]
+    fn a_write_that_may_have_been_pushed_out_of_the_history_is_not_said_to_have_failed() {
+        let history = |revisions: std::ops::RangeInclusive<u64>| revisions.map(stored).collect::<Vec<_>>();
+        let few = history(10..=20);
+        assert_eq!(landed(&few, Revision(14), "w15").unwrap(), Some(Revision(15)));
+        assert_eq!(landed(&few, Revision(14), "other").unwrap(), None, "somebody else wrote over 14");
+        assert_eq!(landed(&few, Revision(9), "other").unwrap(), None, "all that was ever written over 9 is there");
+        assert_eq!(landed(&[], Revision(0), "other").unwrap(), None);
+        let full = history(10..=73);
+        assert_eq!(landed(&full, Revision(10), "other").unwrap(), None, "what came over 10 is there");
+        assert!(matches!(landed(&full, Revision(9), "other"), Err(StoreError::Unknown(_))));
+        assert_eq!(landed(&full, Revision(9), "w10").unwrap(), Some(Revision(10)));
+    }
 }

@@ -3,22 +3,30 @@
 //! Invariant: records are read from the leader and written under a condition on their own subject; frames are appended under
 //! a condition on the record's subject, so no window stands between "checked" and "written".
 
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
 use async_nats::jetstream::stream::Stream;
 use async_nats::{Client, HeaderMap, header, jetstream};
 use async_trait::async_trait;
 use bytes::Bytes;
 use holdfast_protocol::internal::WorkerLease;
 use holdfast_protocol::subject::Root;
-use holdfast_protocol::{Namespace, Revision, SessionKey, WorkerName};
+use holdfast_protocol::{Revision, SessionKey, WorkerName};
 use jiff::Timestamp;
 
+use crate::page::Beginnings;
 use crate::write::{Outcome, Write};
 use crate::{
-    LeaseSlot, Rollup, Storage, StoreError, Stored, StoredFrame, WriteId, history, lease, log, purge, read, write,
+    LeaseSlot, Page, Rollup, Storage, StoreError, Stored, StoredFrame, Walk, WriteId, history, lease, log, page, purge,
+    read, write,
 };
 
 /// The condition's subject, when it is not the message's own (ADR-1 of optimistic writes; nats-server 2.14).
 const EXPECTED_SUBJECT: &str = "Nats-Expected-Last-Subject-Sequence-Subject";
+
+/// How long a question to the stream's leader may stay unanswered: one that went with its leader is not answered at all.
+const STATE_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// [`Storage`] on one JetStream stream.
 #[derive(Clone, Debug)]
@@ -28,6 +36,7 @@ pub struct Jetstream {
     pub(crate) root: Root,
     pub(crate) stream: String,
     pub(crate) sessions: Stream<()>,
+    beginnings: Arc<Mutex<Beginnings>>,
 }
 
 impl Jetstream {
@@ -36,11 +45,16 @@ impl Jetstream {
     /// # Errors
     /// [`StoreError::Refused`] when the stream's name is not valid.
     pub async fn new(client: Client, root: Root) -> Result<Self, StoreError> {
-        let context = jetstream::new(client.clone());
+        let mut context = jetstream::new(client.clone());
+        context.set_timeout(STATE_TIMEOUT);
         let stream = root.sessions_stream();
         let sessions =
             context.get_stream_no_info(&stream).await.map_err(|error| StoreError::Refused(error.to_string()))?;
-        Ok(Self { client, context, root, stream, sessions })
+        Ok(Self { client, context, root, stream, sessions, beginnings: Arc::default() })
+    }
+
+    pub(crate) fn beginnings(&self) -> MutexGuard<'_, Beginnings> {
+        self.beginnings.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn headers(&self, id: &WriteId, expected: Revision) -> HeaderMap {
@@ -54,7 +68,9 @@ impl Jetstream {
         match write::publish(&self.client, &write).await? {
             Outcome::Stored(sequence) => Ok(Revision(sequence)),
             Outcome::Mismatch => Err(write.moved()),
-            Outcome::MismatchAfterUnknown => history::find(self, key, id).await?.ok_or_else(|| write.moved()),
+            Outcome::MismatchAfterUnknown => {
+                history::find(self, key, write.expected, id).await?.ok_or_else(|| write.moved())
+            }
         }
     }
 
@@ -120,16 +136,16 @@ impl Storage for Jetstream {
         log::read(self, key, after, until).await
     }
 
-    async fn history(&self, key: &SessionKey) -> Result<Vec<Stored>, StoreError> {
-        history::read(self, key).await
+    async fn history(&self, key: &SessionKey, at_least: Revision) -> Result<Vec<Stored>, StoreError> {
+        history::read(self, key, at_least).await
     }
 
-    async fn keys(&self, namespace: Option<&Namespace>) -> Result<Vec<SessionKey>, StoreError> {
-        history::keys(self, namespace).await
+    async fn page(&self, walk: &Walk<'_>) -> Result<Page, StoreError> {
+        page::read(self, walk).await
     }
 
-    async fn read_many(&self, keys: &[SessionKey]) -> Result<Vec<Stored>, StoreError> {
-        history::read_many(self, keys).await
+    async fn last(&self) -> Result<u64, StoreError> {
+        Ok(purge::state(self).await?.last_sequence)
     }
 
     async fn delete(&self, key: &SessionKey, expected: Revision, id: WriteId) -> Result<Revision, StoreError> {

@@ -49,7 +49,10 @@ fn write(store: &Jetstream, worker: &WorkerName, expected: Revision, payload: By
 async fn publish(store: &Jetstream, write: Write) -> Result<Revision, StoreError> {
     match write::publish(&store.client, &write).await? {
         Outcome::Stored(sequence) => Ok(Revision(sequence)),
-        Outcome::Mismatch | Outcome::MismatchAfterUnknown => Err(write.moved()),
+        Outcome::Mismatch => Err(write.moved()),
+        Outcome::MismatchAfterUnknown => {
+            Err(StoreError::Unknown("an earlier copy of the lease may have landed".to_owned()))
+        }
     }
 }
 

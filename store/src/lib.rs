@@ -14,6 +14,7 @@ pub mod jetstream;
 mod lease;
 mod log;
 pub mod memory;
+mod page;
 pub mod provision;
 mod purge;
 mod read;
@@ -76,6 +77,39 @@ pub struct StoredFrame {
     pub value: Bytes,
 }
 
+/// A way through all records, or those of one namespace, in the order of the stream; each call of [`Storage::page`] is one
+/// stretch of it.
+#[derive(Clone, Copy, Debug)]
+pub struct Walk<'a> {
+    /// Whose records; `None`: all.
+    pub namespace: Option<&'a Namespace>,
+    /// Everything up to this sequence was looked at before; 0 at the beginning.
+    pub after: u64,
+    /// The sequence that the walk goes to. All up to it must be committed: see [`Storage::last`].
+    pub until: u64,
+    /// About how many messages one stretch has at most.
+    pub most: usize,
+}
+
+/// What one stretch of a [`Walk`] has.
+#[derive(Clone, Debug)]
+pub struct Page {
+    /// Each key once, in the order of `at`: those whose last revision is here, and those whose last revision is behind the
+    /// walk's end. What a KV client deleted is among them.
+    pub records: Vec<Found>,
+    /// Everything up to here was looked at; at [`Walk::until`] the walk is at its end.
+    pub looked_until: u64,
+}
+
+/// A record on a [`Page`].
+#[derive(Clone, Debug)]
+pub struct Found {
+    /// Where in the stretch it was seen; a walk that goes on behind this has seen it.
+    pub at: u64,
+    /// Its last revision, as far as the replica knows that was asked.
+    pub stored: Stored,
+}
+
 /// Whether a frame replaces all frames before it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Rollup {
@@ -124,14 +158,17 @@ pub trait Storage: Send + Sync + 'static {
     /// Reads the log behind sequence `after`, up to and with the frame at `until`, oldest first.
     async fn read_log(&self, key: &SessionKey, after: u64, until: u64) -> Result<Vec<StoredFrame>, StoreError>;
 
-    /// The stored revisions of a record (64 at most), oldest first, the current one included.
-    async fn history(&self, key: &SessionKey) -> Result<Vec<Stored>, StoreError>;
+    /// The stored revisions of a record (64 at most), oldest first: all of them up to the last element's revision, which is
+    /// `at_least` or newer. A store that does not know `at_least` yet is asked again, and then is [`StoreError::Unavailable`];
+    /// 0 takes what the leader knows.
+    async fn history(&self, key: &SessionKey, at_least: Revision) -> Result<Vec<Stored>, StoreError>;
 
-    /// The keys of all records, in order; those deleted with a KV client may be among them.
-    async fn keys(&self, namespace: Option<&Namespace>) -> Result<Vec<SessionKey>, StoreError>;
+    /// One stretch of a walk through the records. Whoever walks from 0 to a sequence that was the last at the walk's begin
+    /// has seen every session that was there then and still is; one that changes meanwhile may be seen again.
+    async fn page(&self, walk: &Walk<'_>) -> Result<Page, StoreError>;
 
-    /// The last revisions of `keys`, in no order; missing ones are left out. May be behind the leader.
-    async fn read_many(&self, keys: &[SessionKey]) -> Result<Vec<Stored>, StoreError>;
+    /// The stream's last sequence, as the leader knows it.
+    async fn last(&self) -> Result<u64, StoreError>;
 
     /// Puts a delete marker over a record that still is at `expected`, and returns the marker's revision. It fences like any
     /// revision.

@@ -10,10 +10,11 @@ use std::time::Duration;
 use async_trait::async_trait;
 use bytes::Bytes;
 use holdfast_protocol::internal::WorkerLease;
-use holdfast_protocol::{Namespace, Revision, SessionKey, WorkerName};
+use holdfast_protocol::{Revision, SessionKey, WorkerName};
 use jiff::Timestamp;
 
-use crate::{LeaseSlot, Rollup, Storage, StoreError, Stored, StoredFrame, WriteId};
+use crate::page::Sorted;
+use crate::{Found, LeaseSlot, Page, Rollup, Storage, StoreError, Stored, StoredFrame, Walk, WriteId};
 
 /// How often which fault comes, in parts of 1,000 calls.
 #[derive(Clone, Copy, Debug, Default)]
@@ -204,6 +205,18 @@ impl Inner {
         }
         log.drain(..log.len().saturating_sub(64));
         log
+    }
+
+    /// The revisions that one stretch of `walk` passes.
+    fn stretch(&self, walk: &Walk<'_>) -> Vec<Stored> {
+        let is_in = |stored: &&Stored| {
+            let is_wanted = walk.namespace.is_none_or(|namespace| stored.key.namespace == *namespace);
+            is_wanted && stored.revision.0 > walk.after && stored.revision.0 <= walk.until
+        };
+        let mut all: Vec<Stored> = self.records.values().flatten().filter(is_in).cloned().collect();
+        all.sort_unstable_by_key(|stored| stored.revision);
+        all.truncate(walk.most);
+        all
     }
 
     fn put(&mut self, stored: Stored) {
@@ -429,18 +442,38 @@ impl Storage for Memory {
         Ok(read)
     }
 
-    async fn history(&self, key: &SessionKey) -> Result<Vec<Stored>, StoreError> {
-        Ok(self.inner().records.get(key).cloned().unwrap_or_default())
+    async fn history(&self, key: &SessionKey, at_least: Revision) -> Result<Vec<Stored>, StoreError> {
+        let history = self.inner().records.get(key).cloned().unwrap_or_default();
+        if history.last().map_or(Revision(0), |last| last.revision) < at_least {
+            return Err(StoreError::Unavailable(format!("simulated: revision {at_least} is not known")));
+        }
+        Ok(history)
     }
 
-    async fn keys(&self, namespace: Option<&Namespace>) -> Result<Vec<SessionKey>, StoreError> {
-        let inner = self.inner();
-        Ok(inner.records.keys().filter(|key| namespace.is_none_or(|ns| key.namespace == *ns)).cloned().collect())
+    async fn page(&self, walk: &Walk<'_>) -> Result<Page, StoreError> {
+        let stretch = self.look(|inner| inner.stretch(walk)).await?;
+        let looked_until =
+            if stretch.len() < walk.most { walk.until } else { stretch.last().map_or(0, |seen| seen.revision.0) };
+        let newest: BTreeMap<SessionKey, Stored> = stretch.into_iter().map(|seen| (seen.key.clone(), seen)).collect();
+        // A moment later, as on a server.
+        let last = |inner: &Inner| newest.keys().filter_map(|key| inner.records.get(key)?.last().cloned()).collect();
+        let last: Vec<Stored> = self.look(last).await?;
+        let last = last.into_iter().map(|stored| (stored.key.clone(), stored)).collect();
+        let Sorted { mut records, moved } = Sorted::of(newest.into_values(), last, walk.until);
+        let is_between = |found: &Found, revision: u64| revision > found.at && revision <= walk.until;
+        let has_another = |inner: &Inner, found: &Found| {
+            let revisions = inner.records.get(&found.stored.key);
+            revisions.is_some_and(|all| all.iter().any(|stored| is_between(found, stored.revision.0)))
+        };
+        let kept = |inner: &Inner| moved.into_iter().filter(|found| !has_another(inner, found)).collect();
+        let kept: Vec<Found> = self.look(kept).await?;
+        records.extend(kept);
+        records.sort_unstable_by_key(|found| found.at);
+        Ok(Page { records, looked_until })
     }
 
-    async fn read_many(&self, keys: &[SessionKey]) -> Result<Vec<Stored>, StoreError> {
-        let inner = self.inner();
-        Ok(keys.iter().filter_map(|key| inner.records.get(key)?.last().cloned()).collect())
+    async fn last(&self) -> Result<u64, StoreError> {
+        self.look(|inner| inner.sequence).await
     }
 
     async fn delete(&self, key: &SessionKey, expected: Revision, id: WriteId) -> Result<Revision, StoreError> {

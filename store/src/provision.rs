@@ -20,10 +20,13 @@ use crate::{StoreError, read};
 /// The oldest nats-server that is safe: older ones let stale conditional writes in on clusters.
 pub const MINIMUM_SERVER: (i64, i64, i64) = (2, 14, 4);
 /// Messages kept of each record and each log.
-const PER_SUBJECT: i64 = 64;
+pub(crate) const PER_SUBJECT: i64 = 64;
 const SIGNALS_AGE: Duration = Duration::from_secs(7 * 24 * 3600);
 /// How long a cluster that is still gathering its nodes is waited for.
-const GATHER_TIMEOUT: Duration = Duration::from_secs(15);
+const GATHER_TIMEOUT: Duration = Duration::from_secs(30);
+/// How long one question may stay unanswered: a cluster that has no leader of its own yet drops questions, and the client
+/// library would wait 5 seconds for the answer.
+const ASK_TIMEOUT: Duration = Duration::from_millis(750);
 
 /// Whom the streams are for: a part makes and checks what it uses, and needs permissions for nothing else.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -111,7 +114,8 @@ pub enum ProvisionError {
 /// [`ProvisionError`], which names what is wrong.
 pub async fn provision(client: &Client, root: &Root, choices: &Provisioning) -> Result<Provisioned, ProvisionError> {
     check_server(client)?;
-    let context = jetstream::new(client.clone());
+    let mut context = jetstream::new(client.clone());
+    context.set_timeout(ASK_TIMEOUT);
     let replicas = replicas(client);
     for config in configs(root, replicas, choices) {
         ensure_stream(&context, config).await?;

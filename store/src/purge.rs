@@ -4,7 +4,7 @@
 //! zombie's late frame has an older fence than the marker; when the marker is gone too, its fence is no sequence that the
 //! key can have again.
 
-use async_nats::jetstream::stream::Stream;
+use async_nats::jetstream::stream::{State, Stream};
 use holdfast_protocol::{Revision, SessionKey};
 use jiff::Timestamp;
 
@@ -26,7 +26,11 @@ async fn until(stream: &Stream<()>, subject: String, last: Revision) -> Result<(
 
 /// When the stream was last written to.
 pub(crate) async fn clock(store: &Jetstream) -> Result<Timestamp, StoreError> {
+    Ok(read::timestamp(state(store).await?.last_timestamp.unix_timestamp_nanos()))
+}
+
+/// The stream's state, from its leader.
+pub(crate) async fn state(store: &Jetstream) -> Result<State, StoreError> {
     let info = store.sessions.get_info().await;
-    let info = info.map_err(|error| StoreError::Unavailable(format!("the stream's state is not known: {error}")))?;
-    Ok(read::timestamp(info.state.last_timestamp.unix_timestamp_nanos()))
+    Ok(info.map_err(|error| StoreError::Unavailable(format!("the stream's state is not known: {error}")))?.state)
 }

@@ -5,8 +5,9 @@
 
 use std::time::Duration;
 
-use async_nats::jetstream::stream::{LastRawMessageErrorKind, Stream};
-use async_nats::{Client, HeaderMap};
+use async_nats::jetstream::message::StreamMessage;
+use async_nats::jetstream::stream::{LastRawMessageError, LastRawMessageErrorKind, Stream};
+use async_nats::{Client, HeaderMap, RequestErrorKind};
 use bytes::Bytes;
 use futures_util::StreamExt;
 use jiff::Timestamp;
@@ -18,6 +19,8 @@ use crate::StoreError;
 pub(crate) const READ_TIMEOUT: Duration = Duration::from_secs(5);
 /// How long one question to a leader may stay unanswered before it is asked again.
 const COPY_TIMEOUT: Duration = Duration::from_millis(1_500);
+/// The same for a question to a replica, which may have to look through many blocks of the stream.
+const NEXT_TIMEOUT: Duration = Duration::from_millis(2_500);
 /// Most messages of one batch; the server allows 1,024 subjects in one `multi_last`.
 pub(crate) const BATCH: usize = 500;
 
@@ -56,7 +59,11 @@ pub(crate) async fn last(stream: &Stream<()>, subject: &str) -> Result<Option<Ra
 }
 
 async fn ask_last(stream: &Stream<()>, subject: &str) -> Result<Option<Raw>, StoreError> {
-    match stream.get_last_raw_message_by_subject(subject).await {
+    of_leader(stream.get_last_raw_message_by_subject(subject).await)
+}
+
+fn of_leader(answer: Result<StreamMessage, LastRawMessageError>) -> Result<Option<Raw>, StoreError> {
+    match answer {
         Ok(message) => Ok(Some(Raw {
             subject: message.subject.to_string(),
             sequence: message.sequence,
@@ -69,10 +76,54 @@ async fn ask_last(stream: &Stream<()>, subject: &str) -> Result<Option<Raw>, Sto
     }
 }
 
+/// The message at a sequence, from the stream's leader; `None` where it is gone.
+pub(crate) async fn at(stream: &Stream<()>, sequence: u64) -> Result<Option<Raw>, StoreError> {
+    of_leader(stream.get_raw_message(sequence).await)
+}
+
+/// The first message of a subject at or behind a sequence, from the stream's leader.
+pub(crate) async fn next_of_leader(
+    stream: &Stream<()>,
+    subject: &str,
+    sequence: u64,
+) -> Result<Option<Raw>, StoreError> {
+    of_leader(stream.get_first_raw_message_by_subject(subject, sequence).await)
+}
+
+/// The first message of a subject at or behind a sequence, from whichever replica answers: `None` where that one has none.
+pub(crate) async fn next(
+    client: &Client,
+    stream: &str,
+    subject: &str,
+    sequence: u64,
+) -> Result<Option<Raw>, StoreError> {
+    let fault = |why: String| StoreError::Unavailable(format!("the stream could not be read: {why}"));
+    let body = serde_json::to_vec(&Query::Next { seq: sequence, next_by_subj: subject });
+    let body: Bytes = body.map_err(|error| fault(error.to_string()))?.into();
+    let deadline = Instant::now() + READ_TIMEOUT;
+    loop {
+        let request = async_nats::Request::new().payload(body.clone()).timeout(Some(NEXT_TIMEOUT));
+        match client.send_request(format!("$JS.API.DIRECT.GET.{stream}"), request).await {
+            Ok(reply) => match reply.status.map(|status| status.as_u16()) {
+                Some(404) => return Ok(None),
+                Some(status) => {
+                    return Err(fault(format!("status {status} {}", reply.description.unwrap_or_default())));
+                }
+                None => return raw(reply).map(Some).ok_or_else(|| fault("a message without its sequence".to_owned())),
+            },
+            // A replica that went with the question.
+            Err(error) if error.kind() == RequestErrorKind::TimedOut && Instant::now() < deadline => {}
+            Err(error) => return Err(fault(error.to_string())),
+        }
+    }
+}
+
 /// A batched direct get (ADR-31).
 #[derive(Serialize)]
 #[serde(untagged)]
 pub(crate) enum Query<'a> {
+    /// The first message of a subject at or behind a sequence.
+    Next { seq: u64, next_by_subj: &'a str },
     /// The messages of a subject from a sequence on.
     From { seq: u64, next_by_subj: &'a str, batch: usize },
     /// The last messages of subjects.
@@ -138,6 +189,22 @@ pub(crate) async fn range(
     after: u64,
     until: u64,
 ) -> Result<Vec<Raw>, StoreError> {
+    let mut messages = from(client, stream, subject, after, until).await?;
+    messages.retain(|message| message.sequence <= until);
+    Ok(messages)
+}
+
+/// All messages of `subject` up to the one at `until`, or to one that came later: then the one at `until` may be gone.
+pub(crate) async fn all_until(
+    client: &Client,
+    stream: &str,
+    subject: &str,
+    until: u64,
+) -> Result<Vec<Raw>, StoreError> {
+    from(client, stream, subject, 0, until).await
+}
+
+async fn from(client: &Client, stream: &str, subject: &str, after: u64, until: u64) -> Result<Vec<Raw>, StoreError> {
     let deadline = Instant::now() + READ_TIMEOUT;
     let mut messages: Vec<Raw> = Vec::new();
     while messages.last().is_none_or(|last| last.sequence < until) {
@@ -152,6 +219,5 @@ pub(crate) async fn range(
         }
         messages.extend(found);
     }
-    messages.retain(|message| message.sequence <= until);
     Ok(messages)
 }

@@ -77,28 +77,62 @@ enum Answer {
     Refused(String),
 }
 
+/// What is known of a write after some of its copies.
+#[derive(Default)]
+struct Copies {
+    /// Why the outcome of one of them is not known.
+    unknown: Option<String>,
+}
+
+/// What follows from one more answer.
+enum Then {
+    /// This is what became of the write.
+    Is(Result<Outcome, StoreError>),
+    /// Another copy may help; why it is needed.
+    Again(String),
+}
+
+impl Copies {
+    /// `Refused` and `Unavailable` promise that nothing was written, so they are outcomes only while no copy is unknown.
+    fn take(&mut self, answer: Answer) -> Then {
+        let is_doubtful = self.unknown.is_some();
+        Then::Is(match answer {
+            Answer::Stored(sequence) => Ok(Outcome::Stored(sequence)),
+            Answer::Mismatch if is_doubtful => Ok(Outcome::MismatchAfterUnknown),
+            Answer::Mismatch => Ok(Outcome::Mismatch),
+            Answer::Refused(why) if is_doubtful => {
+                Err(StoreError::Unknown(format!("a copy was not answered, and a later one was refused: {why}")))
+            }
+            Answer::Refused(why) => Err(StoreError::Refused(why)),
+            Answer::Unknown(why) => {
+                self.unknown = Some(why.clone());
+                return Then::Again(why);
+            }
+            Answer::Again(why) => return Then::Again(why),
+        })
+    }
+
+    /// What the write has come to when no more copies are sent, the last one because of `why`.
+    fn end(self, why: String) -> StoreError {
+        match self.unknown {
+            Some(why) => StoreError::Unknown(why),
+            None => StoreError::Unavailable(why),
+        }
+    }
+}
+
 /// Publishes `write`, again and again while that can help.
 pub(crate) async fn publish(client: &Client, write: &Write) -> Result<Outcome, StoreError> {
     let deadline = Instant::now() + WRITE_TIMEOUT;
-    let mut unknown: Option<String> = None;
+    let mut copies = Copies::default();
     let mut pause = Duration::from_millis(1);
     loop {
-        let why = match send(client, write).await {
-            Answer::Stored(sequence) => return Ok(Outcome::Stored(sequence)),
-            Answer::Mismatch if unknown.is_some() => return Ok(Outcome::MismatchAfterUnknown),
-            Answer::Mismatch => return Ok(Outcome::Mismatch),
-            Answer::Refused(why) => return Err(StoreError::Refused(why)),
-            Answer::Unknown(why) => {
-                unknown = Some(why.clone());
-                why
-            }
-            Answer::Again(why) => why,
+        let why = match copies.take(send(client, write).await) {
+            Then::Is(outcome) => return outcome,
+            Then::Again(why) => why,
         };
         if Instant::now() + pause >= deadline {
-            return Err(match unknown {
-                Some(why) => StoreError::Unknown(why),
-                None => StoreError::Unavailable(why),
-            });
+            return Err(copies.end(why));
         }
         tokio::time::sleep(pause.mul_f64(rand::random_range(0.5..1.5))).await;
         pause = (pause * 2).min(Duration::from_millis(100));
@@ -153,6 +187,33 @@ impl Write {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// What comes of copies that are answered like this, one after the other.
+    fn outcome(answers: Vec<Answer>) -> Result<Outcome, StoreError> {
+        let mut copies = Copies::default();
+        for answer in answers {
+            if let Then::Is(outcome) = copies.take(answer) {
+                return outcome;
+            }
+        }
+        Err(copies.end("no more copies".to_owned()))
+    }
+
+    #[test]
+    fn once_a_copy_is_unknown_no_later_answer_says_that_nothing_was_written() {
+        let unknown = || Answer::Unknown("no answer".to_owned());
+        let refused = || Answer::Refused("maximum payload exceeded".to_owned());
+        let again = || Answer::Again("in flight".to_owned());
+        assert!(matches!(outcome(vec![refused()]), Err(StoreError::Refused(_))));
+        assert!(matches!(outcome(vec![again(), refused()]), Err(StoreError::Refused(_))));
+        assert!(matches!(outcome(vec![again()]), Err(StoreError::Unavailable(_))));
+        assert!(matches!(outcome(vec![unknown(), refused()]), Err(StoreError::Unknown(_))));
+        assert!(matches!(outcome(vec![unknown(), again(), refused()]), Err(StoreError::Unknown(_))));
+        assert!(matches!(outcome(vec![unknown(), again()]), Err(StoreError::Unknown(_))));
+        assert!(matches!(outcome(vec![Answer::Mismatch]), Ok(Outcome::Mismatch)));
+        assert!(matches!(outcome(vec![unknown(), Answer::Mismatch]), Ok(Outcome::MismatchAfterUnknown)));
+        assert!(matches!(outcome(vec![unknown(), Answer::Stored(7)]), Ok(Outcome::Stored(7))));
+    }
 
     fn answer(error: &str) -> &'static str {
         match read_ack(error.as_bytes()) {

@@ -12,6 +12,7 @@ mod failover;
 mod file;
 mod late;
 mod leave;
+mod list;
 mod lock;
 mod main_path;
 mod outage;

@@ -4,12 +4,13 @@ mod check;
 mod work;
 
 use std::collections::HashSet;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use futures_util::future::join_all;
 use holdfast_tests::fleet::{Fleet, SOON, Signals};
 use holdfast_tests::link::Link;
-use holdfast_tests::wait::until;
+use holdfast_tests::wait::{until, until_ok};
 use holdfast_tests::{logs, server};
 use serde_json::json;
 
@@ -167,4 +168,64 @@ async fn conflicts_are_announced_at_most_ten_times_a_second_and_session() {
         assert!(data["requested_owner"].as_str().unwrap().starts_with("rival-"), "{data}");
         assert!(conflicts[0].1["correlationid"].as_str().unwrap().starts_with('r'));
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn no_change_of_a_document_goes_unannounced_when_the_relays_connection_is_cut() {
+    logs::keep();
+    let mut fleet = workers().await;
+    let link = Link::to(&fleet.url).await.unwrap();
+    let relaying = fleet.begin_mortal_coordinator(&link.url()).await.unwrap();
+    let signals = fleet.signals().await.unwrap();
+    heard_of(&fleet, &signals).await;
+    fleet.add_coordinator().await.unwrap();
+    // Many at once, since whoever asks the coordinator behind the link waits while that is clogged.
+    let numbers = 0..12_usize;
+    join_all(numbers.clone().map(async |n| drop(fleet.open(&format!("edited-{n}")).await))).await;
+    let is_over = AtomicBool::new(false);
+    let edits = join_all(numbers.clone().map(async |session| {
+        let mut n = 0_u64;
+        while !is_over.load(Ordering::Relaxed) {
+            n += 1;
+            let edit = json!({"body": n.to_string(), "request_id": format!("edit-{session}-{n}")});
+            fleet.insist("doc.edit", &format!("edited-{session}"), &edit, |_| ()).await.ok();
+        }
+        n
+    }));
+    // Signals that are kept are asked for again, so that the step goes on after the cut and is acknowledged.
+    let opens = join_all(numbers.map(async |session| {
+        for n in 0.. {
+            if is_over.load(Ordering::Relaxed) {
+                return;
+            }
+            let open = json!({"id": format!("opened-{session}-{n}"), "request_id": format!("open-{session}-{n}")});
+            fleet.insist("session.open", "", &open, |_| ()).await.ok();
+        }
+    }));
+    let last = async || fleet.stream().await.unwrap().last().map_or(0, |stored| stored.sequence);
+    let cuts = async {
+        for _ in 0..4 {
+            let given = last().await + 40;
+            until("commits", SOON, async || (last().await >= given).then_some(())).await;
+            link.clog();
+            let given = last().await + 8;
+            until("commits while it is clogged", SOON, async || (last().await >= given).then_some(())).await;
+            link.cut();
+            link.clear();
+            heard_of(&fleet, &signals).await;
+        }
+        is_over.store(true, Ordering::Relaxed);
+    };
+    let (made, _, ()) = tokio::join!(edits, opens, cuts);
+    for (session, made) in made.into_iter().enumerate() {
+        let missing = async || {
+            let all = signals.all().into_iter();
+            let mine = all.filter(|(subject, _)| subject.ends_with(&format!(".edited-{session}.doc.edited")));
+            let heard: HashSet<u64> = mine.filter_map(|(_, body)| body["data"]["revision"].as_u64()).collect();
+            (1..=made).find(|revision| !heard.contains(revision)).map_or(Ok(()), |missing| Err(missing.to_string()))
+        };
+        until_ok(&format!("all {made} changes of session {session} to be announced"), SOON, missing).await;
+    }
+    assert!(logs::kept().contains("published again"), "a connection was cut with signals on it");
+    relaying.kill();
 }

@@ -1,6 +1,6 @@
 //! Starting on a server that would not be safe: refused, with a sentence that names what is wrong.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use async_nats::jetstream::stream::{Config, DiscardPolicy, StorageType};
 use async_nats::jetstream::{self, Context};
@@ -145,4 +145,26 @@ async fn a_server_that_is_too_old_is_refused() {
     let server = server::own(|options| options.binary = binary.into()).await.unwrap();
     let told = refusal(provisioned(&server.url(), &Root::default()).await);
     assert!(told.contains("is too old") && told.contains("2.14.4"), "{told}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn on_fresh_servers_the_first_signal_comes_within_a_second_of_the_first_commit() {
+    for size in [1, 3] {
+        let (one, three);
+        let url = if size == 1 {
+            one = server::own(|_| ()).await.unwrap();
+            one.url()
+        } else {
+            three = server::own_cluster().await.unwrap();
+            three.url()
+        };
+        let fleet = Fleet::start(&url).await.unwrap();
+        let signals = fleet.signals().await.unwrap();
+        let asked = Instant::now();
+        fleet.open("s1").await;
+        signals.wait_for("s1", "session.opened").await;
+        let took = asked.elapsed();
+        println!("the first signal came {took:?} after the first request on {size}");
+        assert!(took < Duration::from_secs(1), "on {size}: {took:?}");
+    }
 }

@@ -15,6 +15,7 @@ use tokio_util::task::AbortOnDropHandle;
 pub struct Link {
     port: u16,
     clogged: watch::Sender<bool>,
+    cuts: watch::Sender<u64>,
     _task: AbortOnDropHandle<()>,
 }
 
@@ -28,13 +29,22 @@ impl Link {
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await?;
         let port = listener.local_addr()?.port();
         let (clogged, state) = watch::channel(false);
+        let (cuts, cut) = watch::channel(0);
         let task = AbortOnDropHandle::new(tokio::task::spawn(async move {
             let mut connections = JoinSet::new();
             while let Ok((client, _)) = listener.accept().await {
-                connections.spawn(carry(client, server, state.clone()));
+                let (mut cut, carry) = (cut.clone(), carry(client, server, state.clone()));
+                cut.mark_unchanged();
+                connections.spawn(async move {
+                    tokio::select! {
+                        () = carry => {}
+                        // The sender outlives its connections but for the end of the test.
+                        _ = cut.changed() => {}
+                    }
+                });
             }
         }));
-        Ok(Self { port, clogged, _task: task })
+        Ok(Self { port, clogged, cuts, _task: task })
     }
 
     /// Where clients connect to.
@@ -45,6 +55,11 @@ impl Link {
     /// Holds back what clients say from now on.
     pub fn clog(&self) {
         self.clogged.send_replace(true);
+    }
+
+    /// Ends all connections. What was held back is lost; whoever connects again finds the way as it is.
+    pub fn cut(&self) {
+        self.cuts.send_modify(|cuts| *cuts += 1);
     }
 
     /// Lets through what was held back, and whatever comes.

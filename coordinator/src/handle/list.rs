@@ -1,108 +1,266 @@
-//! `session.list`: pages of sessions in the order of their ids.
+//! `session.list`: pages of sessions in the order of the stream.
 //!
-//! Deliberately absent: a consistent view. Records are read in bulk from any replica, so one that changed a moment ago may
-//! be shown as it was; `session.get` asks the leader.
+//! Invariant: a page names a session once, and a listing leaves none out that was there when it began and stays. It goes
+//! through the stream to where that ended when the listing began. A record that changes so often meanwhile that all its
+//! revisions from before are gone is missed by that; so the listing then goes through what came since, for such records only.
+//! A session that changes meanwhile may come again.
+//!
+//! A page costs what it looks at. One that finds few matches in its time comes back early, and says where to go on.
+//!
+//! Deliberately absent: a consistent view. Records are read from any replica, so one that changed a moment ago may be shown
+//! as it was; `session.get` asks the leader.
 
 use std::collections::HashMap;
+use std::time::Duration;
 
+use futures_util::TryStreamExt;
+use futures_util::stream::{self, StreamExt};
 use holdfast_protocol::record::State;
 use holdfast_protocol::reply::{Session, SessionPage};
 use holdfast_protocol::request::List;
-use holdfast_protocol::{Error, Namespace, Reason, SessionId, SessionKey, SessionRecord, WorkerName};
-use holdfast_store::{StoreError, Stored};
-use tokio::time::timeout_at;
+use holdfast_protocol::{Error, Namespace, Reason, Revision, SessionId, SessionRecord, WorkerName};
+use holdfast_store::{Found, Page as Stretched, Store, StoreError, Stored, Walk};
+use tokio::time::{Instant, timeout_at};
 
 use crate::answer::Answer;
-use crate::call::{Call, Incoming};
+use crate::call::Incoming;
 use crate::error;
 use crate::hub::Hub;
 
+#[cfg(test)]
+mod tests;
+
 /// Page size when the request has none.
 const DEFAULT_LIMIT: u64 = 100;
-/// How many records are read at once.
-const CHUNK: usize = 250;
+/// About how many messages are looked at in one stretch, at most and beyond those that are wanted.
+const STRETCH: usize = 256;
+const BEYOND: usize = 28;
+/// How long one request looks for matches.
+const LOOK: Duration = Duration::from_secs(1);
 /// Where a page ends before it has its number of sessions, so that it fits into one message.
 const PAGE_BYTES: usize = 700 * 1024;
+/// How many revisions of a record are kept.
+const REVISIONS: u64 = 64;
+/// How many sessions a cursor says were named in the walks that follow the first; they change faster than pages are read.
+const NAMED: usize = 32;
+/// How many walks follow the first at most. Each takes as long as what came during the one before, so that the last ones
+/// take milliseconds; nobody changes one record 64 times in each of them.
+const WALKS: u64 = 8;
+/// How many histories are read side by side.
+const SIDE_BY_SIDE: usize = 16;
 
 /// Lists a namespace's sessions. Closed ones are shown when they are asked for.
 pub(crate) async fn list(hub: &Hub, namespace: &Namespace, incoming: &Incoming) -> Result<Answer, Error> {
     let (request, call) = incoming.parse::<List>(&hub.config.limits)?;
-    let limit = usize::try_from(request.limit.unwrap_or(DEFAULT_LIMIT)).unwrap_or(usize::MAX);
-    let after = request.after.as_deref().map(cursor).transpose()?;
-    let keys = in_time(&call, hub.store.keys(Some(namespace))).await?;
-    let mut rest = behind(&keys, after.as_ref());
-    let mut page = Page::new(limit);
-    while !rest.is_empty() && !page.is_full() {
-        let (chunk, later) = rest.split_at(rest.len().min(CHUNK));
-        let stored = in_time(&call, hub.store.read_many(chunk)).await?;
-        page.take(chunk, &stored, &request);
-        rest = later;
-        if call.left().is_zero() {
-            break;
-        }
-    }
-    Answer::of(&page.finish(&keys))
+    let look_until = call.deadline.min(Instant::now() + LOOK);
+    Answer::of(&page(&hub.store, namespace, &request, look_until, call.deadline).await?)
 }
 
-async fn in_time<T>(call: &Call, reading: impl Future<Output = Result<T, StoreError>>) -> Result<T, Error> {
+/// One page. After `look_until` no other stretch is begun.
+async fn page(
+    store: &Store,
+    namespace: &Namespace,
+    request: &List,
+    look_until: Instant,
+    deadline: Instant,
+) -> Result<SessionPage, Error> {
+    let mut page = Page::new(request);
+    let mut cursor = match request.after.as_deref() {
+        Some(after) => Cursor::parse(after)?,
+        None => Cursor::at_begin(in_time(deadline, store.last()).await?),
+    };
+    let first = cursor.looked;
+    loop {
+        let Stretch { records, looked_until, end } =
+            match in_time(deadline, stretch(store, namespace, &cursor, &page)).await {
+                Ok(stretch) => stretch,
+                // The next page tries again; this one has come some way.
+                Err(error) if cursor.looked > first => {
+                    tracing::debug!(%error, "a page of a list ends early");
+                    return Ok(page.finish(Some(cursor)));
+                }
+                Err(error) => return Err(error),
+            };
+        for found in records {
+            if !page.take(&found.stored) {
+                return Ok(page.finish(Some(cursor)));
+            }
+            cursor.passed(&found);
+        }
+        cursor.looked = looked_until;
+        if let Some(last) = end {
+            // As long as fewer came than a record has revisions, none has lost all that it had.
+            if last < cursor.until.saturating_add(REVISIONS) || cursor.walk >= WALKS {
+                return Ok(page.finish(None));
+            }
+            cursor = cursor.next_walk(last);
+        }
+        if page.is_full() || Instant::now() >= look_until {
+            return Ok(page.finish(Some(cursor)));
+        }
+    }
+}
+
+/// What the next stretch has for a page.
+struct Stretch {
+    records: Vec<Found>,
+    looked_until: u64,
+    /// The stream's last sequence, where the stretch comes to its walk's end.
+    end: Option<u64>,
+}
+
+async fn stretch(
+    store: &Store,
+    namespace: &Namespace,
+    cursor: &Cursor,
+    page: &Page<'_>,
+) -> Result<Stretch, StoreError> {
+    let Cursor { looked, until, begin, .. } = *cursor;
+    let most = if cursor.walk > 0 { STRETCH } else { page.most() };
+    let walk = Walk { namespace: Some(namespace), after: looked, until, most };
+    let Stretched { mut records, looked_until } = store.page(&walk).await?;
+    if cursor.walk > 0 {
+        records.retain(|found| !cursor.named.contains(&found.stored.key.id) && page.matching(&found.stored).is_some());
+        let looks = records.into_iter().map(|found| async move {
+            let history = store.history(&found.stored.key, Revision(0)).await?;
+            // Any revision from before was in the walk's way, and a record with fewer revisions was not there before.
+            let is_missed = history.len() as u64 >= REVISIONS && history.iter().all(|one| one.revision.0 > begin);
+            Ok(is_missed.then_some(found))
+        });
+        let missed: Vec<Option<Found>> = stream::iter(looks).buffered(SIDE_BY_SIDE).try_collect().await?;
+        records = missed.into_iter().flatten().collect();
+    }
+    let end = if looked_until >= until { Some(store.last().await?) } else { None };
+    Ok(Stretch { records, looked_until, end })
+}
+
+async fn in_time<T>(deadline: Instant, reading: impl Future<Output = Result<T, StoreError>>) -> Result<T, Error> {
     let late = |_| Err(StoreError::Unavailable("not in time".to_owned()));
-    let read = timeout_at(call.deadline, reading).await.unwrap_or_else(late);
+    let read = timeout_at(deadline, reading).await.unwrap_or_else(late);
     read.map_err(|error| error::storage_unavailable(&format!("the sessions cannot be listed: {error}")))
 }
 
-fn cursor(after: &str) -> Result<SessionId, Error> {
-    SessionId::parse(after).map_err(|_| {
-        Error::invalid(Reason::BadValue, "after must be the `next` of the page before").detail("field", "after")
-    })
+/// Where a listing stands; opaque to clients.
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct Cursor {
+    /// Everything up to here was looked at.
+    looked: u64,
+    /// Where this walk ends.
+    until: u64,
+    /// Where it began.
+    begin: u64,
+    /// How many walks went before.
+    walk: u64,
+    /// Which sessions were named by walks that followed the first: however often they change, they are not missed.
+    named: Vec<SessionId>,
 }
 
-/// Those behind the cursor. `keys` are in order.
-fn behind<'a>(keys: &'a [SessionKey], after: Option<&SessionId>) -> &'a [SessionKey] {
-    let first = after.map_or(0, |after| keys.partition_point(|key| key.id <= *after));
-    &keys[first..]
+impl Cursor {
+    fn at_begin(last: u64) -> Self {
+        Self { looked: 0, until: last, begin: 0, walk: 0, named: Vec::new() }
+    }
+
+    fn next_walk(self, last: u64) -> Self {
+        Self { looked: self.until, until: last, begin: self.until, walk: self.walk + 1, named: self.named }
+    }
+
+    fn passed(&mut self, found: &Found) {
+        self.looked = found.at;
+        if self.walk > 0 {
+            self.named.push(found.stored.key.id.clone());
+            let surplus = self.named.len().saturating_sub(NAMED);
+            self.named.drain(..surplus);
+        }
+    }
+
+    fn parse(after: &str) -> Result<Self, Error> {
+        Self::read(after).ok_or_else(|| {
+            Error::invalid(Reason::BadValue, "after must be the `next` of the page before").detail("field", "after")
+        })
+    }
+
+    fn read(after: &str) -> Option<Self> {
+        let number = |text: &str| text.parse().ok().filter(|_| text.bytes().all(|byte| byte.is_ascii_digit()));
+        let mut parts = after.split('.');
+        let mut next = || number(parts.next()?);
+        let (looked, until, begin, walk) = (next()?, next()?, next()?, next()?);
+        let named = parts.map(|id| SessionId::parse(id).ok()).collect::<Option<Vec<_>>>()?;
+        (named.len() <= NAMED && walk <= WALKS).then_some(Self { looked, until, begin, walk, named })
+    }
+}
+
+impl std::fmt::Display for Cursor {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{}.{}.{}.{}", self.looked, self.until, self.begin, self.walk)?;
+        self.named.iter().try_for_each(|id| write!(f, ".{id}"))
+    }
 }
 
 /// A page as it grows.
-struct Page {
-    sessions: Vec<Session>,
-    /// The last key that was looked at, whether it is shown or not.
-    last: Option<SessionKey>,
-    limit: usize,
+struct Page<'a> {
+    request: &'a List,
+    /// `None` where a session turned out to have changed so that it does not match.
+    sessions: Vec<Option<Session>>,
+    /// Where a session stands in `sessions`.
+    places: HashMap<SessionId, usize>,
+    count: usize,
     bytes: usize,
+    limit: usize,
 }
 
-impl Page {
-    fn new(limit: usize) -> Self {
-        Self { sessions: Vec::new(), last: None, limit, bytes: 0 }
+impl<'a> Page<'a> {
+    fn new(request: &'a List) -> Self {
+        let limit = usize::try_from(request.limit.unwrap_or(DEFAULT_LIMIT)).unwrap_or(usize::MAX);
+        Self { request, sessions: Vec::new(), places: HashMap::new(), count: 0, bytes: 0, limit }
     }
 
     fn is_full(&self) -> bool {
-        self.sessions.len() >= self.limit || self.bytes >= PAGE_BYTES
+        self.count >= self.limit || self.bytes >= PAGE_BYTES
     }
 
-    fn take(&mut self, chunk: &[SessionKey], stored: &[Stored], request: &List) {
-        let stored: HashMap<&SessionKey, &Stored> = stored.iter().map(|stored| (&stored.key, stored)).collect();
-        for key in chunk {
+    /// How many messages the next stretch should have.
+    fn most(&self) -> usize {
+        if self.request.state.is_some() || self.request.worker.is_some() {
+            return STRETCH;
+        }
+        (self.limit.saturating_sub(self.count) + BEYOND).min(STRETCH)
+    }
+
+    /// Takes a record that matches, or what it has become if the page names it already. `false`: there is no room.
+    fn take(&mut self, stored: &Stored) -> bool {
+        let session = self.matching(stored);
+        let Some(place) = self.places.get(&stored.key.id).copied() else {
+            let Some(session) = session else { return true };
             if self.is_full() {
-                return;
+                return false;
             }
-            self.last = Some(key.clone());
-            let Some(stored) = stored.get(key) else { continue };
-            let Some(json) = &stored.value else { continue };
-            match SessionRecord::from_json(json, key) {
-                Ok(record) if is_wanted(&record, request) => {
-                    self.bytes += json.len();
-                    self.sessions.push(Session::of(&record, stored.revision));
-                }
-                Ok(_) => {}
-                Err(error) => tracing::warn!(%key, %error, "left out of a list"),
+            self.places.insert(session.id.clone(), self.sessions.len());
+            self.sessions.push(Some(session));
+            self.count += 1;
+            self.bytes += stored.value.as_ref().map_or(0, bytes::Bytes::len);
+            return true;
+        };
+        let Some(named) = self.sessions.get_mut(place) else { return true };
+        self.count = self.count - usize::from(named.is_some()) + usize::from(session.is_some());
+        *named = session;
+        true
+    }
+
+    fn matching(&self, stored: &Stored) -> Option<Session> {
+        match SessionRecord::from_json(stored.value.as_deref()?, &stored.key) {
+            Ok(record) => is_wanted(&record, self.request).then(|| Session::of(&record, stored.revision)),
+            Err(error) => {
+                tracing::warn!(key = %stored.key, %error, "left out of a list");
+                None
             }
         }
     }
 
-    fn finish(self, keys: &[SessionKey]) -> SessionPage {
-        let is_end = self.last.is_none() || self.last.as_ref() == keys.last();
-        SessionPage { sessions: self.sessions, next: self.last.filter(|_| !is_end).map(|key| key.id.to_string()) }
+    fn finish(self, next: Option<Cursor>) -> SessionPage {
+        SessionPage {
+            sessions: self.sessions.into_iter().flatten().collect(),
+            next: next.map(|cursor| cursor.to_string()),
+        }
     }
 }
 
@@ -113,77 +271,4 @@ fn is_wanted(record: &SessionRecord, request: &List) -> bool {
     };
     let on = |worker: &WorkerName| record.owner.as_ref().is_some_and(|owner| owner.worker == *worker);
     state && request.worker.as_ref().is_none_or(on)
-}
-
-#[cfg(test)]
-mod tests {
-    use holdfast_protocol::Revision;
-
-    use super::*;
-    use crate::fixture;
-
-    fn stored(n: u64, record: &SessionRecord) -> Stored {
-        Stored {
-            key: record.key(),
-            revision: Revision(n),
-            value: Some(record.to_json().into()),
-            write_id: Some("w".to_owned()),
-            time: jiff::Timestamp::UNIX_EPOCH,
-        }
-    }
-
-    fn pages(records: &[SessionRecord], request: &str, limit: usize) -> Vec<Vec<String>> {
-        let request: List = serde_json::from_str(request).unwrap();
-        let keys: Vec<SessionKey> = records.iter().map(SessionRecord::key).collect();
-        let stored: Vec<Stored> = records.iter().map(|record| stored(1, record)).collect();
-        let mut pages = Vec::new();
-        let mut after = None;
-        loop {
-            let mut page = Page::new(limit);
-            page.take(behind(&keys, after.as_ref()), &stored, &request);
-            let SessionPage { sessions, next } = page.finish(&keys);
-            pages.push(sessions.iter().map(|session| session.id.to_string()).collect());
-            match next {
-                Some(next) => after = Some(cursor(&next).unwrap()),
-                None => return pages,
-            }
-        }
-    }
-
-    #[test]
-    fn pages_join_up_without_gaps_and_end_with_the_last_session() {
-        let records: Vec<SessionRecord> = ["a", "b", "c", "d", "e"].iter().map(|id| fixture::passive(id)).collect();
-        assert_eq!(pages(&records, "{}", 2), [vec!["a", "b"], vec!["c", "d"], vec!["e"]]);
-        assert_eq!(pages(&records, "{}", 5), [["a", "b", "c", "d", "e"]]);
-        assert_eq!(pages(&[], "{}", 5), [Vec::<String>::new()]);
-    }
-
-    #[test]
-    fn closed_sessions_are_shown_when_asked_for_and_filters_apply() {
-        let records =
-            [fixture::active("a", "w1"), fixture::closed("b"), fixture::passive("c"), fixture::active("d", "w2")];
-        assert_eq!(pages(&records, "{}", 10), [["a", "c", "d"]]);
-        assert_eq!(pages(&records, r#"{"state":"closed"}"#, 10), [["b"]]);
-        assert_eq!(pages(&records, r#"{"state":"active","worker":"w2"}"#, 10), [["d"]]);
-    }
-
-    #[test]
-    fn a_page_that_grows_too_large_ends_early_and_says_where() {
-        let mut page = Page::new(1_000);
-        page.bytes = PAGE_BYTES - 1;
-        let records = [fixture::passive("a"), fixture::passive("b")];
-        let keys: Vec<SessionKey> = records.iter().map(SessionRecord::key).collect();
-        let both: Vec<Stored> = records.iter().map(|record| stored(1, record)).collect();
-        page.take(&keys, &both, &serde_json::from_str("{}").unwrap());
-        assert_eq!(page.finish(&keys).next.as_deref(), Some("a"));
-    }
-
-    #[test]
-    fn a_record_that_does_not_parse_is_left_out() {
-        let mut broken = stored(1, &fixture::passive("a"));
-        broken.value = Some("nonsense".into());
-        let mut page = Page::new(10);
-        page.take(&[fixture::key("a")], &[broken], &serde_json::from_str("{}").unwrap());
-        assert!(page.finish(&[fixture::key("a")]).sessions.is_empty());
-    }
 }

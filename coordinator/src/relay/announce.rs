@@ -1,7 +1,8 @@
 //! Publishing signals: of many sessions at once, of each session in order.
 //!
 //! Signals of `session` and `lock` are kept in a stream, so each of them is published as a request whose answer is the
-//! stream's acknowledgement, under the event's id, before the next one of its session. Those of `doc` are plain messages.
+//! stream's acknowledgement, under the event's id, before the next one of its session. Those of `doc` are plain messages,
+//! which an echo on the same connection confirms.
 
 use std::collections::HashMap;
 use std::time::Duration;
@@ -15,6 +16,7 @@ use tokio::time::Instant;
 
 use crate::hub::Hub;
 use crate::relay::RelayError;
+use crate::relay::echo::Echo;
 use crate::relay::translate::Announcement;
 
 /// How long one copy of a signal may stay unanswered before the next is sent.
@@ -37,9 +39,11 @@ struct AckError {
     description: String,
 }
 
-/// Publishes all of them: sessions side by side, each session's in the order of its commits, each once.
+/// Publishes all of them: sessions side by side, each session's in the order of its commits, each once unless the connection
+/// is made again meanwhile.
 pub(super) async fn all(
     hub: &Hub,
+    echo: &mut Echo,
     announcements: impl IntoIterator<Item = (SessionKey, Announcement)>,
 ) -> Result<(), RelayError> {
     let mut by_session: HashMap<SessionKey, Vec<Announcement>> = HashMap::new();
@@ -50,8 +54,26 @@ pub(super) async fn all(
         announcements.sort_by_key(|announcement| announcement.place);
         announcements.dedup_by_key(|announcement| announcement.place);
     }
-    try_join_all(by_session.iter().map(|(key, announcements)| of_session(hub, key, announcements))).await?;
-    Ok(())
+    let is_plain =
+        |announcement: &Announcement| !is_kept(announcement.name.split_once('.').map_or("", |(group, _)| group));
+    let has_plain = by_session.values().flatten().any(is_plain);
+    let deadline = Instant::now() + TIMEOUT;
+    loop {
+        let mark = echo.mark();
+        try_join_all(by_session.iter().map(|(key, announcements)| of_session(hub, key, announcements))).await?;
+        if !has_plain || echo.confirm(mark).await {
+            return Ok(());
+        }
+        if Instant::now() >= deadline {
+            return Err(RelayError::Announce("the server does not confirm what was published".to_owned()));
+        }
+        tracing::info!("signals may have been lost with the connection and are published again");
+    }
+}
+
+/// Whether signals of this group are kept in a stream.
+fn is_kept(group: &str) -> bool {
+    matches!(group, "session" | "lock")
 }
 
 async fn of_session(hub: &Hub, key: &SessionKey, announcements: &[Announcement]) -> Result<(), RelayError> {
@@ -61,7 +83,7 @@ async fn of_session(hub: &Hub, key: &SessionKey, announcements: &[Announcement])
         let mut headers = HeaderMap::new();
         headers.insert(NATS_MESSAGE_ID, announcement.signal.id.as_str());
         let payload = announcement.signal.to_json().into();
-        if matches!(group, "session" | "lock") {
+        if is_kept(group) {
             let request = || Request {
                 payload: Some(bytes::Bytes::clone(&payload)),
                 headers: Some(headers.clone()),

@@ -17,6 +17,7 @@ use futures_util::stream::{self, StreamExt, TryStreamExt};
 use holdfast_protocol::SessionKey;
 
 use crate::hub::Hub;
+use crate::relay::echo::Echo;
 use crate::relay::input::Input;
 use crate::relay::translate::{Announcement, Translator};
 use crate::relay::{RelayError, announce, fault, floor};
@@ -28,6 +29,7 @@ const SIDE_BY_SIDE: usize = 16;
 pub(super) struct Progress {
     done: Done,
     translator: Translator,
+    echo: Echo,
     /// Messages have left the stream unread; the snapshots that replaced them stand up to here.
     thinned_until: u64,
 }
@@ -68,8 +70,9 @@ impl Done {
 
 impl Progress {
     /// Begins behind `acknowledged`.
-    pub(super) fn new(stream: &str, acknowledged: u64) -> Self {
+    pub(super) fn new(stream: &str, acknowledged: u64, echo: Echo) -> Self {
         Self {
+            echo,
             done: Done { sequence: acknowledged, delivery: None },
             translator: Translator::new(stream),
             thinned_until: 0,
@@ -144,7 +147,7 @@ impl Progress {
     }
 
     async fn announce(
-        &self,
+        &mut self,
         hub: &Hub,
         inputs: &[Input],
         ahead: Vec<(SessionKey, Announcement)>,
@@ -161,7 +164,7 @@ impl Progress {
             // Should publishing fail, this memory goes with the relay's life.
             self.translator.was_announced(input);
         }
-        announce::all(hub, announcements).await
+        announce::all(hub, &mut self.echo, announcements).await
     }
 }
 

@@ -122,7 +122,7 @@ impl Translator {
         if let Some(record) = self.records.get(key) {
             return Ok(Some(record));
         }
-        let history = store.history(key).await?;
+        let history = store.history(key, revision).await?;
         let before = history.into_iter().rev().find(|stored| stored.revision < revision);
         let value = before.and_then(|stored| stored.value);
         Ok(value.and_then(|json| SessionRecord::from_json(&json, key).ok()).map(Arc::new))

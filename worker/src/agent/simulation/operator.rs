@@ -4,6 +4,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use holdfast_protocol::Revision;
 use holdfast_protocol::frame::Frame;
 use holdfast_protocol::internal::{Activate, Hint};
 use holdfast_protocol::record::{EventType, Lock, SessionRecord, State};
@@ -161,7 +162,7 @@ async fn edit_by_hand(world: &World, dice: &mut Dice) {
 
 /// An earlier lock back, whose token lost long ago.
 async fn revert_by_hand(world: &World, dice: &mut Dice) {
-    let earlier = world.memory.history(&world.key).await.unwrap();
+    let earlier = world.memory.history(&world.key, Revision(0)).await.unwrap();
     let chosen = &earlier[usize::try_from(dice.below(earlier.len() as u64)).unwrap()];
     let record = chosen.value.as_ref().and_then(|json| SessionRecord::from_json(json, &world.key).ok());
     let now = world.peek().await;

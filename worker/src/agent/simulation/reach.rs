@@ -5,9 +5,9 @@ use std::sync::Arc;
 use async_trait::async_trait;
 use bytes::Bytes;
 use holdfast_protocol::internal::WorkerLease;
-use holdfast_protocol::{Namespace, Revision, SessionKey, WorkerName};
+use holdfast_protocol::{Revision, SessionKey, WorkerName};
 use holdfast_store::memory::Memory;
-use holdfast_store::{LeaseSlot, Rollup, Storage, StoreError, Stored, StoredFrame, WriteId};
+use holdfast_store::{LeaseSlot, Page, Rollup, Storage, StoreError, Stored, StoredFrame, Walk, WriteId};
 use tokio::sync::watch;
 
 /// What a worker's process is doing.
@@ -84,15 +84,15 @@ impl Storage for Reach {
         read
     }
 
-    async fn history(&self, _: &SessionKey) -> Result<Vec<Stored>, StoreError> {
+    async fn history(&self, _: &SessionKey, _: Revision) -> Result<Vec<Stored>, StoreError> {
         unreachable!("agents do not ask for it")
     }
 
-    async fn keys(&self, _: Option<&Namespace>) -> Result<Vec<SessionKey>, StoreError> {
+    async fn page(&self, _: &Walk<'_>) -> Result<Page, StoreError> {
         unreachable!("agents do not ask for it")
     }
 
-    async fn read_many(&self, _: &[SessionKey]) -> Result<Vec<Stored>, StoreError> {
+    async fn last(&self) -> Result<u64, StoreError> {
         unreachable!("agents do not ask for it")
     }
 

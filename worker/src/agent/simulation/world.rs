@@ -358,7 +358,7 @@ impl World {
 
     /// The record as it is this very moment, which no request can know.
     pub(crate) async fn peek(&self) -> Option<SessionRecord> {
-        let history = self.memory.history(&self.key).await.unwrap();
+        let history = self.memory.history(&self.key, Revision(0)).await.unwrap();
         let json = history.into_iter().next_back()?.value?;
         SessionRecord::from_json(&json, &self.key).ok()
     }

@@ -10,7 +10,7 @@ use holdfast_protocol::id::{Activation, Boot, Namespace};
 use holdfast_protocol::internal::WorkerLease;
 use holdfast_protocol::record::{Owner, State};
 use holdfast_protocol::{Limits, SessionId, SessionKey, WorkerName};
-use holdfast_store::{Floor, LeaseSlot, Rollup, Storage, StoreError, Stored, StoredFrame, WriteId};
+use holdfast_store::{Floor, LeaseSlot, Page, Rollup, Storage, StoreError, Stored, StoredFrame, Walk, WriteId};
 use tokio::sync::oneshot;
 use tokio::time::Instant;
 use uuid::Uuid;
@@ -55,16 +55,16 @@ impl Storage for Nothing {
         Ok(Vec::new())
     }
 
-    async fn history(&self, _: &SessionKey) -> Result<Vec<Stored>, StoreError> {
+    async fn history(&self, _: &SessionKey, _: Revision) -> Result<Vec<Stored>, StoreError> {
         Ok(Vec::new())
     }
 
-    async fn keys(&self, _: Option<&Namespace>) -> Result<Vec<SessionKey>, StoreError> {
-        Ok(Vec::new())
+    async fn page(&self, _: &Walk<'_>) -> Result<Page, StoreError> {
+        unreachable!("agents do not ask for it")
     }
 
-    async fn read_many(&self, _: &[SessionKey]) -> Result<Vec<Stored>, StoreError> {
-        Ok(Vec::new())
+    async fn last(&self) -> Result<u64, StoreError> {
+        unreachable!("agents do not ask for it")
     }
 
     async fn delete(&self, _: &SessionKey, _: Revision, _: WriteId) -> Result<Revision, StoreError> {

@@ -1,0 +1,63 @@
+//! Making sure that what was published has left.
+//!
+//! Invariant: once [`Echo::confirm`] says yes, the server has taken in all that was published before on the connection that
+//! was there at the mark. async-nats cannot tell by itself: `flush` waits for its buffers only, a lost connection drops what
+//! they held, and commands that wait in its queue leave on the next one.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use async_nats::{Client, Statistics, Subject, Subscriber};
+use bytes::Bytes;
+use futures_util::StreamExt;
+use tokio::time::timeout;
+
+use crate::relay::{RelayError, fault};
+
+/// How long an echo is waited for; it may have gone down with a connection.
+const TIMEOUT: Duration = Duration::from_secs(1);
+
+/// A subject that this connection alone listens on.
+pub(super) struct Echo {
+    client: Client,
+    statistics: Arc<Statistics>,
+    subject: Subject,
+    heard: Subscriber,
+    said: u64,
+}
+
+/// The connection at some moment.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Mark(u64);
+
+impl Echo {
+    pub(super) async fn on(client: &Client) -> Result<Self, RelayError> {
+        let subject: Subject = client.new_inbox().into();
+        let heard = client.subscribe(subject.clone()).await.map_err(fault)?;
+        Ok(Self { client: client.clone(), statistics: client.statistics(), subject, heard, said: 0 })
+    }
+
+    /// To be taken before publishing.
+    pub(super) fn mark(&self) -> Mark {
+        Mark(self.statistics.connects.load(Ordering::Relaxed))
+    }
+
+    /// Whether all that was published since `mark` has reached the server.
+    pub(super) async fn confirm(&mut self, mark: Mark) -> bool {
+        self.said += 1;
+        let word = Bytes::from(self.said.to_string());
+        if self.client.publish(self.subject.clone(), word.clone()).await.is_err() {
+            return false;
+        }
+        let back = async {
+            while let Some(message) = self.heard.next().await {
+                if message.payload == word {
+                    return true;
+                }
+            }
+            false
+        };
+        timeout(TIMEOUT, back).await.unwrap_or(false) && self.mark() == mark
+    }
+}
