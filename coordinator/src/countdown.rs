@@ -90,7 +90,14 @@ impl Countdown {
         self.watched.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// A revision of a record, as the relay or the sweep reads it.
+    /// A record as the sweep finds it, which may be older than what the relay has seen: it begins a watch and ends none.
+    pub(crate) fn find(&self, record: &SessionRecord) {
+        if leased(record).is_some() {
+            self.see(record);
+        }
+    }
+
+    /// A revision of a record, as the relay reads it.
     pub(crate) fn see(&self, record: &SessionRecord) {
         let key = record.key();
         let Some((lock, ttl)) = leased(record) else {

@@ -15,6 +15,7 @@ use futures_util::stream;
 use holdfast_protocol::record::Owner;
 use holdfast_protocol::{Boot, SessionKey, SessionRecord, WorkerName};
 use holdfast_store::{Found, Page, StoreError, Walk};
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use crate::agent::{self, Beginning};
@@ -37,17 +38,30 @@ const BREATH: Duration = Duration::from_millis(5);
 /// How many sessions are taken back side by side.
 const SIDE_BY_SIDE: usize = 8;
 
-/// Sweeps at start, when a worker seems lost, and from time to time, until `cancel`.
+/// How often a coordinator looks whether it is the one that sweeps by now: whoever was may have died with all it watched.
+const LEADER_LOOK: Duration = Duration::from_secs(5);
+
+/// Sweeps at start, when this coordinator begins to relay, when a worker seems lost, and from time to time, until `cancel`.
 pub(crate) async fn run(hub: Arc<Hub>, pin: Arc<Pin>, cancel: CancellationToken) {
     let sweeps = async {
         tokio::time::sleep(jittered(hub.config.sweep_delay)).await;
+        let (mut was_leading, mut due) = (false, Instant::now());
         loop {
-            let is_done = !pin.is_leading(&hub).await || sweep_and_report(&hub).await;
-            let pause = if is_done { hub.config.sweep_interval } else { hub.config.sweep_delay };
+            // Where that is not known, it is as it was.
+            let is_leading = pin.is_leading(&hub).await.unwrap_or(was_leading);
+            if is_leading && (!was_leading || Instant::now() >= due) {
+                let is_done = sweep_and_report(&hub).await;
+                let pause = if is_done { hub.config.sweep_interval } else { hub.config.sweep_delay };
+                due = Instant::now() + jittered(pause);
+            }
+            was_leading = is_leading;
             tokio::select! {
-                () = tokio::time::sleep(jittered(pause)) => {}
-                // Time for a worker that was only cut off to come back, and for more bad news.
-                () = hub.registry.lost() => tokio::time::sleep(jittered(hub.config.sweep_delay)).await,
+                () = tokio::time::sleep(jittered(LEADER_LOOK)) => {}
+                () = hub.registry.lost() => {
+                    // Time for a worker that was only cut off to come back, and for more bad news.
+                    tokio::time::sleep(jittered(hub.config.sweep_delay)).await;
+                    due = Instant::now();
+                }
             }
         }
     };
@@ -85,7 +99,11 @@ async fn sweep(hub: &Hub) -> Result<usize, StoreError> {
         let mut orphans = Vec::new();
         let mut over = Vec::new();
         for Found { stored, .. } in records {
-            match stored.value.as_deref().map(|json| SessionRecord::from_json(json, &stored.key)) {
+            let record = stored.value.as_deref().map(|json| SessionRecord::from_json(json, &stored.key));
+            if let Some(Ok(record)) = &record {
+                hub.countdown.find(record);
+            }
+            match record {
                 // One that does not parse is for an operator.
                 Some(Err(_)) => {}
                 Some(Ok(SessionRecord { owner: Some(owner), .. })) => {

@@ -89,3 +89,29 @@ async fn a_lease_runs_out_by_itself_although_nobody_asks_and_no_worker_is_there(
         }
     }
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_lease_runs_out_although_the_coordinator_that_watched_it_died_with_the_worker() {
+    for url in [shared().await.unwrap().url().to_owned(), shared_cluster().await.unwrap().url()] {
+        let mut fleet = Fleet::empty(&url).await.unwrap();
+        fleet.add_mortal_worker("w1").await.unwrap();
+        let watching = fleet.begin_mortal_coordinator(&url).await.unwrap();
+        let signals = fleet.signals().await.unwrap();
+        until("the coordinator to answer", SOON, async || {
+            let opened = fleet.try_ask("session.open", "", &json!({"id": "s1"}), Duration::from_secs(5)).await;
+            opened.is_ok_and(|reply| reply.number.is_none()).then_some(())
+        })
+        .await;
+        fleet.ask("lock.acquire", "s1", json!({"owner": "gone", "ttl_ms": 2_000})).await.ok();
+        signals.wait_for("s1", "lock.acquired").await;
+        fleet.add_coordinator().await.unwrap();
+        watching.kill();
+        fleet.kill_worker("w1");
+        // Nobody asks for the session, and nothing else is written.
+        let expired = until("the lock to be freed", Duration::from_secs(40), async || {
+            let record = fleet.record("s1").await.unwrap().1;
+            record["lock"].is_null().then_some(record["event"]["type"].clone())
+        });
+        assert_eq!(expired.await, "lock.expired");
+    }
+}

@@ -40,12 +40,13 @@ impl Pin {
     }
 
     /// Whether this coordinator is the one that does what one should do for all.
-    pub(crate) async fn is_leading(&self, hub: &Hub) -> bool {
+    /// `None`: not known just now.
+    pub(crate) async fn is_leading(&self, hub: &Hub) -> Option<bool> {
         match info(hub).await {
-            Ok(info) => self.is_ours_or_nobodys(&info),
+            Ok(info) => Some(self.is_ours_or_nobodys(&info)),
             Err(error) => {
                 tracing::debug!(%error, "not known who relays");
-                false
+                None
             }
         }
     }
