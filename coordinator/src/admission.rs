@@ -8,6 +8,7 @@
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use async_nats::Subject;
 use holdfast_protocol::{Error, Reason};
 
 use crate::config::Config;
@@ -60,7 +61,7 @@ pub(crate) struct Admission {
 #[derive(Debug)]
 pub(crate) struct Admitted {
     admission: Arc<Admission>,
-    client: Box<str>,
+    reply: Subject,
     bytes: usize,
 }
 
@@ -83,7 +84,7 @@ impl Admission {
     ///
     /// # Errors
     /// `busy` / `mailbox_full` when too much is under way.
-    pub(crate) fn admit(self: &Arc<Self>, reply: &str, bytes: usize) -> Result<Admitted, Error> {
+    pub(crate) fn admit(self: &Arc<Self>, reply: &Subject, bytes: usize) -> Result<Admitted, Error> {
         let client = client_of(reply);
         let mut loads = self.loads();
         let (all, own) = (loads.all.with(bytes), loads.by_client.get(client).copied().unwrap_or_default().with(bytes));
@@ -94,8 +95,14 @@ impl Admission {
             return Err(error::busy(Reason::MailboxFull, "this coordinator has too many requests under way"));
         }
         loads.all = all;
-        loads.by_client.insert(client.into(), own);
-        Ok(Admitted { admission: self.clone(), client: client.into(), bytes })
+        match loads.by_client.get_mut(client) {
+            Some(load) => *load = own,
+            None => {
+                loads.by_client.insert(client.into(), own);
+            }
+        }
+        drop(loads);
+        Ok(Admitted { admission: self.clone(), reply: reply.clone(), bytes })
     }
 }
 
@@ -103,10 +110,11 @@ impl Drop for Admitted {
     fn drop(&mut self) {
         let mut loads = self.admission.loads();
         loads.all = loads.all.without(self.bytes);
-        let Some(own) = loads.by_client.get_mut(&self.client) else { return };
+        let client = client_of(&self.reply);
+        let Some(own) = loads.by_client.get_mut(client) else { return };
         *own = own.without(self.bytes);
         if *own == Load::default() {
-            loads.by_client.remove(&self.client);
+            loads.by_client.remove(client);
         }
     }
 }
@@ -135,15 +143,15 @@ mod tests {
         let admission = admission();
         let mut flood: Vec<Admitted> = Vec::new();
         let refusal = loop {
-            match admission.admit(&format!("_INBOX.flood.{}", flood.len()), 10) {
+            match admission.admit(&format!("_INBOX.flood.{}", flood.len()).into(), 10) {
                 Ok(admitted) => flood.push(admitted),
                 Err(refusal) => break refusal,
             }
         };
         assert_eq!((refusal.reason, flood.len()), (Reason::MailboxFull, 25));
-        let other = admission.admit("_INBOX.other.1", 1_000).unwrap();
+        let other = admission.admit(&"_INBOX.other.1".into(), 1_000).unwrap();
         drop(flood.pop());
-        assert!(admission.admit("_INBOX.flood.x", 10).is_ok(), "there is room again");
+        assert!(admission.admit(&"_INBOX.flood.x".into(), 10).is_ok(), "there is room again");
         drop((flood, other));
         assert!(admission.loads().by_client.is_empty() && admission.loads().all == Load::default());
     }
@@ -151,12 +159,13 @@ mod tests {
     #[test]
     fn bytes_are_bounded_of_each_and_of_all() {
         let admission = admission();
-        let large: Vec<Admitted> = (0..2).map(|n| admission.admit(&format!("_INBOX.a.{n}"), 1_000).unwrap()).collect();
-        assert!(admission.admit("_INBOX.a.2", 1_000).is_err(), "2,500 bytes are a share");
+        let large: Vec<Admitted> =
+            (0..2).map(|n| admission.admit(&format!("_INBOX.a.{n}").into(), 1_000).unwrap()).collect();
+        assert!(admission.admit(&"_INBOX.a.2".into(), 1_000).is_err(), "2,500 bytes are a share");
         let others: Vec<Admitted> =
-            (0..8).map(|n| admission.admit(&format!("_INBOX.b{n}.1"), 1_000).unwrap()).collect();
-        assert!(admission.admit("_INBOX.c.1", 1).is_err(), "10,000 bytes are all");
+            (0..8).map(|n| admission.admit(&format!("_INBOX.b{n}.1").into(), 1_000).unwrap()).collect();
+        assert!(admission.admit(&"_INBOX.c.1".into(), 1).is_err(), "10,000 bytes are all");
         drop((large, others));
-        assert!(admission.admit("_INBOX.c.1", 1).is_ok());
+        assert!(admission.admit(&"_INBOX.c.1".into(), 1).is_ok());
     }
 }

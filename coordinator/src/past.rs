@@ -32,11 +32,6 @@ impl Past {
         Self { records: records.map(Arc::new).collect(), covers }
     }
 
-    /// The past of a record whose first revision is this.
-    fn begun(revision: Revision, record: Arc<SessionRecord>) -> Self {
-        Self { records: VecDeque::from([record]), covers: revision }
-    }
-
     /// Up to which revision nothing is missing.
     pub(crate) fn covers(&self) -> Revision {
         self.covers
@@ -140,8 +135,11 @@ impl Pasts {
     /// `record` was written at `revision` on top of `expected`, which a compare-and-set proved.
     pub(crate) fn wrote(&self, key: &SessionKey, expected: Revision, revision: Revision, record: &Arc<SessionRecord>) {
         use moka::ops::compute::Op;
+        // Most sessions never need one.
+        if self.0.get(key).is_none() {
+            return;
+        }
         let continued = |entry: Option<moka::Entry<SessionKey, Arc<Past>>>| match entry.map(moka::Entry::into_value) {
-            _ if expected == Revision(0) => Op::Put(Arc::new(Past::begun(revision, record.clone()))),
             Some(mut past) if past.covers == expected => {
                 Arc::make_mut(&mut past).push(revision, record.clone());
                 Op::Put(past)
