@@ -1,15 +1,18 @@
 //! How much may be under way at once: requests and their bytes, of all clients together and of each.
 //!
 //! Invariant: what is admitted is bounded in number and in bytes, and one client connection cannot use up the whole of either,
-//! so that a client that floods is refused as busy and the others are not.
+//! so that a client that floods is refused as busy and the others are not. Large messages of one client, those that are refused
+//! included, are answered at a bounded rate, so that one that sends the next when it has an answer sends no faster.
 //!
 //! A client connection is told by what its reply subjects have in common: libraries make them below one inbox per connection.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use async_nats::Subject;
 use holdfast_protocol::{Error, Reason};
+use tokio::time::Instant;
 
 use crate::config::Config;
 use crate::error;
@@ -21,6 +24,14 @@ pub(crate) fn client_of(reply: &str) -> &str {
         _ => reply,
     }
 }
+
+/// Messages of fewer bytes are not paced.
+const LARGE: usize = 128 * 1024;
+/// How many clients' paces are remembered.
+const PACED: u64 = 4_096;
+
+/// Until when the large messages of one client are spoken for.
+type Pace = Arc<Mutex<Instant>>;
 
 /// Requests and bytes.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -55,6 +66,8 @@ pub(crate) struct Admission {
     most: Load,
     most_of_client: Load,
     loads: Mutex<Loads>,
+    bytes_per_second: usize,
+    paces: moka::sync::Cache<String, Pace>,
 }
 
 /// One admitted request; dropping it makes room.
@@ -72,12 +85,27 @@ impl Admission {
         // One request of the largest size is always within a share.
         let bytes = share(most.bytes).max(config.limits.request_bytes);
         let most_of_client = Load { requests: share(most.requests), bytes };
-        Arc::new(Self { most, most_of_client, loads: Mutex::default() })
+        let paces = moka::sync::Cache::builder().max_capacity(PACED).time_to_idle(Duration::from_secs(60)).build();
+        let bytes_per_second = config.client_bytes_per_second.max(1);
+        Arc::new(Self { most, most_of_client, loads: Mutex::default(), bytes_per_second, paces })
     }
 
     // Every change leaves the sums whole.
     fn loads(&self) -> MutexGuard<'_, Loads> {
         self.loads.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// How long the answer to a message of `bytes` is put off: a second's worth of large messages is answered at once.
+    pub(crate) fn pace(&self, reply: &Subject, bytes: usize) -> Duration {
+        if bytes < LARGE {
+            return Duration::ZERO;
+        }
+        let now = Instant::now();
+        let pace = self.paces.get_with_by_ref(client_of(reply), || Arc::new(Mutex::new(now)));
+        let mut spoken_for = pace.lock().unwrap_or_else(PoisonError::into_inner);
+        let takes = Duration::from_secs(1).mul_f64(bytes as f64 / self.bytes_per_second as f64);
+        *spoken_for = (*spoken_for).max(now) + takes;
+        spoken_for.saturating_duration_since(now + Duration::from_secs(1))
     }
 
     /// Takes in a request of `bytes` that wants its answer at `reply`.
@@ -154,6 +182,18 @@ mod tests {
         assert!(admission.admit(&"_INBOX.flood.x".into(), 10).is_ok(), "there is room again");
         drop((flood, other));
         assert!(admission.loads().by_client.is_empty() && admission.loads().all == Load::default());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn large_messages_of_one_client_are_answered_at_a_bounded_rate() {
+        let admission = Admission::new(&Config { client_bytes_per_second: 10 * LARGE, ..Config::default() });
+        let (flood, other) = (Subject::from("_INBOX.flood.1"), Subject::from("_INBOX.other.1"));
+        let paces: Vec<u128> = (0..30).map(|_| admission.pace(&flood, LARGE).as_millis()).collect();
+        assert_eq!((paces[9], paces[10], paces[29]), (0, 100, 2_000), "{paces:?}");
+        assert_eq!(admission.pace(&flood, LARGE - 1), Duration::ZERO, "small ones are not put off");
+        assert_eq!(admission.pace(&other, LARGE), Duration::ZERO, "nor are those of others");
+        tokio::time::advance(Duration::from_secs(10)).await;
+        assert_eq!(admission.pace(&flood, LARGE), Duration::ZERO, "it has had its rest");
     }
 
     #[test]

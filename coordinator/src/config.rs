@@ -47,6 +47,8 @@ pub struct Config {
     pub max_bytes_in_flight: usize,
     /// The most that one client connection may have of both, in percent.
     pub client_share_percent: usize,
+    /// How many bytes of large messages (128 KiB and more) of one client connection are answered in a second.
+    pub client_bytes_per_second: usize,
     /// How many requests may wait for locks at once.
     pub max_waiters: usize,
     /// How many of them may be one client connection's.
@@ -85,6 +87,7 @@ impl Default for Config {
             max_in_flight: 4096,
             max_bytes_in_flight: 128 * 1024 * 1024,
             client_share_percent: 50,
+            client_bytes_per_second: 32 * 1024 * 1024,
             max_waiters: 16_384,
             max_waiters_of_client: 4096,
             max_waiters_of_session: 1024,

@@ -110,17 +110,32 @@ impl Endpoints {
         }
         let made = RequestId::made(Uuid::now_v7());
         let verb = verb_of(&message.subject);
-        match self.begin(message, &reply, &made, arrived) {
-            Ok(work) => {
-                let endpoints = self.clone();
-                let abort = self.hub.abort.clone();
-                let work = async move { endpoints.work(work, &reply).await };
-                self.hub.tasks.spawn(abort.run_until_cancelled_owned(work));
+        let put_off = self.admission.pace(&reply, message.payload.len());
+        let begun = match self.begin(message, &reply, &made, arrived) {
+            Err(Refusal { error, payload }) if put_off.is_zero() || self.is_full_of_refusals() => {
+                return self.answer(&reply, Answer::error(*error, &payload, &made), verb, arrived).await;
             }
-            Err(Refusal { error, payload }) => {
-                self.answer(&reply, Answer::error(*error, &payload, &made), verb, arrived).await;
+            begun => begun,
+        };
+        let endpoints = self.clone();
+        let abort = self.hub.abort.clone();
+        let work = async move {
+            if !put_off.is_zero() {
+                tokio::time::sleep(put_off).await;
             }
-        }
+            match begun {
+                Ok(work) => endpoints.work(work, &reply).await,
+                Err(Refusal { error, payload }) => {
+                    endpoints.answer(&reply, Answer::error(*error, &payload, &made), verb, arrived).await;
+                }
+            }
+        };
+        self.hub.tasks.spawn(abort.run_until_cancelled_owned(work));
+    }
+
+    /// Whether so much is under way that no refusal is put off.
+    fn is_full_of_refusals(&self) -> bool {
+        self.hub.tasks.len() > self.hub.config.max_waiters + self.hub.config.max_in_flight
     }
 
     /// Looks whether a request can be taken in, and has one that waits take its place in line. Awaits nothing, so that requests
@@ -130,7 +145,8 @@ impl Endpoints {
         let limits = &self.hub.config.limits;
         let refuse = |error| Refusal { error: Box::new(error), payload: payload.clone() };
         let refuse_unread = |error| {
-            let begin = payload.slice(..payload.len().min(PEEK_BYTES));
+            // A copy, so that the rest need not be kept until the answer.
+            let begin = Bytes::copy_from_slice(&payload[..payload.len().min(PEEK_BYTES)]);
             Refusal { error: Box::new(error), payload: begin }
         };
         if payload.len() > limits.request_bytes {
