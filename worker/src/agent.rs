@@ -41,6 +41,7 @@ use crate::letter::{Answer, Call, Letter};
 use crate::log::LogPosition;
 use crate::machine::{Machine, Surroundings};
 use crate::mailbox::Mailbox;
+use crate::pulse::Pulse;
 use crate::status::Status;
 use crate::supervisor::Departed;
 use crate::workspace::Mount;
@@ -60,6 +61,7 @@ pub(crate) struct Core {
     pub(crate) health: LeaseHealth,
     /// What times in a session's [`Status`] count from.
     pub(crate) epoch: Instant,
+    pub(crate) pulse: Arc<Pulse>,
 }
 
 impl Core {
@@ -96,6 +98,8 @@ struct LockClock {
     lock_revision: u64,
     ttl: Duration,
     deadline: Instant,
+    /// The process stood still at the deadline, and gives itself this time to read what came meanwhile.
+    is_extended: bool,
 }
 
 /// Why the state in memory cannot be trusted.
@@ -221,7 +225,7 @@ impl Agent {
     /// that is; what came later does not count, so that a mailbox that is never empty keeps no lock alive.
     async fn expire_before(&mut self, letter: &Letter) -> Flow {
         match self.lock_clock {
-            Some(clock) if clock.deadline < letter.arrived => self.expire_lock(clock).await,
+            Some(clock) if clock.deadline < letter.arrived => self.run_out(clock).await,
             _ => Ok(()),
         }
     }
@@ -276,7 +280,7 @@ impl Agent {
     async fn tick(&mut self) -> Flow {
         let now = Instant::now();
         match self.lock_clock {
-            Some(clock) if clock.deadline <= now => self.expire_lock(clock).await,
+            Some(clock) if clock.deadline <= now => self.run_out(clock).await,
             None if self.idle_deadline() <= now => self.leave_idle().await,
             _ => Ok(()),
         }

@@ -17,6 +17,7 @@ mod letter;
 mod log;
 pub mod machine;
 mod mailbox;
+mod pulse;
 mod status;
 mod supervisor;
 mod watch;

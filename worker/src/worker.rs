@@ -13,7 +13,7 @@ use holdfast_protocol::internal::{RelayFloor, WorkerLease};
 use holdfast_protocol::reply::WorkerState;
 use holdfast_store::{Floor, Store, StoreError};
 use tokio::sync::Notify;
-use tokio::time::Instant;
+use tokio::time::{Instant, MissedTickBehavior};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use uuid::Uuid;
@@ -24,6 +24,7 @@ use crate::config::WorkerConfig;
 use crate::drain::Drain;
 use crate::inbox;
 use crate::lease::{self, LeaseHealth, NameTaken};
+use crate::pulse::{self, Pulse};
 use crate::supervisor::Supervisor;
 use crate::watch::Watch;
 use crate::workspace::Mount;
@@ -134,6 +135,7 @@ impl Worker {
             boot: Boot(Uuid::now_v7()),
             health: LeaseHealth::new(epoch),
             epoch,
+            pulse: Arc::new(Pulse::default()),
             config,
         });
         let shared = Arc::new(Shared {
@@ -159,6 +161,7 @@ impl Worker {
 
     async fn begin(&self, watch: Arc<Watch>) -> Result<(), StartError> {
         self.subscribe().await?;
+        self.spawn(beat(self.shared.core.clone()));
         self.tasks.spawn(look_at_files(self.shared.supervisor.clone(), watch, self.stop.clone()));
         self.register().await
     }
@@ -330,6 +333,15 @@ impl Shared {
 }
 
 /// Has sessions look at their files when something happened to them.
+async fn beat(core: Arc<Core>) {
+    let mut beats = tokio::time::interval(pulse::BEAT);
+    beats.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    loop {
+        beats.tick().await;
+        core.pulse.beat(core.now_ms());
+    }
+}
+
 async fn look_at_files(supervisor: Arc<Supervisor>, watch: Arc<Watch>, stop: CancellationToken) {
     stop.run_until_cancelled(watch.run(move |key| supervisor.stir(key))).await;
 }

@@ -15,6 +15,7 @@ use tokio::time::Instant;
 use uuid::Uuid;
 
 use super::{Agent, Doubt, End, LockClock};
+use crate::pulse::READ_FIRST;
 
 /// How long a change waits for the relay. An idle one says every 2 s how far it is, which is how a worker that has just started
 /// hears of it.
@@ -66,7 +67,7 @@ impl Agent {
             self.record.lock.as_ref().and_then(|lock| Some((lock.revision, Duration::from_millis(lock.ttl_ms?))));
         self.lock_clock = lease.map(|(lock_revision, ttl)| match self.lock_clock {
             Some(clock) if (clock.lock_revision, clock.ttl) == (lock_revision, ttl) => clock,
-            _ => LockClock { lock_revision, ttl, deadline: Instant::now() + ttl },
+            _ => LockClock { lock_revision, ttl, deadline: Instant::now() + ttl, is_extended: false },
         });
         self.show();
     }
@@ -81,6 +82,7 @@ impl Agent {
     pub(super) fn renew_lock_clock(&mut self) {
         if let Some(clock) = &mut self.lock_clock {
             clock.deadline = Instant::now() + clock.ttl;
+            clock.is_extended = false;
             self.show();
         }
     }
@@ -95,8 +97,10 @@ impl Agent {
     /// Reads the record from the leader and takes what it says.
     pub(super) async fn refresh(&mut self) -> Result<Standing, StoreError> {
         let sent_ms = self.core.now_ms();
-        let standing = self.read_record().await?;
-        if standing == Standing::Owner {
+        let known = self.revision;
+        let (standing, read) = self.read_record().await?;
+        // A leader that is behind what is known here proves nothing.
+        if standing == Standing::Owner && read >= known {
             self.proven(sent_ms);
         }
         Ok(standing)
@@ -140,11 +144,12 @@ impl Agent {
         0.5 + f64::from(self.activation.0.as_bytes()[15]) / 256.0
     }
 
-    async fn read_record(&mut self) -> Result<Standing, StoreError> {
+    async fn read_record(&mut self) -> Result<(Standing, Revision), StoreError> {
         let stored = self.core.store.read(&self.key).await?;
         // A record that is gone, or broken by hand, or somebody else's: whoever routes the next request sees it too.
-        let Some(stored) = stored else { return Ok(Standing::Gone) };
-        let Some(json) = &stored.value else { return Ok(Standing::Gone) };
+        let gone = |revision| Ok((Standing::Gone, revision));
+        let Some(stored) = stored else { return gone(Revision(0)) };
+        let Some(json) = &stored.value else { return gone(stored.revision) };
         // A hand edit may have brought back an owner from before somebody else wrote to the log.
         let by_hand = stored.write_id.is_none() && stored.revision > self.revision;
         match SessionRecord::from_json(json, &self.key) {
@@ -152,11 +157,11 @@ impl Agent {
                 if by_hand && self.doubt.is_none() {
                     self.doubt = Some(Doubt::Ahead);
                 }
-                Ok(self.adopt(record, stored.revision))
+                Ok((self.adopt(record, stored.revision), stored.revision))
             }
             Err(error) => {
                 tracing::warn!(session = %self.key, %error, "the record was broken under its agent");
-                Ok(Standing::Gone)
+                gone(stored.revision)
             }
         }
     }
@@ -211,8 +216,18 @@ impl Agent {
         Some(Event { kind, actor, reason, previous_owner: None, previous_worker, request_id, unheard: false })
     }
 
+    /// The lock at `clock` was not renewed in time, as far as this process could read.
+    pub(super) async fn run_out(&mut self, clock: LockClock) -> Result<(), End> {
+        if clock.is_extended || !self.core.pulse.stood_still(self.core.now_ms()) {
+            return self.expire_lock(clock).await;
+        }
+        self.lock_clock = Some(LockClock { deadline: Instant::now() + READ_FIRST, is_extended: true, ..clock });
+        self.show();
+        Ok(())
+    }
+
     /// The lock at `clock` was not renewed in time.
-    pub(super) async fn expire_lock(&mut self, clock: LockClock) -> Result<(), End> {
+    async fn expire_lock(&mut self, clock: LockClock) -> Result<(), End> {
         let Some(next) = holdfast_protocol::lock::expire(&self.record, clock.lock_revision) else {
             self.lock_clock = None;
             self.show();

@@ -28,6 +28,7 @@ use crate::config::WorkerConfig;
 use crate::lease::LeaseHealth;
 use crate::letter::{Answer, Call, Letter, ReplyTo};
 use crate::machine::Kind;
+use crate::pulse::Pulse;
 use crate::supervisor::Supervisor;
 use crate::workspace::{Mount, Workspace};
 
@@ -38,6 +39,7 @@ pub(crate) struct Node {
     pub(crate) supervisor: Arc<Supervisor>,
     pub(crate) process: watch::Sender<Process>,
     pub(crate) floor: Floor,
+    pub(crate) pulse: Arc<Pulse>,
     health: LeaseHealth,
 }
 
@@ -55,7 +57,7 @@ impl Node {
         let mounts = mounts.collect();
         let (process, state) = watch::channel(Process::Runs);
         let epoch = Instant::now();
-        let (floor, health) = (Floor::default(), LeaseHealth::new(epoch));
+        let (floor, health, pulse) = (Floor::default(), LeaseHealth::new(epoch), Arc::new(Pulse::default()));
         let core = Core {
             store: Arc::new(Reach { memory: memory.clone(), process: state }),
             floor: floor.clone(),
@@ -65,8 +67,9 @@ impl Node {
             boot,
             health: health.clone(),
             epoch,
+            pulse: pulse.clone(),
         };
-        Arc::new(Self { name, boot, supervisor: Supervisor::new(Arc::new(core)), process, floor, health })
+        Arc::new(Self { name, boot, supervisor: Supervisor::new(Arc::new(core)), process, floor, pulse, health })
     }
 
     pub(crate) fn is(&self, process: Process) -> bool {

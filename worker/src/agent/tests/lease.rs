@@ -132,6 +132,31 @@ async fn a_renewal_counts_by_when_it_came_and_not_by_when_it_is_served() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_process_that_stood_still_reads_what_came_before_a_lease_counts_as_run_out() {
+    for renews in [true, false] {
+        let (world, node) = world().await;
+        let (grant, hint) = acquire(&world, "a", Some(1000)).await;
+        tell(&world, &node, hint).await;
+        // The pulse beat a moment ago, and not since: nothing could be read over the deadline.
+        node.pulse.beat(100);
+        sleep_ms(1300).await;
+        if renews {
+            let token = json!({ "token": grant.lock_token });
+            let renewal = begin_asking(&world, &node, Call::Verb(Verb::LockRenew), token).await;
+            assert!(matches!(renewal.await.unwrap(), Some(Answer::Done(_))));
+        }
+        for beat in 1..=8 {
+            node.pulse.beat(1300 + beat * 100);
+            sleep_ms(100).await;
+        }
+        sleep_ms(700).await;
+        assert_eq!(record(&world).await.lock.is_some(), renews, "it waits once, and for a second");
+        sleep_ms(1500).await;
+        assert!(record(&world).await.lock.is_none());
+    }
+}
+
+#[tokio::test(start_paused = true)]
 async fn an_edit_that_came_in_time_keeps_the_lock_for_what_comes_behind_it() {
     let (world, node) = world().await;
     let (grant, hint) = acquire(&world, "a", Some(1000)).await;

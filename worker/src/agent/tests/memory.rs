@@ -140,6 +140,7 @@ async fn idle_memory_of_a_hundred_thousand_sessions() {
         health: LeaseHealth::new(epoch),
         config,
         epoch,
+        pulse: Default::default(),
         boot,
     };
     let core = Arc::new(core);
