@@ -23,52 +23,74 @@ use crate::letter::{Answer, Passivation, ReplyTo};
 /// How many sessions are reclaimed at once.
 const RECLAIM_PARALLEL: usize = 64;
 
-/// How many answers are remembered for late copies.
+/// How many answers are remembered for late copies, and how many bytes of them.
 const REMEMBERED: usize = 256;
+const REMEMBERED_BYTES: usize = 4 * 1024 * 1024;
+
+/// One request to this process. An id that is used again for another call, or for another namespace, is another request.
+#[derive(PartialEq, Eq)]
+struct Asked {
+    /// Which call, and of what.
+    call: String,
+    request_id: RequestId,
+}
+
+impl Asked {
+    fn reclaim(request: &ReclaimIdle) -> Self {
+        Self { call: format!("{} {}", control::RECLAIM, request.namespace), request_id: request.request_id.clone() }
+    }
+
+    fn set_state(request: &SetState) -> Option<Self> {
+        let request_id = request.request_id.clone()?;
+        Some(Self { call: format!("{} {:?}", control::STATE, request.state), request_id })
+    }
+}
 
 /// What was asked of this process and answered, the latest last: a late copy of a drain must not empty it again.
 #[derive(Default)]
-pub(super) struct Answered(Mutex<VecDeque<(RequestId, Bytes)>>);
+pub(super) struct Answered(Mutex<VecDeque<(Asked, Bytes)>>);
 
 impl Answered {
-    fn all(&self) -> MutexGuard<'_, VecDeque<(RequestId, Bytes)>> {
+    fn all(&self) -> MutexGuard<'_, VecDeque<(Asked, Bytes)>> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn get<T: DeserializeOwned>(&self, request_id: &RequestId) -> Option<T> {
-        let found = self.all().iter().find(|(answered, _)| answered == request_id).map(|(_, json)| json.clone())?;
+    fn get<T: DeserializeOwned>(&self, asked: &Asked) -> Option<T> {
+        let found = self.all().iter().find(|(answered, _)| answered == asked).map(|(_, json)| json.clone())?;
         serde_json::from_slice(&found).ok()
     }
 
-    fn remember<T: Serialize>(&self, request_id: &RequestId, answer: &T) {
+    fn remember<T: Serialize>(&self, asked: Asked, answer: &T) {
         let Ok(json) = serde_json::to_vec(answer) else { return };
         let mut all = self.all();
-        all.push_back((request_id.clone(), json.into()));
-        if all.len() > REMEMBERED {
-            all.pop_front();
+        all.push_back((asked, json.into()));
+        let mut bytes: usize = all.iter().map(|(_, json)| json.len()).sum();
+        while all.len() > 1 && (all.len() > REMEMBERED || bytes > REMEMBERED_BYTES) {
+            bytes -= all.pop_front().map_or(0, |(_, json)| json.len());
         }
     }
 }
 
 impl Shared {
     async fn reclaim_once(&self, request: ReclaimIdle) -> ReclaimedIdle {
-        let request_id = request.request_id.clone();
-        if let Some(reclaimed) = self.answered.get(&request_id) {
+        let asked = Asked::reclaim(&request);
+        if let Some(reclaimed) = self.answered.get(&asked) {
             return reclaimed;
         }
         let reclaimed = self.reclaim(request).await;
-        self.answered.remember(&request_id, &reclaimed);
+        self.answered.remember(asked, &reclaimed);
         reclaimed
     }
 
     fn set_state_once(self: &Arc<Self>, request: &SetState, tasks: &TaskTracker) -> StateSet {
-        let before = request.request_id.as_ref().and_then(|request_id| self.answered.get(request_id));
+        let asked = Asked::set_state(request);
+        let before = asked.as_ref().and_then(|asked| self.answered.get(asked));
         if let Some(drained) = before {
             return StateSet { drained, late: true };
         }
         let drained = self.set_state(request, tasks);
-        if let Some(request_id) = &request.request_id {
-            self.answered.remember(request_id, &drained);
+        if let Some(asked) = asked {
+            self.answered.remember(asked, &drained);
         }
         StateSet { drained, late: false }
     }
