@@ -12,7 +12,7 @@ use holdfast_protocol::{Revision, WorkerName};
 
 use crate::StoreError;
 use crate::jetstream::Jetstream;
-use crate::read::{self, BATCH, Query, Raw};
+use crate::read::{self, Query, Raw};
 use crate::write::{self, Outcome, Write};
 
 /// How often a worker writes its lease again.
@@ -21,6 +21,9 @@ pub const LEASE_RENEW: Duration = Duration::from_secs(2);
 pub const LEASE_TTL: Duration = Duration::from_secs(10);
 // A worker that misses two renewals has not lost its lease yet.
 const _: () = assert!(LEASE_RENEW.as_millis() * 3 < LEASE_TTL.as_millis());
+
+/// Most workers of one installation: what the server answers to one question about last messages.
+const WORKERS: usize = 1_000;
 
 const TTL: &str = "Nats-TTL";
 const KV_OPERATION: &str = "KV-Operation";
@@ -93,7 +96,8 @@ fn lease_of(raw: &Raw) -> Option<WorkerLease> {
 pub(crate) async fn all(store: &Jetstream) -> Result<Vec<(Revision, WorkerLease)>, StoreError> {
     let stream = format!("KV_{}", store.root.workers_bucket());
     let subjects = [subject(store, ">")];
-    let messages = read::batch(&store.client, &stream, &Query::LastOf { multi_last: &subjects, batch: BATCH }).await?;
+    let messages =
+        read::batch(&store.client, &stream, &Query::LastOf { multi_last: &subjects, batch: WORKERS }).await?;
     let leases = messages.iter().filter_map(|raw| Some((Revision(raw.sequence), lease_of(raw)?)));
     let mut leases: Vec<(Revision, WorkerLease)> = leases.collect();
     leases.sort_by(|(_, left), (_, right)| left.worker.cmp(&right.worker));
