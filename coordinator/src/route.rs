@@ -46,8 +46,15 @@ pub(crate) async fn relay(hub: &Hub, verb: Verb, key: &SessionKey, incoming: &In
     let mut life = Life::default();
     let (mut wait, mut has_moved) = (WAIT.0, false);
     loop {
-        if known.is_as_of(incoming.arrived) {
-            life.is(&known, key)?;
+        if let Err(error) = life.is(&known, key, incoming) {
+            return match verb {
+                // A copy of it may have ended the session that this one was meant for.
+                Verb::SessionClose => match closing(hub, key, incoming).await? {
+                    Closing::Before => was_closed(key),
+                    Closing::Now(_) => Err(error),
+                },
+                _ => Err(error),
+            };
         }
         let step = match decide::standing(&known.record, |owner| hub.registry.is_lost(owner)) {
             Standing::Active(owner) => send(hub, verb, key, &known, owner, incoming).await?,
@@ -57,6 +64,10 @@ pub(crate) async fn relay(hub: &Hub, verb: Verb, key: &SessionKey, incoming: &In
             Standing::Passive | Standing::Orphaned(_) => Step::Place,
         };
         known = match step {
+            // The worker that answered may have lost the session, and not know that yet.
+            Step::Answered(_) if verb.is_read() && is_behind(hub, key, &known) => {
+                look_later(hub, key, incoming).await?
+            }
             Step::Answered(message) => {
                 if matches!(verb, Verb::DocLoad | Verb::DocSave)
                     && let Some(refusal) = agent::refusal(&message)
@@ -75,11 +86,10 @@ pub(crate) async fn relay(hub: &Hub, verb: Verb, key: &SessionKey, incoming: &In
             }
             Step::Place => place::place(hub, key, incoming.peeked(), &Beginning::Log).await?,
             Step::Look => hub.records.read_record(key, deadline).await?,
-            Step::LookLater => {
-                let call = incoming.peeked();
-                call.in_time(key)?;
-                call.pause().await;
-                hub.records.read_record(key, deadline).await?
+            Step::LookLater => look_later(hub, key, incoming).await?,
+            Step::Lost => {
+                life.of_lost = Some(known.record.log_after).filter(|_| !verb.is_read());
+                look_later(hub, key, incoming).await?
             }
             Step::Wait => {
                 let call = incoming.peeked();
@@ -92,16 +102,39 @@ pub(crate) async fn relay(hub: &Hub, verb: Verb, key: &SessionKey, incoming: &In
     }
 }
 
-/// The life of the session that a request is for: the one that went on when it arrived. A session that was closed and opened again
-/// meanwhile is another one, and gets nothing that was meant for the earlier.
+async fn look_later(hub: &Hub, key: &SessionKey, incoming: &Incoming) -> Result<Known, Error> {
+    let call = incoming.peeked();
+    call.in_time(key)?;
+    call.pause().await;
+    hub.records.read_record(key, call.deadline).await
+}
+
+/// Whether the session was given to another since `known`, as far as is seen here.
+fn is_behind(hub: &Hub, key: &SessionKey, known: &Known) -> bool {
+    let activation = |known: &Known| known.record.owner.as_ref().map(|owner| owner.activation);
+    hub.records.cached(key).is_some_and(|seen| seen.revision > known.revision && activation(&seen) != activation(known))
+}
+
+/// The life of the session that a request is for. A session that was closed and opened again meanwhile is another one, and gets
+/// nothing that was meant for the earlier.
 #[derive(Default)]
-struct Life(Option<u64>);
+struct Life {
+    /// The one that went on when the request arrived.
+    of_arrival: Option<u64>,
+    /// The one that a copy of the request may have changed, by a process that is gone.
+    of_lost: Option<u64>,
+}
 
 impl Life {
-    /// `known` was current after the request arrived.
-    fn is(&mut self, known: &Known, key: &SessionKey) -> Result<(), Error> {
+    fn is(&mut self, known: &Known, key: &SessionKey, incoming: &Incoming) -> Result<(), Error> {
         let now = known.record.log_after;
-        if *self.0.get_or_insert(now) == now { Ok(()) } else { Err(error::no_session(key)) }
+        if known.is_as_of(incoming.arrived) && *self.of_arrival.get_or_insert(now) != now {
+            return Err(error::no_session(key));
+        }
+        if self.of_lost.is_some_and(|lost| lost != now) {
+            return Err(error::unknown_outcome(key));
+        }
+        Ok(())
     }
 }
 
@@ -114,6 +147,8 @@ enum Step {
     Look,
     /// What is known is old, and the next may be on its way.
     LookLater,
+    /// The process that had it is gone, and may have done it.
+    Lost,
     /// Nobody listens; that may be for a moment only.
     Wait,
 }
@@ -129,7 +164,7 @@ async fn send(
     let mut headers = HeaderMap::new();
     headers.insert(REVISION_HEADER, HeaderValue::from(known.revision.0));
     headers.insert(REQUEST_ID_HEADER, incoming.made.as_str());
-    if verb == Verb::SessionClose {
+    if !verb.is_read() {
         headers.insert(LIFE_HEADER, HeaderValue::from(known.record.log_after));
     }
     let timeout = (incoming.arrived + incoming.timeout).saturating_duration_since(Instant::now());
@@ -141,7 +176,7 @@ async fn send(
         Reply::Moved => Ok(Step::LookLater),
         // The registry knows it, so that the session is placed anew once that is confirmed.
         Reply::Unheard => Ok(Step::Wait),
-        Reply::Lost => Ok(Step::LookLater),
+        Reply::Lost => Ok(Step::Lost),
         Reply::Silent if verb.is_read() => {
             let why = format!("worker {} has session {} and did not answer in time", owner.worker, key.id);
             Err(error::storage_unavailable(&why).detail("session_id", key.id.as_str()))
