@@ -2,7 +2,8 @@
 //!
 //! Invariant: what is admitted is bounded in number and in bytes, and one client connection cannot use up the whole of either,
 //! so that a client that floods is refused as busy and the others are not. Large messages of one client, those that are refused
-//! included, are answered at a bounded rate, so that one that sends the next when it has an answer sends no faster.
+//! included, are answered at a bounded rate, so that one that sends the next when it has an answer sends no faster. Nothing that
+//! was taken in waits for that: what is too much is refused, and the refusal is put off.
 //!
 //! A client connection is told by what its reply subjects have in common: libraries make them below one inbox per connection.
 
@@ -29,6 +30,20 @@ pub(crate) fn client_of(reply: &str) -> &str {
 const LARGE: usize = 128 * 1024;
 /// How many clients' paces are remembered.
 const PACED: u64 = 4_096;
+
+/// What comes within this time at the allowed rate may come at once.
+const BURST: Duration = Duration::from_secs(1);
+/// The longest that a refusal is put off.
+const PUT_OFF_MAX: Duration = Duration::from_secs(1);
+
+/// How a large message stands to its client's pace.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Pacing {
+    /// It may be taken in.
+    Fine,
+    /// It is to be refused, after so long.
+    TooMuch { put_off: Duration },
+}
 
 /// Until when the large messages of one client are spoken for.
 type Pace = Arc<Mutex<Instant>>;
@@ -95,17 +110,23 @@ impl Admission {
         self.loads.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// How long the answer to a message of `bytes` is put off: a second's worth of large messages is answered at once.
-    pub(crate) fn pace(&self, reply: &Subject, bytes: usize) -> Duration {
+    /// Counts a message of `bytes` among its client's large ones. Of those a second's worth is taken in at once.
+    pub(crate) fn pace(&self, reply: &Subject, bytes: usize) -> Pacing {
         if bytes < LARGE {
-            return Duration::ZERO;
+            return Pacing::Fine;
         }
         let now = Instant::now();
         let pace = self.paces.get_with_by_ref(client_of(reply), || Arc::new(Mutex::new(now)));
         let mut spoken_for = pace.lock().unwrap_or_else(PoisonError::into_inner);
-        let takes = Duration::from_secs(1).mul_f64(bytes as f64 / self.bytes_per_second as f64);
-        *spoken_for = (*spoken_for).max(now) + takes;
-        spoken_for.saturating_duration_since(now + Duration::from_secs(1))
+        let takes = BURST.mul_f64(bytes as f64 / self.bytes_per_second as f64);
+        let until = (*spoken_for).max(now) + takes;
+        if until <= now + BURST {
+            *spoken_for = until;
+            return Pacing::Fine;
+        }
+        // However much comes, the next that is refused is not put off for longer than this.
+        *spoken_for = until.min(now + BURST + PUT_OFF_MAX);
+        Pacing::TooMuch { put_off: spoken_for.saturating_duration_since(now + BURST) }
     }
 
     /// Takes in a request of `bytes` that wants its answer at `reply`.
@@ -185,15 +206,17 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn large_messages_of_one_client_are_answered_at_a_bounded_rate() {
+    async fn large_messages_of_one_client_are_taken_in_at_a_bounded_rate() {
         let admission = Admission::new(&Config { client_bytes_per_second: 10 * LARGE, ..Config::default() });
         let (flood, other) = (Subject::from("_INBOX.flood.1"), Subject::from("_INBOX.other.1"));
-        let paces: Vec<u128> = (0..30).map(|_| admission.pace(&flood, LARGE).as_millis()).collect();
-        assert_eq!((paces[9], paces[10], paces[29]), (0, 100, 2_000), "{paces:?}");
-        assert_eq!(admission.pace(&flood, LARGE - 1), Duration::ZERO, "small ones are not put off");
-        assert_eq!(admission.pace(&other, LARGE), Duration::ZERO, "nor are those of others");
-        tokio::time::advance(Duration::from_secs(10)).await;
-        assert_eq!(admission.pace(&flood, LARGE), Duration::ZERO, "it has had its rest");
+        let put_off = |ms| Pacing::TooMuch { put_off: Duration::from_millis(ms) };
+        let paces: Vec<Pacing> = (0..1_000).map(|_| admission.pace(&flood, LARGE)).collect();
+        assert_eq!((paces[9], paces[10], paces[12]), (Pacing::Fine, put_off(100), put_off(300)));
+        assert_eq!(paces[999], put_off(1_000), "it is never put off for long");
+        assert_eq!(admission.pace(&flood, LARGE - 1), Pacing::Fine, "small ones do not count");
+        assert_eq!(admission.pace(&other, LARGE), Pacing::Fine, "nor do those of others");
+        tokio::time::advance(Duration::from_secs(3)).await;
+        assert_eq!(admission.pace(&flood, LARGE), Pacing::Fine, "it has had its rest");
     }
 
     #[test]

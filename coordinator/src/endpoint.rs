@@ -20,7 +20,7 @@ use holdfast_protocol::{Error, Reason, RequestId, SessionKey};
 use tokio::time::Instant;
 use uuid::Uuid;
 
-use crate::admission::{Admission, Admitted};
+use crate::admission::{Admission, Admitted, Pacing};
 use crate::answer::Answer;
 use crate::call::Incoming;
 use crate::error::{self, StartError};
@@ -28,6 +28,9 @@ use crate::handle::{self, Acquiring};
 use crate::hub::Hub;
 use crate::micro::{Micro, QUEUE};
 
+/// The largest `lock.acquire` that is read before its task is spawned, so that those behind it need not wait. Larger ones are mostly
+/// white space, and take their place in line when they are read.
+const ACQUIRE_BYTES: usize = 16 * 1024;
 /// How much of a body is looked at for its `request_id` where the request is refused unread.
 const PEEK_BYTES: usize = 16 * 1024;
 /// How long a subscription may take to end once it is drained; then the connection is gone anyway.
@@ -52,6 +55,8 @@ enum Work {
 struct Refusal {
     error: Box<Error>,
     payload: Bytes,
+    /// How long the answer waits.
+    put_off: Duration,
 }
 
 impl Endpoints {
@@ -110,27 +115,26 @@ impl Endpoints {
         }
         let made = RequestId::made(Uuid::now_v7());
         let verb = verb_of(&message.subject);
-        let put_off = self.admission.pace(&reply, message.payload.len());
-        let begun = match self.begin(message, &reply, &made, arrived) {
-            Err(Refusal { error, payload }) if put_off.is_zero() || self.is_full_of_refusals() => {
-                return self.answer(&reply, Answer::error(*error, &payload, &made), verb, arrived).await;
+        match self.begin(message, &reply, &made, arrived) {
+            Ok(work) => {
+                let endpoints = self.clone();
+                self.spawn(async move { endpoints.work(work, &reply).await });
             }
-            begun => begun,
-        };
-        let endpoints = self.clone();
-        let abort = self.hub.abort.clone();
-        let work = async move {
-            if !put_off.is_zero() {
-                tokio::time::sleep(put_off).await;
+            Err(Refusal { error, payload, put_off }) if put_off.is_zero() || self.is_full_of_refusals() => {
+                self.answer(&reply, Answer::error(*error, &payload, &made), verb, arrived).await;
             }
-            match begun {
-                Ok(work) => endpoints.work(work, &reply).await,
-                Err(Refusal { error, payload }) => {
+            Err(Refusal { error, payload, put_off }) => {
+                let endpoints = self.clone();
+                self.spawn(async move {
+                    tokio::time::sleep(put_off).await;
                     endpoints.answer(&reply, Answer::error(*error, &payload, &made), verb, arrived).await;
-                }
+                });
             }
-        };
-        self.hub.tasks.spawn(abort.run_until_cancelled_owned(work));
+        }
+    }
+
+    fn spawn(&self, task: impl Future<Output = ()> + Send + 'static) {
+        self.hub.tasks.spawn(self.hub.abort.clone().run_until_cancelled_owned(task));
     }
 
     /// Whether so much is under way that no refusal is put off.
@@ -143,16 +147,22 @@ impl Endpoints {
     fn begin(&self, message: Message, reply: &Subject, made: &RequestId, arrived: Instant) -> Result<Work, Refusal> {
         let Message { subject, payload, .. } = message;
         let limits = &self.hub.config.limits;
-        let refuse = |error| Refusal { error: Box::new(error), payload: payload.clone() };
+        let pacing = self.admission.pace(reply, payload.len());
+        let put_off = if let Pacing::TooMuch { put_off } = pacing { put_off } else { Duration::ZERO };
+        let refuse = |error| Refusal { error: Box::new(error), payload: payload.clone(), put_off };
         let refuse_unread = |error| {
             // A copy, so that the rest need not be kept until the answer.
             let begin = Bytes::copy_from_slice(&payload[..payload.len().min(PEEK_BYTES)]);
-            Refusal { error: Box::new(error), payload: begin }
+            Refusal { error: Box::new(error), payload: begin, put_off }
         };
         if payload.len() > limits.request_bytes {
             return Err(refuse_unread(error::over_limit(payload.len(), limits)));
         }
         let subject = self.hub.config.root.parse_request(&subject).map_err(refuse)?;
+        if pacing != Pacing::Fine {
+            let why = "this client sends more large requests than are taken in";
+            return Err(refuse_unread(error::busy(Reason::MailboxFull, why)));
+        }
         let admitted = self.admission.admit(reply, payload.len()).map_err(refuse_unread)?;
         let incoming = Incoming {
             reply: reply.clone(),
@@ -162,8 +172,10 @@ impl Endpoints {
             timeout: self.hub.config.request_timeout,
             peeked: OnceLock::new(),
         };
-        let RequestSubject::Session(Verb::LockAcquire, key) = subject else {
-            return Ok(Work::Request { subject, incoming, _admitted: admitted });
+        let is_short = payload.len() <= ACQUIRE_BYTES;
+        let key = match subject {
+            RequestSubject::Session(Verb::LockAcquire, key) if is_short => key,
+            subject => return Ok(Work::Request { subject, incoming, _admitted: admitted }),
         };
         let acquiring = handle::begin_acquire(&self.hub, &key, &incoming).map_err(refuse)?;
         let admitted = (!acquiring.waits()).then_some(admitted);
@@ -172,6 +184,17 @@ impl Endpoints {
 
     async fn work(&self, work: Work, reply: &Subject) {
         match work {
+            Work::Request { subject: RequestSubject::Session(Verb::LockAcquire, key), incoming, _admitted } => {
+                let acquire = async {
+                    let acquiring = handle::begin_acquire(&self.hub, &key, &incoming)?;
+                    handle::acquire(&self.hub, &key, acquiring).await
+                };
+                let outcome = caught(Verb::LockAcquire, acquire).await;
+                let refused = |error| Some(Answer::error(error, &incoming.payload, &incoming.made));
+                if let Some(answer) = outcome.unwrap_or_else(refused) {
+                    self.answer(reply, answer, Some(Verb::LockAcquire), incoming.arrived).await;
+                }
+            }
             Work::Request { subject, incoming, _admitted } => {
                 let verb = subject.verb();
                 let outcome = caught(verb, handle::answer(&self.hub, subject, &incoming)).await;
