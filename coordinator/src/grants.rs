@@ -13,6 +13,7 @@ use std::time::Duration;
 use async_nats::{StatusCode, Subject, Subscriber};
 use futures_util::StreamExt;
 use holdfast_protocol::{SessionKey, lock};
+use moka::policy::EvictionPolicy;
 use uuid::Uuid;
 
 use crate::call::Call;
@@ -35,8 +36,8 @@ const PAUSE: Duration = Duration::from_millis(500);
 pub(crate) struct Granted {
     /// Of which session.
     pub(crate) key: SessionKey,
-    /// Which one.
-    pub(crate) lock_revision: u64,
+    /// Which one: a fence is no other grant's, whatever becomes of the session.
+    pub(crate) fence: u64,
 }
 
 /// The grants that were answered a moment ago.
@@ -48,7 +49,11 @@ pub(crate) struct Grants {
 
 impl Grants {
     pub(crate) fn new(inbox: &str) -> Self {
-        let recent = moka::sync::Cache::builder().max_capacity(MOST).time_to_live(REMEMBERED).build();
+        let recent = moka::sync::Cache::builder()
+            .eviction_policy(EvictionPolicy::lru())
+            .max_capacity(MOST)
+            .time_to_live(REMEMBERED)
+            .build();
         Self { prefix: format!("{inbox}."), recent }
     }
 
@@ -92,11 +97,11 @@ pub(crate) async fn watch(hub: Arc<Hub>, mut words: Subscriber) {
     }
 }
 
-async fn take_back(hub: Arc<Hub>, Granted { key, lock_revision }: Granted) {
+async fn take_back(hub: Arc<Hub>, Granted { key, fence }: Granted) {
     for _ in 0..TRIES {
-        match try_take_back(&hub, &key, lock_revision).await {
+        match try_take_back(&hub, &key, fence).await {
             Ok(()) => return,
-            Err(CommitError::Moved) => {}
+            Err(CommitError::Moved) => tokio::time::sleep(PAUSE.mul_f64(rand::random_range(0.01..0.05))).await,
             Err(CommitError::Behind(_)) => tokio::time::sleep(PAUSE).await,
             Err(CommitError::Failed(error)) => {
                 tracing::debug!(%key, %error, "a grant that nobody heard could not be taken back yet");
@@ -104,20 +109,20 @@ async fn take_back(hub: Arc<Hub>, Granted { key, lock_revision }: Granted) {
             }
         }
     }
-    tracing::warn!(%key, lock_revision, "a grant that nobody heard stays");
+    tracing::warn!(%key, fence, "a grant that nobody heard stays");
 }
 
-pub(crate) async fn try_take_back(hub: &Hub, key: &SessionKey, lock_revision: u64) -> Result<(), CommitError> {
+pub(crate) async fn try_take_back(hub: &Hub, key: &SessionKey, fence: u64) -> Result<(), CommitError> {
     let call = Call::own(hub.config.request_timeout).urgent();
     let _lane = hub.records.lane(key).await;
     // A cached record will do: the compare-and-set proves it.
     let mut known = hub.records.record(key, call.deadline).await.map_err(CommitError::Failed)?;
-    if lock::take_back(&known.record, lock_revision).is_none() {
+    if lock::take_back(&known.record, fence).is_none() {
         known = hub.records.read_record(key, call.deadline).await.map_err(CommitError::Failed)?;
     }
-    let Some(next) = lock::take_back(&known.record, lock_revision) else { return Ok(()) };
+    let Some(next) = lock::take_back(&known.record, fence) else { return Ok(()) };
     let known = hub.records.commit(key, known.revision, next, &call).await?;
-    tracing::info!(%key, lock_revision, "whoever asked for the lock was gone; it is free again");
+    tracing::info!(%key, fence, "whoever asked for the lock was gone; it is free again");
     tell(hub, &known).await;
     Ok(())
 }
@@ -130,11 +135,11 @@ mod tests {
     #[test]
     fn a_word_about_a_grant_counts_once_and_only_under_its_own_subject() {
         let grants = Grants::new("_INBOX.x");
-        let granted = |lock_revision| Granted { key: fixture::key("s1"), lock_revision };
+        let granted = |fence| Granted { key: fixture::key("s1"), fence };
         let (one, two) = (grants.expect(granted(1)), grants.expect(granted(2)));
         assert!(grants.unheard("_INBOX.x.guessed").is_none() && grants.unheard("_INBOX.y.").is_none());
-        assert_eq!(grants.unheard(&two).unwrap().lock_revision, 2);
+        assert_eq!(grants.unheard(&two).unwrap().fence, 2);
         assert!(grants.unheard(&two).is_none());
-        assert_eq!(grants.unheard(&one).unwrap().lock_revision, 1);
+        assert_eq!(grants.unheard(&one).unwrap().fence, 1);
     }
 }

@@ -295,10 +295,10 @@ pub fn expire(record: &SessionRecord, lock_revision: u64) -> Option<SessionRecor
     Some(freed(record, Some(event)).0)
 }
 
-/// The record after the grant of the lock at `lock_revision` was taken back, because nobody listened to it; `None` when that lock
-/// is gone already, or when its request was asked again since.
-pub fn take_back(record: &SessionRecord, lock_revision: u64) -> Option<SessionRecord> {
-    let lock = record.lock.as_ref().filter(|lock| lock.revision == lock_revision && !lock.reasked)?;
+/// The record after the grant with this fence was taken back, because nobody listened to it; `None` when that lock is gone already,
+/// or when its request was asked again since.
+pub fn take_back(record: &SessionRecord, fence: u64) -> Option<SessionRecord> {
+    let lock = record.lock.as_ref().filter(|lock| lock.fence == fence && !lock.reasked)?;
     let event = Event {
         kind: EventType::LockReleased,
         actor: None,

@@ -113,7 +113,7 @@ pub(crate) async fn acquire(hub: &Arc<Hub>, key: &SessionKey, acquiring: Acquiri
     let grant = finish(hub, &call, outcome).await?;
     let answer = Answer::of(&grant)?;
     // One that was answered before is not taken back: whoever heard the first answer has it.
-    let granted = is_new.then(|| Granted { key: key.clone(), lock_revision: grant.lock_revision });
+    let granted = is_new.then(|| Granted { key: key.clone(), fence: grant.fence });
     Ok(Some(Answer { granted, ..answer }))
 }
 
@@ -173,8 +173,8 @@ async fn give_up(hub: &Hub, key: &SessionKey, request: &Acquire, call: &Call) ->
         let known = hub.records.read_record(key, call.deadline).await?;
         let at = now();
         match request.decide(&known.record, known.revision, &call.asked(&at, &hub.secret)) {
-            LockDecision::Refuse(refusal) => return Err(NotDone::Refused(Box::new(refusal), known)),
-            LockDecision::Unchanged(_) => break,
+            // To be decided with the past in view.
+            LockDecision::Refuse(_) | LockDecision::Unchanged(_) => break,
             LockDecision::Commit { .. } => call.pause().await,
         }
     }
