@@ -31,6 +31,16 @@ pub(crate) trait Change: Sync {
     /// What an earlier copy of it was answered.
     fn replay(&self, past: &Past, asked: &Asked<'_>) -> Option<Self::Reply>;
 
+    /// Whether `record` is as this very call wrote it, by a write that was not answered.
+    fn is_own_write(&self, record: &SessionRecord, asked: &Asked<'_>) -> bool {
+        record.lock.as_ref().is_some_and(|lock| lock.nonce == asked.nonce)
+    }
+
+    /// Whether only the record's past has the whole answer of an earlier copy that `record` shows the effect of.
+    fn needs_past(&self, _record: &SessionRecord, _asked: &Asked<'_>) -> bool {
+        false
+    }
+
     /// What the record should say, where it already is as the request wants it.
     fn note(&self, _record: &SessionRecord, _asked: &Asked<'_>) -> Option<SessionRecord> {
         None
@@ -100,6 +110,7 @@ pub(crate) async fn make<C: Change>(
 
 async fn attempt<C: Change>(hub: &Hub, key: &SessionKey, call: &Call, change: &C) -> Result<Step<C::Reply>, NotDone> {
     let _lane = hub.records.lane(key).await;
+    call.in_time(key)?;
     let at = now();
     let asked = call.asked(&at, &hub.secret);
     let mut known = hub.records.record(key, call.deadline).await?;
@@ -119,7 +130,14 @@ async fn attempt<C: Change>(hub: &Hub, key: &SessionKey, call: &Call, change: &C
                     None => commit(hub, &known, *next, reply, Wrote::Change, call).await,
                 };
             }
+            LockDecision::Unchanged(reply) if is_proven && change.is_own_write(&known.record, &asked) => {
+                return Ok(Step::Done(Done { known, reply, wrote: Wrote::Change }));
+            }
             LockDecision::Unchanged(reply) if is_proven => {
+                let reply = match change.needs_past(&known.record, &asked) {
+                    true => replay(hub, &known, call, change, &asked).await?.unwrap_or(reply),
+                    false => reply,
+                };
                 return match change.note(&known.record, &asked) {
                     Some(next) => commit(hub, &known, next, reply, Wrote::Note, call).await,
                     None => Ok(Step::Done(Done { known, reply, wrote: Wrote::Nothing })),

@@ -27,7 +27,12 @@ pub(crate) struct Past {
 impl Past {
     /// Reads stored revisions. Those that do not parse answer nobody.
     pub(crate) fn of(key: &SessionKey, history: &[Stored]) -> Self {
-        let records = history.iter().filter_map(|stored| SessionRecord::from_json(stored.value.as_deref()?, key).ok());
+        let records = history.iter().filter_map(|stored| {
+            let record = SessionRecord::from_json(stored.value.as_deref()?, key).ok()?;
+            // A hand edit mostly leaves the event of the revision before it in its place.
+            let event = record.event.clone().filter(|_| stored.write_id.is_some());
+            Some(SessionRecord { event, ..record })
+        });
         let covers = history.last().map_or(Revision(0), |stored| stored.revision);
         Self { records: records.map(Arc::new).collect(), covers }
     }

@@ -212,18 +212,33 @@ async fn a_grant_that_nobody_heard_never_took_effect_unless_it_was_asked_for_aga
     let store = store_with(&fixture::active("s1", "w1"), Faults::default()).await;
     let hub = coordinator(&store).await;
     let key = fixture::key("s1");
-    let take_back = |lock_revision| crate::grants::try_take_back(&hub, &key, lock_revision);
-    make(&hub, &key, &call("r1"), &acquire("a")).await.unwrap();
-    take_back(1).await.unwrap();
+    let take_back = |fence| crate::grants::try_take_back(&hub, &key, fence);
+    let first = make(&hub, &key, &call("r1"), &acquire("a")).await.unwrap();
+    take_back(first.reply.fence).await.unwrap();
     assert_eq!((current(&store).lock, current(&store).lock_revision), (None, 2));
     let again = make(&hub, &key, &call("r1"), &acquire("a")).await.unwrap();
     assert_eq!((again.wrote, again.reply.lock_revision), (Wrote::Change, 3), "whoever asks again is there");
     let copy = make(&hub, &key, &call("r1"), &acquire("a")).await.unwrap();
     assert_eq!((copy.wrote, &copy.reply), (Wrote::Note, &again.reply));
-    take_back(3).await.unwrap();
+    take_back(again.reply.fence).await.unwrap();
     assert_eq!(current(&store).lock.unwrap().revision, 3, "the copy was answered");
     let third = make(&hub, &key, &call("r1"), &acquire("a")).await.unwrap();
     assert_eq!((third.wrote, &third.reply), (Wrote::Nothing, &again.reply));
+}
+
+#[tokio::test]
+async fn a_late_takeover_is_answered_as_at_first_although_the_session_has_moved() {
+    let store = store_with(&fixture::active("s1", "w1"), Faults::default()).await;
+    let hub = coordinator(&store).await;
+    let key = fixture::key("s1");
+    make(&hub, &key, &call("r1"), &acquire("a")).await.unwrap();
+    let first = make(&hub, &key, &call("r2"), &takeover("ops")).await.unwrap();
+    assert_eq!(first.reply.previous_owner.as_deref(), Some("a"));
+    // What moves a session keeps its lock and says what happened last.
+    store.edit_by_hand(&key, Some(SessionRecord { event: None, ..current(&store) }.to_json().into()));
+    hub.records.doubt(&key);
+    let late = make(&hub, &key, &call("r2"), &takeover("ops")).await.unwrap();
+    assert_eq!((late.wrote, late.reply), (Wrote::Nothing, first.reply));
 }
 
 #[tokio::test(start_paused = true)]

@@ -5,6 +5,7 @@
 use std::sync::Arc;
 
 use holdfast_protocol::lock::{self, Asked, LockDecision};
+use holdfast_protocol::record::EventType;
 use holdfast_protocol::reply::{TakenOver, Unlocked};
 use holdfast_protocol::request::{Takeover, Unlock};
 use holdfast_protocol::{Error, Revision, SessionKey, SessionRecord};
@@ -15,7 +16,7 @@ use crate::change::{self, Change, Wrote};
 use crate::handle::lock::finish;
 use crate::hub::Hub;
 use crate::leave;
-use crate::past::Past;
+use crate::past::{Past, is_made_by};
 
 impl Change for Takeover {
     type Reply = TakenOver;
@@ -26,6 +27,11 @@ impl Change for Takeover {
 
     fn replay(&self, past: &Past, asked: &Asked<'_>) -> Option<TakenOver> {
         past.takeover(asked).filter(|taken| taken.grant.owner == self.owner)
+    }
+
+    fn needs_past(&self, record: &SessionRecord, asked: &Asked<'_>) -> bool {
+        // The session may have moved since, and the record says that last.
+        !is_made_by(record, asked.request_id, &[EventType::LockTakenOver])
     }
 }
 
