@@ -4,6 +4,7 @@
 //! rest on it only when it was read or written after the request arrived ([`Known::since`]).
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use holdfast_protocol::{Revision, SessionKey, SessionRecord};
 use tokio::time::Instant;
@@ -30,8 +31,22 @@ impl Known {
 #[derive(Clone, Debug)]
 struct Seen {
     known: Known,
-    /// It turned out to be old: whoever asks next must read.
-    is_stale: bool,
+    /// When it turned out to be old: whoever asks next must read.
+    stale_since: Option<Instant>,
+}
+
+/// For how long nothing older is taken in place of what turned out to be old. Leaders catch up in less, and a stream that lost its
+/// end must not be refused for ever.
+const DISTRUST: Duration = Duration::from_secs(30);
+
+impl Seen {
+    fn is_stale(&self) -> bool {
+        self.stale_since.is_some()
+    }
+
+    fn outranks(&self, read: Revision) -> bool {
+        self.known.revision > read && self.stale_since.is_some_and(|since| since.elapsed() < DISTRUST)
+    }
 }
 
 /// A bounded map of them.
@@ -44,7 +59,7 @@ impl Cache {
     }
 
     pub(crate) fn get(&self, key: &SessionKey) -> Option<Known> {
-        self.0.get(key).filter(|seen| !seen.is_stale).map(|seen| seen.known)
+        self.0.get(key).filter(|seen| !seen.is_stale()).map(|seen| seen.known)
     }
 
     /// Keeps the newest of what is here and `known`, and returns it; `None` when `known` is older than what was seen before, and
@@ -52,17 +67,20 @@ impl Cache {
     pub(crate) fn learn(&self, key: &SessionKey, known: Known) -> Option<Known> {
         let read = known.revision;
         let kept = self.0.entry_by_ref(key).and_upsert_with(|entry| match entry.map(moka::Entry::into_value) {
-            Some(seen) if seen.is_stale && seen.known.revision > read => seen,
-            Some(seen) => Seen { known: newest(seen.known, known), is_stale: false },
-            None => Seen { known, is_stale: false },
+            Some(seen) if seen.outranks(read) => seen,
+            Some(seen) if seen.is_stale() => Seen { known, stale_since: None },
+            Some(seen) => Seen { known: newest(seen.known, known), stale_since: None },
+            None => Seen { known, stale_since: None },
         });
-        Some(kept.into_value()).filter(|seen| !seen.is_stale).map(|seen| seen.known)
+        Some(kept.into_value()).filter(|seen| !seen.is_stale()).map(|seen| seen.known)
     }
 
     /// What is here turned out to be old: the next one to ask must read, and must not read anything older.
     pub(crate) fn doubt(&self, key: &SessionKey) {
         let doubted = |entry: Option<moka::Entry<SessionKey, Seen>>| match entry {
-            Some(entry) => moka::ops::compute::Op::Put(Seen { is_stale: true, ..entry.into_value() }),
+            Some(entry) => {
+                moka::ops::compute::Op::Put(Seen { stale_since: Some(Instant::now()), ..entry.into_value() })
+            }
             None => moka::ops::compute::Op::Nop,
         };
         self.0.entry_by_ref(key).and_compute_with(doubted);
@@ -80,8 +98,6 @@ fn newest(left: Known, right: Known) -> Known {
 
 #[cfg(test)]
 mod tests {
-    use std::time::Duration;
-
     use super::*;
     use crate::fixture;
 

@@ -45,7 +45,7 @@ impl Coordinator {
     pub async fn start(client: Client, store: Store, secret: Secret, config: Config) -> Result<Self, StartError> {
         let hub = Arc::new(Hub::new(client, store, secret, config));
         let coordinator = Self { hub: hub.clone(), background: TaskTracker::new(), ending: CancellationToken::new() };
-        let micro = Arc::new(Micro::new(&hub.config, &hub.instance));
+        let micro = Arc::new(Micro::new(&hub.config, &hub.instance, hub.leaving.clone()));
         coordinator.begin_background(&micro).await?;
         let endpoints = Endpoints::new(hub.clone(), micro);
         for subscriber in endpoints.subscribe().await? {

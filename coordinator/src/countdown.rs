@@ -15,7 +15,7 @@ use std::time::Duration;
 use futures_util::StreamExt;
 use futures_util::stream::FuturesUnordered;
 use holdfast_protocol::record::Lock;
-use holdfast_protocol::{Activation, SessionKey, SessionRecord, lock};
+use holdfast_protocol::{Revision, SessionKey, SessionRecord, lock};
 use tokio::sync::Notify;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
@@ -54,8 +54,9 @@ struct Watched {
 struct Watch {
     lock_revision: u64,
     at: Instant,
-    /// Since when nobody counts it, and for which assignment of the session that was found.
-    orphaned: Option<(Instant, Option<Activation>)>,
+    /// Since when nobody counts it, and at which revision of the record that was found: at any other, somebody may have
+    /// counted it in between.
+    orphaned: Option<(Instant, Revision)>,
 }
 
 impl Watched {
@@ -197,14 +198,11 @@ async fn look(hub: &Hub, key: &SessionKey, watch: Watch) -> Option<Watch> {
     match counting(hub, &known).await {
         Counting::For(left) => later(left + slack(ttl)),
         Counting::Untold | Counting::Silent => later(AGAIN),
-        Counting::Nobody => {
-            let activation = known.record.owner.as_ref().map(|owner| owner.activation);
-            match watch.orphaned.filter(|(_, found)| *found == activation) {
-                None => Some(Watch { at: now + ttl, orphaned: Some((now, activation)), ..watch }),
-                Some((since, _)) if since.elapsed() < ttl => Some(Watch { at: since + ttl, ..watch }),
-                Some(_) => free(hub, key, &known, &call).await.then(|| Watch { at: now + AGAIN, ..watch }),
-            }
-        }
+        Counting::Nobody => match watch.orphaned.filter(|(_, found)| *found == known.revision) {
+            None => Some(Watch { at: now + ttl, orphaned: Some((now, known.revision)), ..watch }),
+            Some((since, _)) if since.elapsed() < ttl => Some(Watch { at: since + ttl, ..watch }),
+            Some(_) => free(hub, key, &known, &call).await.then(|| Watch { at: now + AGAIN, ..watch }),
+        },
     }
 }
 
@@ -280,7 +278,7 @@ mod tests {
         let key = fixture::key("s1");
         countdown.ask_soon(&locked(1, Some(10_000)));
         let (_, watch) = countdown.watched().take_due(Instant::now()).unwrap();
-        let orphaned = Some((Instant::now(), None));
+        let orphaned = Some((Instant::now(), Revision(7)));
         let counted = Watch { at: Instant::now() + Duration::from_secs(10), orphaned, ..watch };
         countdown.settle(&key, watch, Some(counted));
         countdown.ask_soon(&locked(1, Some(10_000)));

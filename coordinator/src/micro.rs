@@ -15,6 +15,7 @@ use futures_util::stream::{SelectAll, StreamExt, select_all};
 use holdfast_protocol::subject::{Root, Verb};
 use serde::Serialize;
 use serde_json::{Map, Value, json};
+use tokio_util::sync::CancellationToken;
 
 use crate::call::now;
 use crate::config::Config;
@@ -37,6 +38,7 @@ pub(crate) const NUMBER_HEADER: &str = async_nats::service::NATS_SERVICE_ERROR_C
 /// What this instance tells about itself.
 pub(crate) struct Micro {
     root: Root,
+    leaving: CancellationToken,
     id: String,
     name: String,
     version: String,
@@ -74,9 +76,10 @@ struct EndpointStats<'a> {
 }
 
 impl Micro {
-    pub(crate) fn new(config: &Config, instance: &str) -> Self {
+    pub(crate) fn new(config: &Config, instance: &str, leaving: CancellationToken) -> Self {
         Self {
             root: config.root.clone(),
+            leaving,
             id: instance.to_owned(),
             name: config.name.clone(),
             version: config.version.clone(),
@@ -134,7 +137,11 @@ impl Micro {
             "name": SERVICE,
             "id": self.id,
             "version": self.version,
-            "metadata": {"coordinator": self.name, "root": self.root.as_str()},
+            "metadata": {
+                "coordinator": self.name,
+                "root": self.root.as_str(),
+                "leaving": self.leaving.is_cancelled().to_string(),
+            },
         })
     }
 
@@ -198,7 +205,7 @@ mod tests {
 
     #[test]
     fn statistics_count_requests_and_errors_per_endpoint() {
-        let micro = Micro::new(&Config::default(), "i1");
+        let micro = Micro::new(&Config::default(), "i1", CancellationToken::new());
         micro.count(Verb::LockAcquire, Duration::from_micros(30), None);
         micro.count(Verb::LockAcquire, Duration::from_micros(50), Some("409:held".to_owned()));
         let stats = micro.stats();
@@ -217,7 +224,7 @@ mod tests {
     /// What async-nats' own service would say parses what this one says.
     #[test]
     fn answers_have_the_shape_of_the_client_librarys() {
-        let micro = Micro::new(&Config::default(), "i1");
+        let micro = Micro::new(&Config::default(), "i1", CancellationToken::new());
         let info: async_nats::service::Info = serde_json::from_value(micro.info()).unwrap();
         assert_eq!(info.endpoints.len(), Verb::ALL.len());
         let stats: async_nats::service::Stats = serde_json::from_value(micro.stats()).unwrap();

@@ -97,6 +97,7 @@ impl Drop for Return {
 
 async fn attempt(hub: &Hub, key: &SessionKey, call: &Call) -> Result<Step, Error> {
     let _lane = hub.records.lane(key).await;
+    call.in_time(key)?;
     let mut known = hub.records.record(key, call.deadline).await?;
     let mut has_looked = false;
     let reason = loop {

@@ -117,6 +117,7 @@ async fn opened(hub: &Hub, wanted: &Wanted, call: &Call) -> Result<(Known, bool)
 async fn attempt(hub: &Hub, wanted: &Wanted, call: &Call, guess: Option<Found>) -> Result<Step, Error> {
     let key = &wanted.key;
     let _lane = hub.records.lane(key).await;
+    call.in_time(key)?;
     // Others may have opened it while this one stood in line.
     let found = match (hub.records.cached(key).filter(|known| known.is_as_of(call.arrived)), guess) {
         (Some(known), _) => Found::Record(known),

@@ -33,7 +33,9 @@ async fn another(hub: &Hub) -> bool {
     }
     while let Some(answer) = answers.next().await {
         // Another installation may have its coordinators on the same servers.
-        let is_one = |pong: Pong| pong.id != hub.instance && pong.metadata.root == hub.config.root.as_str();
+        let is_one = |Pong { id, metadata }: Pong| {
+            id != hub.instance && metadata.root == hub.config.root.as_str() && metadata.leaving == "false"
+        };
         if serde_json::from_slice::<Pong>(&answer.payload).is_ok_and(is_one) {
             return true;
         }
@@ -51,6 +53,7 @@ struct Pong {
 #[derive(serde::Deserialize)]
 struct Metadata {
     root: String,
+    leaving: String,
 }
 
 /// Has another coordinator go on with a request that waits until `until`.
