@@ -10,10 +10,12 @@
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
+use std::time::Duration;
 
 use futures_util::stream;
 use futures_util::{StreamExt, TryStreamExt};
 use holdfast_protocol::{Namespace, SessionKey};
+use tokio::time::Instant;
 
 use crate::jetstream::Jetstream;
 use crate::read::{self, BATCH, Query, Raw};
@@ -23,8 +25,12 @@ use crate::{Found, Page, StoreError, Stored, Walk};
 const LANES: usize = 64;
 /// How many sequences one lane looks through, one question after the other.
 const STRIDE: u64 = 4;
-/// A page ends early when its messages are this large together: any KV client may store megabytes under a key.
+/// A stretch ends early when its messages are this large together: any KV client may store megabytes under a key.
 const BYTES: usize = 4 * 1024 * 1024;
+/// The share of one lane, so that a window is not much larger.
+const LANE_BYTES: usize = BYTES / LANES;
+/// A stretch ends early after this time. Each question may be slow, where the stream is large and records are rare in it.
+const LOOK: Duration = Duration::from_millis(500);
 /// For how many namespaces it is remembered where their records begin.
 const BEGINNINGS: usize = 1024;
 
@@ -110,8 +116,17 @@ struct Stretch<'a> {
 struct Lane {
     /// Records in its range, and maybe the first one behind it.
     found: Vec<Raw>,
-    /// Where the replica that was asked knows of no more.
-    end: Option<u64>,
+    end: LaneEnd,
+}
+
+/// Where a lane ended.
+enum LaneEnd {
+    /// Behind its range.
+    Whole,
+    /// Before that: its records are large. The last one found is as far as it looked.
+    Early,
+    /// The replica that was asked knows of no record from this sequence on.
+    Last(u64),
 }
 
 impl<'a> Stretch<'a> {
@@ -124,8 +139,12 @@ impl<'a> Stretch<'a> {
         if self.walk.after == 0 {
             self.begin().await?;
         }
+        let begun = Instant::now();
         while self.looked_until < self.walk.until && self.found.len() < self.walk.most && self.bytes < BYTES {
             self.window().await?;
+            if begun.elapsed() >= LOOK {
+                break;
+            }
         }
         Ok(())
     }
@@ -135,8 +154,10 @@ impl<'a> Stretch<'a> {
         let namespace = self.walk.namespace.cloned();
         let known = self.store.beginnings().get(&namespace).copied();
         let first = match known {
+            // What stands there is of another subject if the stream was made anew since.
             Some(sequence) => match read::at(&self.store.sessions, sequence).await? {
-                Some(raw) => Some(raw),
+                Some(raw) if self.is_walked(&raw) => Some(raw),
+                Some(_) => read::next_of_leader(&self.store.sessions, &self.subject, 1).await?,
                 None => read::next_of_leader(&self.store.sessions, &self.subject, sequence + 1).await?,
             },
             None => read::next_of_leader(&self.store.sessions, &self.subject, 1).await?,
@@ -154,28 +175,37 @@ impl<'a> Stretch<'a> {
         Ok(())
     }
 
+    fn is_walked(&self, raw: &Raw) -> bool {
+        let key = self.store.root.parse_record(&raw.subject);
+        key.is_some_and(|key| self.walk.namespace.is_none_or(|namespace| key.namespace == *namespace))
+    }
+
     /// Looks through the next sequences: few where records are rare, more where they stand close.
     async fn window(&mut self) -> Result<(), StoreError> {
         let begin = self.looked_until;
         let wanted = (self.walk.most - self.found.len()) as u64 / STRIDE;
         let lanes = (self.lanes as u64).min(wanted.max(1)).min((self.walk.until - begin).div_ceil(STRIDE));
-        let end = begin + lanes * STRIDE;
+        // A walk may be told to end anywhere.
+        let end = begin.saturating_add(lanes * STRIDE);
         let (store, subject) = (self.store, self.subject.clone());
-        let starts: Vec<u64> = (0..lanes).map(|lane| begin + lane * STRIDE + 1).collect();
-        let looks = starts.into_iter().map(|start| lane(store, subject.clone(), start, start + STRIDE - 1));
+        let starts: Vec<u64> = (0..lanes).map(|lane| begin.saturating_add(lane * STRIDE + 1)).collect();
+        let looks =
+            starts.into_iter().map(|start| lane(store, subject.clone(), start, start.saturating_add(STRIDE - 1)));
         let mut looks = stream::iter(looks).buffered(LANES);
         while let Some(seen) = looks.next().await {
             let Lane { found, end } = seen?;
             found.into_iter().for_each(|raw| self.take(raw));
-            if let Some(from) = end {
-                match read::next_of_leader(&self.store.sessions, &self.subject, from).await? {
+            match end {
+                LaneEnd::Whole if self.bytes < BYTES => continue,
+                LaneEnd::Whole | LaneEnd::Early => {}
+                LaneEnd::Last(from) => match read::next_of_leader(&self.store.sessions, &self.subject, from).await? {
                     Some(raw) => self.take(raw),
                     None => self.looked_until = self.walk.until,
-                }
-                // What later lanes see has its place behind this one.
-                self.lanes = 1;
-                return Ok(());
+                },
             }
+            // What later lanes see has its place behind this one.
+            self.lanes = 1;
+            return Ok(());
         }
         self.looked_until = self.looked_until.max(end.min(self.walk.until));
         let dense = self.found.range(begin + 1..=end).count() * 8 >= lanes as usize;
@@ -197,15 +227,19 @@ impl<'a> Stretch<'a> {
 /// Looks for all records from `start` to `end`, and the first one behind them.
 async fn lane(store: &Jetstream, subject: Arc<str>, start: u64, end: u64) -> Result<Lane, StoreError> {
     let mut found = Vec::new();
-    let mut from = start;
+    let (mut from, mut bytes) = (start, 0);
     while from <= end {
+        if bytes >= LANE_BYTES {
+            return Ok(Lane { found, end: LaneEnd::Early });
+        }
         match read::next(&store.client, &store.stream, &subject, from).await? {
             Some(raw) => {
                 from = raw.sequence + 1;
+                bytes += raw.payload.len();
                 found.push(raw);
             }
-            None => return Ok(Lane { found, end: Some(from) }),
+            None => return Ok(Lane { found, end: LaneEnd::Last(from) }),
         }
     }
-    Ok(Lane { found, end: None })
+    Ok(Lane { found, end: LaneEnd::Whole })
 }
