@@ -9,7 +9,7 @@ use async_nats::Client;
 use holdfast_protocol::lock::Secret;
 use holdfast_protocol::{Error, Reason, Revision};
 use holdfast_store::{Floor, Store};
-use tokio::sync::OnceCell;
+use tokio::sync::{OnceCell, Semaphore};
 use tokio::time::{Instant, timeout_at};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -31,6 +31,9 @@ const FLOOR_POLL: Duration = Duration::from_millis(4);
 /// How often it asks the relay's consumer itself, in case no word of progress got through.
 const FLOOR_ASK: Duration = Duration::from_millis(250);
 
+/// How many pages of lists are read at once. Each asks up to 64 questions side by side, and has some megabytes at most.
+const PAGES_AT_ONCE: usize = 16;
+
 /// Everything that requests share.
 pub(crate) struct Hub {
     pub(crate) client: Client,
@@ -49,6 +52,8 @@ pub(crate) struct Hub {
     pub(crate) countdown: Countdown,
     pub(crate) returning: Returning,
     pub(crate) floor: Floor,
+    /// Who may read a page of a list, in order of arrival.
+    pub(crate) pages: Semaphore,
     /// Tasks that belong to requests.
     pub(crate) tasks: TaskTracker,
     /// Cancelled when this coordinator takes no more requests.
@@ -69,6 +74,7 @@ impl Hub {
             countdown: Countdown::default(),
             returning: Returning::default(),
             floor,
+            pages: Semaphore::new(PAGES_AT_ONCE),
             tasks: TaskTracker::new(),
             leaving: CancellationToken::new(),
             abort: CancellationToken::new(),

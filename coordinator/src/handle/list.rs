@@ -5,7 +5,8 @@
 //! revisions from before are gone is missed by that; so the listing then goes through what came since, for such records only.
 //! A session that changes meanwhile may come again.
 //!
-//! A page costs what it looks at. One that finds few matches in its time comes back early, and says where to go on.
+//! A page costs what it looks at. One that finds few matches in its time comes back early, and says where to go on. What it
+//! says is checked when it comes back: it belongs to one namespace and one set of filters, and no other text is taken for it.
 //!
 //! Deliberately absent: a consistent view. Records are read from any replica, so one that changed a moment ago may be shown
 //! as it was; `session.get` asks the leader.
@@ -35,6 +36,8 @@ const DEFAULT_LIMIT: u64 = 100;
 /// About how many messages are looked at in one stretch, at most and beyond those that are wanted.
 const STRETCH: usize = 256;
 const BEYOND: usize = 28;
+/// How long one request waits for its turn; there is time for its page after that.
+const TURN: Duration = Duration::from_secs(2);
 /// How long one request looks for matches.
 const LOOK: Duration = Duration::from_secs(1);
 /// Where a page ends before it has its number of sessions, so that it fits into one message.
@@ -46,12 +49,18 @@ const NAMED: usize = 32;
 /// How many walks follow the first at most. Each takes as long as what came during the one before, so that the last ones
 /// take milliseconds; nobody changes one record 64 times in each of them.
 const WALKS: u64 = 8;
+/// The longest cursor: four numbers, the names of [`NAMED`] sessions, and the checksum.
+const CURSOR_BYTES: usize = 4 * 21 + NAMED * 65 + CHECK_CHARS;
+const CHECK_CHARS: usize = 16;
 /// How many histories are read side by side.
 const SIDE_BY_SIDE: usize = 16;
 
 /// Lists a namespace's sessions. Closed ones are shown when they are asked for.
 pub(crate) async fn list(hub: &Hub, namespace: &Namespace, incoming: &Incoming) -> Result<Answer, Error> {
     let (request, call) = incoming.parse::<List>(&hub.config.limits)?;
+    let Ok(Ok(_turn)) = timeout_at(call.deadline.min(Instant::now() + TURN), hub.pages.acquire()).await else {
+        return Err(error::busy(Reason::MailboxFull, "this coordinator has too many lists to read"));
+    };
     let look_until = call.deadline.min(Instant::now() + LOOK);
     Answer::of(&page(&hub.store, namespace, &request, look_until, call.deadline).await?)
 }
@@ -64,9 +73,10 @@ async fn page(
     look_until: Instant,
     deadline: Instant,
 ) -> Result<SessionPage, Error> {
-    let mut page = Page::new(request);
+    let listing = Listing { namespace, request };
+    let mut page = Page::new(listing);
     let mut cursor = match request.after.as_deref() {
-        Some(after) => Cursor::parse(after)?,
+        Some(after) => listing.cursor(after)?,
         None => Cursor::at_begin(in_time(deadline, store.last()).await?),
     };
     let first = cursor.looked;
@@ -140,6 +150,47 @@ async fn in_time<T>(deadline: Instant, reading: impl Future<Output = Result<T, S
     read.map_err(|error| error::storage_unavailable(&format!("the sessions cannot be listed: {error}")))
 }
 
+/// What a cursor is good for.
+#[derive(Clone, Copy, Debug)]
+struct Listing<'a> {
+    namespace: &'a Namespace,
+    request: &'a List,
+}
+
+impl Listing<'_> {
+    /// The text of a cursor, with a checksum at its end.
+    fn next(&self, cursor: &Cursor) -> String {
+        let text = cursor.to_string();
+        let check = self.check(&text);
+        format!("{text}.{check}")
+    }
+
+    /// Not a secret: a cursor that somebody computes gets no more than a listing does.
+    fn check(&self, text: &str) -> String {
+        let List { state, worker, .. } = self.request;
+        let state = match state {
+            None => "",
+            Some(State::Active) => "active",
+            Some(State::Passive) => "passive",
+            Some(State::Closed) => "closed",
+        };
+        let worker = worker.as_ref().map_or("", WorkerName::as_str);
+        let whole = format!("{} {state} {worker} {text}", self.namespace);
+        let mut check = blake3::hash(whole.as_bytes()).to_hex().to_string();
+        check.truncate(CHECK_CHARS);
+        check
+    }
+
+    fn cursor(&self, after: &str) -> Result<Cursor, Error> {
+        let checked = after.rsplit_once('.').filter(|_| after.len() <= CURSOR_BYTES);
+        let checked = checked.filter(|(text, check)| self.check(text) == *check);
+        checked.and_then(|(text, _)| Cursor::read(text)).ok_or_else(|| {
+            let why = "after must be the `next` of the page before, of the same namespace and with the same filters";
+            Error::invalid(Reason::BadValue, why).detail("field", "after")
+        })
+    }
+}
+
 /// Where a listing stands; opaque to clients.
 #[derive(Clone, Debug, PartialEq, Eq)]
 struct Cursor {
@@ -173,19 +224,14 @@ impl Cursor {
         }
     }
 
-    fn parse(after: &str) -> Result<Self, Error> {
-        Self::read(after).ok_or_else(|| {
-            Error::invalid(Reason::BadValue, "after must be the `next` of the page before").detail("field", "after")
-        })
-    }
-
-    fn read(after: &str) -> Option<Self> {
+    fn read(text: &str) -> Option<Self> {
         let number = |text: &str| text.parse().ok().filter(|_| text.bytes().all(|byte| byte.is_ascii_digit()));
-        let mut parts = after.split('.');
+        let mut parts = text.split('.');
         let mut next = || number(parts.next()?);
         let (looked, until, begin, walk) = (next()?, next()?, next()?, next()?);
         let named = parts.map(|id| SessionId::parse(id).ok()).collect::<Option<Vec<_>>>()?;
-        (named.len() <= NAMED && walk <= WALKS).then_some(Self { looked, until, begin, walk, named })
+        let is_possible = begin <= looked && looked <= until && walk <= WALKS && named.len() <= NAMED;
+        is_possible.then_some(Self { looked, until, begin, walk, named })
     }
 }
 
@@ -198,7 +244,7 @@ impl std::fmt::Display for Cursor {
 
 /// A page as it grows.
 struct Page<'a> {
-    request: &'a List,
+    listing: Listing<'a>,
     /// `None` where a session turned out to have changed so that it does not match.
     sessions: Vec<Option<Session>>,
     /// Where a session stands in `sessions`.
@@ -209,9 +255,9 @@ struct Page<'a> {
 }
 
 impl<'a> Page<'a> {
-    fn new(request: &'a List) -> Self {
-        let limit = usize::try_from(request.limit.unwrap_or(DEFAULT_LIMIT)).unwrap_or(usize::MAX);
-        Self { request, sessions: Vec::new(), places: HashMap::new(), count: 0, bytes: 0, limit }
+    fn new(listing: Listing<'a>) -> Self {
+        let limit = usize::try_from(listing.request.limit.unwrap_or(DEFAULT_LIMIT)).unwrap_or(usize::MAX);
+        Self { listing, sessions: Vec::new(), places: HashMap::new(), count: 0, bytes: 0, limit }
     }
 
     fn is_full(&self) -> bool {
@@ -220,7 +266,8 @@ impl<'a> Page<'a> {
 
     /// How many messages the next stretch should have.
     fn most(&self) -> usize {
-        if self.request.state.is_some() || self.request.worker.is_some() {
+        let List { state, worker, .. } = self.listing.request;
+        if state.is_some() || worker.is_some() {
             return STRETCH;
         }
         (self.limit.saturating_sub(self.count) + BEYOND).min(STRETCH)
@@ -248,7 +295,7 @@ impl<'a> Page<'a> {
 
     fn matching(&self, stored: &Stored) -> Option<Session> {
         match SessionRecord::from_json(stored.value.as_deref()?, &stored.key) {
-            Ok(record) => is_wanted(&record, self.request).then(|| Session::of(&record, stored.revision)),
+            Ok(record) => is_wanted(&record, self.listing.request).then(|| Session::of(&record, stored.revision)),
             Err(error) => {
                 tracing::warn!(key = %stored.key, %error, "left out of a list");
                 None
@@ -257,10 +304,8 @@ impl<'a> Page<'a> {
     }
 
     fn finish(self, next: Option<Cursor>) -> SessionPage {
-        SessionPage {
-            sessions: self.sessions.into_iter().flatten().collect(),
-            next: next.map(|cursor| cursor.to_string()),
-        }
+        let next = next.map(|cursor| self.listing.next(&cursor));
+        SessionPage { sessions: self.sessions.into_iter().flatten().collect(), next }
     }
 }
 
