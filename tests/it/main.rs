@@ -10,6 +10,7 @@ mod bad_input;
 mod document;
 mod failover;
 mod file;
+mod kept;
 mod late;
 mod leave;
 mod list;
