@@ -91,6 +91,11 @@ async fn sweep(hub: &Hub) -> Result<usize, StoreError> {
     let mut lost = Lost::default();
     let mut taken = 0;
     let remains = Remains::of(hub).await?;
+    match hub.store.purge_strays().await {
+        Ok(0) => {}
+        Ok(namespaces) => tracing::info!(namespaces, "messages in logs of reserved namespaces are removed"),
+        Err(error) => tracing::info!(%error, "messages in logs of reserved namespaces may be left"),
+    }
     let (mut after, until) = (0, hub.store.last().await?);
     while after < until {
         let Page { records, looked_until } =

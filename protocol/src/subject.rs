@@ -83,6 +83,11 @@ impl Root {
         format!("{}.log.{key}", self.0)
     }
 
+    /// All logs of one namespace.
+    pub fn logs_of(&self, namespace: &Namespace) -> String {
+        format!("{}.log.{namespace}.*", self.0)
+    }
+
     /// All logs. Exactly two tokens behind `log`: with `>` the stream would overlap that of the signals.
     pub fn logs(&self) -> String {
         format!("{}.log.*.*", self.0)

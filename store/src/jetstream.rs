@@ -159,6 +159,10 @@ impl Storage for Jetstream {
         purge::session(self, key, marker).await
     }
 
+    async fn purge_strays(&self) -> Result<usize, StoreError> {
+        purge::strays(self).await
+    }
+
     async fn clock(&self) -> Result<Timestamp, StoreError> {
         purge::clock(self).await
     }

@@ -178,6 +178,12 @@ pub trait Storage: Send + Sync + 'static {
     /// What came later stays. Until it is done it may be asked for again.
     async fn purge(&self, key: &SessionKey, marker: Revision) -> Result<(), StoreError>;
 
+    /// Removes what clients stored in logs that belong to no session, since their namespaces are reserved and have no
+    /// records. Returns from how many namespaces something went.
+    async fn purge_strays(&self) -> Result<usize, StoreError> {
+        Ok(0)
+    }
+
     /// When the stream was last written to, by the clock of the server.
     async fn clock(&self) -> Result<Timestamp, StoreError>;
 

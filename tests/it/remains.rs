@@ -34,6 +34,12 @@ async fn late_frame(fleet: &Fleet, id: &str, fence: u64) -> Value {
     serde_json::from_slice(&ack.payload).unwrap()
 }
 
+fn sweeps_often(config: &mut holdfast_coordinator::Config) {
+    config.closed_retention = Duration::ZERO;
+    config.sweep_delay = Duration::from_millis(50);
+    config.sweep_interval = Duration::from_millis(100);
+}
+
 async fn removes(url: &str) {
     let mut fleet = Fleet::empty(url).await.unwrap();
     fleet.add_worker("w1", &[]).await.unwrap();
@@ -58,12 +64,7 @@ async fn removes(url: &str) {
     fleet.take_coordinator().unwrap().stop(Duration::from_secs(5)).await;
     let (revisions, frames) = stored(&fleet, "ended").await;
     assert!(revisions >= 2 && frames >= 3, "{revisions} revisions, {frames} frames");
-    let sweeping = fleet.begin_coordinator_as(|config| {
-        config.closed_retention = Duration::ZERO;
-        config.sweep_delay = Duration::from_millis(50);
-        config.sweep_interval = Duration::from_millis(100);
-    });
-    let sweeping = sweeping.await.unwrap();
+    let sweeping = fleet.begin_coordinator_as(sweeps_often).await.unwrap();
     fleet.all_announced(&signals).await;
     for id in ["ended", "deleted"] {
         until("nothing of it to be left", SOON, async || (stored(&fleet, id).await == (0, 0)).then_some(())).await;
@@ -97,4 +98,66 @@ async fn what_closed_sessions_leave_is_removed_on_one_server() {
 #[tokio::test(flavor = "multi_thread")]
 async fn what_closed_sessions_leave_is_removed_on_a_cluster_of_three() {
     removes(&server::shared_cluster().await.unwrap().url()).await;
+}
+
+/// Subjects below `<root>.log`, with how many messages each has.
+async fn logs(fleet: &Fleet) -> Vec<(String, usize)> {
+    let context = jetstream::new(fleet.nats.clone());
+    let stream = context.get_stream(fleet.root.sessions_stream()).await.unwrap();
+    let below = format!("{}.log.", fleet.root);
+    let all = stream.info_with_subjects(format!("{below}*.*")).await.unwrap();
+    let mut all: Vec<(String, usize)> = all.try_collect().await.unwrap();
+    all.iter_mut().for_each(|(subject, _)| *subject = subject.trim_start_matches(&below).to_owned());
+    all.sort_unstable();
+    all
+}
+
+async fn removes_strays(url: &str) {
+    let mut fleet = Fleet::empty(url).await.unwrap();
+    fleet.add_worker("w1", &[]).await.unwrap();
+    fleet.add_coordinator().await.unwrap();
+    let signals = fleet.signals().await.unwrap();
+    for id in ["log", "session"] {
+        fleet.open(id).await;
+        fleet.ask("doc.edit", id, json!({"body": id})).await.ok();
+    }
+    let store = async |subject: String| {
+        let ack = fleet.nats.request(subject.clone(), r#"{"id":"s1"}"#.into()).await.unwrap();
+        let ack: Value = serde_json::from_slice(&ack.payload).unwrap();
+        assert!(ack["seq"].is_u64(), "{subject}: {ack}");
+    };
+    // Requests for a namespace `log`, as whoever may ask `<root>.*.session.>` can send them.
+    for stray in ["session.open", "session.list", "session.session", "admin.reclaim", "lock.x", "doc.doc", "worker.w"] {
+        store(format!("{}.log.{stray}", fleet.root)).await;
+    }
+    // A namespace that had sessions before its name was reserved.
+    store(format!("$KV.{}.signal.old", fleet.root.sessions_bucket())).await;
+    store(format!("{}.log.signal.old", fleet.root)).await;
+    fleet.all_announced(&signals).await;
+    let strays = logs(&fleet).await.len();
+    assert!(strays >= 10, "{strays}");
+    let sweeping = fleet.begin_coordinator_as(sweeps_often).await.unwrap();
+    fleet.take_coordinator().unwrap().stop(Duration::from_secs(5)).await;
+    let stays = ["default.log", "default.session", "signal.old"];
+    until("nothing but logs of sessions to be left", SOON, async || {
+        let logs = logs(&fleet).await;
+        logs.iter().map(|(subject, _)| subject.as_str()).eq(stays).then_some(())
+    })
+    .await;
+    for id in ["log", "session"] {
+        assert_eq!(fleet.ask("doc.get", id, json!({"consistency": "linearizable"})).await.ok()["body"], id);
+    }
+    // What comes is announced as before.
+    fleet.all_announced(&signals).await;
+    sweeping.stop(Duration::from_secs(5)).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_clients_store_in_logs_of_no_session_is_removed_on_one_server() {
+    removes_strays(server::shared().await.unwrap().url()).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_clients_store_in_logs_of_no_session_is_removed_on_a_cluster_of_three() {
+    removes_strays(&server::shared_cluster().await.unwrap().url()).await;
 }
