@@ -182,4 +182,12 @@ impl Storage for Jetstream {
     async fn leases(&self) -> Result<Vec<(Revision, WorkerLease)>, StoreError> {
         lease::all(self).await
     }
+
+    async fn answered(&self, request: &str) -> Result<Option<Bytes>, StoreError> {
+        lease::answered(self, request).await
+    }
+
+    async fn remember_answer(&self, request: &str, answer: Bytes) -> Result<(), StoreError> {
+        lease::remember_answer(self, request, answer).await
+    }
 }

@@ -1,4 +1,5 @@
-//! Workers' leases: one key per worker in the bucket `workers`, which expires unless it is written again.
+//! Workers' leases: one key per worker in the bucket `workers`, which expires unless it is written again. Beside them, below
+//! `answered`, what was answered to requests to workers as a whole, so that a late copy of one does nothing again.
 //!
 //! A lease says who seems alive. No safety rests on it. It is written and taken away by compare-and-set all the same,
 //! so that of two processes with one name one knows that it is not the owner of the name.
@@ -25,6 +26,9 @@ const _: () = assert!(LEASE_RENEW.as_millis() * 3 < LEASE_TTL.as_millis());
 /// Most workers of one installation: what the server answers to one question about last messages.
 const WORKERS: usize = 1_000;
 
+/// For how long the answer to a drain or a reclaim is remembered.
+pub const ANSWER_TTL: Duration = Duration::from_secs(24 * 3600);
+
 const TTL: &str = "Nats-TTL";
 const KV_OPERATION: &str = "KV-Operation";
 
@@ -43,10 +47,14 @@ pub struct LeaseSlot {
 }
 
 fn write(store: &Jetstream, worker: &WorkerName, expected: Revision, payload: Bytes) -> Write {
+    expiring(subject(store, worker.as_str()), expected, payload, LEASE_TTL)
+}
+
+fn expiring(subject: String, expected: Revision, payload: Bytes, ttl: Duration) -> Write {
     let mut headers = HeaderMap::new();
-    headers.insert(TTL, format!("{}s", LEASE_TTL.as_secs()));
+    headers.insert(TTL, format!("{}s", ttl.as_secs()));
     headers.insert(header::NATS_EXPECTED_LAST_SUBJECT_SEQUENCE, expected.to_string().as_str());
-    Write { subject: subject(store, worker.as_str()), headers, payload, expected }
+    Write { subject, headers, payload, expected }
 }
 
 async fn publish(store: &Jetstream, write: Write) -> Result<Revision, StoreError> {
@@ -72,12 +80,37 @@ pub(crate) async fn drop(store: &Jetstream, worker: &WorkerName, expected: Revis
 
 /// From the leader.
 pub(crate) async fn one(store: &Jetstream, worker: &WorkerName) -> Result<LeaseSlot, StoreError> {
-    let stream = store.context.get_stream_no_info(format!("KV_{}", store.root.workers_bucket())).await;
-    let stream = stream.map_err(|error| StoreError::Refused(error.to_string()))?;
-    let Some(raw) = read::last(&stream, &subject(store, worker.as_str())).await? else {
+    let Some(raw) = last(store, &subject(store, worker.as_str())).await? else {
         return Ok(LeaseSlot::default());
     };
     Ok(LeaseSlot { revision: Revision(raw.sequence), lease: lease_of(&raw) })
+}
+
+async fn last(store: &Jetstream, subject: &str) -> Result<Option<Raw>, StoreError> {
+    let stream = store.context.get_stream_no_info(format!("KV_{}", store.root.workers_bucket())).await;
+    let stream = stream.map_err(|error| StoreError::Refused(error.to_string()))?;
+    read::last(&stream, subject).await
+}
+
+fn answer_subject(store: &Jetstream, request: &str) -> String {
+    subject(store, &format!("answered.{request}"))
+}
+
+/// From the leader.
+pub(crate) async fn answered(store: &Jetstream, request: &str) -> Result<Option<Bytes>, StoreError> {
+    let raw = last(store, &answer_subject(store, request)).await?;
+    Ok(raw.filter(|raw| !raw.is_marker()).map(|raw| raw.payload))
+}
+
+pub(crate) async fn remember_answer(store: &Jetstream, request: &str, answer: Bytes) -> Result<(), StoreError> {
+    let subject = answer_subject(store, request);
+    // Where the answer before ran out, a marker stands for a moment.
+    let marker = last(store, &subject).await?.filter(Raw::is_marker).map_or(Revision(0), |raw| Revision(raw.sequence));
+    match publish(store, expiring(subject, marker, answer, ANSWER_TTL)).await {
+        // Another copy was faster.
+        Ok(_) | Err(StoreError::Moved { .. }) => Ok(()),
+        Err(error) => Err(error),
+    }
 }
 
 fn lease_of(raw: &Raw) -> Option<WorkerLease> {
@@ -95,7 +128,7 @@ fn lease_of(raw: &Raw) -> Option<WorkerLease> {
 
 pub(crate) async fn all(store: &Jetstream) -> Result<Vec<(Revision, WorkerLease)>, StoreError> {
     let stream = format!("KV_{}", store.root.workers_bucket());
-    let subjects = [subject(store, ">")];
+    let subjects = [subject(store, "*")];
     let messages =
         read::batch(&store.client, &stream, &Query::LastOf { multi_last: &subjects, batch: WORKERS }).await?;
     let leases = messages.iter().filter_map(|raw| Some((Revision(raw.sequence), lease_of(raw)?)));

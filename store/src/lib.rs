@@ -30,7 +30,7 @@ use holdfast_protocol::{Namespace, Revision, SessionKey, WorkerName};
 use jiff::Timestamp;
 
 pub use jetstream::Jetstream;
-pub use lease::{LEASE_RENEW, LEASE_TTL, LeaseSlot};
+pub use lease::{ANSWER_TTL, LEASE_RENEW, LEASE_TTL, LeaseSlot};
 pub use provision::{Provisioned, provision, token_secret};
 
 /// Why something was not read or written. Each variant says what to do next.
@@ -199,6 +199,13 @@ pub trait Storage: Send + Sync + 'static {
 
     /// All unexpired leases with their revisions.
     async fn leases(&self) -> Result<Vec<(Revision, WorkerLease)>, StoreError>;
+
+    /// What was answered to a request that no record and no log remembers; `None` if nothing was, or more than
+    /// [`ANSWER_TTL`] ago. `request` names it, as one token of a subject.
+    async fn answered(&self, request: &str) -> Result<Option<Bytes>, StoreError>;
+
+    /// Remembers what such a request was answered, unless it was answered before.
+    async fn remember_answer(&self, request: &str, answer: Bytes) -> Result<(), StoreError>;
 }
 
 /// A shared store.

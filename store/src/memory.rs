@@ -68,6 +68,7 @@ struct Inner {
     records: BTreeMap<SessionKey, Vec<Stored>>,
     logs: BTreeMap<SessionKey, Vec<StoredFrame>>,
     leases: BTreeMap<WorkerName, LeaseSlot>,
+    answers: BTreeMap<String, Bytes>,
     accepted: Vec<Accepted>,
     written: BTreeMap<WriteId, u64>,
     /// Sessions whose logs are not what the accepted writes make of them.
@@ -508,5 +509,14 @@ impl Storage for Memory {
     async fn leases(&self) -> Result<Vec<(Revision, WorkerLease)>, StoreError> {
         let inner = self.inner();
         Ok(inner.leases.values().filter_map(|slot| Some((slot.revision, slot.lease.clone()?))).collect())
+    }
+
+    async fn answered(&self, request: &str) -> Result<Option<Bytes>, StoreError> {
+        self.look(|inner| inner.answers.get(request).cloned()).await
+    }
+
+    async fn remember_answer(&self, request: &str, answer: Bytes) -> Result<(), StoreError> {
+        self.inner().answers.entry(request.to_owned()).or_insert(answer);
+        Ok(())
     }
 }

@@ -200,3 +200,27 @@ async fn a_late_copy_of_a_drain_does_not_empty_a_worker_again() {
         assert_eq!(fleet.record("s1").await.unwrap().1["state"], "active", "it was reclaimed once");
     }
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn late_drains_and_reclaims_do_nothing_to_processes_that_came_later() {
+    for mut fleet in fleets().await {
+        let drain = json!({"reason": "new disk", "request_id": "D1"}).to_string().into_bytes();
+        let subject = format!("{}.sys.worker.drain.w1", fleet.root);
+        let drained = fleet.ask_raw(&subject, drain.clone()).await.ok();
+        let reclaim = json!({"max_idle_ms": 0, "request_id": "R1"});
+        let reclaimed = fleet.ask("admin.reclaim", "", reclaim.clone()).await.ok();
+        fleet.stop_worker("w1").await;
+        fleet.add_worker("w1", &[]).await.unwrap();
+        let ends = json!({"id": "s1", "config": {"on_idle": "close"}});
+        fleet.ask("session.open", "", ends).await.ok();
+        for _ in 0..COPIES {
+            assert_eq!(fleet.ask_raw(&subject, drain.clone()).await.ok(), drained);
+            assert_eq!(fleet.ask("admin.reclaim", "", reclaim.clone()).await.ok(), reclaimed);
+        }
+        let listed = fleet.ask_raw(&format!("{}.sys.worker.list", fleet.root), Vec::new()).await.ok();
+        assert_eq!((&listed["workers"][0]["worker"], &listed["workers"][0]["state"]), (&json!("w1"), &json!("ready")));
+        assert_eq!(fleet.record("s1").await.unwrap().1["state"], "active");
+        let other = json!({"max_idle_ms": 0, "request_id": "R2"});
+        assert_eq!(fleet.ask("admin.reclaim", "", other).await.ok()["reclaimed"], json!(["s1"]));
+    }
+}

@@ -123,4 +123,12 @@ impl Storage for Reach {
     async fn leases(&self) -> Result<Vec<(Revision, WorkerLease)>, StoreError> {
         unreachable!("agents do not ask for it")
     }
+
+    async fn answered(&self, _: &str) -> Result<Option<Bytes>, StoreError> {
+        unreachable!("agents do not ask for it")
+    }
+
+    async fn remember_answer(&self, _: &str, _: Bytes) -> Result<(), StoreError> {
+        unreachable!("agents do not ask for it")
+    }
 }

@@ -94,6 +94,14 @@ impl Storage for Nothing {
     async fn leases(&self) -> Result<Vec<(Revision, WorkerLease)>, StoreError> {
         Ok(Vec::new())
     }
+
+    async fn answered(&self, _: &str) -> Result<Option<Bytes>, StoreError> {
+        Ok(None)
+    }
+
+    async fn remember_answer(&self, _: &str, _: Bytes) -> Result<(), StoreError> {
+        Ok(())
+    }
 }
 
 /// Resident bytes of this process.
