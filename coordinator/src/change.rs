@@ -124,18 +124,24 @@ async fn attempt<C: Change>(hub: &Hub, key: &SessionKey, call: &Call, change: &C
             continue;
         }
         match change.decide(&known.record, known.revision, &asked) {
-            LockDecision::Commit { next, reply } => {
-                return match replay(hub, &known, call, change, &asked).await? {
-                    Some(reply) => Ok(Step::Done(Done { known, reply, wrote: Wrote::Nothing })),
-                    None => commit(hub, &known, *next, reply, Wrote::Change, call).await,
-                };
-            }
+            LockDecision::Commit { next, reply } => match replay(hub, &known, call, change, &asked).await? {
+                Replay::Before(reply) => return Ok(Step::Done(Done { known, reply, wrote: Wrote::Nothing })),
+                Replay::Never => return commit(hub, &known, *next, reply, Wrote::Change, call).await,
+                Replay::Since => known = hub.records.read_record(key, call.deadline).await?,
+            },
             LockDecision::Unchanged(reply) if is_proven && change.is_own_write(&known.record, &asked) => {
                 return Ok(Step::Done(Done { known, reply, wrote: Wrote::Change }));
             }
             LockDecision::Unchanged(reply) if is_proven => {
                 let reply = match change.needs_past(&known.record, &asked) {
-                    true => replay(hub, &known, call, change, &asked).await?.unwrap_or(reply),
+                    true => match replay(hub, &known, call, change, &asked).await? {
+                        Replay::Before(first) => first,
+                        Replay::Never => reply,
+                        Replay::Since => {
+                            known = hub.records.read_record(key, call.deadline).await?;
+                            continue;
+                        }
+                    },
                     false => reply,
                 };
                 return match change.note(&known.record, &asked) {
@@ -143,12 +149,11 @@ async fn attempt<C: Change>(hub: &Hub, key: &SessionKey, call: &Call, change: &C
                     None => Ok(Step::Done(Done { known, reply, wrote: Wrote::Nothing })),
                 };
             }
-            LockDecision::Refuse(refusal) if is_proven => {
-                return match replay(hub, &known, call, change, &asked).await? {
-                    Some(reply) => Ok(Step::Done(Done { known, reply, wrote: Wrote::Nothing })),
-                    None => Err(NotDone::Refused(Box::new(refusal), known)),
-                };
-            }
+            LockDecision::Refuse(refusal) if is_proven => match replay(hub, &known, call, change, &asked).await? {
+                Replay::Before(reply) => return Ok(Step::Done(Done { known, reply, wrote: Wrote::Nothing })),
+                Replay::Never => return Err(NotDone::Refused(Box::new(refusal), known)),
+                Replay::Since => known = hub.records.read_record(key, call.deadline).await?,
+            },
             LockDecision::Unchanged(_) | LockDecision::Refuse(_) => {
                 known = hub.records.read_record(key, call.deadline).await?;
             }
@@ -180,19 +185,35 @@ async fn commit<Reply>(
     }
 }
 
-/// What an earlier copy of this request was answered, if there was one.
+/// Whether an earlier copy of a request took effect.
+enum Replay<Reply> {
+    /// No.
+    Never,
+    /// Yes, and it was answered this. The record that is known is not older than that.
+    Before(Reply),
+    /// Yes, after the record that is known: what it did may still stand, and then the record has to say that it was asked again.
+    Since,
+}
+
 async fn replay<C: Change>(
     hub: &Hub,
     known: &Known,
     call: &Call,
     change: &C,
     asked: &Asked<'_>,
-) -> Result<Option<C::Reply>, Error> {
+) -> Result<Replay<C::Reply>, Error> {
     // A record that was never locked, and is the first of its id, has no past that could answer.
     let has_past = known.record.lock_revision > 0 || known.record.log_after > 0;
     if !call.by_caller || !has_past {
-        return Ok(None);
+        return Ok(Replay::Never);
     }
     let past: Arc<Past> = hub.records.past(&known.record.key(), known.revision, call.deadline).await?;
-    Ok(change.replay(&past, asked))
+    let Some(reply) = change.replay(&past, asked) else { return Ok(Replay::Never) };
+    if past.covers() <= known.revision {
+        return Ok(Replay::Before(reply));
+    }
+    // The next look must see as much.
+    hub.records.doubt(&known.record.key());
+    call.in_time(&known.record.key())?;
+    Ok(Replay::Since)
 }

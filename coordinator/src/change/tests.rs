@@ -227,6 +227,24 @@ async fn a_grant_that_nobody_heard_never_took_effect_unless_it_was_asked_for_aga
 }
 
 #[tokio::test]
+async fn a_copy_that_another_coordinator_answers_keeps_the_grant_of_the_first() {
+    let store = store_with(&fixture::active("s1", "w1"), Faults::default()).await;
+    let (one, two) = (coordinator(&store).await, coordinator(&store).await);
+    let key = fixture::key("s1");
+    let held = make(&one, &key, &call("r1"), &acquire("holder")).await.unwrap().reply;
+    make(&one, &key, &call("r2"), &release(&held.lock_token)).await.unwrap();
+    // To the second coordinator the lock is free, also behind the grant that the first one makes.
+    two.records.read_record(&key, call("r3").deadline).await.unwrap();
+    let first = make(&one, &key, &call("r4"), &acquire("a")).await.unwrap();
+    let copy = make(&two, &key, &call("r4"), &acquire("a")).await.unwrap();
+    assert_eq!((copy.wrote, &copy.reply), (Wrote::Note, &first.reply), "the record says that it was asked again");
+    while let Err(moved) = crate::grants::try_take_back(&one, &key, first.reply.fence).await {
+        assert!(matches!(moved, CommitError::Moved));
+    }
+    assert_eq!(current(&store).lock.unwrap().fence, first.reply.fence, "the copy was answered");
+}
+
+#[tokio::test]
 async fn a_late_takeover_is_answered_as_at_first_although_the_session_has_moved() {
     let store = store_with(&fixture::active("s1", "w1"), Faults::default()).await;
     let hub = coordinator(&store).await;
