@@ -6,6 +6,7 @@
 //! was taken in waits for that: what is too much is refused, and the refusal is put off.
 //!
 //! A client connection is told by what its reply subjects have in common: libraries make them below one inbox per connection.
+//! NATS says no more of whom a message is from, so that whoever wants to look like many is bounded by the totals only.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -18,12 +19,10 @@ use tokio::time::Instant;
 use crate::config::Config;
 use crate::error;
 
-/// The connection behind a reply subject: all but its last token. A subject without a further token is a client of its own.
+/// The connection behind a reply subject: all but its last token. Those who make a new inbox for each request, such as
+/// `_INBOX.x`, cannot be told apart, and are one client together.
 pub(crate) fn client_of(reply: &str) -> &str {
-    match reply.rsplit_once('.') {
-        Some((inbox, _)) if inbox.contains('.') => inbox,
-        _ => reply,
-    }
+    reply.rsplit_once('.').map_or("", |(inbox, _)| inbox)
 }
 
 /// Messages of fewer bytes are not paced.
@@ -183,8 +182,8 @@ mod tests {
     fn a_connection_is_told_by_its_inbox() {
         assert_eq!(client_of("_INBOX.abc.1"), "_INBOX.abc");
         assert_eq!(client_of("_INBOX.abc.def.2"), "_INBOX.abc.def");
-        assert_eq!(client_of("_INBOX.once"), "_INBOX.once", "an inbox per request tells nothing");
-        assert_eq!(client_of("reply"), "reply");
+        assert_eq!(client_of("_INBOX.once"), "_INBOX", "those with an inbox per request are one");
+        assert_eq!(client_of("reply"), "");
     }
 
     #[test]

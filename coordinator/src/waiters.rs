@@ -23,18 +23,20 @@ pub(crate) struct Waiters {
     most: usize,
     most_of_client: usize,
     most_of_session: usize,
+    /// One client's part of one line.
+    share_of_session: usize,
 }
 
 #[derive(Default)]
 struct Lines {
     by_session: HashMap<SessionKey, Line>,
-    by_client: HashMap<Box<str>, usize>,
+    by_client: HashMap<Arc<str>, usize>,
     waiting: usize,
 }
 
 struct Line {
-    /// In order of arrival.
-    places: VecDeque<Arc<Notify>>,
+    /// In order of arrival, with whose they are.
+    places: VecDeque<(Arc<Notify>, Arc<str>)>,
     /// Cancelled when nobody is left.
     empty: CancellationToken,
 }
@@ -43,7 +45,7 @@ struct Line {
 pub(crate) struct Waiting {
     waiters: Arc<Waiters>,
     key: SessionKey,
-    client: Box<str>,
+    client: Arc<str>,
     place: Arc<Notify>,
 }
 
@@ -54,6 +56,7 @@ impl Waiters {
             most: config.max_waiters,
             most_of_client: config.max_waiters_of_client,
             most_of_session: config.max_waiters_of_session,
+            share_of_session: (config.max_waiters_of_session / 2).max(1),
         }
     }
 
@@ -70,7 +73,7 @@ impl Waiters {
     /// The lock may be free: whoever is first should try.
     pub(crate) fn wake(&self, key: &SessionKey) {
         if let Some(first) = self.lines().by_session.get(key).and_then(|line| line.places.front()) {
-            first.notify_one();
+            first.0.notify_one();
         }
     }
 
@@ -82,18 +85,23 @@ impl Waiters {
     fn join(self: &Arc<Self>, key: &SessionKey, reply: &str) -> Result<(Waiting, Option<CancellationToken>), Error> {
         let client = client_of(reply);
         let mut lines = self.lines();
-        let in_line = lines.by_session.get(key).map_or(0, |line| line.places.len());
+        let line = lines.by_session.get(key);
+        let in_line = line.map_or(0, |line| line.places.len());
+        // Counted only where it matters.
+        let own_in_line = line.filter(|_| in_line >= self.share_of_session).map_or(0, |line| line.of(client));
         let of_client = lines.by_client.get(client).copied().unwrap_or(0);
         let full = [
             (lines.waiting >= self.most, "too many requests wait for locks"),
             (in_line >= self.most_of_session, "too many requests wait for this lock"),
+            (own_in_line >= self.share_of_session, "too many requests of this client wait for this lock"),
             (of_client >= self.most_of_client, "too many requests of this client wait for locks"),
         ];
         if let Some((_, why)) = full.into_iter().find(|(is_full, _)| *is_full) {
             return Err(error::busy(Reason::MailboxFull, why));
         }
         lines.waiting += 1;
-        *lines.by_client.entry(client.into()).or_default() += 1;
+        let client: Arc<str> = client.into();
+        *lines.by_client.entry(client.clone()).or_default() += 1;
         let place = Arc::new(Notify::new());
         let mut opened = None;
         let line = lines.by_session.entry(key.clone()).or_insert_with(|| {
@@ -101,8 +109,14 @@ impl Waiters {
             opened = Some(empty.clone());
             Line { places: VecDeque::new(), empty }
         });
-        line.places.push_back(place.clone());
-        Ok((Waiting { waiters: self.clone(), key: key.clone(), client: client.into(), place }, opened))
+        line.places.push_back((place.clone(), client.clone()));
+        Ok((Waiting { waiters: self.clone(), key: key.clone(), client, place }, opened))
+    }
+}
+
+impl Line {
+    fn of(&self, client: &str) -> usize {
+        self.places.iter().filter(|(_, whose)| **whose == *client).count()
     }
 }
 
@@ -111,7 +125,7 @@ impl Waiting {
     pub(crate) fn is_first(&self) -> bool {
         let lines = self.waiters.lines();
         let first = lines.by_session.get(&self.key).and_then(|line| line.places.front());
-        first.is_some_and(|first| Arc::ptr_eq(first, &self.place))
+        first.is_some_and(|(first, _)| Arc::ptr_eq(first, &self.place))
     }
 
     /// Waits until there is a reason to look.
@@ -131,9 +145,9 @@ impl Drop for Waiting {
             }
         }
         let Some(line) = lines.by_session.get_mut(&self.key) else { return };
-        line.places.retain(|place| !Arc::ptr_eq(place, &self.place));
+        line.places.retain(|(place, _)| !Arc::ptr_eq(place, &self.place));
         match line.places.front() {
-            Some(first) => first.notify_one(),
+            Some((first, _)) => first.notify_one(),
             None => {
                 line.empty.cancel();
                 lines.by_session.remove(&self.key);
@@ -248,12 +262,14 @@ mod tests {
             Config { max_waiters: 10, max_waiters_of_client: 6, max_waiters_of_session: 4, ..Config::default() };
         let waiters = Arc::new(Waiters::new(&bounds));
         let join = |id: &str, reply: &str| waiters.join(&key(id), reply).map(|(waiting, _)| waiting);
-        let mut all: Vec<Waiting> = (0..4).map(|n| join("s1", &format!("_INBOX.a.{n}")).unwrap()).collect();
         let refused = |outcome: Result<Waiting, Error>| outcome.err().map(|error| error.reason);
-        assert_eq!(refused(join("s1", "_INBOX.b.1")), Some(Reason::MailboxFull), "the line is full");
-        all.extend((0..2).map(|n| join("s2", &format!("_INBOX.a.x{n}")).unwrap()));
+        let mut all: Vec<Waiting> = (0..2).map(|n| join("s1", &format!("_INBOX.a.{n}")).unwrap()).collect();
+        assert_eq!(refused(join("s1", "_INBOX.a.x")), Some(Reason::MailboxFull), "half a line is one client's share");
+        all.extend((0..2).map(|n| join("s1", &format!("_INBOX.b{n}")).unwrap()));
+        assert_eq!(refused(join("s1", "_INBOX.c.1")), Some(Reason::MailboxFull), "the line is full");
+        all.extend((0..4).map(|n| join(&format!("a{}", n % 2), &format!("_INBOX.a.x{n}")).unwrap()));
         assert_eq!(refused(join("s3", "_INBOX.a.y")), Some(Reason::MailboxFull), "the client has its share");
-        all.extend((0..4).map(|n| join(&format!("t{n}"), &format!("_INBOX.c{n}.1")).unwrap()));
+        all.extend((0..2).map(|n| join(&format!("t{n}"), &format!("_INBOX.c{n}.1")).unwrap()));
         assert_eq!(refused(join("s4", "_INBOX.d.1")), Some(Reason::MailboxFull), "all places are taken");
         all.clear();
         assert!(join("s1", "_INBOX.b.1").is_ok());

@@ -107,7 +107,7 @@ async fn one_line_does_not_lock_the_others_out() {
     assert_eq!(grant["owner"], "other");
     let reasons: Vec<String> = flooded.iter().map(|reply| reply.body["error"]["reason"].to_string()).collect();
     let count = |reason: &str| reasons.iter().filter(|found| *found == reason).count();
-    assert_eq!((count("\"lock_held\""), count("\"mailbox_full\"")), (1_024, 4_200 - 1_024), "{:?}", reasons.first());
+    assert_eq!((count("\"lock_held\""), count("\"mailbox_full\"")), (512, 4_200 - 512), "{:?}", reasons.first());
 }
 
 #[tokio::test(flavor = "multi_thread")]
