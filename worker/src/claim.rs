@@ -30,6 +30,11 @@ const WATCH: Duration = LEASE_RENEW.saturating_mul(2);
 /// How often the name is looked at anew because somebody wrote the lease meanwhile.
 const TRIES: usize = 16;
 
+/// How long a storage that is away is waited for, which it may be when a whole fleet starts with its servers.
+const STORAGE_AWAY: Duration = Duration::from_secs(30);
+/// How often it is tried again meanwhile.
+const TRY_AGAIN: Duration = Duration::from_millis(250);
+
 /// Why the name is not taken.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum ClaimError {
@@ -80,8 +85,30 @@ impl Asks for Holder {
     }
 }
 
-/// Writes the first lease of this process, unless another one of its name is alive and `rule` respects that.
+/// Writes the first lease of this process, unless another one of its name is alive and `rule` respects that. Waits for a
+/// storage that is away.
 pub(crate) async fn take(
+    store: &dyn Storage,
+    lease: &WorkerLease,
+    rule: NameRule,
+    holder: &impl Asks,
+    health: &LeaseHealth,
+) -> Result<Revision, ClaimError> {
+    let deadline = Instant::now() + STORAGE_AWAY;
+    loop {
+        match try_take(store, lease, rule, holder, health).await {
+            Err(ClaimError::Store(error @ (StoreError::Unavailable(_) | StoreError::Unknown(_))))
+                if Instant::now() < deadline =>
+            {
+                tracing::warn!(worker = %lease.worker, %error, "the worker cannot be registered yet");
+                sleep(TRY_AGAIN).await;
+            }
+            outcome => return outcome,
+        }
+    }
+}
+
+async fn try_take(
     store: &dyn Storage,
     lease: &WorkerLease,
     rule: NameRule,
