@@ -133,11 +133,14 @@ async fn up_says_at_once_how_its_nats_server_ended_and_fails() {
 #[tokio::test]
 async fn a_second_signal_ends_up_at_once() {
     let mut up = Up::start().await;
-    send("-STOP", up.nats_server());
+    let server = up.nats_server();
+    send("-STOP", server);
     up.process.signal("-INT");
     up.process.says("err", "a second Ctrl-C ends at once").await;
     up.process.signal("-INT");
     let (took, status) = up.process.end().await;
+    // It stands still, and nobody is left to end it.
+    send("-KILL", server);
     assert!(took < Duration::from_secs(1), "{took:?}");
     assert_eq!(status, Some(130));
 }
