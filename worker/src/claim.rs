@@ -95,46 +95,44 @@ pub(crate) async fn take(
     health: &LeaseHealth,
 ) -> Result<Revision, ClaimError> {
     let deadline = Instant::now() + STORAGE_AWAY;
+    let mut tries = 0;
     loop {
-        match try_take(store, lease, rule, holder, health).await {
-            Err(ClaimError::Store(error @ (StoreError::Unavailable(_) | StoreError::Unknown(_))))
-                if Instant::now() < deadline =>
-            {
+        let error = match try_take(store, lease, rule, holder).await {
+            Ok((revision, sent)) => {
+                health.confirm(sent);
+                return Ok(revision);
+            }
+            Err(ClaimError::Store(error)) => error,
+            Err(taken) => return Err(taken),
+        };
+        match error {
+            // Somebody wrote it since it was looked at.
+            StoreError::Moved { .. } if tries < TRIES => tries += 1,
+            StoreError::Unavailable(_) | StoreError::Unknown(_) if Instant::now() < deadline => {
                 tracing::warn!(worker = %lease.worker, %error, "the worker cannot be registered yet");
                 sleep(TRY_AGAIN).await;
             }
-            outcome => return outcome,
+            error => return Err(error.into()),
         }
     }
 }
 
+/// Looks at the name once, and writes the lease. Returns its revision, and when it was sent.
 async fn try_take(
     store: &dyn Storage,
     lease: &WorkerLease,
     rule: NameRule,
     holder: &impl Asks,
-    health: &LeaseHealth,
-) -> Result<Revision, ClaimError> {
-    for _ in 0..TRIES {
-        let slot = store.lease(&lease.worker).await?;
-        let other = slot.lease.as_ref().filter(|found| found.boot != lease.boot);
-        if let Some(other) = other.filter(|_| rule == NameRule::Respect)
-            && is_alive(store, other, slot.revision, holder).await?
-        {
-            return Err(ClaimError::Taken { worker: lease.worker.clone(), boot: other.boot });
-        }
-        let sent = Instant::now();
-        match store.put_lease(lease, slot.revision).await {
-            Ok(revision) => {
-                health.confirm(sent);
-                return Ok(revision);
-            }
-            // Somebody wrote it since it was looked at.
-            Err(StoreError::Moved { .. }) => {}
-            Err(error) => return Err(error.into()),
-        }
+) -> Result<(Revision, Instant), ClaimError> {
+    let slot = store.lease(&lease.worker).await?;
+    let other = slot.lease.as_ref().filter(|found| found.boot != lease.boot);
+    if let Some(other) = other.filter(|_| rule == NameRule::Respect)
+        && is_alive(store, other, slot.revision, holder).await?
+    {
+        return Err(ClaimError::Taken { worker: lease.worker.clone(), boot: other.boot });
     }
-    Err(StoreError::Unavailable(format!("too many processes want to be worker {}", lease.worker)).into())
+    let sent = Instant::now();
+    Ok((store.put_lease(lease, slot.revision).await?, sent))
 }
 
 /// Whether the process of `other`, whose lease was at `revision`, is alive.

@@ -114,3 +114,19 @@ async fn of_two_processes_that_start_at_once_one_has_the_name_and_the_other_is_r
     assert!(matches!(taken, Err(ClaimError::Taken { boot, .. }) if boot == lease(9).boot), "{taken:?}");
     assert_eq!(holder(&memory).await, lease(9).boot);
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_storage_that_is_away_is_waited_for_and_not_for_ever() {
+    let away = || Faults { unreadable: 1000, ..Faults::default() };
+    let memory = Memory::new(away());
+    let heals = async {
+        sleep(STORAGE_AWAY / 2).await;
+        memory.set_faults(Faults::default());
+    };
+    let (taken, ()) = tokio::join!(take_as(&memory, 2, NameRule::Respect, Heard::Nobody), heals);
+    taken.unwrap();
+    let begun = Instant::now();
+    let never = take_as(&Memory::new(away()), 2, NameRule::Respect, Heard::Nobody).await;
+    assert!(matches!(never, Err(ClaimError::Store(StoreError::Unavailable(_)))), "{never:?}");
+    assert!(begun.elapsed() >= STORAGE_AWAY && begun.elapsed() < STORAGE_AWAY * 2);
+}
