@@ -1,7 +1,7 @@
 //! `holdfast session list`: all pages, as one list.
 //!
-//! Invariant: a session is shown once, though it may come again on a later page because it changed meanwhile; then as it
-//! came last.
+//! Invariant: a session is shown once, though it may come again on a later page because it changed meanwhile; then as
+//! it came last.
 
 use std::collections::HashMap;
 

@@ -200,8 +200,8 @@ impl Client {
         self.call(open)
     }
 
-    /// One page of the namespace's sessions. It may have fewer than were asked for, or none, and yet a `next`; a session
-    /// that changes meanwhile may come again on a later page.
+    /// One page of the namespace's sessions. It may have fewer than were asked for, or none, and yet a `next`; a
+    /// session that changes meanwhile may come again on a later page.
     pub fn list(&self, list: List) -> Call<List> {
         self.call(list)
     }

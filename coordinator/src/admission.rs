@@ -1,12 +1,13 @@
 //! How much may be under way at once: requests and their bytes, of all clients together and of each.
 //!
-//! Invariant: what is admitted is bounded in number and in bytes, and one client connection cannot use up the whole of either,
-//! so that a client that floods is refused as busy and the others are not. Large messages of one client, those that are refused
-//! included, are answered at a bounded rate, so that one that sends the next when it has an answer sends no faster. Nothing that
-//! was taken in waits for that: what is too much is refused, and the refusal is put off.
+//! Invariant: what is admitted is bounded in number and in bytes, and one client connection cannot use up the whole of
+//! either, so that a client that floods is refused as busy and the others are not. Large messages of one client, those
+//! that are refused included, are answered at a bounded rate, so that one that sends the next when it has an answer
+//! sends no faster. Nothing that was taken in waits for that: what is too much is refused, and the refusal is put off.
 //!
-//! A client connection is told by what its reply subjects have in common: libraries make them below one inbox per connection.
-//! NATS says no more of whom a message is from, so that whoever wants to look like many is bounded by the totals only.
+//! A client connection is told by what its reply subjects have in common: libraries make them below one inbox per
+//! connection. NATS says no more of whom a message is from, so that whoever wants to look like many is bounded by the
+//! totals only.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};

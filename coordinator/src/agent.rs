@@ -255,7 +255,8 @@ pub(crate) async fn counting(hub: &Hub, known: &Known, owner: &Owner) -> Countin
     }
 }
 
-/// `letter`, with the revision that its receiver must know: the hint of a lock that was granted a moment ago may be on its way.
+/// `letter`, with the revision that its receiver must know: the hint of a lock that was granted a moment ago may be on
+/// its way.
 fn knowing<'a>(letter: Letter<'a>, known: &Known) -> Letter<'a> {
     let mut headers = HeaderMap::new();
     headers.insert(REVISION_HEADER, HeaderValue::from(known.revision.0));

@@ -35,8 +35,8 @@ struct Seen {
     stale_since: Option<Instant>,
 }
 
-/// For how long nothing older is taken in place of what turned out to be old. Leaders catch up in less, and a stream that lost its
-/// end must not be refused for ever.
+/// For how long nothing older is taken in place of what turned out to be old. Leaders catch up in less, and a stream
+/// that lost its end must not be refused for ever.
 const DISTRUST: Duration = Duration::from_secs(30);
 
 impl Seen {
@@ -62,8 +62,8 @@ impl Cache {
         self.0.get(key).filter(|seen| !seen.is_stale()).map(|seen| seen.known)
     }
 
-    /// Keeps the newest of what is here and `known`, and returns it; `None` when `known` is older than what was seen before, and
-    /// that turned out to be old too: a reader that is behind must not bring it back.
+    /// Keeps the newest of what is here and `known`, and returns it; `None` when `known` is older than what was seen
+    /// before, and that turned out to be old too: a reader that is behind must not bring it back.
     pub(crate) fn learn(&self, key: &SessionKey, known: Known) -> Option<Known> {
         let read = known.revision;
         let kept = self.0.entry_by_ref(key).and_upsert_with(|entry| match entry.map(moka::Entry::into_value) {

@@ -85,7 +85,8 @@ pub(crate) struct Call {
     pub(crate) request_id: RequestId,
     /// Whether that is the caller's own, so that there may have been an earlier copy.
     pub(crate) by_caller: bool,
-    /// Makes the token of its grant; one for all attempts, so that a grant whose write was not answered is known as its own.
+    /// Makes the token of its grant; one for all attempts, so that a grant whose write was not answered is known as its
+    /// own.
     nonce: Uuid,
     /// Who asks.
     pub(crate) actor: Option<String>,

@@ -1,8 +1,9 @@
 //! One change of a record's lock: read, decide, compare-and-set, and on a mismatch again.
 //!
-//! Invariant: a yes may rest on the cache, because the compare-and-set proves it. A no, and an answer that changes nothing,
-//! rest on a read or write that was begun after the request arrived. Before a change is written under a caller's `request_id`,
-//! the record's past is asked whether an earlier copy took effect. No worker is needed: the record alone decides.
+//! Invariant: a yes may rest on the cache, because the compare-and-set proves it. A no, and an answer that changes
+//! nothing, rest on a read or write that was begun after the request arrived. Before a change is written under a
+//! caller's `request_id`, the record's past is asked whether an earlier copy took effect. No worker is needed: the
+//! record alone decides.
 
 use std::sync::Arc;
 
@@ -191,7 +192,8 @@ enum Replay<Reply> {
     Never,
     /// Yes, and it was answered this. The record that is known is not older than that.
     Before(Reply),
-    /// Yes, after the record that is known: what it did may still stand, and then the record has to say that it was asked again.
+    /// Yes, after the record that is known: what it did may still stand, and then the record has to say that it was
+    /// asked again.
     Since,
 }
 

@@ -1,12 +1,13 @@
-//! Leases of locks that may have nobody who counts them down: whose session has no agent, or whose agent was never told.
+//! Leases of locks that may have nobody who counts them down: whose session has no agent, or whose agent was never
+//! told.
 //!
-//! The agent of a session keeps the lease of its lock on its own clock. This file only sees to it that one does: when a lease
-//! should have run out, or somebody waits for the lock, the record is read and its agent asked. Where no agent is there to
-//! answer, the lease is counted here, in full from then on, and freed by compare-and-set.
+//! The agent of a session keeps the lease of its lock on its own clock. This file only sees to it that one does: when a
+//! lease should have run out, or somebody waits for the lock, the record is read and its agent asked. Where no agent is
+//! there to answer, the lease is counted here, in full from then on, and freed by compare-and-set.
 //!
-//! Invariant: a lock may live longer than asked, never shorter. One is freed here only after its whole lease passed while its
-//! session had no owner, or an owner that nobody listens for or whose own lease is gone. A worker that stands still and holds
-//! its lease is waited for. Any number of coordinators may count the same lock.
+//! Invariant: a lock may live longer than asked, never shorter. One is freed here only after its whole lease passed
+//! while its session had no owner, or an owner that nobody listens for or whose own lease is gone. A worker that stands
+//! still and holds its lease is waited for. Any number of coordinators may count the same lock.
 
 use std::collections::{BTreeSet, HashMap};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -91,7 +92,8 @@ impl Countdown {
         self.watched.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// A record as the sweep finds it, which may be older than what the relay has seen: it begins a watch and ends none.
+    /// A record as the sweep finds it, which may be older than what the relay has seen: it begins a watch and ends
+    /// none.
     pub(crate) fn find(&self, record: &SessionRecord) {
         if leased(record).is_some() {
             self.see(record);

@@ -4,9 +4,9 @@
 //! them. Every message then arrives once; an endpoint of its own per verb, beside a catch-all in another queue group, would
 //! have each delivered twice, with its body.
 //!
-//! Invariant: every request with a reply subject is answered, even when its handler panics; one without has no effect, and so
-//! has one whose reply subject is not the asker's to publish to. What is over a bound is refused before it is read. No body is
-//! ever logged.
+//! Invariant: every request with a reply subject is answered, even when its handler panics; one without has no effect,
+//! and so has one whose reply subject is not the asker's to publish to. What is over a bound is refused before it is
+//! read. No body is ever logged.
 
 use std::panic::AssertUnwindSafe;
 use std::sync::{Arc, OnceLock};
@@ -28,8 +28,8 @@ use crate::handle::{self, Acquiring};
 use crate::hub::Hub;
 use crate::micro::{Micro, QUEUE};
 
-/// The largest `lock.acquire` that is read before its task is spawned, so that those behind it need not wait. Larger ones are mostly
-/// white space, and take their place in line when they are read.
+/// The largest `lock.acquire` that is read before its task is spawned, so that those behind it need not wait. Larger
+/// ones are mostly white space, and take their place in line when they are read.
 const ACQUIRE_BYTES: usize = 16 * 1024;
 /// How much of a body is looked at for its `request_id` where the request is refused unread.
 const PEEK_BYTES: usize = 16 * 1024;
@@ -142,8 +142,8 @@ impl Endpoints {
         self.hub.tasks.len() > self.hub.config.max_waiters + self.hub.config.max_in_flight
     }
 
-    /// Looks whether a request can be taken in, and has one that waits take its place in line. Awaits nothing, so that requests
-    /// are in the order in which they came.
+    /// Looks whether a request can be taken in, and has one that waits take its place in line. Awaits nothing, so that
+    /// requests are in the order in which they came.
     fn begin(&self, message: Message, reply: &Subject, made: &RequestId, arrived: Instant) -> Result<Work, Refusal> {
         let Message { subject, payload, .. } = message;
         let limits = &self.hub.config.limits;
@@ -256,10 +256,10 @@ async fn caught<T>(verb: Verb, handling: impl Future<Output = Result<T, Error>>)
     })
 }
 
-/// Whether `subject` is that of a log, like `<root>.log.session.open`. The stream takes such a message and acknowledges it,
-/// and no configuration of the stream can tell it from a frame; its sender must not get a second answer. Nothing comes of
-/// it: the namespace `session` is reserved, so nobody reads or announces that log. A session that was made before it was
-/// reserved may still write there.
+/// Whether `subject` is that of a log, like `<root>.log.session.open`. The stream takes such a message and acknowledges
+/// it, and no configuration of the stream can tell it from a frame; its sender must not get a second answer. Nothing
+/// comes of it: the namespace `session` is reserved, so nobody reads or announces that log. A session that was made
+/// before it was reserved may still write there.
 fn is_log_frame(root: &Root, subject: &str) -> bool {
     root.parse_log(subject).is_some()
 }

@@ -1,8 +1,8 @@
 //! Grants that nobody heard: they are taken back, and the lock goes on to the next one in line.
 //!
-//! A grant is published with a reply subject of this coordinator. Where nobody listens to the grant, nats-server answers there
-//! with 503 (no responders), one round trip later. Each of these subjects is known to the receiver of its grant alone, so that
-//! nobody can have another's grant taken back.
+//! A grant is published with a reply subject of this coordinator. Where nobody listens to the grant, nats-server
+//! answers there with 503 (no responders), one round trip later. Each of these subjects is known to the receiver of its
+//! grant alone, so that nobody can have another's grant taken back.
 //!
 //! Deliberately absent: requesters behind a service import. The server answers for them, so nobody can tell; see
 //! [`is_imported`].

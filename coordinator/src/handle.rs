@@ -24,7 +24,8 @@ mod worker;
 
 pub(crate) use acquire::{Acquiring, acquire, begin as begin_acquire};
 
-/// Answers one request. A `lock.acquire` has a way of its own, because it may wait: [`begin_acquire`], then [`acquire()`].
+/// Answers one request. A `lock.acquire` has a way of its own, because it may wait: [`begin_acquire`], then
+/// [`acquire()`].
 ///
 /// # Errors
 /// Whatever the contract has for it.

@@ -14,8 +14,8 @@ use crate::hub::Hub;
 use crate::place;
 use crate::records::CommitError;
 
-/// Moves the session of `known` away from a worker that is gone or does not answer, if there is another one: whoever took the lock
-/// over is to work with it at once, and not after a lease has run out. Best effort: the takeover is done.
+/// Moves the session of `known` away from a worker that is gone or does not answer, if there is another one: whoever
+/// took the lock over is to work with it at once, and not after a lease has run out. Best effort: the takeover is done.
 pub(crate) async fn silent(hub: &Hub, known: &Known, call: &Call) {
     let Some(owner) = &known.record.owner else { return };
     let (key, workspace) = (known.record.key(), known.record.workspace.as_ref());

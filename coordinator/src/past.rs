@@ -1,8 +1,8 @@
 //! What earlier copies of a request did: a record's stored revisions are the memory of `request_id`s.
 //!
-//! Invariant: a request that took effect takes no second one, for as long as the bucket keeps the revision that it made (64
-//! revisions), whichever coordinator is asked. A past answers only for the revisions that it covers: one that has not seen a
-//! release or a close must not answer for it.
+//! Invariant: a request that took effect takes no second one, for as long as the bucket keeps the revision that it made
+//! (64 revisions), whichever coordinator is asked. A past answers only for the revisions that it covers: one that has
+//! not seen a release or a close must not answer for it.
 
 use std::collections::VecDeque;
 use std::sync::Arc;

@@ -50,8 +50,8 @@ pub(crate) async fn place(hub: &Hub, key: &SessionKey, call: &Call, beginning: &
     }
 }
 
-/// Has somebody hold the session of `known` again, behind the answer to a request that needs no worker. Best effort: whoever
-/// needs one places it.
+/// Has somebody hold the session of `known` again, behind the answer to a request that needs no worker. Best effort:
+/// whoever needs one places it.
 pub(crate) fn bring_back(hub: &Arc<Hub>, known: &Known) {
     let is_held = matches!(stands(hub, known), Standing::Active(_) | Standing::Closed);
     if is_held || !hub.registry.has_taker(known.record.workspace.as_ref()) {

@@ -171,8 +171,8 @@ impl Records {
         }
     }
 
-    /// As [`Records::read_record`], but one that was read or written within `age` will do. Of many who ask at once for one session,
-    /// one reads.
+    /// As [`Records::read_record`], but one that was read or written within `age` will do. Of many who ask at once for
+    /// one session, one reads.
     ///
     /// # Errors
     /// As [`Records::read_record`].

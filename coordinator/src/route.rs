@@ -115,8 +115,8 @@ fn is_behind(hub: &Hub, key: &SessionKey, known: &Known) -> bool {
     hub.records.cached(key).is_some_and(|seen| seen.revision > known.revision && activation(&seen) != activation(known))
 }
 
-/// The life of the session that a request is for. A session that was closed and opened again meanwhile is another one, and gets
-/// nothing that was meant for the earlier.
+/// The life of the session that a request is for. A session that was closed and opened again meanwhile is another one,
+/// and gets nothing that was meant for the earlier.
 #[derive(Default)]
 struct Life {
     /// The one that went on when the request arrived.
@@ -194,7 +194,8 @@ enum Closing {
     Now(Known),
 }
 
-/// Looks whether a copy of a `session.close` took effect before. The session that is there now may have been opened since.
+/// Looks whether a copy of a `session.close` took effect before. The session that is there now may have been opened
+/// since.
 async fn closing(hub: &Hub, key: &SessionKey, incoming: &Incoming) -> Result<Closing, Error> {
     let call = incoming.peeked();
     let known = hub.records.read_record(key, call.deadline).await?;

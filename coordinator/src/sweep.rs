@@ -38,10 +38,12 @@ const BREATH: Duration = Duration::from_millis(5);
 /// How many sessions are taken back side by side.
 const SIDE_BY_SIDE: usize = 8;
 
-/// How often a coordinator looks whether it is the one that sweeps by now: whoever was may have died with all it watched.
+/// How often a coordinator looks whether it is the one that sweeps by now: whoever was may have died with all it
+/// watched.
 const LEADER_LOOK: Duration = Duration::from_secs(5);
 
-/// Sweeps at start, when this coordinator begins to relay, when a worker seems lost, and from time to time, until `cancel`.
+/// Sweeps at start, when this coordinator begins to relay, when a worker seems lost, and from time to time, until
+/// `cancel`.
 pub(crate) async fn run(hub: Arc<Hub>, pin: Arc<Pin>, cancel: CancellationToken) {
     let sweeps = async {
         tokio::time::sleep(jittered(hub.config.sweep_delay)).await;

@@ -1,8 +1,8 @@
 //! Those who wait for locks, in order of arrival per session.
 //!
-//! Invariant: only the head of a line tries; whoever leaves, for whatever reason, hands the turn on. Lines are bounded, each and
-//! all together, and so is each client's share, so that nobody's waiting locks others out. They live in this coordinator only:
-//! waiters of another one have their own line.
+//! Invariant: only the head of a line tries; whoever leaves, for whatever reason, hands the turn on. Lines are bounded,
+//! each and all together, and so is each client's share, so that nobody's waiting locks others out. They live in this
+//! coordinator only: waiters of another one have their own line.
 
 use std::collections::{HashMap, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -77,8 +77,8 @@ impl Waiters {
         }
     }
 
-    /// Takes the last place in the line for `key`, for a client that wants its answer at `reply`. The token is there for whoever
-    /// opens a line, and is cancelled when it is empty.
+    /// Takes the last place in the line for `key`, for a client that wants its answer at `reply`. The token is there
+    /// for whoever opens a line, and is cancelled when it is empty.
     ///
     /// # Errors
     /// `busy` when too many wait already.
@@ -156,8 +156,8 @@ impl Drop for Waiting {
     }
 }
 
-/// Takes the last place in the line for `key`, and listens for its lock to become free while there is a line. Awaits nothing:
-/// whoever takes requests in calls it in the order in which they come.
+/// Takes the last place in the line for `key`, and listens for its lock to become free while there is a line. Awaits
+/// nothing: whoever takes requests in calls it in the order in which they come.
 ///
 /// # Errors
 /// `busy` when too many wait already.

@@ -1,6 +1,6 @@
 //! Nothing that is read as JSON makes its reader panic or gives a name a meaning: records, what clients read, what
-//! coordinators and workers say to each other, and fields. What reads is the same when it is written and read again. The
-//! first byte chooses the reader.
+//! coordinators and workers say to each other, and fields. What reads is the same when it is written and read again.
+//! The first byte chooses the reader.
 #![no_main]
 
 use holdfast_protocol::error::ErrorReply;

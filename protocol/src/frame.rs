@@ -116,8 +116,8 @@ pub struct Snapshot {
     pub carried: Vec<CarriedEvent>,
 }
 
-/// One message of a log. Without ops and snapshot it is a barrier, which proves that the record is unchanged: a linearizable
-/// read appends one, and so did new owners of older versions before they read a log.
+/// One message of a log. Without ops and snapshot it is a barrier, which proves that the record is unchanged: a
+/// linearizable read appends one, and so did new owners of older versions before they read a log.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Frame {
     /// Version of this layout.

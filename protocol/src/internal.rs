@@ -11,8 +11,8 @@ use crate::reply::WorkerState;
 pub const REVISION_HEADER: &str = "Hf-Revision";
 /// Header: the `request_id` for a body that has none.
 pub const REQUEST_ID_HEADER: &str = "Hf-Request-Id";
-/// Header: which life of the session the request is for, as `log_after` of the record that the coordinator decided on. An agent
-/// of another life answers [`MOVED_HEADER`].
+/// Header: which life of the session the request is for, as `log_after` of the record that the coordinator decided on.
+/// An agent of another life answers [`MOVED_HEADER`].
 pub const LIFE_HEADER: &str = "Hf-Life";
 /// Header of a reply: the worker does not own the session (any more); ask whoever does.
 pub const MOVED_HEADER: &str = "Hf-Moved";

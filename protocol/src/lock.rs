@@ -96,7 +96,8 @@ impl Asked<'_> {
         (SessionRecord { lock: Some(lock), lock_revision, event, ..record.clone() }, grant)
     }
 
-    /// The grant of a lock that this very request got before: under its id, or by a write of its own whose outcome was unknown.
+    /// The grant of a lock that this very request got before: under its id, or by a write of its own whose outcome was
+    /// unknown.
     pub fn regrant(&self, record: &SessionRecord) -> Option<Grant> {
         let is_its_own = |lock: &&Lock| lock.request_id.as_ref() == Some(self.request_id) || lock.nonce == self.nonce;
         let lock = record.lock.as_ref().filter(is_its_own)?;
@@ -295,8 +296,8 @@ pub fn expire(record: &SessionRecord, lock_revision: u64) -> Option<SessionRecor
     Some(freed(record, Some(event)).0)
 }
 
-/// The record after the grant with this fence was taken back, because nobody listened to it; `None` when that lock is gone already,
-/// or when its request was asked again since.
+/// The record after the grant with this fence was taken back, because nobody listened to it; `None` when that lock is
+/// gone already, or when its request was asked again since.
 pub fn take_back(record: &SessionRecord, fence: u64) -> Option<SessionRecord> {
     let lock = record.lock.as_ref().filter(|lock| lock.fence == fence && !lock.reasked)?;
     let event = Event {
@@ -311,7 +312,8 @@ pub fn take_back(record: &SessionRecord, fence: u64) -> Option<SessionRecord> {
     Some(freed(record, Some(event)).0)
 }
 
-/// The record once a copy of the granted request is answered, so that the grant is not taken back; `None` when it says so already.
+/// The record once a copy of the granted request is answered, so that the grant is not taken back; `None` when it says
+/// so already.
 pub fn asked_again(record: &SessionRecord) -> Option<SessionRecord> {
     let lock = record.lock.as_ref().filter(|lock| !lock.reasked)?;
     Some(SessionRecord { lock: Some(Lock { reasked: true, ..lock.clone() }), event: None, ..record.clone() })

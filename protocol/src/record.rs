@@ -19,8 +19,8 @@ pub const MARK_EVERY: u32 = 24;
 pub const MARK_RESERVE: u32 = 6;
 /// How many revisions of one record the bucket keeps.
 pub const REVISIONS_KEPT: u32 = 64;
-// A mark is set when the one before it was announced, so at most two spans are unannounced at any time. The rest is for hand
-// edits, which count nothing.
+// A mark is set when the one before it was announced, so at most two spans are unannounced at any time. The rest is for
+// hand edits, which count nothing.
 const _: () = assert!(2 * (MARK_EVERY + MARK_RESERVE) + 4 <= REVISIONS_KEPT);
 
 /// Whether a change of a record waits for the relay when announcements are behind.
@@ -126,8 +126,8 @@ pub struct Lock {
     /// The request that it was granted to.
     #[serde(default)]
     pub request_id: Option<RequestId>,
-    /// The record's revision before the grant: greater than that of every earlier grant, and so the fencing token for what the
-    /// holder writes elsewhere. 0 in a lock that was written by hand or by a version without fences.
+    /// The record's revision before the grant: greater than that of every earlier grant, and so the fencing token for
+    /// what the holder writes elsewhere. 0 in a lock that was written by hand or by a version without fences.
     #[serde(default, skip_serializing_if = "is_zero")]
     pub fence: u64,
     /// The request was asked again after its grant, and the copy was answered: whoever asked is there, though the first
@@ -340,8 +340,8 @@ impl SessionRecord {
         self.owner.as_ref().is_some_and(|owner| owner.worker == *worker && owner.boot == boot)
     }
 
-    /// The next revision's record: `self` after one more change on top of `current`, where the relay has announced everything
-    /// up to `announced`. Each writer of a record comes through here, so that none resets the count unseen.
+    /// The next revision's record: `self` after one more change on top of `current`, where the relay has announced
+    /// everything up to `announced`. Each writer of a record comes through here, so that none resets the count unseen.
     ///
     /// # Errors
     /// The revision that the relay must announce before this change may be made.

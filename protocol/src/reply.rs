@@ -166,8 +166,8 @@ pub struct Grant {
     pub lock_revision: u64,
     /// How long it lives without renewal, milliseconds.
     pub ttl_ms: Option<u64>,
-    /// Greater than the fence of every earlier grant on this id, over takeovers, close, removal and reopening: the fencing
-    /// token for what the holder writes elsewhere, where a smaller one is to be refused.
+    /// Greater than the fence of every earlier grant on this id, over takeovers, close, removal and reopening: the
+    /// fencing token for what the holder writes elsewhere, where a smaller one is to be refused.
     #[serde(default)]
     pub fence: u64,
 }
@@ -288,7 +288,8 @@ pub struct Saved {
     pub bytes: u64,
     /// blake3 of the file, hex.
     pub digest: String,
-    /// How many other names (hard links) the replaced file had: they keep the old content. Only there when there were some.
+    /// How many other names (hard links) the replaced file had: they keep the old content. Only there when there were
+    /// some.
     #[serde(default, skip_serializing_if = "is_zero")]
     pub links_cut: u64,
 }

@@ -172,8 +172,8 @@ impl Root {
         format!("{}.sys.relay.floor", self.0)
     }
 
-    /// Whether an answer may be published to `reply`, which its asker chose. Below `$` and below this root stand records, logs,
-    /// signals and calls: an answer there would write in the asker's place, past its permissions.
+    /// Whether an answer may be published to `reply`, which its asker chose. Below `$` and below this root stand
+    /// records, logs, signals and calls: an answer there would write in the asker's place, past its permissions.
     pub fn may_answer(&self, reply: &str) -> bool {
         let is_below_root = reply.strip_prefix(&*self.0).is_some_and(|rest| rest.is_empty() || rest.starts_with('.'));
         !reply.starts_with('$') && !is_below_root

@@ -1,7 +1,7 @@
 //! The stored revisions of one record.
 //!
-//! Invariant: a history is complete up to its last element and says so by that element's revision. Whoever knows of a newer
-//! revision asks for it, and gets it or an error: a leader that is behind is never taken for one that knows all.
+//! Invariant: a history is complete up to its last element and says so by that element's revision. Whoever knows of a
+//! newer revision asks for it, and gets it or an error: a leader that is behind is never taken for one that knows all.
 
 use std::time::Duration;
 

@@ -25,7 +25,8 @@ use crate::{
 /// The condition's subject, when it is not the message's own (ADR-1 of optimistic writes; nats-server 2.14).
 const EXPECTED_SUBJECT: &str = "Nats-Expected-Last-Subject-Sequence-Subject";
 
-/// How long a question to the stream's leader may stay unanswered: one that went with its leader is not answered at all.
+/// How long a question to the stream's leader may stay unanswered: one that went with its leader is not answered at
+/// all.
 const STATE_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// [`Storage`] on one JetStream stream.

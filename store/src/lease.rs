@@ -1,5 +1,6 @@
-//! Workers' leases: one key per worker in the bucket `workers`, which expires unless it is written again. Beside them, below
-//! `answered`, what was answered to requests to workers as a whole, so that a late copy of one does nothing again.
+//! Workers' leases: one key per worker in the bucket `workers`, which expires unless it is written again. Beside them,
+//! below `answered`, what was answered to requests to workers as a whole, so that a late copy of one does nothing
+//! again.
 //!
 //! A lease says who seems alive. No safety rests on it. It is written and taken away by compare-and-set all the same,
 //! so that of two processes with one name one knows that it is not the owner of the name.

@@ -77,8 +77,8 @@ pub struct StoredFrame {
     pub value: Bytes,
 }
 
-/// A way through all records, or those of one namespace, in the order of the stream; each call of [`Storage::page`] is one
-/// stretch of it.
+/// A way through all records, or those of one namespace, in the order of the stream; each call of [`Storage::page`] is
+/// one stretch of it.
 #[derive(Clone, Copy, Debug)]
 pub struct Walk<'a> {
     /// Whose records; `None`: all.
@@ -94,8 +94,8 @@ pub struct Walk<'a> {
 /// What one stretch of a [`Walk`] has.
 #[derive(Clone, Debug)]
 pub struct Page {
-    /// Each key once, in the order of `at`: those whose last revision is here, and those whose last revision is behind the
-    /// walk's end. What a KV client deleted is among them.
+    /// Each key once, in the order of `at`: those whose last revision is here, and those whose last revision is behind
+    /// the walk's end. What a KV client deleted is among them.
     pub records: Vec<Found>,
     /// Everything up to here was looked at; at [`Walk::until`] the walk is at its end.
     pub looked_until: u64,
@@ -151,20 +151,21 @@ pub trait Storage: Send + Sync + 'static {
         id: WriteId,
     ) -> Result<u64, StoreError>;
 
-    /// Sequence of the log's last frame (0: there is none) on a replica that has everything of the stream up to `through`.
-    /// Where that is a fence that nobody else can append under, the log ends there, whichever replica it was.
+    /// Sequence of the log's last frame (0: there is none) on a replica that has everything of the stream up to
+    /// `through`. Where that is a fence that nobody else can append under, the log ends there, whichever replica it
+    /// was.
     async fn log_end(&self, key: &SessionKey, through: u64) -> Result<u64, StoreError>;
 
     /// Reads the log behind sequence `after`, up to and with the frame at `until`, oldest first.
     async fn read_log(&self, key: &SessionKey, after: u64, until: u64) -> Result<Vec<StoredFrame>, StoreError>;
 
-    /// The stored revisions of a record (64 at most), oldest first: all of them up to the last element's revision, which is
-    /// `at_least` or newer. A store that does not know `at_least` yet is asked again, and then is [`StoreError::Unavailable`];
-    /// 0 takes what the leader knows.
+    /// The stored revisions of a record (64 at most), oldest first: all of them up to the last element's revision,
+    /// which is `at_least` or newer. A store that does not know `at_least` yet is asked again, and then is
+    /// [`StoreError::Unavailable`]; 0 takes what the leader knows.
     async fn history(&self, key: &SessionKey, at_least: Revision) -> Result<Vec<Stored>, StoreError>;
 
-    /// One stretch of a walk through the records. Whoever walks from 0 to a sequence that was the last at the walk's begin
-    /// has seen every session that was there then and still is; one that changes meanwhile may be seen again.
+    /// One stretch of a walk through the records. Whoever walks from 0 to a sequence that was the last at the walk's
+    /// begin has seen every session that was there then and still is; one that changes meanwhile may be seen again.
     async fn page(&self, walk: &Walk<'_>) -> Result<Page, StoreError>;
 
     /// The stream's last sequence, as the leader knows it.

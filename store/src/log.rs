@@ -1,8 +1,8 @@
 //! Reading a session's log back, from whichever replica answers.
 //!
-//! Invariant: a log is complete once its end was told by a replica that has the reader's own fence, because nobody else can
-//! append behind that; and every replica that has the last frame has all before it. So reading needs no write, and no number
-//! of failovers makes a log longer.
+//! Invariant: a log is complete once its end was told by a replica that has the reader's own fence, because nobody else
+//! can append behind that; and every replica that has the last frame has all before it. So reading needs no write, and
+//! no number of failovers makes a log longer.
 
 use std::time::Duration;
 
@@ -15,10 +15,10 @@ use crate::{StoreError, StoredFrame, read};
 
 /// The sequence of the log's last frame, on a replica that has the stream up to `through`.
 ///
-/// A batched get of the last message of subjects ends with how far the replica had come when it looked (`Nats-UpTo-Sequence`,
-/// `getDirectMulti` in server/stream.go, in 2.14.4 as in 2.15). Only the log is asked for: the server would walk from the
-/// record, which is young, back to the log, through all blocks of a large stream. Where nothing is found it does not say how far
-/// it is, so that the record is asked for as well, which is always there.
+/// A batched get of the last message of subjects ends with how far the replica had come when it looked
+/// (`Nats-UpTo-Sequence`, `getDirectMulti` in server/stream.go, in 2.14.4 as in 2.15). Only the log is asked for: the
+/// server would walk from the record, which is young, back to the log, through all blocks of a large stream. Where
+/// nothing is found it does not say how far it is, so that the record is asked for as well, which is always there.
 pub(crate) async fn end(store: &Jetstream, key: &SessionKey, through: u64) -> Result<u64, StoreError> {
     let subjects = [store.root.log(key), store.root.record(key)];
     let deadline = Instant::now() + READ_TIMEOUT;

@@ -1,12 +1,13 @@
 //! Pages of records in the order of the stream: what a stretch of the stream has, and which of it is the last revision.
 //!
-//! A stretch is read by many small questions side by side, each for the first record at or behind a sequence. One batched
-//! direct get would answer all of them, but nats-server counts for it how many messages match behind its beginning, which
-//! costs as much as the namespace is large (20 ms with 1,000,000 records, measured on 2.15.1).
+//! A stretch is read by many small questions side by side, each for the first record at or behind a sequence. One
+//! batched direct get would answer all of them, but nats-server counts for it how many messages match behind its
+//! beginning, which costs as much as the namespace is large (20 ms with 1,000,000 records, measured on 2.15.1).
 //!
-//! Invariant: everything up to `looked_until` was looked at, whichever replica answered. A replica that names a message has
-//! all that was committed before; that there is nothing more is believed of the leader only. A record that is written
-//! between the two reads moves behind the stretch; it is in a later one, or, where none has to follow, in this one.
+//! Invariant: everything up to `looked_until` was looked at, whichever replica answered. A replica that names a message
+//! has all that was committed before; that there is nothing more is believed of the leader only. A record that is
+//! written between the two reads moves behind the stretch; it is in a later one, or, where none has to follow, in this
+//! one.
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
@@ -29,13 +30,14 @@ const STRIDE: u64 = 4;
 const BYTES: usize = 4 * 1024 * 1024;
 /// The share of one lane, so that a window is not much larger.
 const LANE_BYTES: usize = BYTES / LANES;
-/// A stretch ends early after this time. Each question may be slow, where the stream is large and records are rare in it.
+/// A stretch ends early after this time. Each question may be slow, where the stream is large and records are rare in
+/// it.
 const LOOK: Duration = Duration::from_millis(500);
 /// For how many namespaces it is remembered where their records begin.
 const BEGINNINGS: usize = 1024;
 
-/// Where the records of a namespace begin, at the earliest: records only come at the stream's end. A question that begins at
-/// the stream's first message costs the server a look at all subjects; one that begins further on does not.
+/// Where the records of a namespace begin, at the earliest: records only come at the stream's end. A question that
+/// begins at the stream's first message costs the server a look at all subjects; one that begins further on does not.
 pub(crate) type Beginnings = HashMap<Option<Namespace>, u64>;
 
 /// One stretch of `walk`.
@@ -76,8 +78,8 @@ async fn last_revisions(
     Ok(last)
 }
 
-/// The newest revisions in a stretch. One that was superseded is left to the stretch that has its successor, unless the walk
-/// ends before that: then its successor stands for it here, if no other revision follows within the walk.
+/// The newest revisions in a stretch. One that was superseded is left to the stretch that has its successor, unless the
+/// walk ends before that: then its successor stands for it here, if no other revision follows within the walk.
 pub(crate) struct Sorted {
     /// Those that stand for their session.
     pub(crate) records: Vec<Found>,

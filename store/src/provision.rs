@@ -24,8 +24,8 @@ pub(crate) const PER_SUBJECT: i64 = 64;
 const SIGNALS_AGE: Duration = Duration::from_secs(7 * 24 * 3600);
 /// How long a cluster that is still gathering its nodes is waited for.
 const GATHER_TIMEOUT: Duration = Duration::from_secs(30);
-/// How long one question may stay unanswered: a cluster that has no leader of its own yet drops questions, and the client
-/// library would wait 5 seconds for the answer.
+/// How long one question may stay unanswered: a cluster that has no leader of its own yet drops questions, and the
+/// client library would wait 5 seconds for the answer.
 const ASK_TIMEOUT: Duration = Duration::from_millis(750);
 
 /// Whom the streams are for: a part makes and checks what it uses, and needs permissions for nothing else.

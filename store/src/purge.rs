@@ -1,8 +1,8 @@
 //! Removing what a session left that ended long ago, and messages that only look like frames.
 //!
-//! Invariant: of a session, only what stands at or before the delete marker goes. Whoever opens the session again does so behind it, and a
-//! zombie's late frame has an older fence than the marker; when the marker is gone too, its fence is no sequence that the
-//! key can have again.
+//! Invariant: of a session, only what stands at or before the delete marker goes. Whoever opens the session again does
+//! so behind it, and a zombie's late frame has an older fence than the marker; when the marker is gone too, its fence
+//! is no sequence that the key can have again.
 
 use async_nats::jetstream::stream::{State, Stream};
 use holdfast_protocol::id::RESERVED_NAMESPACES;
@@ -25,8 +25,9 @@ async fn until(stream: &Stream<()>, subject: String, last: Revision) -> Result<(
     purged.map(drop).map_err(|error| StoreError::Unavailable(format!("what is left could not be purged: {error}")))
 }
 
-/// Removes messages of logs that belong to no session: a reserved namespace has none, but whoever may publish requests like
-/// `<root>.*.session.open` can store one under `<root>.log.session.open`. Returns from how many namespaces something went.
+/// Removes messages of logs that belong to no session: a reserved namespace has none, but whoever may publish requests
+/// like `<root>.*.session.open` can store one under `<root>.log.session.open`. Returns from how many namespaces
+/// something went.
 ///
 /// A namespace that was reserved later may have sessions of before, so one that has any record stays as it is. What is
 /// written after the look stays as well: a record that is not there yet has its frames behind the stream's end of now.

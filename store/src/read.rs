@@ -90,7 +90,8 @@ pub(crate) async fn next_of_leader(
     of_leader(stream.get_first_raw_message_by_subject(subject, sequence).await)
 }
 
-/// The first message of a subject at or behind a sequence, from whichever replica answers: `None` where that one has none.
+/// The first message of a subject at or behind a sequence, from whichever replica answers: `None` where that one has
+/// none.
 pub(crate) async fn next(
     client: &Client,
     stream: &str,

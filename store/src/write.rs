@@ -93,7 +93,8 @@ enum Then {
 }
 
 impl Copies {
-    /// `Refused` and `Unavailable` promise that nothing was written, so they are outcomes only while no copy is unknown.
+    /// `Refused` and `Unavailable` promise that nothing was written, so they are outcomes only while no copy is
+    /// unknown.
     fn take(&mut self, answer: Answer) -> Then {
         let is_doubtful = self.unknown.is_some();
         Then::Is(match answer {

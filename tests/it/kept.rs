@@ -1,5 +1,5 @@
-//! `HF_SIGNALS` keeps every signal of sessions and locks: also of what is committed while the coordinator that relays dies,
-//! and while nobody relays at all; and an operator finds it there a second after the answer.
+//! `HF_SIGNALS` keeps every signal of sessions and locks: also of what is committed while the coordinator that relays
+//! dies, and while nobody relays at all; and an operator finds it there a second after the answer.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};

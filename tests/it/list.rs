@@ -1,5 +1,5 @@
-//! `session.list` while sessions are opened, locked and closed: no page names a session twice, none that stays is left out,
-//! and the cursor is told apart from anything else.
+//! `session.list` while sessions are opened, locked and closed: no page names a session twice, none that stays is left
+//! out, and the cursor is told apart from anything else.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::atomic::{AtomicBool, Ordering};

@@ -91,7 +91,8 @@ async fn waiters_are_served_in_the_order_of_their_arrival() {
     let wait = |n: u32| fleet.ask("lock.acquire", "s1", json!({"owner": format!("w{n}"), "wait_ms": 30_000}));
     let mut waiting = futures_util::stream::FuturesUnordered::new();
     for n in 0..4 {
-        // One connection's messages come in the order in which they leave, and this is enough for the order of the line.
+        // One connection's messages come in the order in which they leave, and this is enough for the order of the
+        // line.
         let mut next = Box::pin(wait(n));
         assert!(futures_util::poll!(&mut next).is_pending());
         waiting.push(next);

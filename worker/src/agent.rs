@@ -136,7 +136,8 @@ pub(crate) struct Agent {
     log: LogPosition,
     lock_clock: Option<LockClock>,
     doubt: Option<Doubt>,
-    /// When this agent was last proven to own the session, counted from when that was asked; milliseconds as in [`Status`].
+    /// When this agent was last proven to own the session, counted from when that was asked; milliseconds as in
+    /// [`Status`].
     proven_ms: Option<NonZeroU64>,
     /// A letter for the next agent.
     forward: Option<Box<Letter>>,
@@ -148,8 +149,8 @@ pub(crate) struct Agent {
     owed: Option<Box<Op>>,
 }
 
-/// Runs the session of `key` until it ends. Letters that are left in `mailbox` then are the caller's to answer; `departure` is
-/// what earlier agents left, and what this one leaves.
+/// Runs the session of `key` until it ends. Letters that are left in `mailbox` then are the caller's to answer;
+/// `departure` is what earlier agents left, and what this one leaves.
 pub(crate) async fn run(
     core: Arc<Core>,
     key: SessionKey,
@@ -221,8 +222,8 @@ impl Agent {
         }
     }
 
-    /// Ends a lock whose lease ran out before `letter` came. What came earlier is served first and may renew it, however late
-    /// that is; what came later does not count, so that a mailbox that is never empty keeps no lock alive.
+    /// Ends a lock whose lease ran out before `letter` came. What came earlier is served first and may renew it,
+    /// however late that is; what came later does not count, so that a mailbox that is never empty keeps no lock alive.
     async fn expire_before(&mut self, letter: &Letter) -> Flow {
         match self.lock_clock {
             Some(clock) if clock.deadline < letter.arrived => self.run_out(clock).await,

@@ -1,7 +1,8 @@
 //! Recent requests and their answers, so that a retry gets the first answer. Part of the session's state.
 //!
-//! Invariant: it goes over the ends of a session's lives. A session that is opened anew over a closed one remembers what that
-//! one answered, so that a late copy of a change changes nothing; its own answers push out the oldest of those.
+//! Invariant: it goes over the ends of a session's lives. A session that is opened anew over a closed one remembers
+//! what that one answered, so that a late copy of a change changes nothing; its own answers push out the oldest of
+//! those.
 
 use std::collections::{HashMap, VecDeque};
 

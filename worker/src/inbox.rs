@@ -1,7 +1,7 @@
 //! From NATS messages to letters.
 //!
-//! Invariant: a message that cannot be read is answered, or dropped where nobody waits; it never reaches an agent. One that is
-//! too large is not read at all.
+//! Invariant: a message that cannot be read is answered, or dropped where nobody waits; it never reaches an agent. One
+//! that is too large is not read at all.
 
 use std::sync::Arc;
 

@@ -1,8 +1,9 @@
 //! A session's mailbox: what may wait in it, and how much.
 //!
-//! Invariant: what waits is bounded by number and by bytes, for each session and for the worker. Ordinary letters leave room for
-//! those that concern the session itself, and these for renewals of the lock's holder, so that no flood of questions or edits
-//! lets a lease run out. One session's flood leaves a quarter of the worker's bytes to sessions that have little waiting.
+//! Invariant: what waits is bounded by number and by bytes, for each session and for the worker. Ordinary letters leave
+//! room for those that concern the session itself, and these for renewals of the lock's holder, so that no flood of
+//! questions or edits lets a lease run out. One session's flood leaves a quarter of the worker's bytes to sessions that
+//! have little waiting.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};

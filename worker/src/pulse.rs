@@ -1,7 +1,7 @@
 //! Whether this process stood still: paused by an operator, or by a machine that gave it no time.
 //!
-//! While it stands still, what clients send waits unread in its sockets. So a deadline that passed meanwhile says nothing about
-//! whether they were in time.
+//! While it stands still, what clients send waits unread in its sockets. So a deadline that passed meanwhile says
+//! nothing about whether they were in time.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;

@@ -1,8 +1,8 @@
 //! What supervisor and agent of one session share: activity, how lock and clock stand, and how much waits.
 //!
-//! Invariant: a question that this answers never enters the mailbox, so that those who only ask stand in nobody's way. It may
-//! be behind the record, and then it says so by its lock revision.
-//! One allocation for each session, because a hundred thousand idle ones are in memory.
+//! Invariant: a question that this answers never enters the mailbox, so that those who only ask stand in nobody's way.
+//! It may be behind the record, and then it says so by its lock revision. One allocation for each session, because a
+//! hundred thousand idle ones are in memory.
 
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -71,8 +71,8 @@ impl Status {
         *clock = Clock { revision, lock_revision, deadline_ms, holder, ..*clock };
     }
 
-    /// How lock and clock stand, for one who knows of `revision` of the record. Whoever knows of a newer one is told nothing of
-    /// the countdown, which may be another lock's.
+    /// How lock and clock stand, for one who knows of `revision` of the record. Whoever knows of a newer one is told
+    /// nothing of the countdown, which may be another lock's.
     pub(crate) fn lease(&self, revision: Revision, now_ms: u64) -> LeaseView {
         let clock = self.clock();
         let is_known = revision <= clock.revision && clock.deadline_ms != NEVER;

@@ -37,9 +37,9 @@ struct Agents {
 
 /// What the agents knew that have ended, of all sessions together: three numbers, however many sessions come and go.
 ///
-/// They are the greatest of all sessions, which is safe, because each only makes a later agent more careful: it reads a log that
-/// it might have taken for empty, waits until its replica has come a little further, or moves its fence once more. A session
-/// that comes back under a record of its own has a greater revision than they are, and pays nothing.
+/// They are the greatest of all sessions, which is safe, because each only makes a later agent more careful: it reads a
+/// log that it might have taken for empty, waits until its replica has come a little further, or moves its fence once
+/// more. A session that comes back under a record of its own has a greater revision than they are, and pays nothing.
 #[derive(Clone, Copy, Default)]
 pub(crate) struct Departed {
     /// The fence of an agent: what is said of an empty log under an older one may not be true.

@@ -1,8 +1,8 @@
 //! `lock.acquire`, with waiting in line.
 //!
-//! Invariant: those who wait are served in the order in which this coordinator received them. A place in line is taken before
-//! anything is awaited, and kept through failures that pass; it ends with the grant, with `lock_held` at the end of `wait_ms`,
-//! or with a refusal that is final. One who does not wait may find the lock free and take it.
+//! Invariant: those who wait are served in the order in which this coordinator received them. A place in line is taken
+//! before anything is awaited, and kept through failures that pass; it ends with the grant, with `lock_held` at the end
+//! of `wait_ms`, or with a refusal that is final. One who does not wait may find the lock free and take it.
 
 mod pass_on;
 

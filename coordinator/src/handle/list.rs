@@ -1,15 +1,16 @@
 //! `session.list`: pages of sessions in the order of the stream.
 //!
-//! Invariant: a page names a session once, and a listing leaves none out that was there when it began and stays. It goes
-//! through the stream to where that ended when the listing began. A record that changes so often meanwhile that all its
-//! revisions from before are gone is missed by that; so the listing then goes through what came since, for such records only.
-//! A session that changes meanwhile may come again.
+//! Invariant: a page names a session once, and a listing leaves none out that was there when it began and stays. It
+//! goes through the stream to where that ended when the listing began. A record that changes so often meanwhile that
+//! all its revisions from before are gone is missed by that; so the listing then goes through what came since, for such
+//! records only. A session that changes meanwhile may come again.
 //!
-//! A page costs what it looks at. One that finds few matches in its time comes back early, and says where to go on. What it
-//! says is checked when it comes back: it belongs to one namespace and one set of filters, and no other text is taken for it.
+//! A page costs what it looks at. One that finds few matches in its time comes back early, and says where to go on.
+//! What it says is checked when it comes back: it belongs to one namespace and one set of filters, and no other text is
+//! taken for it.
 //!
-//! Deliberately absent: a consistent view. Records are read from any replica, so one that changed a moment ago may be shown
-//! as it was; `session.get` asks the leader.
+//! Deliberately absent: a consistent view. Records are read from any replica, so one that changed a moment ago may be
+//! shown as it was; `session.get` asks the leader.
 
 use std::collections::HashMap;
 use std::time::Duration;
@@ -44,10 +45,11 @@ const LOOK: Duration = Duration::from_secs(1);
 const PAGE_BYTES: usize = 700 * 1024;
 /// How many revisions of a record are kept.
 const REVISIONS: u64 = 64;
-/// How many sessions a cursor says were named in the walks that follow the first; they change faster than pages are read.
+/// How many sessions a cursor says were named in the walks that follow the first; they change faster than pages are
+/// read.
 const NAMED: usize = 32;
-/// How many walks follow the first at most. Each takes as long as what came during the one before, so that the last ones
-/// take milliseconds; nobody changes one record 64 times in each of them.
+/// How many walks follow the first at most. Each takes as long as what came during the one before, so that the last
+/// ones take milliseconds; nobody changes one record 64 times in each of them.
 const WALKS: u64 = 8;
 /// The longest cursor: four numbers, the names of [`NAMED`] sessions, and the checksum.
 const CURSOR_BYTES: usize = 4 * 21 + NAMED * 65 + CHECK_CHARS;

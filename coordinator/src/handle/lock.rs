@@ -58,8 +58,8 @@ pub(crate) async fn release(hub: &Arc<Hub>, key: &SessionKey, incoming: &Incomin
     Answer::of(&finish(hub, &call, outcome).await?)
 }
 
-/// Tells the agent and those who wait of a change, or says why there was none. A session that nobody holds comes back behind
-/// the answer.
+/// Tells the agent and those who wait of a change, or says why there was none. A session that nobody holds comes back
+/// behind the answer.
 pub(crate) async fn finish<Reply>(
     hub: &Arc<Hub>,
     call: &Call,

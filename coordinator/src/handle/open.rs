@@ -239,7 +239,8 @@ async fn was_opened_by(hub: &Hub, known: &Known, call: &Call) -> Result<bool, Er
     }
 }
 
-/// Which life of the session `key` an earlier copy of this request opened, as far as its record's revisions up to `revision` say.
+/// Which life of the session `key` an earlier copy of this request opened, as far as its record's revisions up to
+/// `revision` say.
 async fn opened_before(hub: &Hub, key: &SessionKey, revision: Revision, call: &Call) -> Result<Option<u64>, Error> {
     if !call.by_caller || revision == Revision(0) {
         return Ok(None);

@@ -38,8 +38,8 @@ pub(crate) enum Liveness {
     Suspect,
     /// Its lease is gone, stands still, or was followed by that of another start of the worker.
     Gone,
-    /// The worker's lease names another start, and this one was never seen: an earlier one, or one that another coordinator
-    /// knows of. Only asking it tells.
+    /// The worker's lease names another start, and this one was never seen: an earlier one, or one that another
+    /// coordinator knows of. Only asking it tells.
     Unknown,
 }
 

@@ -1,8 +1,8 @@
 //! Publishing signals: of many sessions at once, of each session in order.
 //!
 //! Signals of `session` and `lock` are kept in a stream, so each of them is published as a request whose answer is the
-//! stream's acknowledgement, under the event's id, before the next one of its session. Those of `doc` are plain messages,
-//! which an echo on the same connection confirms.
+//! stream's acknowledgement, under the event's id, before the next one of its session. Those of `doc` are plain
+//! messages, which an echo on the same connection confirms.
 
 use std::collections::HashMap;
 use std::time::Duration;
@@ -39,8 +39,8 @@ struct AckError {
     description: String,
 }
 
-/// Publishes all of them: sessions side by side, each session's in the order of its commits, each once unless the connection
-/// is made again meanwhile.
+/// Publishes all of them: sessions side by side, each session's in the order of its commits, each once unless the
+/// connection is made again meanwhile.
 pub(super) async fn all(
     hub: &Hub,
     echo: &mut Echo,

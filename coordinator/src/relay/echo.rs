@@ -1,8 +1,8 @@
 //! Making sure that what was published has left.
 //!
-//! Invariant: once [`Echo::confirm`] says yes, the server has taken in all that was published before on the connection that
-//! was there at the mark. async-nats cannot tell by itself: `flush` waits for its buffers only, a lost connection drops what
-//! they held, and commands that wait in its queue leave on the next one.
+//! Invariant: once [`Echo::confirm`] says yes, the server has taken in all that was published before on the connection
+//! that was there at the mark. async-nats cannot tell by itself: `flush` waits for its buffers only, a lost connection
+//! drops what they held, and commands that wait in its queue leave on the next one.
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;

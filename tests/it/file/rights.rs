@@ -1,4 +1,5 @@
-//! What a worker does that may not write everything: read-only files, other people's files, and names that a save cuts off.
+//! What a worker does that may not write everything: read-only files, other people's files, and names that a save cuts
+//! off.
 
 use std::os::unix::fs::{MetadataExt, PermissionsExt, chown};
 use std::path::{Path, PathBuf};

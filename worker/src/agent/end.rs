@@ -1,7 +1,7 @@
 //! How an agent ends, and what those are told whose letters still wait.
 //!
-//! Invariant: a letter that came in one life of a session never reaches the next one. It is refused when the session is over, and
-//! sent to look again when its sender knows of the next.
+//! Invariant: a letter that came in one life of a session never reaches the next one. It is refused when the session is
+//! over, and sent to look again when its sender knows of the next.
 
 use holdfast_protocol::error::Reason;
 use holdfast_protocol::record::State;

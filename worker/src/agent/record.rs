@@ -1,7 +1,7 @@
 //! The agent and its session's record: learning of newer revisions, and writing its own.
 //!
-//! Invariant: no change of a record runs ahead of the relay by more than the record's past keeps, and a leader that is behind is
-//! asked again with pauses, up to a deadline.
+//! Invariant: no change of a record runs ahead of the relay by more than the record's past keeps, and a leader that is
+//! behind is asked again with pauses, up to a deadline.
 
 use std::num::NonZeroU64;
 use std::time::Duration;
@@ -17,8 +17,8 @@ use uuid::Uuid;
 use super::{Agent, Doubt, End, LockClock};
 use crate::pulse::READ_FIRST;
 
-/// How long a change waits for the relay. An idle one says every 2 s how far it is, which is how a worker that has just started
-/// hears of it.
+/// How long a change waits for the relay. An idle one says every 2 s how far it is, which is how a worker that has just
+/// started hears of it.
 const RELAY_TIMEOUT: Duration = Duration::from_millis(2500);
 /// How often it is looked whether the relay has come far enough.
 const RELAY_LOOK: Duration = Duration::from_millis(5);
@@ -139,7 +139,8 @@ impl Agent {
         }
     }
 
-    /// Between 0.5 and 1.5: sessions that lost the storage at the same moment do not come back to it at the same moment.
+    /// Between 0.5 and 1.5: sessions that lost the storage at the same moment do not come back to it at the same
+    /// moment.
     pub(super) fn spread(&self) -> f64 {
         0.5 + f64::from(self.activation.0.as_bytes()[15]) / 256.0
     }

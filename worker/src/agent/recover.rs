@@ -1,7 +1,8 @@
 //! How an agent comes to its state: from nothing, or from the log.
 //!
-//! Invariant: a log that others may have written is read up to an end that was told by a replica which has this agent's own
-//! fence. Under the fences before it nobody can append any more, so the read is complete, whichever replica serves it.
+//! Invariant: a log that others may have written is read up to an end that was told by a replica which has this agent's
+//! own fence. Under the fences before it nobody can append any more, so the read is complete, whichever replica serves
+//! it.
 //!
 //! After a frame with unknown outcome the fence itself is moved first: a late copy of that frame could otherwise land behind
 //! the end, and shadow a frame that was acknowledged since.
@@ -169,7 +170,8 @@ impl Agent {
         }
     }
 
-    /// Reading a log proves nothing of who owns the session, and looking at a file removes what a save has left beside it.
+    /// Reading a log proves nothing of who owns the session, and looking at a file removes what a save has left beside
+    /// it.
     async fn prove_before_look(&mut self) -> Result<Result<(), StoreError>, End> {
         if self.record.path.is_none() {
             return Ok(Ok(()));
@@ -206,7 +208,8 @@ impl Agent {
         Ok(self.shorten().await)
     }
 
-    /// What was read is no log of this session, unless it is one of its next owner, or of the session that was opened after it.
+    /// What was read is no log of this session, unless it is one of its next owner, or of the session that was opened
+    /// after it.
     async fn is_not_a_log(&mut self, error: Error) -> Result<Result<(), StoreError>, End> {
         let fence = self.revision;
         match self.refresh().await {

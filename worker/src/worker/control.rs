@@ -27,7 +27,8 @@ const RECLAIM_PARALLEL: usize = 64;
 const REMEMBERED: usize = 256;
 const REMEMBERED_BYTES: usize = 4 * 1024 * 1024;
 
-/// One request to this process. An id that is used again for another call, or for another namespace, is another request.
+/// One request to this process. An id that is used again for another call, or for another namespace, is another
+/// request.
 #[derive(PartialEq, Eq)]
 struct Asked {
     /// Which call, and of what.

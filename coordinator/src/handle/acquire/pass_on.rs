@@ -1,7 +1,7 @@
 //! What a coordinator that leaves does with those who wait: another one has them wait on.
 //!
-//! Invariant: they are passed on in the order of their line, with what is left of their time, and answered by whoever has them
-//! then. Where no other coordinator is, they are told to ask again.
+//! Invariant: they are passed on in the order of their line, with what is left of their time, and answered by whoever
+//! has them then. Where no other coordinator is, they are told to ask again.
 
 use std::time::Duration;
 

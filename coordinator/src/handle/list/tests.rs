@@ -256,8 +256,8 @@ async fn no_page_names_a_session_twice_and_none_that_stays_is_left_out() {
         let writer = {
             let memory = memory.clone();
             async move {
-                // One of the sessions changes so often that no revision of it stays for long, in some runs not even for the
-                // time of one stretch.
+                // One of the sessions changes so often that no revision of it stays for long, in some runs not even for
+                // the time of one stretch.
                 for n in 0_u64.. {
                     let hot = SessionRecord { lock_revision: n, ..fixture::passive("s7") };
                     (0..[0, 3, 20, 70][seed as usize / 4 % 4]).for_each(|_| write(&memory, &hot));

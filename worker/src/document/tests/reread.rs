@@ -1,5 +1,5 @@
-//! A document, its file, and the same read again: what was saved is what is loaded, in memory, with undo, and by whoever opens
-//! the file anew.
+//! A document, its file, and the same read again: what was saved is what is loaded, in memory, with undo, and by
+//! whoever opens the file anew.
 
 use std::path::PathBuf;
 
