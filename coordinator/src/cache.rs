@@ -3,29 +3,11 @@
 //! Invariant: a record here is a hint. A yes may rest on it, because the compare-and-set proves it; a no and a plain answer
 //! rest on it only when it was read or written after the request arrived ([`Known::since`]).
 
-use std::sync::Arc;
 use std::time::Duration;
 
-use holdfast_protocol::{Revision, SessionKey, SessionRecord};
+use holdfast_protocol::{Revision, SessionKey};
+use holdfast_records::Known;
 use tokio::time::Instant;
-
-/// A record as this coordinator last saw it.
-#[derive(Clone, Debug)]
-pub(crate) struct Known {
-    /// Its revision.
-    pub(crate) revision: Revision,
-    /// The record.
-    pub(crate) record: Arc<SessionRecord>,
-    /// It was the current one at some moment after this: when the read or write that told was begun.
-    pub(crate) since: Instant,
-}
-
-impl Known {
-    /// Whether it was current at some moment after `arrived`, so that an answer may rest on it.
-    pub(crate) fn is_as_of(&self, arrived: Instant) -> bool {
-        self.since >= arrived
-    }
-}
 
 /// What was seen of one record.
 #[derive(Clone, Debug)]
@@ -98,6 +80,8 @@ fn newest(left: Known, right: Known) -> Known {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Arc;
+
     use super::*;
     use crate::fixture;
 

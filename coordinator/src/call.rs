@@ -5,14 +5,14 @@ use std::time::Duration;
 
 use async_nats::Subject;
 use bytes::Bytes;
-use holdfast_protocol::lock::{Asked, Secret};
 use holdfast_protocol::record::Urgency;
 use holdfast_protocol::request::{self, Peeked, Request};
+use holdfast_protocol::token::Secret;
 use holdfast_protocol::{Error, Limits, RequestId, SessionKey};
+use holdfast_rules::{Asked, Author};
 use tokio::time::Instant;
 use uuid::Uuid;
 
-use crate::decide::Author;
 use crate::error;
 
 /// The bounds of the pause before a request that met a change is tried again.
@@ -152,6 +152,13 @@ impl Call {
 
     /// What the lock rules want to know.
     pub(crate) fn asked<'a>(&'a self, at: &'a str, secret: &'a Secret) -> Asked<'a> {
-        Asked { request_id: &self.request_id, actor: self.actor.as_deref(), at, nonce: self.nonce, secret }
+        Asked {
+            request_id: &self.request_id,
+            by_caller: self.by_caller,
+            actor: self.actor.as_deref(),
+            at,
+            nonce: self.nonce,
+            secret,
+        }
     }
 }

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use async_nats::Client;
-use holdfast_protocol::lock::Secret;
+use holdfast_protocol::token::Secret;
 use holdfast_store::Store;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;

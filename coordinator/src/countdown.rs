@@ -16,17 +16,17 @@ use std::time::Duration;
 use futures_util::StreamExt;
 use futures_util::stream::FuturesUnordered;
 use holdfast_protocol::record::Lock;
-use holdfast_protocol::{Revision, SessionKey, SessionRecord, lock};
+use holdfast_protocol::{Error, Revision, SessionKey, SessionRecord};
+use holdfast_records::{Change, Done, Known, Wrote, change};
+use holdfast_rules::{Decision, expire};
 use tokio::sync::Notify;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
-use crate::agent::{self, Counting};
-use crate::cache::Known;
 use crate::call::Call;
-use crate::handle::lock::tell;
 use crate::hub::Hub;
-use crate::records::CommitError;
+use crate::link::{self, Counting};
+use crate::writer::Writer;
 
 /// How many locks are watched at most. The sweep brings back what did not fit.
 const MOST: usize = 262_144;
@@ -211,7 +211,7 @@ async fn look(hub: &Hub, key: &SessionKey, watch: Watch) -> Option<Watch> {
 /// Who counts the lock of `known`.
 async fn counting(hub: &Hub, known: &Known) -> Counting {
     let Some(owner) = &known.record.owner else { return Counting::Nobody };
-    match agent::counting(hub, known, owner).await {
+    match link::counting(hub, known, owner).await {
         Counting::Silent if hub.registry.is_gone(owner) => Counting::Nobody,
         counting => counting,
     }
@@ -219,19 +219,35 @@ async fn counting(hub: &Hub, known: &Known) -> Counting {
 
 /// Frees the lock; whether it is still to be done.
 async fn free(hub: &Hub, key: &SessionKey, known: &Known, call: &Call) -> bool {
-    let Some((held, _)) = leased(&known.record) else { return false };
-    let Some(next) = lock::expire(&known.record, held.revision) else { return false };
-    let written = {
-        let _lane = hub.records.lane(key).await;
-        hub.records.commit(key, known.revision, next, call).await
-    };
-    match written {
-        Ok(known) => {
+    let expiring = Expiring { at: known.revision, lock_revision: known.record.lock_revision };
+    match change(&mut Writer::new(hub, key, call), &expiring).await {
+        Ok(Done { wrote: Wrote::Nothing, .. }) => false,
+        Ok(_) => {
             tracing::info!(%key, "a lock whose session has no agent ran out");
-            tell(hub, &known).await;
             false
         }
-        Err(CommitError::Moved | CommitError::Behind(_) | CommitError::Failed(_)) => true,
+        Err(_) => true,
+    }
+}
+
+/// Ends the lease of a lock whose session had no agent since its record is at this revision.
+struct Expiring {
+    at: Revision,
+    lock_revision: u64,
+}
+
+impl Change<Writer<'_>> for Expiring {
+    type Reply = ();
+
+    async fn decide(&self, _: &Writer<'_>, known: &Known) -> Result<Decision<()>, Error> {
+        Ok(match expire::expire(&known.record, self.lock_revision) {
+            Some(next) => Decision::Commit { next: Box::new(next), reply: () },
+            None => Decision::Unchanged(()),
+        })
+    }
+
+    fn pinned(&self) -> Option<Revision> {
+        Some(self.at)
     }
 }
 

@@ -24,9 +24,9 @@ use crate::admission::{Admission, Admitted, Pacing};
 use crate::answer::Answer;
 use crate::call::Incoming;
 use crate::error::{self, StartError};
-use crate::handle::{self, Acquiring};
 use crate::hub::Hub;
 use crate::micro::{Micro, QUEUE};
+use crate::verb::{self, Acquiring};
 
 /// The largest `lock.acquire` that is read before its task is spawned, so that those behind it need not wait. Larger
 /// ones are mostly white space, and take their place in line when they are read.
@@ -177,7 +177,7 @@ impl Endpoints {
             RequestSubject::Session(Verb::LockAcquire, key) if is_short => key,
             subject => return Ok(Work::Request { subject, incoming, _admitted: admitted }),
         };
-        let acquiring = handle::begin_acquire(&self.hub, &key, &incoming).map_err(refuse)?;
+        let acquiring = verb::begin_acquire(&self.hub, &key, &incoming).map_err(refuse)?;
         let admitted = (!acquiring.waits()).then_some(admitted);
         Ok(Work::Acquire { key, acquiring, made: made.clone(), arrived, _admitted: admitted })
     }
@@ -186,8 +186,8 @@ impl Endpoints {
         match work {
             Work::Request { subject: RequestSubject::Session(Verb::LockAcquire, key), incoming, _admitted } => {
                 let acquire = async {
-                    let acquiring = handle::begin_acquire(&self.hub, &key, &incoming)?;
-                    handle::acquire(&self.hub, &key, acquiring).await
+                    let acquiring = verb::begin_acquire(&self.hub, &key, &incoming)?;
+                    verb::acquire(&self.hub, &key, acquiring).await
                 };
                 let outcome = caught(Verb::LockAcquire, acquire).await;
                 let refused = |error| Some(Answer::error(error, &incoming.payload, &incoming.made));
@@ -197,14 +197,14 @@ impl Endpoints {
             }
             Work::Request { subject, incoming, _admitted } => {
                 let verb = subject.verb();
-                let outcome = caught(verb, handle::answer(&self.hub, subject, &incoming)).await;
+                let outcome = caught(verb, verb::answer(&self.hub, subject, &incoming)).await;
                 let answer = outcome.unwrap_or_else(|error| Answer::error(error, &incoming.payload, &incoming.made));
                 self.answer(reply, answer, Some(verb), incoming.arrived).await;
             }
             Work::Acquire { key, acquiring, made, arrived, _admitted } => {
                 let verb = Verb::LockAcquire;
                 let request_id = acquiring.request_id().clone();
-                let outcome = caught(verb, handle::acquire(&self.hub, &key, acquiring)).await;
+                let outcome = caught(verb, verb::acquire(&self.hub, &key, acquiring)).await;
                 let named =
                     |error: Error| if error.request_id.is_empty() { error.for_request(&request_id) } else { error };
                 let answer = outcome.unwrap_or_else(|error| Some(Answer::error(named(error), b"{}", &made)));

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use holdfast_protocol::{Error, Limits, Reason, SessionKey};
+use holdfast_records::NotDone;
 use holdfast_store::StoreError;
 
 /// Why a coordinator does not start.
@@ -40,6 +41,15 @@ pub(crate) fn of_store(error: &StoreError, key: &SessionKey) -> Error {
     }
 }
 
+/// Why a record was not changed. Where its revision was given and has moved, somebody else is at work on the session.
+pub(crate) fn of_not_done(not_done: NotDone<Error>, key: &SessionKey) -> Error {
+    match not_done {
+        NotDone::Refused(refusal, _) => *refusal,
+        NotDone::Moved => contended(key),
+        NotDone::Stopped(error) => error,
+    }
+}
+
 pub(crate) fn storage_unavailable(why: &str) -> Error {
     after(Error::new(Reason::StorageUnavailable, why), STORAGE_RETRY)
 }
@@ -51,10 +61,6 @@ pub(crate) fn unknown_outcome(key: &SessionKey) -> Error {
         key.id
     );
     after(Error::new(Reason::AckTimeout, message).detail("session_id", key.id.as_str()), BUSY_RETRY)
-}
-
-pub(crate) fn no_session(key: &SessionKey) -> Error {
-    Error::new(Reason::NoSession, format!("there is no session {}", key.id)).detail("session_id", key.id.as_str())
 }
 
 pub(crate) fn no_live_worker(why: &str) -> Error {

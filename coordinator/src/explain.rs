@@ -9,14 +9,14 @@ use std::time::Duration;
 use holdfast_protocol::path::CanonicalPath;
 use holdfast_protocol::record::Lock;
 use holdfast_protocol::signal::{self, Happening, Signal};
-use holdfast_protocol::{Error, Reason, SessionKey, lock};
+use holdfast_protocol::{Error, Reason, SessionKey};
 use tokio::time::Instant;
 use uuid::Uuid;
 
-use crate::agent;
-use crate::cache::Known;
 use crate::call::{Call, now};
 use crate::hub::Hub;
+use crate::link;
+use holdfast_records::Known;
 
 /// Conflict signals per second and session.
 const SIGNALS_PER_SECOND: u32 = 10;
@@ -36,14 +36,14 @@ pub(crate) async fn complete(hub: &Hub, known: &Known, error: &mut Error) {
     let Some(held) = &known.record.lock else { return };
     let expires_in_ms = match held.ttl_ms {
         None => None,
-        Some(ttl_ms) => match agent::lease(hub, known).await {
+        Some(ttl_ms) => match link::lease(hub, known).await {
             Some(view) if view.lock_revision == held.revision => view.expires_in_ms,
             // It has not heard of this lock yet, so that its countdown has not begun.
             Some(view) if view.lock_revision < held.revision => Some(ttl_ms),
             Some(_) | None => None,
         },
     };
-    lock::explain(error, held_for_ms(held), expires_in_ms);
+    holdfast_rules::conflict::explain(error, held_for_ms(held), expires_in_ms);
 }
 
 fn is_about_a_lock(error: &Error) -> bool {

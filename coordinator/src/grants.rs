@@ -12,15 +12,16 @@ use std::time::Duration;
 
 use async_nats::{StatusCode, Subject, Subscriber};
 use futures_util::StreamExt;
-use holdfast_protocol::{SessionKey, lock};
+use holdfast_protocol::{Error, SessionKey};
+use holdfast_records::{Change, Known, NotDone, Wrote, change};
+use holdfast_rules::{Decision, expire};
 use moka::policy::EvictionPolicy;
 use uuid::Uuid;
 
 use crate::call::Call;
-use crate::error::StartError;
-use crate::handle::lock::tell;
+use crate::error::{self, StartError};
 use crate::hub::Hub;
-use crate::records::CommitError;
+use crate::writer::Writer;
 
 /// How long the server's word may take to come. It comes in one round trip; this only bounds the memory.
 const REMEMBERED: Duration = Duration::from_secs(30);
@@ -97,13 +98,17 @@ pub(crate) async fn watch(hub: Arc<Hub>, mut words: Subscriber) {
     }
 }
 
-async fn take_back(hub: Arc<Hub>, Granted { key, fence }: Granted) {
+async fn take_back(hub: Arc<Hub>, granted: Granted) {
+    let Granted { key, fence } = &granted;
     for _ in 0..TRIES {
-        match try_take_back(&hub, &key, fence).await {
-            Ok(()) => return,
-            Err(CommitError::Moved) => tokio::time::sleep(PAUSE.mul_f64(rand::random_range(0.01..0.05))).await,
-            Err(CommitError::Behind(_)) => tokio::time::sleep(PAUSE).await,
-            Err(CommitError::Failed(error)) => {
+        match try_take_back(&hub, key, *fence).await {
+            Ok(Wrote::Nothing) => return,
+            Ok(_) => {
+                tracing::info!(%key, fence, "whoever asked for the lock was gone; it is free again");
+                return;
+            }
+            Err(not_done) => {
+                let error = error::of_not_done(not_done, key);
                 tracing::debug!(%key, %error, "a grant that nobody heard could not be taken back yet");
                 tokio::time::sleep(PAUSE).await;
             }
@@ -112,19 +117,26 @@ async fn take_back(hub: Arc<Hub>, Granted { key, fence }: Granted) {
     tracing::warn!(%key, fence, "a grant that nobody heard stays");
 }
 
-pub(crate) async fn try_take_back(hub: &Hub, key: &SessionKey, fence: u64) -> Result<(), CommitError> {
+pub(crate) async fn try_take_back(hub: &Hub, key: &SessionKey, fence: u64) -> Result<Wrote, NotDone<Error>> {
     let call = Call::own(hub.config.request_timeout).urgent();
-    let _lane = hub.records.lane(key).await;
-    // A cached record will do: the compare-and-set proves it.
-    let mut known = hub.records.record(key, call.deadline).await.map_err(CommitError::Failed)?;
-    if lock::take_back(&known.record, fence).is_none() {
-        known = hub.records.read_record(key, call.deadline).await.map_err(CommitError::Failed)?;
+    let done = change(&mut Writer::new(hub, key, &call), &TakingBack { fence }).await?;
+    Ok(done.wrote)
+}
+
+/// Frees the lock that was granted under this fence.
+struct TakingBack {
+    fence: u64,
+}
+
+impl Change<Writer<'_>> for TakingBack {
+    type Reply = ();
+
+    async fn decide(&self, _: &Writer<'_>, known: &Known) -> Result<Decision<()>, Error> {
+        Ok(match expire::take_back(&known.record, self.fence) {
+            Some(next) => Decision::Commit { next: Box::new(next), reply: () },
+            None => Decision::Unchanged(()),
+        })
     }
-    let Some(next) = lock::take_back(&known.record, fence) else { return Ok(()) };
-    let known = hub.records.commit(key, known.revision, next, &call).await?;
-    tracing::info!(%key, fence, "whoever asked for the lock was gone; it is free again");
-    tell(hub, &known).await;
-    Ok(())
 }
 
 #[cfg(test)]

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use async_nats::Client;
-use holdfast_protocol::lock::Secret;
+use holdfast_protocol::token::Secret;
 use holdfast_protocol::{Error, Reason, Revision};
 use holdfast_store::{Floor, Store};
 use tokio::sync::{OnceCell, Semaphore};
@@ -66,7 +66,7 @@ impl Hub {
     pub(crate) fn new(client: Client, store: Store, secret: Secret, config: Config) -> Self {
         let floor = Floor::default();
         Self {
-            records: Records::new(store.clone(), floor.clone(), config.cache_entries),
+            records: Records::new(store.clone(), config.cache_entries),
             registry: Registry::new(store.clone(), &config, client.statistics()),
             waiters: Arc::new(Waiters::new(&config)),
             conflicts: Conflicts::default(),

@@ -4,22 +4,21 @@
 //! Invariant: the old agent finishes first if it can; whether it did or not, the record decides.
 
 use holdfast_protocol::{Boot, Error, SessionKey, WorkerName};
+use holdfast_records::{Known, NotDone};
 
-use crate::agent::{self, Activated, Beginning, Presence};
-use crate::cache::Known;
 use crate::call::Call;
 use crate::config::HANDOVER_TIMEOUT;
-use crate::decide;
+use crate::error;
 use crate::hub::Hub;
-use crate::place;
-use crate::records::CommitError;
+use crate::link::{self, Activated, Beginning, Presence};
+use crate::place::{self, Giving};
 
 /// Moves the session of `known` away from a worker that is gone or does not answer, if there is another one: whoever
 /// took the lock over is to work with it at once, and not after a lease has run out. Best effort: the takeover is done.
 pub(crate) async fn silent(hub: &Hub, known: &Known, call: &Call) {
     let Some(owner) = &known.record.owner else { return };
     let (key, workspace) = (known.record.key(), known.record.workspace.as_ref());
-    match agent::presence(hub, known, owner).await {
+    match link::presence(hub, known, owner).await {
         Presence::There => {}
         Presence::Gone => {
             if let Err(error) = place::place(hub, &key, call, &Beginning::Log).await {
@@ -46,7 +45,7 @@ pub(crate) async fn read_only(hub: &Hub, key: &SessionKey, call: &Call) -> Resul
     }
     let (Some(owner), Some(workspace)) = (&known.record.owner, &known.record.workspace) else { return Ok(None) };
     let Some(chosen) = hub.registry.choose_writer(key, workspace, call.deadline).await else { return Ok(None) };
-    agent::handover(hub, owner, key, HANDOVER_TIMEOUT.min(call.left() / 2)).await;
+    link::handover(hub, owner, key, HANDOVER_TIMEOUT.min(call.left() / 2)).await;
     let reason = format!("worker {} has workspace {workspace} read-only", owner.worker);
     if let Some(known) = leave(hub, &known, chosen, &reason, call).await {
         return Ok(Some(known));
@@ -64,21 +63,18 @@ fn is_with_writer(hub: &Hub, known: &Known) -> bool {
 /// Gives the session of `known` to `chosen`, if nobody else is at work on it; how its record stands then.
 async fn leave(hub: &Hub, known: &Known, chosen: (WorkerName, Boot), reason: &str, call: &Call) -> Option<Known> {
     let key = known.record.key();
-    let next = decide::placed(&known.record, place::new_owner(chosen), call.author(Some(reason)));
-    let written = {
-        let _lane = hub.records.lane(&key).await;
-        hub.records.commit(&key, known.revision, next, call).await
-    };
+    let written = Giving { at: known.revision, to: chosen, reason }.write(hub, &key, call).await;
     let known = match written {
         Ok(known) => known,
         // Somebody else was at work on it.
-        Err(CommitError::Moved | CommitError::Behind(_)) => return None,
-        Err(CommitError::Failed(error)) => {
+        Err(NotDone::Moved) => return None,
+        Err(not_done) => {
+            let error = error::of_not_done(not_done, &key);
             tracing::info!(%key, reason, %error, "a session stays where it is");
             return None;
         }
     };
-    match agent::activate(hub, &known, Beginning::Log, call).await {
+    match link::activate(hub, &known, Beginning::Log, call).await {
         Activated::Up => tracing::info!(%key, reason, "a session was moved"),
         // The next request finds whoever has it.
         Activated::Elsewhere => {}

@@ -1,33 +1,33 @@
 //! The coordinator: stateless, many, interchangeable. It answers `session`, `lock`, `admin` and `worker` requests, passes
 //! `doc` requests to the session's agent, places and moves sessions, and turns what was committed into signals.
 //!
-//! Data flows `endpoint` → `handle` → `decide` (and `protocol::lock`) → `records` → `agent` and back once; beside it run
-//! `registry` (who seems alive), `relay` (signals) and `sweep` (sessions of lost workers).
+//! Data flows `endpoint` → `verb` → the record loop of the crate `records`, for which `writer` speaks, with a rule of the
+//! crate `rules` → `link` (to the session's agent) and back once; beside it run `registry` (who seems alive), `relay`
+//! (signals) and `sweep` (sessions of lost workers).
 //!
 //! Invariant: nothing here is truth. A coordinator may be killed at any moment and another asked the same question; what
 //! decides is the compare-and-set on the session's record.
 
 mod admission;
-mod agent;
 mod answer;
 mod cache;
 mod call;
-mod change;
 mod config;
+mod control;
 mod coordinator;
+mod copies;
 mod countdown;
-mod decide;
 mod endpoint;
 mod error;
 mod explain;
 #[cfg(test)]
 mod fixture;
 mod grants;
-mod handle;
 mod hub;
 mod leave;
+mod link;
 mod micro;
-mod past;
+mod pasts;
 mod place;
 mod placement;
 mod records;
@@ -35,7 +35,9 @@ mod registry;
 mod relay;
 mod route;
 mod sweep;
+mod verb;
 mod waiters;
+mod writer;
 
 pub use config::Config;
 pub use coordinator::Coordinator;

@@ -6,29 +6,18 @@ use std::collections::HashSet;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use holdfast_protocol::record::Owner;
-use holdfast_protocol::{Activation, Boot, Error, Revision, SessionKey, SessionRecord, WorkerName};
+use holdfast_protocol::{Activation, Boot, Error, Revision, SessionKey, WorkerName};
+use holdfast_records::{Change, Done, Known, NotDone, Wrote, change};
+use holdfast_rules::Decision;
+use holdfast_rules::place::{Standing, placed, standing};
 use uuid::Uuid;
 
-use crate::agent::{self, Activated, Beginning};
-use crate::cache::Known;
 use crate::call::{Call, now};
-use crate::decide::{self, Standing};
 use crate::error;
 use crate::hub::Hub;
-use crate::records::CommitError;
+use crate::link::{self, Activated, Beginning};
 use crate::registry::Liveness;
-
-/// What one attempt came to.
-enum Step {
-    /// Somebody has it.
-    Held(Known),
-    /// This attempt gave it to a worker.
-    Given(Known),
-    /// The relay must come this far first.
-    Announce(Revision),
-    /// Another writer was first.
-    Again,
-}
+use crate::writer::Writer;
 
 /// Sees to it that somebody holds the session, and says how its record stands then.
 ///
@@ -36,17 +25,86 @@ enum Step {
 /// `no_session`, `no_live_worker`, `no_workspace`, what the worker refuses with, and faults of the store.
 pub(crate) async fn place(hub: &Hub, key: &SessionKey, call: &Call, beginning: &Beginning) -> Result<Known, Error> {
     loop {
-        call.in_time(key)?;
-        match attempt(hub, key, call).await? {
-            Step::Held(known) => return Ok(known),
-            Step::Given(known) => match agent::activate(hub, &known, beginning.clone(), call).await {
-                Activated::Up => return Ok(known),
-                Activated::Refused(error) => return Err(error),
-                Activated::Elsewhere => call.pause().await,
-            },
-            Step::Announce(mark) => hub.announced(mark, call.deadline).await?,
-            Step::Again => call.pause().await,
+        let placed = change(&mut Writer::new(hub, key, call), &Placing).await;
+        let Done { known, wrote, .. } = placed.map_err(|not_done| error::of_not_done(not_done, key))?;
+        if wrote == Wrote::Nothing {
+            return Ok(known);
         }
+        match link::activate(hub, &known, beginning.clone(), call).await {
+            Activated::Up => return Ok(known),
+            Activated::Refused(error) => return Err(error),
+            Activated::Elsewhere => call.pause().await,
+        }
+    }
+}
+
+/// Gives the session to a worker, unless one has it.
+struct Placing;
+
+impl Change<Writer<'_>> for Placing {
+    type Reply = ();
+
+    async fn decide(&self, writer: &Writer<'_>, known: &Known) -> Result<Decision<()>, Error> {
+        let Writer { hub, key, call } = *writer;
+        let gone = match stands(hub, known) {
+            Standing::Active(_) => return Ok(Decision::Unchanged(())),
+            Standing::Closed => return Ok(Decision::Refuse(Error::no_session(key))),
+            Standing::Passive => None,
+            // A no is never said on an old record: this has it read first, which waits until the stream has a leader. A
+            // worker whose nats-server died with the leader is mostly connected again by then.
+            Standing::Orphaned(_) if !known.is_as_of(call.arrived) => {
+                return Ok(Decision::Refuse(error::contended(key)));
+            }
+            Standing::Orphaned(owner) => {
+                look_again(hub, key, known, call).await?;
+                if matches!(stands(hub, known), Standing::Active(_)) {
+                    return Ok(Decision::Unchanged(()));
+                }
+                Some(is_gone(&owner.worker))
+            }
+        };
+        let record = &known.record;
+        let chosen = hub.registry.choose(key, record.workspace.as_ref(), None, call.deadline).await?;
+        let next = placed(record, new_owner(chosen), call.author(gone.as_deref()));
+        Ok(Decision::Commit { next: Box::new(next), reply: () })
+    }
+
+    fn is_told(&self) -> bool {
+        false
+    }
+}
+
+/// Gives the session to a worker that was chosen before, for as long as its record is as it was then.
+pub(crate) struct Giving<'a> {
+    /// The revision that the choice was made on.
+    pub(crate) at: Revision,
+    /// Who gets it.
+    pub(crate) to: (WorkerName, Boot),
+    /// Why.
+    pub(crate) reason: &'a str,
+}
+
+impl Giving<'_> {
+    /// Writes it; the worker is not told yet.
+    pub(crate) async fn write(&self, hub: &Hub, key: &SessionKey, call: &Call) -> Result<Known, NotDone<Error>> {
+        change(&mut Writer::new(hub, key, call), self).await.map(|done| done.known)
+    }
+}
+
+impl Change<Writer<'_>> for Giving<'_> {
+    type Reply = ();
+
+    async fn decide(&self, writer: &Writer<'_>, known: &Known) -> Result<Decision<()>, Error> {
+        let next = placed(&known.record, new_owner(self.to.clone()), writer.call.author(Some(self.reason)));
+        Ok(Decision::Commit { next: Box::new(next), reply: () })
+    }
+
+    fn pinned(&self) -> Option<Revision> {
+        Some(self.at)
+    }
+
+    fn is_told(&self) -> bool {
+        false
     }
 }
 
@@ -95,34 +153,8 @@ impl Drop for Return {
     }
 }
 
-async fn attempt(hub: &Hub, key: &SessionKey, call: &Call) -> Result<Step, Error> {
-    let _lane = hub.records.lane(key).await;
-    call.in_time(key)?;
-    let mut known = hub.records.record(key, call.deadline).await?;
-    let mut has_looked = false;
-    let reason = loop {
-        match stands(hub, &known) {
-            Standing::Active(_) => return Ok(Step::Held(known)),
-            Standing::Passive => break None,
-            Standing::Closed if known.is_as_of(call.arrived) => return Err(error::no_session(key)),
-            Standing::Closed => known = hub.records.read_record(key, call.deadline).await?,
-            Standing::Orphaned(owner) if has_looked => break Some(is_gone(&owner.worker)),
-            Standing::Orphaned(_) => {
-                // This waits until the stream has a leader. A worker whose nats-server died with the leader is mostly connected
-                // again by then.
-                known = hub.records.read_record(key, call.deadline).await?;
-                look_again(hub, key, &known, call).await?;
-                has_looked = true;
-            }
-        }
-    };
-    let chosen = hub.registry.choose(key, known.record.workspace.as_ref(), None, call.deadline).await?;
-    let next = decide::placed(&known.record, new_owner(chosen), call.author(reason.as_deref()));
-    write(hub, key, &known, next, call).await
-}
-
 fn stands<'a>(hub: &Hub, known: &'a Known) -> Standing<'a> {
-    decide::standing(&known.record, |owner| hub.registry.is_lost(owner))
+    standing(&known.record, |owner| hub.registry.is_lost(owner))
 }
 
 /// Looks once more at a holder that counts as gone, before its session goes elsewhere: it may have its connection back, or
@@ -133,21 +165,12 @@ async fn look_again(hub: &Hub, key: &SessionKey, known: &Known, call: &Call) -> 
         Liveness::Live | Liveness::Unknown => Ok(()),
         Liveness::Suspect => {
             // Somebody listens there, however busy with what was under way when its server died.
-            if !agent::is_unheard(hub, owner, key).await {
+            if !link::is_unheard(hub, owner, key).await {
                 hub.registry.heard(owner);
             }
             Ok(())
         }
         Liveness::Gone => hub.registry.refresh_or_explain(call.deadline).await,
-    }
-}
-
-async fn write(hub: &Hub, key: &SessionKey, known: &Known, next: SessionRecord, call: &Call) -> Result<Step, Error> {
-    match hub.records.commit(key, known.revision, next, call).await {
-        Ok(known) => Ok(Step::Given(known)),
-        Err(CommitError::Moved) => Ok(Step::Again),
-        Err(CommitError::Behind(mark)) => Ok(Step::Announce(mark)),
-        Err(CommitError::Failed(error)) => Err(error),
     }
 }
 

@@ -1,4 +1,4 @@
-//! Reading and writing session records on behalf of requests.
+//! Reading session records on behalf of requests, and remembering them. What changes them is `writer`.
 //!
 //! Invariant: a record that does not parse is reported and never written over. Changes of one record by this coordinator
 //! stand in line, in order of arrival, so that under contention nobody starves; other coordinators are met by the
@@ -9,47 +9,22 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use holdfast_protocol::{Error, Revision, SessionKey, SessionRecord};
-use holdfast_store::{Floor, Store, StoreError, Stored};
+use holdfast_records::{Found, Known, past_of};
+use holdfast_rules::Past;
+use holdfast_store::{Store, StoreError, Stored};
 use tokio::sync::{Mutex, MutexGuard};
 use tokio::time::{Instant, timeout_at};
-use uuid::Uuid;
 
-use crate::cache::{Cache, Known};
-use crate::call::Call;
+use crate::cache::Cache;
 use crate::error;
-use crate::past::{Past, Pasts};
+use crate::pasts::Pasts;
 
 /// How many lanes the sessions share.
 const LANES: usize = 4096;
 
-/// What stands under a session's key.
-#[derive(Clone, Debug)]
-pub(crate) enum Found {
-    /// A record, which may be a closed session's.
-    Record(Known),
-    /// Nothing, or the mark that a KV client's deletion leaves.
-    Nothing {
-        /// The key's revision, 0 where there was none ever.
-        revision: Revision,
-    },
-}
-
-/// Why a record was not written.
-#[derive(Debug)]
-pub(crate) enum CommitError {
-    /// Another writer was first: read again and decide again.
-    Moved,
-    /// The relay must announce this revision first.
-    Behind(Revision),
-    /// To be told to whoever asked.
-    Failed(Error),
-}
-
 /// The way to the records.
 pub(crate) struct Records {
     store: Store,
-    /// How far the relay has announced the stream.
-    floor: Floor,
     cache: Cache,
     pasts: Pasts,
     lanes: Box<[Mutex<()>]>,
@@ -59,10 +34,9 @@ pub(crate) struct Records {
 }
 
 impl Records {
-    pub(crate) fn new(store: Store, floor: Floor, cache_entries: u64) -> Self {
+    pub(crate) fn new(store: Store, cache_entries: u64) -> Self {
         Self {
             store,
-            floor,
             cache: Cache::new(cache_entries),
             pasts: Pasts::default(),
             lanes: (0..LANES).map(|_| Mutex::new(())).collect(),
@@ -125,7 +99,7 @@ impl Records {
     pub(crate) async fn read_record(&self, key: &SessionKey, deadline: Instant) -> Result<Known, Error> {
         match self.read(key, deadline).await? {
             Found::Record(known) => Ok(known),
-            Found::Nothing { .. } => Err(error::no_session(key)),
+            Found::Nothing { .. } => Err(Error::no_session(key)),
         }
     }
 
@@ -140,35 +114,10 @@ impl Records {
         }
     }
 
-    /// Writes `next` if the key still is at `expected`, and if the relay has come far enough.
-    pub(crate) async fn commit(
-        &self,
-        key: &SessionKey,
-        expected: Revision,
-        next: SessionRecord,
-        call: &Call,
-    ) -> Result<Known, CommitError> {
-        let record = next.marked(expected, self.floor.get(), call.urgency).map_err(CommitError::Behind)?;
-        let deadline = call.deadline;
-        let since = Instant::now();
-        let write_id = Uuid::now_v7().simple().to_string();
-        let write = self.store.commit(key, expected, record.to_json().into(), write_id);
-        let late = |_| Err(StoreError::Unknown("the write was not answered in time".to_owned()));
-        match timeout_at(deadline, write).await.unwrap_or_else(late) {
-            Ok(revision) => {
-                let known = Known { revision, record: Arc::new(record), since };
-                self.pasts.wrote(key, expected, revision, &known.record);
-                self.cache.learn(key, known.clone());
-                Ok(known)
-            }
-            Err(fault) => {
-                self.cache.doubt(key);
-                match fault {
-                    StoreError::Moved { .. } => Err(CommitError::Moved),
-                    fault => Err(CommitError::Failed(error::of_store(&fault, key))),
-                }
-            }
-        }
+    /// `known` was written on top of `expected`.
+    pub(crate) fn wrote(&self, key: &SessionKey, expected: Revision, known: &Known) {
+        self.pasts.wrote(key, expected, known.revision, &known.record);
+        self.cache.learn(key, known.clone());
     }
 
     /// As [`Records::read_record`], but one that was read or written within `age` will do. Of many who ask at once for
@@ -209,7 +158,7 @@ impl Records {
         let late = |_| Err(StoreError::Unavailable("the record's history was not read in time".to_owned()));
         let history = timeout_at(deadline, self.store.history(key, revision)).await.unwrap_or_else(late);
         let history = history.map_err(|error| error::of_store(&error, key))?;
-        let past = Past::of(key, &history);
+        let past = past_of(key, &history);
         if past.covers() < revision {
             return Err(error::storage_unavailable("the stream's leader is behind what was read before"));
         }

@@ -9,26 +9,26 @@ use std::time::Duration;
 use async_nats::header::HeaderMap;
 use async_nats::{HeaderValue, Message};
 use holdfast_protocol::internal::{LIFE_HEADER, REQUEST_ID_HEADER, REVISION_HEADER};
-use holdfast_protocol::record::{EventType, Owner, State};
-use holdfast_protocol::reply::{Closed, Touched};
+use holdfast_protocol::record::{Owner, State};
+use holdfast_protocol::reply::Touched;
 use holdfast_protocol::subject::Verb;
 use holdfast_protocol::{Error, Reason, SessionKey};
+use holdfast_records::Known;
+use holdfast_rules::place::{Standing, standing};
 use tokio::time::Instant;
 
-use crate::agent::{self, Beginning, Letter, Reply};
 use crate::answer::Answer;
-use crate::cache::Known;
 use crate::call::Incoming;
-use crate::decide::{self, Standing};
 use crate::error;
 use crate::explain;
 use crate::hub::Hub;
 use crate::leave;
-use crate::past::is_made_by;
+use crate::link::{self, Beginning, Letter, Reply};
 use crate::place;
+use crate::verb::session::close::{Closing, closed, closing, was_closed};
 
 /// How long to wait for a worker that nobody listens for before it is asked again: at first, and at most.
-const WAIT: (Duration, Duration) = (agent::RECHECK, Duration::from_millis(200));
+const WAIT: (Duration, Duration) = (link::RECHECK, Duration::from_millis(200));
 
 /// Passes a request to the session's agent, wherever that is, and its answer back.
 ///
@@ -56,7 +56,7 @@ pub(crate) async fn relay(hub: &Hub, verb: Verb, key: &SessionKey, incoming: &In
                 _ => Err(error),
             };
         }
-        let step = match decide::standing(&known.record, |owner| hub.registry.is_lost(owner)) {
+        let step = match standing(&known.record, |owner| hub.registry.is_lost(owner)) {
             Standing::Active(owner) => send(hub, verb, key, &known, owner, incoming).await?,
             Standing::Closed | Standing::Passive if !known.is_as_of(incoming.arrived) => Step::Look,
             Standing::Closed => return closed(verb, key, &known, incoming),
@@ -70,7 +70,7 @@ pub(crate) async fn relay(hub: &Hub, verb: Verb, key: &SessionKey, incoming: &In
             }
             Step::Answered(message) => {
                 if matches!(verb, Verb::DocLoad | Verb::DocSave)
-                    && let Some(refusal) = agent::refusal(&message)
+                    && let Some(refusal) = link::refusal(&message)
                 {
                     let call = incoming.peeked();
                     if refusal.reason == Reason::WorkspaceDenied
@@ -129,7 +129,7 @@ impl Life {
     fn is(&mut self, known: &Known, key: &SessionKey, incoming: &Incoming) -> Result<(), Error> {
         let now = known.record.log_after;
         if known.is_as_of(incoming.arrived) && *self.of_arrival.get_or_insert(now) != now {
-            return Err(error::no_session(key));
+            return Err(Error::no_session(key));
         }
         if self.of_lost.is_some_and(|lost| lost != now) {
             return Err(error::unknown_outcome(key));
@@ -170,7 +170,7 @@ async fn send(
     let timeout = (incoming.arrived + incoming.timeout).saturating_duration_since(Instant::now());
     let payload = incoming.payload.clone();
     let letter = Letter { key, call: verb.as_str(), headers: Some(headers), payload, timeout };
-    match agent::ask(hub, owner, letter).await {
+    match link::ask(hub, owner, letter).await {
         Reply::Said(message) => Ok(Step::Answered(message)),
         // Handed over a moment ago, maybe: then the record will say so in a moment.
         Reply::Moved => Ok(Step::LookLater),
@@ -184,40 +184,6 @@ async fn send(
         Reply::Silent => Err(error::unknown_outcome(key)),
         Reply::TooLarge => Err(error::too_large()),
     }
-}
-
-/// What a `session.close` is about.
-enum Closing {
-    /// A copy of it closed the session that it was meant for.
-    Before,
-    /// This one, as the leader has it.
-    Now(Known),
-}
-
-/// Looks whether a copy of a `session.close` took effect before. The session that is there now may have been opened
-/// since.
-async fn closing(hub: &Hub, key: &SessionKey, incoming: &Incoming) -> Result<Closing, Error> {
-    let call = incoming.peeked();
-    let known = hub.records.read_record(key, call.deadline).await?;
-    // The first session of an id that is there was not closed.
-    let may_have_closed = known.record.log_after > 0 || known.record.state == State::Closed;
-    if call.by_caller && may_have_closed {
-        let past = hub.records.past(key, known.revision, call.deadline).await?;
-        if past.was_closed_by(&call.request_id) {
-            return Ok(Closing::Before);
-        }
-    }
-    Ok(Closing::Now(known))
-}
-
-fn closed(verb: Verb, key: &SessionKey, known: &Known, incoming: &Incoming) -> Result<Answer, Error> {
-    // Its first copy may have been at work while this one was under way.
-    let by_this = || is_made_by(&known.record, &incoming.peeked().request_id, &[EventType::SessionClosed]);
-    if verb == Verb::SessionClose && by_this() { was_closed(key) } else { Err(error::no_session(key)) }
-}
-
-fn was_closed(key: &SessionKey) -> Result<Answer, Error> {
-    Answer::of(&Closed { session_id: key.id.clone(), closed: true })
 }
 
 fn touched(known: &Known) -> Result<Answer, Error> {

@@ -13,19 +13,22 @@ use std::time::Duration;
 use futures_util::StreamExt;
 use futures_util::stream;
 use holdfast_protocol::record::Owner;
-use holdfast_protocol::{Boot, SessionKey, SessionRecord, WorkerName};
+use holdfast_protocol::{Boot, Error, SessionKey, SessionRecord, WorkerName};
+use holdfast_records::{Change, Done, Known, Wrote, change};
+use holdfast_rules::sweep::{self, SweepDecision};
+use holdfast_rules::{Author, Decision};
 use holdfast_store::{Found, Page, StoreError, Walk};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
-use crate::agent::{self, Beginning};
 use crate::call::Call;
-use crate::decide::{self, Author, SweepDecision};
+use crate::error;
 use crate::hub::Hub;
+use crate::link::{self, Beginning};
 use crate::place;
-use crate::records::CommitError;
 use crate::registry::Liveness;
 use crate::relay::Pin;
+use crate::writer::Writer;
 
 mod remains;
 
@@ -76,7 +79,7 @@ fn jittered(pause: Duration) -> Duration {
 
 /// Returns whether the sweep came to its end.
 async fn sweep_and_report(hub: &Hub) -> bool {
-    match sweep(hub).await {
+    match walk(hub).await {
         Ok(0) => true,
         Ok(taken) => {
             tracing::info!(taken, "sessions of lost workers taken back");
@@ -89,7 +92,7 @@ async fn sweep_and_report(hub: &Hub) -> bool {
     }
 }
 
-async fn sweep(hub: &Hub) -> Result<usize, StoreError> {
+async fn walk(hub: &Hub) -> Result<usize, StoreError> {
     let mut lost = Lost::default();
     let mut taken = 0;
     let remains = Remains::of(hub).await?;
@@ -149,7 +152,7 @@ impl Lost {
             Liveness::Live => false,
             Liveness::Gone => true,
             // It may have been cut off for a moment only, or be a start that this coordinator has not heard of.
-            Liveness::Suspect | Liveness::Unknown => agent::is_unheard(hub, owner, key).await,
+            Liveness::Suspect | Liveness::Unknown => link::is_unheard(hub, owner, key).await,
         };
         self.0.insert((owner.worker.clone(), owner.boot), is_lost);
         is_lost
@@ -158,28 +161,36 @@ impl Lost {
 
 /// Takes one session back, if its record still says what it said.
 async fn rescue(hub: &Hub, key: SessionKey, lost: &Lost) -> bool {
-    let key = &key;
-    let call = Call::own(hub.config.request_timeout);
-    let outcome = match hub.records.read_record(key, call.deadline).await {
-        Ok(known) => match decide::sweep(&known.record, |owner| lost.knows(owner).unwrap_or(false)) {
-            SweepDecision::Keep => return false,
-            SweepDecision::Move => place::place(hub, key, &call, &Beginning::Log).await.map(|_| true),
-            SweepDecision::Reclaim => {
-                let reason = known.record.owner.as_ref().map(|owner| place::is_gone(&owner.worker));
-                let author = Author { reason: reason.as_deref(), ..Author::default() };
-                let next = decide::reclaimed(&known.record, author);
-                let _lane = hub.records.lane(key).await;
-                match hub.records.commit(key, known.revision, next, &call).await {
-                    Ok(_) => Ok(true),
-                    Err(CommitError::Moved | CommitError::Behind(_)) => Ok(false),
-                    Err(CommitError::Failed(error)) => Err(error),
-                }
-            }
-        },
-        Err(error) => Err(error),
+    let (key, call) = (&key, Call::own(hub.config.request_timeout));
+    let reclaimed = change(&mut Writer::new(hub, key, &call), &Reclaiming { lost }).await;
+    let outcome = match reclaimed {
+        Ok(Done { reply: SweepDecision::Move, .. }) => {
+            place::place(hub, key, &call, &Beginning::Log).await.map(|_| true)
+        }
+        Ok(Done { wrote, .. }) => Ok(wrote != Wrote::Nothing),
+        Err(not_done) => Err(error::of_not_done(not_done, key)),
     };
     outcome.unwrap_or_else(|error| {
         tracing::info!(%key, %error, "a session of a lost worker stays for the next sweep");
         false
     })
+}
+
+/// Takes a session from a worker that is gone, if nobody needs it just now.
+struct Reclaiming<'a> {
+    lost: &'a Lost,
+}
+
+impl Change<Writer<'_>> for Reclaiming<'_> {
+    type Reply = SweepDecision;
+
+    async fn decide(&self, _: &Writer<'_>, known: &Known) -> Result<Decision<SweepDecision>, Error> {
+        let decided = sweep::sweep(&known.record, |owner| self.lost.knows(owner).unwrap_or(false));
+        if decided != SweepDecision::Reclaim {
+            return Ok(Decision::Unchanged(decided));
+        }
+        let reason = known.record.owner.as_ref().map(|owner| place::is_gone(&owner.worker));
+        let author = Author { reason: reason.as_deref(), ..Author::default() };
+        Ok(Decision::Commit { next: Box::new(sweep::reclaimed(&known.record, author)), reply: decided })
+    }
 }

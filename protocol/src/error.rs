@@ -7,7 +7,7 @@ use std::fmt;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
-use crate::id::RequestId;
+use crate::id::{RequestId, SessionKey};
 
 macro_rules! words {
     ($(#[$doc:meta])* $name:ident { $($(#[$variant_doc:meta])* $variant:ident = $word:literal),* $(,)? }) => {
@@ -257,6 +257,11 @@ pub struct ErrorReply {
 }
 
 impl Error {
+    /// `no_session`: nothing stands under `key`, or its session is over.
+    pub fn no_session(key: &SessionKey) -> Self {
+        Self::new(Reason::NoSession, format!("there is no session {}", key.id)).detail("session_id", key.id.as_str())
+    }
+
     /// An error with the reason's own code, retryability and actions.
     pub fn new(reason: Reason, message: impl Into<String>) -> Self {
         Self {

@@ -1,8 +1,7 @@
-//! The words Holdfast speaks: ids, subjects, requests, replies, errors, the session record, log frames and signals, and
-//! the pure rules of locks and fences.
+//! The words Holdfast speaks: ids, subjects, requests, replies, errors, the session record, log frames and signals.
 //!
 //! Invariant: nothing here does I/O, reads a clock or draws a random number, so that every rule can be tested as a table.
-//! Deliberately absent: NATS (crate `store`), placement and routing (`coordinator`), session agents (`worker`).
+//! Deliberately absent: NATS (crate `store`), what becomes of a record (`rules`), placement and routing (`coordinator`), session agents (`worker`).
 
 pub mod document;
 pub mod error;
@@ -11,13 +10,13 @@ pub mod id;
 pub mod internal;
 pub mod json;
 pub mod limits;
-pub mod lock;
 pub mod path;
 pub mod record;
 pub mod reply;
 pub mod request;
 pub mod signal;
 pub mod subject;
+pub mod token;
 
 pub use error::{Code, Error, Reason};
 pub use id::{Activation, Boot, Namespace, RequestId, Revision, SessionId, SessionKey, WorkerName};

@@ -10,7 +10,6 @@ use std::fmt::Debug;
 
 use holdfast_protocol::error::ErrorReply;
 use holdfast_protocol::frame::Frame;
-use holdfast_protocol::lock::{Secret, hash_token};
 use holdfast_protocol::path::CanonicalPath;
 use holdfast_protocol::reply::{
     Closed, Document, Drained, Edited, Grant, Opened, Reclaimed, Released, Renewed, Saved, Session, SessionPage,
@@ -22,6 +21,7 @@ use holdfast_protocol::request::{
 };
 use holdfast_protocol::signal::Signal;
 use holdfast_protocol::subject::Verb;
+use holdfast_protocol::token::{Secret, hash_token};
 use holdfast_protocol::{Error, Limits, Namespace, Reason, SessionId, SessionKey, SessionRecord};
 use serde::Serialize;
 use serde::de::DeserializeOwned;

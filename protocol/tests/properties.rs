@@ -8,11 +8,11 @@
 use holdfast_protocol::document::merge_patch;
 use holdfast_protocol::frame::Frame;
 use holdfast_protocol::id::{Boot, RESERVED_NAMESPACES, WorkspaceName};
-use holdfast_protocol::lock::{Secret, hash_token};
 use holdfast_protocol::path::CanonicalPath;
 use holdfast_protocol::record::Lock;
 use holdfast_protocol::signal::{DATA_BYTES, Happening, Place, Signal};
 use holdfast_protocol::subject::{RequestSubject, Root, Target, Verb};
+use holdfast_protocol::token::{Secret, hash_token};
 use holdfast_protocol::{Namespace, Reason, SessionId, SessionKey, SessionRecord, WorkerName};
 use proptest::collection::{btree_map, vec};
 use proptest::prelude::*;

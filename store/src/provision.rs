@@ -10,8 +10,8 @@ use async_nats::jetstream::context::{CreateStreamErrorKind, GetStreamErrorKind};
 use async_nats::jetstream::stream::{Config, DiscardPolicy, PersistenceMode, RetentionPolicy, StorageType};
 use async_nats::jetstream::{self, Context};
 use holdfast_protocol::Revision;
-use holdfast_protocol::lock::Secret;
 use holdfast_protocol::subject::Root;
+use holdfast_protocol::token::Secret;
 
 use crate::jetstream::Jetstream;
 use crate::write::{self, Outcome, Write};

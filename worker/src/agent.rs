@@ -4,17 +4,22 @@
 //! commit). The state in memory is ahead of the log only between building a frame and its acknowledgement; when that does
 //! not come, the state is built again from the log before anything else is answered.
 
+mod close;
 mod commit;
 mod end;
-mod leave;
+mod passivate;
 mod record;
 mod recover;
+mod renew;
 mod save;
 #[cfg(test)]
 mod simulation;
 mod step;
+mod stop;
 #[cfg(test)]
 mod tests;
+mod touch;
+mod writing;
 
 pub(crate) use end::{End, answer_end};
 pub(crate) use step::done;

@@ -3,9 +3,9 @@
 use async_nats::{Client, HeaderMap, Subject};
 use bytes::Bytes;
 use holdfast_protocol::internal::{Activate, Hint, MOVED_HEADER};
-use holdfast_protocol::record::EventType;
 use holdfast_protocol::subject::Verb;
 use holdfast_protocol::{Error, RequestId, Revision};
+use holdfast_rules::passivate::Cause;
 use tokio::sync::oneshot;
 use tokio::time::Instant;
 use uuid::Uuid;
@@ -45,19 +45,12 @@ pub(crate) enum Passivation {
 }
 
 impl Passivation {
-    /// Whether a session with `on_idle: close` ends by it.
-    pub(crate) fn is_idleness(&self) -> bool {
+    /// The rule's word for it.
+    pub(crate) fn cause(&self) -> Cause {
         match self {
-            Self::Idle | Self::Reclaimed { .. } => true,
-            Self::Leaving { .. } => false,
-        }
-    }
-
-    /// What is announced of a session that it passivates.
-    pub(crate) fn event(&self) -> EventType {
-        match self {
-            Self::Reclaimed { .. } => EventType::SessionReclaimed,
-            Self::Idle | Self::Leaving { .. } => EventType::SessionPassivated,
+            Self::Idle => Cause::Idle,
+            Self::Reclaimed { .. } => Cause::Reclaimed,
+            Self::Leaving { .. } => Cause::Drained,
         }
     }
 

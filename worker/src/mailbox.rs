@@ -153,7 +153,7 @@ impl Sender {
             && letter.payload.len() <= RENEWAL_BYTES
             && (self.status.is_behind(letter.revision)
                 || parse::<ShowToken>(&letter.payload, limits)
-                    .is_ok_and(|show| self.status.may_be_holder(&holdfast_protocol::lock::hash_token(&show.token))))
+                    .is_ok_and(|show| self.status.may_be_holder(&holdfast_protocol::token::hash_token(&show.token))))
     }
 
     fn hold(&self, letter: &Letter, bounds: &Bounds) -> Held {

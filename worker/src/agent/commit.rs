@@ -5,13 +5,15 @@ use std::time::Duration;
 use bytes::Bytes;
 use holdfast_protocol::error::Reason;
 use holdfast_protocol::frame::Op;
-use holdfast_protocol::{Error, RequestId, lock};
+use holdfast_protocol::{Error, RequestId};
+use holdfast_rules::validate::may_write;
 use holdfast_store::StoreError;
 use serde_json::value::RawValue;
 use tokio::time::Instant;
 
-use super::end::{answer_end, no_session};
+use super::end::answer_end;
 use super::record::storage_unavailable;
+use super::stop::Stop;
 use super::{Agent, Doubt, End, Flow};
 use crate::letter::{Answer, Call, Letter, ReplyTo};
 use crate::log::frame;
@@ -72,16 +74,18 @@ impl Agent {
                 }
                 Err(StoreError::Moved { .. }) => match self.catch_up_past(fence).await {
                     // Mostly only the lock changed. If nobody's token lost: the same frame again under the new fence.
-                    Ok(Ok(())) => {}
-                    Ok(Err(error)) => {
-                        self.doubt = Some(Doubt::Ahead);
-                        refuse(batch, &storage_unavailable(&error)).await;
-                        return Ok(Committed::Answered);
-                    }
-                    Err(end) => {
-                        answer_end(&self.key, with_copies(batch), &end).await;
-                        return Err(end);
-                    }
+                    Ok(()) => {}
+                    Err(stop) => match stop.refusal() {
+                        Ok(error) => {
+                            self.doubt = Some(Doubt::Ahead);
+                            refuse(batch, &error).await;
+                            return Ok(Committed::Answered);
+                        }
+                        Err(end) => {
+                            answer_end(&self.key, with_copies(batch), &end).await;
+                            return Err(end);
+                        }
+                    },
                 },
                 Err(StoreError::Unknown(_)) => return Ok(Committed::Again(with_copies(batch))),
                 Err(error) => {
@@ -95,7 +99,7 @@ impl Agent {
 
     fn all_may_proceed(&self, batch: &Batch) -> bool {
         batch.staged.iter().all(|staged| match &staged.access {
-            Access::Write { token } => lock::may_write(&self.record, self.revision, token.as_deref()).is_ok(),
+            Access::Write { token } => may_write(&self.record, self.revision, token.as_deref()).is_ok(),
             Access::Read | Access::LinearizableRead => true,
         })
     }
@@ -175,18 +179,20 @@ impl Agent {
         // Whether a frame that has them may be in the log.
         let mut is_sent = false;
         while !letters.is_empty() {
-            let settled = match self.settle().await {
-                Ok(settled) => settled,
-                Err(end @ End::Closed(_)) if is_sent => {
-                    refuse_all(letters, is_sent, &no_session(&self.key)).await;
+            let settled = self.settle().await.map_err(Stop::refusal);
+            let refusal = match settled {
+                Ok(()) => None,
+                Err(Ok(error)) => Some(error),
+                Err(Err(end @ End::Closed(_))) if is_sent => {
+                    refuse_all(letters, is_sent, &Error::no_session(&self.key)).await;
                     return Err(end);
                 }
-                Err(end) => {
+                Err(Err(end)) => {
                     answer_end(&self.key, letters, &end).await;
                     return Err(end);
                 }
             };
-            if let Err(error) = settled {
+            if let Some(error) = refusal {
                 refuse_all(letters, is_sent, &error).await;
                 return Ok(());
             }

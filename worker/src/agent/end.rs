@@ -3,7 +3,6 @@
 //! Invariant: a letter that came in one life of a session never reaches the next one. It is refused when the session is
 //! over, and sent to look again when its sender knows of the next.
 
-use holdfast_protocol::error::Reason;
 use holdfast_protocol::record::State;
 use holdfast_protocol::reply::Closed;
 use holdfast_protocol::request::peek_request_id;
@@ -60,10 +59,6 @@ impl Agent {
     }
 }
 
-pub(super) fn no_session(key: &SessionKey) -> Error {
-    Error::new(Reason::NoSession, format!("there is no session {}", key.id)).detail("session_id", key.id.as_str())
-}
-
 /// Answers what can no longer be served here.
 pub(crate) async fn answer_end(key: &SessionKey, letters: Vec<Letter>, end: &End) {
     answer_all(letters, |letter| match end {
@@ -85,7 +80,7 @@ impl Closing {
         if verb == Verb::SessionClose && self.is_by(letter) {
             return done(&Closed { session_id: key.id.clone(), closed: true });
         }
-        refused(&no_session(key), &letter.request_id)
+        refused(&Error::no_session(key), &letter.request_id)
     }
 
     /// Whether `letter` is a copy of the request that closed the session.

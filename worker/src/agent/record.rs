@@ -1,29 +1,31 @@
-//! The agent and its session's record: learning of newer revisions, and writing its own.
+//! The agent and its session's record: learning of newer revisions, and the lease of its lock.
 //!
-//! Invariant: no change of a record runs ahead of the relay by more than the record's past keeps, and a leader that is
-//! behind is asked again with pauses, up to a deadline.
+//! Invariant: a leader that is behind is asked again with pauses, up to a deadline.
 
 use std::num::NonZeroU64;
 use std::time::Duration;
 
-use holdfast_protocol::error::Reason;
 use holdfast_protocol::internal::LeaseView;
-use holdfast_protocol::record::{Event, EventType, State, Urgency};
-use holdfast_protocol::{Error, RequestId, Revision, SessionRecord};
+use holdfast_protocol::record::Urgency;
+use holdfast_protocol::{Error, Revision, SessionRecord};
+use holdfast_records::{Change, Done, Known, NotDone, Wrote, change};
+use holdfast_rules::hand_edit::{Holder, Learnt, learn};
+use holdfast_rules::{Decision, expire};
 use holdfast_store::{LEASE_TTL, StoreError};
 use tokio::time::Instant;
-use uuid::Uuid;
 
+use super::stop::Stop;
+use super::writing::Writing;
 use super::{Agent, Doubt, End, LockClock};
 use crate::pulse::READ_FIRST;
 
 /// How long a change waits for the relay. An idle one says every 2 s how far it is, which is how a worker that has just
 /// started hears of it.
-const RELAY_TIMEOUT: Duration = Duration::from_millis(2500);
+pub(super) const RELAY_TIMEOUT: Duration = Duration::from_millis(2500);
 /// How often it is looked whether the relay has come far enough.
-const RELAY_LOOK: Duration = Duration::from_millis(5);
+pub(super) const RELAY_LOOK: Duration = Duration::from_millis(5);
 /// The bounds of the pause before a leader that is behind is asked again.
-const BEHIND: (Duration, Duration) = (Duration::from_millis(5), Duration::from_millis(200));
+pub(super) const BEHIND: (Duration, Duration) = (Duration::from_millis(5), Duration::from_millis(200));
 /// When a lock that could not be freed is tried again.
 const EXPIRE_AGAIN: Duration = Duration::from_secs(1);
 
@@ -39,25 +41,24 @@ pub(super) enum Standing {
 impl Agent {
     /// Takes a revision that is newer than the known one; older ones change nothing.
     pub(super) fn adopt(&mut self, record: SessionRecord, revision: Revision) -> Standing {
-        if revision <= self.revision {
-            return Standing::Owner;
-        }
-        // A hand edit may name another worker and leave the activation: then that one appends under the same fence.
-        let is_same = record.owner.as_ref().is_some_and(|owner| owner.activation == self.activation);
-        if !is_same || !record.is_owned_by(&self.core.config.name, self.core.boot) {
+        let holder = Holder { worker: &self.core.config.name, boot: self.core.boot, activation: self.activation };
+        match learn(&self.record, self.revision, &record, revision, holder) {
+            Learnt::Nothing => Standing::Owner,
+            Learnt::Lost => Standing::Gone,
             // Whoever still waits is told that the session is over, and not to look for the next one.
-            if record.state == State::Closed && record.log_after == self.record.log_after {
+            Learnt::Over => {
                 (self.record, self.revision) = (without_event(record), revision);
+                Standing::Gone
             }
-            return Standing::Gone;
+            Learnt::Holds => {
+                if record.lock_revision != self.record.lock_revision {
+                    self.touch();
+                }
+                (self.record, self.revision) = (without_event(record), revision);
+                self.wind_lock_clock();
+                Standing::Owner
+            }
         }
-        if record.lock_revision != self.record.lock_revision {
-            self.touch();
-        }
-        self.record = without_event(record);
-        self.revision = revision;
-        self.wind_lock_clock();
-        Standing::Owner
     }
 
     /// Starts the countdown of a lock that it does not count yet, or whose lease was changed by hand; forgets that of a lock
@@ -118,21 +119,20 @@ impl Agent {
     }
 
     /// After a refusal under `fence`: reads the record until it has moved past it, or the state is to be built again.
-    pub(super) async fn catch_up_past(&mut self, fence: Revision) -> Result<Result<(), StoreError>, End> {
+    pub(super) async fn catch_up_past(&mut self, fence: Revision) -> Result<(), Stop> {
         let deadline = Instant::now() + self.core.config.recover_timeout;
         let mut pause = BEHIND.0;
         loop {
-            match self.refresh().await {
-                Ok(Standing::Gone) => return Err(self.gone()),
-                Ok(Standing::Owner) if self.doubt.is_some() || self.revision > fence => return Ok(Ok(())),
+            match self.refresh().await? {
+                Standing::Gone => return Err(self.gone().into()),
+                Standing::Owner if self.doubt.is_some() || self.revision > fence => return Ok(()),
                 // Refused under a fence that the leader says is the last: it is behind.
-                Ok(Standing::Owner) if Instant::now() + pause < deadline => {}
-                Ok(Standing::Owner) => {
+                Standing::Owner if Instant::now() + pause < deadline => {}
+                Standing::Owner => {
                     let why =
                         format!("the record has moved past revision {fence}, and its leader does not show it yet");
-                    return Ok(Err(StoreError::Unavailable(why)));
+                    return Err(StoreError::Unavailable(why).into());
                 }
-                Err(error) => return Ok(Err(error)),
             }
             tokio::time::sleep(pause.mul_f64(self.spread())).await;
             pause = (pause * 2).min(BEHIND.1);
@@ -167,54 +167,12 @@ impl Agent {
         }
     }
 
-    /// As [`Agent::refresh`], for where losing the session ends the agent, and an absent store is somebody's error.
-    pub(super) async fn refresh_or_end(&mut self) -> Result<Result<(), Error>, End> {
-        match self.refresh().await {
-            Ok(Standing::Owner) => Ok(Ok(())),
-            Ok(Standing::Gone) => Err(self.gone()),
-            Err(error) => Ok(Err(storage_unavailable(&error))),
+    /// As [`Agent::refresh`], for where losing the session ends the agent.
+    pub(super) async fn refresh_or_end(&mut self) -> Result<(), Stop> {
+        match self.refresh().await? {
+            Standing::Owner => Ok(()),
+            Standing::Gone => Err(self.gone().into()),
         }
-    }
-
-    /// Waits until the relay has come far enough for one more change of the record that is not urgent.
-    pub(super) async fn keep_pace(&self) -> Result<(), Error> {
-        let floor = &self.core.floor;
-        let Err(awaited) = self.record.clone().marked(self.revision, floor.get(), Urgency::Ordinary) else {
-            return Ok(());
-        };
-        let deadline = Instant::now() + RELAY_TIMEOUT;
-        while floor.get() < awaited.0 {
-            if Instant::now() > deadline {
-                let message = format!("changes of session {} are faster than their signals", self.key.id);
-                return Err(Error::new(Reason::MailboxFull, message).retry_after_ms(Some(500)));
-            }
-            tokio::time::sleep(RELAY_LOOK).await;
-        }
-        Ok(())
-    }
-
-    /// Writes the record on top of the known revision. What is not urgent has kept pace with the relay before.
-    pub(super) async fn write_record(&mut self, next: SessionRecord, urgency: Urgency) -> Result<(), StoreError> {
-        let behind = |mark| StoreError::Unavailable(format!("the record's change at {mark} is not announced yet"));
-        let next = next.marked(self.revision, self.core.floor.get(), urgency).map_err(behind)?;
-        let (id, sent_ms) = (Uuid::now_v7().to_string(), self.core.now_ms());
-        self.revision = self.core.store.commit(&self.key, self.revision, next.to_json().into(), id).await?;
-        self.record = without_event(next);
-        self.proven(sent_ms);
-        self.wind_lock_clock();
-        Ok(())
-    }
-
-    /// An event of this agent's own making.
-    pub(super) fn event(
-        &self,
-        kind: EventType,
-        actor: Option<String>,
-        reason: Option<String>,
-        request_id: Option<RequestId>,
-    ) -> Option<Event> {
-        let previous_worker = Some(self.core.config.name.clone());
-        Some(Event { kind, actor, reason, previous_owner: None, previous_worker, request_id, unheard: false })
     }
 
     /// The lock at `clock` was not renewed in time, as far as this process could read.
@@ -229,31 +187,51 @@ impl Agent {
 
     /// The lock at `clock` was not renewed in time.
     async fn expire_lock(&mut self, clock: LockClock) -> Result<(), End> {
-        let Some(next) = holdfast_protocol::lock::expire(&self.record, clock.lock_revision) else {
-            self.lock_clock = None;
-            self.show();
-            return Ok(());
-        };
-        let fence = self.revision;
-        let error = match self.write_record(next, Urgency::Urgent).await {
-            Ok(()) => return Ok(()),
-            Err(error) => error,
-        };
-        if matches!(error, StoreError::Moved { .. }) {
-            match self.refresh().await {
-                Ok(Standing::Owner) if self.revision > fence => return Ok(()),
+        let deadline = Instant::now() + self.core.config.recover_timeout;
+        let expiring = Expiring { at: self.revision, lock_revision: clock.lock_revision };
+        match change(&mut self.writing(Urgency::Urgent, deadline), &expiring).await {
+            Ok(Done { wrote: Wrote::Nothing, .. }) => {
+                self.wind_lock_clock();
+                return Ok(());
+            }
+            Ok(_) => return Ok(()),
+            Err(NotDone::Stopped(Stop::End(end))) => return Err(end),
+            Err(NotDone::Moved) => match self.refresh().await {
+                Ok(Standing::Owner) if self.revision > expiring.at => return Ok(()),
                 Ok(Standing::Gone) => return Err(self.gone()),
                 // A leader that is behind, or away.
                 Ok(Standing::Owner) | Err(_) => {}
+            },
+            Err(error) => {
+                tracing::warn!(session = %self.key, ?error, "a lock that ran out could not be freed yet");
             }
-        } else {
-            tracing::warn!(session = %self.key, %error, "a lock that ran out could not be freed yet");
         }
         if let Some(clock) = &mut self.lock_clock {
             clock.deadline = Instant::now() + EXPIRE_AGAIN;
         }
         self.show();
         Ok(())
+    }
+}
+
+/// Frees the lock whose lease ran out.
+struct Expiring {
+    at: Revision,
+    lock_revision: u64,
+}
+
+impl Change<Writing<'_>> for Expiring {
+    type Reply = ();
+
+    async fn decide(&self, _: &Writing<'_>, known: &Known) -> Result<Decision<()>, Stop> {
+        Ok(match expire::expire(&known.record, self.lock_revision) {
+            Some(next) => Decision::Commit { next: Box::new(next), reply: () },
+            None => Decision::Unchanged(()),
+        })
+    }
+
+    fn pinned(&self) -> Option<Revision> {
+        Some(self.at)
     }
 }
 

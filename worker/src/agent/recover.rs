@@ -14,13 +14,18 @@ use holdfast_protocol::document::Content;
 use holdfast_protocol::error::Reason;
 use holdfast_protocol::frame::{Frame, Op, Snapshot};
 use holdfast_protocol::internal::Hint;
-use holdfast_protocol::record::{EventType, SessionRecord, Urgency};
+use holdfast_protocol::record::{SessionRecord, Urgency};
 use holdfast_protocol::{Error, RequestId, Revision, SessionKey};
+use holdfast_records::{Change, Known, NotDone, change};
+use holdfast_rules::place::fenced;
+use holdfast_rules::{Author, Decision};
 use holdfast_store::{Rollup, StoreError, StoredFrame};
 use tokio::time::Instant;
 use uuid::Uuid;
 
 use super::record::{Standing, storage_unavailable, without_event};
+use super::stop::Stop;
+use super::writing::Writing;
 use super::{Agent, Core, Doubt, End, Start};
 use crate::answered::Answered;
 use crate::log::{LogPosition, frame};
@@ -114,110 +119,108 @@ impl Agent {
     /// Appends ops that nobody waits for, or ends: the next start tries again from the log.
     async fn append_or_end(&mut self, ops: Vec<Op>) -> Result<(), End> {
         let deadline = Instant::now() + self.core.config.recover_timeout;
-        let failed = |error: &StoreError| End::Failed(Box::new(storage_unavailable(error)));
         loop {
-            self.make_room().await.map_err(|error| End::Failed(Box::new(error)))?;
+            self.make_room().await.map_err(|error| failed_or_end(error.into()))?;
             let fence = self.revision;
             match self.append(ops.clone()).await {
                 Ok(()) => return Ok(()),
                 Err(StoreError::Moved { .. }) if Instant::now() < deadline => {
-                    self.catch_up_past(fence).await?.map_err(|error| failed(&error))?;
+                    self.catch_up_past(fence).await.map_err(failed_or_end)?;
                 }
-                Err(error) => return Err(failed(&error)),
+                Err(error) => return Err(failed_or_end(error.into())),
             }
         }
     }
 
-    /// Builds the state from the log, if it is in doubt.
-    ///
-    /// The inner error is for whoever waits; the doubt stays, and the next request tries again.
-    pub(super) async fn settle(&mut self) -> Result<Result<(), Error>, End> {
+    /// Builds the state from the log, if it is in doubt. Where that does not work the doubt stays, and the next request
+    /// tries again.
+    pub(super) async fn settle(&mut self) -> Result<(), Stop> {
         if self.doubt.is_none() {
-            return Ok(Ok(()));
+            return Ok(());
         }
         // Whatever could not be written or read here, it was not the change that somebody waits for.
-        Ok(self.rebuild().await?.map_err(|error| storage_unavailable(&StoreError::Unavailable(error.to_string()))))
+        self.rebuild().await.map_err(|stop| match stop {
+            Stop::Storage(error) => StoreError::Unavailable(error.to_string()).into(),
+            stop => stop,
+        })
     }
 
     async fn build_from_log(&mut self) -> Result<(), End> {
-        self.rebuild().await?.map_err(|error| End::Failed(Box::new(storage_unavailable(&error))))
+        self.rebuild().await.map_err(failed_or_end)
     }
 
-    async fn rebuild(&mut self) -> Result<Result<(), StoreError>, End> {
+    async fn rebuild(&mut self) -> Result<(), Stop> {
         let deadline = Instant::now() + self.core.config.recover_timeout;
         let mut pause = Duration::from_millis(1);
         loop {
-            let error = match self.try_rebuild().await? {
-                Ok(()) => match self.prove_before_look().await? {
-                    Ok(()) => {
-                        self.doubt = None;
-                        self.look().await?;
-                        return Ok(Ok(()));
-                    }
-                    Err(error) => error,
-                },
-                Err(error) => error,
+            let error = match self.try_rebuild().await {
+                Ok(()) => {
+                    self.doubt = None;
+                    self.look().await?;
+                    return Ok(());
+                }
+                Err(Stop::Storage(error)) => error,
+                Err(stop) => return Err(stop),
             };
             if Instant::now() + pause > deadline {
-                return Ok(Err(error));
+                return Err(error.into());
             }
             tokio::time::sleep(pause.mul_f64(self.spread())).await;
             pause = (pause * 2).min(Duration::from_millis(200));
             match self.refresh().await {
                 Ok(Standing::Owner) | Err(_) => {}
-                Ok(Standing::Gone) => return Err(self.gone()),
+                Ok(Standing::Gone) => return Err(self.gone().into()),
             }
         }
     }
 
     /// Reading a log proves nothing of who owns the session, and looking at a file removes what a save has left beside
     /// it.
-    async fn prove_before_look(&mut self) -> Result<Result<(), StoreError>, End> {
+    async fn prove_before_look(&mut self) -> Result<(), Stop> {
         if self.record.path.is_none() {
-            return Ok(Ok(()));
+            return Ok(());
         }
         let fence = self.revision;
-        match self.refresh().await {
-            Ok(Standing::Gone) => Err(self.gone()),
-            // What was read may not be all under a newer fence, if that was made by hand.
-            Ok(Standing::Owner) if self.revision > fence => Ok(Err(StoreError::Moved { expected: fence })),
-            Ok(Standing::Owner) => Ok(Ok(())),
-            Err(error) => Ok(Err(error)),
-        }
+        self.refresh_or_end().await?;
+        // What was read may not be all under a newer fence, if that was made by hand.
+        if self.revision > fence { Err(StoreError::Moved { expected: fence }.into()) } else { Ok(()) }
     }
 
-    async fn try_rebuild(&mut self) -> Result<Result<(), StoreError>, End> {
+    async fn try_rebuild(&mut self) -> Result<(), Stop> {
         if let Some(Doubt::UnknownFrame(fence)) = self.doubt
             && self.revision <= fence
         {
-            let reason = Some("the outcome of a write was unknown; fenced and read back".to_owned());
-            let event = self.event(EventType::SessionActivated, None, reason, None);
-            let next = SessionRecord { event, ..self.record.clone() };
-            if let Err(error) = self.write_record(next, Urgency::Urgent).await {
-                return Ok(Err(error));
-            }
+            self.move_fence().await?;
         }
-        let frames = match self.read_log().await {
-            Ok(frames) => frames,
-            Err(error) => return Ok(Err(error)),
-        };
+        let frames = self.read_log().await?;
         self.reset();
         if let Err(error) = self.replay_all(&frames) {
             return self.is_not_a_log(error).await;
         }
-        Ok(self.shorten().await)
+        self.shorten().await?;
+        self.prove_before_look().await
+    }
+
+    /// Gives the record a new revision, so that a late copy of a frame cannot land any more.
+    async fn move_fence(&mut self) -> Result<(), Stop> {
+        let deadline = Instant::now() + self.core.config.recover_timeout;
+        let fencing = Fencing { at: self.revision };
+        match change(&mut self.writing(Urgency::Urgent, deadline), &fencing).await {
+            Ok(_) => Ok(()),
+            Err(NotDone::Stopped(stop)) => Err(stop),
+            Err(NotDone::Moved | NotDone::Refused(..)) => Err(StoreError::Moved { expected: fencing.at }.into()),
+        }
     }
 
     /// What was read is no log of this session, unless it is one of its next owner, or of the session that was opened
     /// after it.
-    async fn is_not_a_log(&mut self, error: Error) -> Result<Result<(), StoreError>, End> {
+    async fn is_not_a_log(&mut self, error: Error) -> Result<(), Stop> {
         let fence = self.revision;
-        match self.refresh().await {
-            Ok(Standing::Gone) => Err(self.gone()),
-            Ok(Standing::Owner) if self.revision > fence => Ok(Err(StoreError::Moved { expected: fence })),
-            Ok(Standing::Owner) => Err(End::Failed(Box::new(error))),
-            Err(error) => Ok(Err(error)),
+        self.refresh_or_end().await?;
+        if self.revision > fence {
+            return Err(StoreError::Moved { expected: fence }.into());
         }
+        Err(End::Failed(Box::new(error)).into())
     }
 
     fn replay_all(&mut self, stored: &[StoredFrame]) -> Result<(), Error> {
@@ -330,6 +333,29 @@ impl Agent {
         self.log.appended(frame, appended?, bytes);
         self.proven(sent_ms);
         Ok(())
+    }
+}
+
+/// Without storage there is no state to begin with; the next start tries again from the log.
+fn failed_or_end(stop: Stop) -> End {
+    stop.refusal().map_or_else(|end| end, |error| End::Failed(Box::new(error)))
+}
+
+struct Fencing {
+    at: Revision,
+}
+
+impl Change<Writing<'_>> for Fencing {
+    type Reply = ();
+
+    async fn decide(&self, _: &Writing<'_>, known: &Known) -> Result<Decision<()>, Stop> {
+        let reason = Some("the outcome of a write was unknown; fenced and read back");
+        let next = fenced(&known.record, Author { reason, ..Author::default() });
+        Ok(Decision::Commit { next: Box::new(next), reply: () })
+    }
+
+    fn pinned(&self) -> Option<Revision> {
+        Some(self.at)
     }
 }
 

@@ -19,6 +19,7 @@ use uuid::Uuid;
 use super::commit::refused;
 use super::end::answer_end;
 use super::record::storage_unavailable;
+use super::stop::Stop;
 use super::{Agent, Doubt, End, Flow};
 use crate::letter::{Answer, Letter};
 use crate::machine::{Access, Ask, Change, Effect, Noticed, Unfinished};
@@ -86,96 +87,83 @@ impl Agent {
             Err(error) => return Ok(Attempt::Answer(refused(&error, &letter.request_id))),
         };
         let request_id = ask.request_id.get_or_insert_with(|| letter.request_id.clone()).clone();
-        Ok(match self.save_as_asked(letter, &ask, &request_id).await? {
+        Ok(match self.save_as_asked(letter, &ask, &request_id).await {
             Ok(Attempt::Nothing { error, nothing }) => Attempt::Nothing { error: named(error, &request_id), nothing },
             Ok(saved) => saved,
-            Err(error) => Attempt::Answer(refused(&error, &request_id)),
+            Err(stop) => Attempt::Answer(refused(&stop.refusal()?, &request_id)),
         })
     }
 
-    async fn save_as_asked(
-        &mut self,
-        letter: &Letter,
-        ask: &Ask,
-        request_id: &RequestId,
-    ) -> Result<Result<Attempt, Error>, End> {
+    async fn save_as_asked(&mut self, letter: &Letter, ask: &Ask, request_id: &RequestId) -> Result<Attempt, Stop> {
         self.touch();
-        if let Err(error) = self.settle().await? {
-            return Ok(Err(error));
-        }
+        self.settle().await?;
         if let Some(reply) = self.remembered(request_id) {
-            return Ok(Ok(Attempt::Answer(Answer::Done(reply.into()))));
+            return Ok(Attempt::Answer(Answer::Done(reply.into())));
         }
-        if let Err(error) = self.catch_up(letter).await? {
-            return Ok(Err(error));
-        }
+        self.catch_up(letter).await?;
         let token = match &ask.access {
             Access::Write { token } => token.as_deref(),
             Access::Read | Access::LinearizableRead => None,
         };
-        if let Err(error) = self.check_lock(token).await? {
-            return Ok(Err(error));
-        }
+        self.check_lock(token).await?;
         let Effect { intent, nothing, mut work } = match self.machine.effect(ask) {
             Ok(effect) => effect,
             // A refusal is good if this agent still owns the session.
-            Err(error) => return Ok(Err(self.refresh_or_end().await?.err().unwrap_or(error))),
+            Err(error) => {
+                self.refresh_or_end().await?;
+                return Err(error.into());
+            }
         };
-        if let Err(error) = self.make_room().await {
-            return Ok(Err(error));
-        }
+        self.make_room().await?;
         // Whatever was learned on the way, nothing is written of a state that may not be the session's.
         if self.doubt.is_some() {
-            return Ok(Ok(Attempt::Again));
+            return Ok(Attempt::Again);
         }
         let intent = silent(intent);
-        if let Err(error) = self.apply(&intent) {
-            return Ok(Err(error));
-        }
+        self.apply(&intent)?;
         let (prepared, proven) = tokio::join!(work.prepare(), self.append_applied(vec![intent]));
-        match proven? {
-            Ok(()) => {}
-            Err(error) => {
-                // The state has an intent that the log may not have. If it has, nothing comes of it.
-                self.doubt.get_or_insert(Doubt::Ahead);
-                self.owed = Some(Box::new(silent(nothing)));
-                return Ok(match error {
-                    // The record was edited by hand, and the state is to be built again.
-                    StoreError::Moved { .. } => Ok(Attempt::Again),
-                    error => Err(error_before(&error)),
-                });
-            }
+        if let Err(stop) = proven {
+            // The state has an intent that the log may not have. If it has, nothing comes of it.
+            self.doubt.get_or_insert(Doubt::Ahead);
+            self.owed = Some(Box::new(silent(nothing)));
+            return match stop {
+                // The record was edited by hand, and the state is to be built again.
+                Stop::Storage(StoreError::Moved { .. }) => Ok(Attempt::Again),
+                Stop::Storage(error) => Err(error_before(&error).into()),
+                stop => Err(stop),
+            };
         }
         // The record may have changed on the way.
         let may_go_on = match prepared {
-            Ok(()) => self.check_lock(token).await?,
-            refused => refused,
+            Ok(()) => self.check_lock(token).await,
+            Err(refusal) => Err(refusal.into()),
         };
+        let refusal = may_go_on.err().map(Stop::refusal).transpose()?;
         if self.doubt.is_some() {
-            return Ok(Ok(Attempt::Again));
+            return Ok(Attempt::Again);
         }
-        if let Err(error) = may_go_on {
-            return Ok(Ok(Attempt::Nothing { error, nothing }));
+        if let Some(error) = refusal {
+            return Ok(Attempt::Nothing { error, nothing });
         }
         let Change { change, event, reply, .. } = match work.finish().await {
             Ok(change) => change,
-            Err(Unfinished::Refused(error)) => return Ok(Ok(Attempt::Nothing { error, nothing })),
+            Err(Unfinished::Refused(error)) => return Ok(Attempt::Nothing { error, nothing }),
             Err(Unfinished::Unsure(error)) => return self.may_not_last(&error, request_id).await,
         };
         if token.is_some() {
             self.renew_lock_clock();
         }
-        Ok(Ok(Attempt::Done(Op { request_id: request_id.clone(), event, change, reply })))
+        Ok(Attempt::Done(Op { request_id: request_id.clone(), event, change, reply }))
     }
 
     /// The file is in its place, and may not be there after a power failure. If it lasts after all, a look tells the log.
-    async fn may_not_last(&mut self, error: &Error, request_id: &RequestId) -> Result<Result<Attempt, Error>, End> {
+    async fn may_not_last(&mut self, error: &Error, request_id: &RequestId) -> Result<Attempt, Stop> {
         self.look().await?;
         let unknown = || Error::new(Reason::AckTimeout, format!("the file may or may not last: {}", error.message));
-        Ok(match self.remembered(request_id) {
+        match self.remembered(request_id) {
             Some(reply) => Ok(Attempt::Answer(Answer::Done(reply.into()))),
-            None => Err(unknown()),
-        })
+            None => Err(unknown().into()),
+        }
     }
 
     /// Makes a change in the state that is not in the log yet.
@@ -221,10 +209,11 @@ impl Agent {
             return Ok(Noted::NotYet);
         }
         let noted = match self.apply(&op) {
-            Ok(()) => self.append_applied(vec![op]).await?.map_err(|error| error.to_string()),
-            Err(error) => Err(error.message),
+            Ok(()) => self.append_applied(vec![op]).await,
+            Err(error) => Err(error.into()),
         };
-        if let Err(why) = noted {
+        if let Err(stop) = noted {
+            let why = stop.refusal()?.message;
             tracing::warn!(session = %self.key, why, "what happened to the session's file is not in its log yet");
             self.doubt.get_or_insert(Doubt::Ahead);
             return Ok(Noted::NotYet);
@@ -233,18 +222,17 @@ impl Agent {
     }
 
     /// Appends under whatever the fence is by then; *moved* only where that is not enough.
-    async fn append_applied(&mut self, ops: Vec<Op>) -> Result<Result<(), StoreError>, End> {
+    async fn append_applied(&mut self, ops: Vec<Op>) -> Result<(), Stop> {
         loop {
             let fence = self.revision;
             let moved = match self.append(ops.clone()).await {
                 Err(moved @ StoreError::Moved { .. }) => moved,
-                done => return Ok(done),
+                done => return Ok(done?),
             };
             // Mostly only the lock changed, and it is checked again before the file is touched.
-            match self.catch_up_past(fence).await? {
-                Ok(()) if self.doubt.is_none() => {}
-                Ok(()) => return Ok(Err(moved)),
-                Err(error) => return Ok(Err(error)),
+            self.catch_up_past(fence).await?;
+            if self.doubt.is_some() {
+                return Err(moved.into());
             }
         }
     }

@@ -5,16 +5,17 @@
 use holdfast_protocol::error::Reason;
 use holdfast_protocol::frame::Op;
 use holdfast_protocol::internal::Activate;
-use holdfast_protocol::reply::{Renewed, Touched};
-use holdfast_protocol::request::{Empty, Request, ShowToken, parse};
 use holdfast_protocol::subject::Verb;
-use holdfast_protocol::{Error, RequestId, lock};
+use holdfast_protocol::{Error, RequestId};
+use holdfast_rules::conflict::explain;
+use holdfast_rules::validate::may_write;
 use serde::Serialize;
 use serde_json::value::RawValue;
 
 use super::commit::{Batch, Staged, refused, with_copies};
 use super::end::answer_end;
 use super::record::Standing;
+use super::stop::Stop;
 use super::{Agent, Doubt, End, Flow};
 use crate::letter::{Answer, Call, Letter};
 use crate::machine::{Access, Ask, Change, Decision, Memory};
@@ -100,8 +101,8 @@ impl Agent {
             // From now on the next one who knows more tells again.
             self.status.end_catching_up();
         }
-        if let Err(error) = self.catch_up(letter).await? {
-            return Ok(Verdict::Now(refused(&error, &letter.request_id)));
+        if let Err(stop) = self.catch_up(letter).await {
+            return Ok(Verdict::Now(refused(&stop.refusal()?, &letter.request_id)));
         }
         match &letter.call {
             // What a client did to the lock counts as activity where it is adopted; the hint itself does not.
@@ -110,8 +111,8 @@ impl Agent {
                 Standing::Gone => Err(self.gone()),
             },
             Call::CatchUp => Ok(Verdict::Now(Answer::Done("{}".into()))),
-            Call::Verb(Verb::SessionTouch) => Ok(Verdict::Now(self.decide_touch(letter))),
-            Call::Verb(_) => self.decide_renew(letter).await,
+            Call::Verb(Verb::SessionTouch) => Ok(Verdict::Now(self.answer_touch(letter))),
+            Call::Verb(_) => self.renew(letter).await.map(Verdict::Now),
             // They end a batch before they come here, or are answered without the mailbox.
             Call::Activate(_) | Call::Handover | Call::Passivate(_) | Call::Look | Call::Lease => {
                 Ok(Verdict::Now(Answer::Moved))
@@ -132,44 +133,8 @@ impl Agent {
     }
 
     /// Learns of the record what the letter's sender knew.
-    pub(super) async fn catch_up(&mut self, letter: &Letter) -> Result<Result<(), Error>, End> {
-        if letter.revision <= self.revision {
-            return Ok(Ok(()));
-        }
-        self.refresh_or_end().await
-    }
-
-    fn decide_touch(&self, letter: &Letter) -> Answer {
-        match parse::<Empty>(&letter.payload, &self.core.limits) {
-            Ok(_) => {
-                self.touch();
-                done(&Touched { session_id: self.key.id.clone(), state: self.record.state })
-            }
-            Err(error) => refused(&error, &letter.request_id),
-        }
-    }
-
-    async fn decide_renew(&mut self, letter: &Letter) -> Result<Verdict, End> {
-        let show = match parse::<ShowToken>(&letter.payload, &self.core.limits) {
-            Ok(show) => show,
-            Err(error) => return Ok(Verdict::Now(refused(&error, &letter.request_id))),
-        };
-        let request_id = chosen_id(show.request_id(), letter);
-        // Nothing proves this yes but the record itself.
-        if let Err(error) = self.refresh_or_end().await? {
-            return Ok(Verdict::Now(refused(&error, &request_id)));
-        }
-        let proven =
-            lock::prove(&self.record, self.revision, &show.token).map(|lock| (lock.owner.clone(), lock.revision));
-        Ok(Verdict::Now(match proven {
-            Ok((owner, lock_revision)) => {
-                self.touch();
-                self.renew_lock_clock();
-                let expires_in_ms = self.lease_view().expires_in_ms;
-                done(&Renewed { session_id: self.key.id.clone(), owner, lock_revision, expires_in_ms })
-            }
-            Err(error) => refused(&self.explained(error), &request_id),
-        }))
+    pub(super) async fn catch_up(&mut self, letter: &Letter) -> Result<(), Stop> {
+        if letter.revision <= self.revision { Ok(()) } else { self.refresh_or_end().await }
     }
 
     async fn decide_request(&mut self, verb: Verb, letter: &Letter, batch: &Batch) -> Result<Verdict, End> {
@@ -177,76 +142,82 @@ impl Agent {
             Ok(ask) => ask,
             Err(error) => return Ok(Verdict::Now(refused(&error, &letter.request_id))),
         };
-        self.touch();
         let request_id = ask.request_id.clone().unwrap_or_else(|| letter.request_id.clone());
-        let no = |error: &Error| Ok(Verdict::Now(refused(error, &request_id)));
+        match self.decide_ask(verb, ask, &request_id, letter, batch).await {
+            Ok(verdict) => Ok(verdict),
+            Err(stop) => Ok(Verdict::Now(refused(&stop.refusal()?, &request_id))),
+        }
+    }
+
+    async fn decide_ask(
+        &mut self,
+        verb: Verb,
+        ask: Ask,
+        request_id: &RequestId,
+        letter: &Letter,
+        batch: &Batch,
+    ) -> Result<Verdict, Stop> {
+        self.touch();
         if matches!(ask.access, Access::Write { .. }) {
             // Whatever has happened to lock and owner since.
-            if let Some(reply) = self.remembered(&request_id) {
+            if let Some(reply) = self.remembered(request_id) {
                 return Ok(Verdict::Now(Answer::Done(reply.into())));
             }
-            if let Some(place) = batch.staged.iter().position(|staged| staged.request_id == request_id) {
+            if let Some(place) = batch.staged.iter().position(|staged| staged.request_id == *request_id) {
                 return Ok(Verdict::CopyOf(place));
             }
         }
-        if let Err(error) = self.catch_up(letter).await? {
-            return no(&error);
+        self.catch_up(letter).await?;
+        match &ask.access {
+            Access::Write { token } => self.check_lock(token.as_deref()).await?,
+            Access::Read => self.check_ownership().await?,
+            Access::LinearizableRead => {}
         }
-        if let Access::Write { token } = &ask.access
-            && let Err(error) = self.check_lock(token.as_deref()).await?
-        {
-            return no(&error);
-        }
-        if ask.access == Access::Read && !self.core.health.is_confirmed() {
-            let message = "this worker cannot prove that it still owns the session";
-            return no(&Error::new(Reason::LeaseLost, message).retry_after_ms(Some(1000)));
-        }
-        // Somebody may have moved the session, and not have reached this worker to tell it.
-        if ask.access == Access::Read
-            && !self.is_proven()
-            && let Err(error) = self.refresh_or_end().await?
-        {
-            return no(&error);
-        }
-        match self.machine.decide(&ask).await {
+        let decision = match self.machine.decide(&ask).await {
             Ok(Decision::Reply(reply)) if ask.access == Access::Read && batch.ops.is_empty() => {
-                Ok(Verdict::Now(Answer::Done(reply.get().to_owned().into())))
+                return Ok(Verdict::Now(Answer::Done(reply.get().to_owned().into())));
             }
             // A read behind changes of its own batch must not be answered before they are committed.
-            Ok(decision) => Ok(Verdict::Stage { ask: Box::new(ask), request_id, decision: Ok(decision) }),
+            Ok(decision) => Ok(decision),
             Err(error) => {
                 // What could not be read is worth a look.
                 self.look_due |= verb == Verb::DocLoad;
                 // So must a refusal behind such changes; any other is good if this agent still owns the session.
                 if batch.ops.is_empty() {
-                    if let Err(unread) = self.refresh_or_end().await? {
-                        return no(&unread);
-                    }
+                    self.refresh_or_end().await?;
                     if self.doubt.is_none() {
-                        return no(&error);
+                        return Err(error.into());
                     }
                 }
-                Ok(Verdict::Stage { ask: Box::new(ask), request_id, decision: Err(error) })
+                Err(error)
             }
+        };
+        Ok(Verdict::Stage { ask: Box::new(ask), request_id: request_id.clone(), decision })
+    }
+
+    /// Whether a read that may be behind by one lease may be answered.
+    async fn check_ownership(&mut self) -> Result<(), Stop> {
+        if !self.core.health.is_confirmed() {
+            let message = "this worker cannot prove that it still owns the session";
+            return Err(Error::new(Reason::LeaseLost, message).retry_after_ms(Some(1000)).into());
         }
+        // Somebody may have moved the session, and not have reached this worker to tell it.
+        if self.is_proven() { Ok(()) } else { self.refresh_or_end().await }
     }
 
     /// Whether a change may be made with `token`; a no is asked of the record itself.
-    pub(super) async fn check_lock(&mut self, token: Option<&str>) -> Result<Result<(), Error>, End> {
-        if lock::may_write(&self.record, self.revision, token).is_ok() {
-            return Ok(Ok(()));
+    pub(super) async fn check_lock(&mut self, token: Option<&str>) -> Result<(), Stop> {
+        if may_write(&self.record, self.revision, token).is_ok() {
+            return Ok(());
         }
-        if let Err(error) = self.refresh_or_end().await? {
-            return Ok(Err(error));
-        }
-        let checked = lock::may_write(&self.record, self.revision, token);
-        Ok(checked.map_err(|error| self.explained(error)))
+        self.refresh_or_end().await?;
+        may_write(&self.record, self.revision, token).map_err(|refusal| self.explained(refusal).into())
     }
 
     /// Completes a conflict with what the clocks say.
-    fn explained(&self, mut error: Error) -> Error {
+    pub(super) fn explained(&self, mut error: Error) -> Error {
         let held_for_ms = self.record.lock.as_ref().and_then(|lock| held_for_ms(&lock.acquired_at));
-        lock::explain(&mut error, held_for_ms, self.lease_view().expires_in_ms);
+        explain(&mut error, held_for_ms, self.lease_view().expires_in_ms);
         error
     }
 }
@@ -283,17 +254,17 @@ impl Agent {
             answer_end(&self.key, vec![letter], &end).await;
             return Err(end);
         }
-        match self.settle().await {
-            Ok(Ok(())) => {}
-            Ok(Err(error)) => {
-                let answer = refused(&error, &letter.request_id);
-                letter.reply.send(answer).await;
-                return Ok(());
-            }
-            Err(end) => {
-                answer_end(&self.key, vec![letter], &end).await;
-                return Err(end);
-            }
+        if let Err(stop) = self.settle().await {
+            return match stop.refusal() {
+                Ok(error) => {
+                    letter.reply.send(refused(&error, &letter.request_id)).await;
+                    Ok(())
+                }
+                Err(end) => {
+                    answer_end(&self.key, vec![letter], &end).await;
+                    Err(end)
+                }
+            };
         }
         match &letter.call {
             Call::Activate(given) => {

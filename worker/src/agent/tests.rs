@@ -17,12 +17,12 @@ use std::sync::Arc;
 
 use holdfast_protocol::error::Reason;
 use holdfast_protocol::internal::{Activate, Hint};
-use holdfast_protocol::lock::{self, LockDecision};
 use holdfast_protocol::record::EventType;
 use holdfast_protocol::reply::Grant;
 use holdfast_protocol::request::{Acquire, Takeover};
 use holdfast_protocol::subject::Verb;
 use holdfast_protocol::{RequestId, Revision, SessionRecord};
+use holdfast_rules::{Asked as LockAsked, Decision, acquire, takeover};
 use serde_json::{Value, json};
 
 use super::simulation::world::{Asked, Node, Opening, World};
@@ -77,25 +77,26 @@ async fn hint(world: &World) -> Hint {
 /// Takes or takes over the lock, and tells nobody.
 async fn grant<T>(
     world: &World,
-    decide: impl FnOnce(&SessionRecord, Revision, &lock::Asked<'_>) -> LockDecision<T>,
+    decide: impl FnOnce(&SessionRecord, Revision, &LockAsked<'_>) -> Decision<T>,
 ) -> (T, Hint) {
     let known = hint(world).await;
     let (request_id, nonce) = (RequestId::made(world.fresh()), world.fresh());
-    let asked = lock::Asked { request_id: &request_id, actor: None, at: "now", nonce, secret: &world.secret };
+    let asked =
+        LockAsked { request_id: &request_id, by_caller: false, actor: None, at: "now", nonce, secret: &world.secret };
     match decide(&known.record, known.revision, &asked) {
-        LockDecision::Commit { next, reply } => (reply, world.write_record(known.revision, &next).await.unwrap()),
+        Decision::Commit { next, reply } => (reply, world.write_record(known.revision, &next).await.unwrap()),
         _ => panic!("the lock is not free"),
     }
 }
 
 async fn acquire(world: &World, owner: &str, ttl_ms: Option<u64>) -> (Grant, Hint) {
     let acquire: Acquire = serde_json::from_value(json!({ "owner": owner, "ttl_ms": ttl_ms })).unwrap();
-    grant(world, |record, at, asked| lock::acquire(record, at, &acquire, asked)).await
+    grant(world, |record, at, asked| acquire::acquire(record, at, &acquire, asked)).await
 }
 
 async fn take_over(world: &World, owner: &str) -> (Grant, Hint) {
     let takeover: Takeover = serde_json::from_value(json!({ "owner": owner, "reason": "stuck" })).unwrap();
-    let (taken, hint) = grant(world, |record, at, asked| lock::takeover(record, at, &takeover, asked)).await;
+    let (taken, hint) = grant(world, |record, at, asked| takeover::takeover(record, at, &takeover, asked)).await;
     (taken.grant, hint)
 }
 

@@ -6,12 +6,12 @@ use std::time::Duration;
 use bytes::Bytes;
 use holdfast_protocol::error::{Code, Reason};
 use holdfast_protocol::internal::Hint;
-use holdfast_protocol::lock::{self, LockDecision};
 use holdfast_protocol::record::{EventType, State};
 use holdfast_protocol::reply::Grant;
 use holdfast_protocol::request::{Acquire, Takeover};
 use holdfast_protocol::subject::Verb;
 use holdfast_protocol::{Error, RequestId, Revision, SessionRecord};
+use holdfast_rules::{Asked as LockAsked, Decision, acquire, release, takeover};
 use holdfast_store::LEASE_TTL;
 use serde_json::{Value, json};
 use tokio::time::Instant;
@@ -223,20 +223,21 @@ impl Client {
     /// Decides on the record and writes it, as a coordinator does.
     async fn decide<T>(
         &mut self,
-        decide: impl Fn(&SessionRecord, Revision, &lock::Asked<'_>) -> LockDecision<T>,
+        decide: impl Fn(&SessionRecord, Revision, &LockAsked<'_>) -> Decision<T>,
     ) -> Option<T> {
         let (request_id, nonce, secret) =
             (RequestId::made(self.world.fresh()), self.world.fresh(), self.world.secret.clone());
-        let asked = lock::Asked { request_id: &request_id, actor: None, at: "now", nonce, secret: &secret };
+        let asked =
+            LockAsked { request_id: &request_id, by_caller: false, actor: None, at: "now", nonce, secret: &secret };
         for attempt in 0..3 {
             let hint = self.known_record(attempt > 0).await?;
             if hint.record.state == State::Closed {
                 continue;
             }
             match decide(&hint.record, hint.revision, &asked) {
-                LockDecision::Unchanged(reply) => return Some(reply),
-                LockDecision::Refuse(_) => {}
-                LockDecision::Commit { next, reply } => {
+                Decision::Unchanged(reply) | Decision::Note { reply, .. } => return Some(reply),
+                Decision::Refuse(_) => {}
+                Decision::Commit { next, reply } => {
                     if let Ok(written) = self.world.write_record(hint.revision, &next).await {
                         self.record = Some(written.clone());
                         self.tell(written).await;
@@ -269,13 +270,13 @@ impl Client {
         let ttl_ms = self.dice.percent(50).then(|| 1000 + self.dice.below(2000));
         let acquire: Acquire =
             serde_json::from_value(json!({ "owner": format!("c{}", self.number), "ttl_ms": ttl_ms })).unwrap();
-        let grant = self.decide(|record, at, asked| lock::acquire(record, at, &acquire, asked)).await;
+        let grant = self.decide(|record, at, asked| acquire::acquire(record, at, &acquire, asked)).await;
         self.hold(grant.as_ref());
     }
 
     async fn release(&mut self) {
         let Some(token) = self.token.clone() else { return };
-        if self.decide(|record, at, asked| lock::release(record, at, &token, asked)).await.is_some()
+        if self.decide(|record, at, asked| release::release(record, at, &token, asked)).await.is_some()
             && self.dice.percent(70)
         {
             self.token = None;
@@ -285,7 +286,7 @@ impl Client {
     async fn take_over(&mut self) {
         let takeover = json!({ "owner": format!("c{}", self.number), "reason": "stuck" });
         let takeover: Takeover = serde_json::from_value(takeover).unwrap();
-        let taken = self.decide(|record, at, asked| lock::takeover(record, at, &takeover, asked)).await;
+        let taken = self.decide(|record, at, asked| takeover::takeover(record, at, &takeover, asked)).await;
         self.hold(taken.as_ref().map(|taken| &taken.grant));
     }
 }

@@ -9,7 +9,8 @@ use holdfast_protocol::error::Reason;
 use holdfast_protocol::frame::{FRAMES_MAX, Frame};
 use holdfast_protocol::record::{EventType, Owner};
 use holdfast_protocol::subject::Verb;
-use holdfast_protocol::{Limits, RequestId, Revision, SessionRecord, lock};
+use holdfast_protocol::{Limits, RequestId, Revision, SessionRecord};
+use holdfast_rules::validate::may_write;
 use holdfast_store::Rollup;
 use holdfast_store::memory::Accepted;
 
@@ -125,7 +126,7 @@ impl Fold<'_> {
         for op in &frame.ops {
             if let Some(place) = self.notes.by_id.get(&op.request_id) {
                 let token = self.notes.requests[*place].1.token.as_deref();
-                let allowed = lock::may_write(&record, fence, token);
+                let allowed = may_write(&record, fence, token);
                 assert!(allowed.is_ok(), "frame {sequence} has {:?}, whose token lost: {allowed:?}", op.request_id);
             }
             self.machine.apply(&op.change).unwrap();
@@ -214,7 +215,7 @@ impl Fold<'_> {
             Reason::LockHeld | Reason::StaleToken | Reason::NotLocked | Reason::LockRequired => {
                 let at = revision.unwrap();
                 let record = self.records[&at].as_ref().unwrap();
-                let allowed = lock::may_write(record, Revision(at), noted.token.as_deref());
+                let allowed = may_write(record, Revision(at), noted.token.as_deref());
                 assert!(allowed.is_err(), "{id:?} was refused by a record that allows it: {error:?}");
                 let after = self.records.range(at + 1..).next().map(|(next, _)| *next);
                 let superseded = after.is_some_and(|next| next <= attempt.began_at);

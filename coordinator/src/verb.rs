@@ -1,0 +1,58 @@
+//! From a parsed subject to the function that answers it: `session.open` is in `verb/session/open.rs`, and so on.
+//!
+//! Deliberately absent: the verbs that an agent answers, which go through `route` unread.
+
+use std::sync::Arc;
+
+use holdfast_protocol::Error;
+use holdfast_protocol::subject::{RequestSubject, Verb};
+
+use crate::answer::Answer;
+use crate::call::Incoming;
+use crate::error;
+use crate::hub::Hub;
+use crate::route;
+
+mod admin;
+pub(crate) mod lock;
+pub(crate) mod session;
+mod worker;
+
+pub(crate) use lock::acquire::{Acquiring, acquire, begin as begin_acquire};
+
+/// Answers one request. A `lock.acquire` has a way of its own, because it may wait: [`begin_acquire`], then
+/// [`acquire()`].
+///
+/// # Errors
+/// Whatever the contract has for it.
+pub(crate) async fn answer(hub: &Arc<Hub>, subject: RequestSubject, incoming: &Incoming) -> Result<Answer, Error> {
+    match &subject {
+        RequestSubject::Session(verb, key) => match verb {
+            Verb::SessionGet => session::get::get(hub, key, incoming).await,
+            Verb::LockValidate => lock::validate::validate(hub, key, incoming).await,
+            Verb::LockRelease => lock::release::release(hub, key, incoming).await,
+            Verb::AdminTakeover => admin::takeover::takeover(hub, key, incoming).await,
+            Verb::AdminUnlock => admin::unlock::unlock(hub, key, incoming).await,
+            Verb::AdminMove => admin::r#move::answer(hub, key, incoming).await,
+            verb if verb.is_relayed() => route::relay(hub, *verb, key, incoming).await,
+            verb => Err(not_answered(*verb)),
+        },
+        RequestSubject::Namespace(verb, namespace) => match verb {
+            Verb::SessionOpen => session::open::open(hub, namespace, incoming).await,
+            Verb::SessionList => session::list::list(hub, namespace, incoming).await,
+            Verb::AdminReclaim => admin::reclaim::reclaim(hub, namespace, incoming).await,
+            verb => Err(not_answered(*verb)),
+        },
+        RequestSubject::Worker(verb, name) => match verb {
+            Verb::WorkerDrain | Verb::WorkerUndrain => worker::drain::set_state(hub, *verb, name, incoming).await,
+            verb => Err(not_answered(*verb)),
+        },
+        RequestSubject::Fleet(Verb::WorkerList) => worker::list::list(hub, incoming).await,
+        RequestSubject::Fleet(verb) => Err(not_answered(*verb)),
+    }
+}
+
+/// A verb whose target in `protocol` is not the one that it is answered for here.
+fn not_answered(verb: Verb) -> Error {
+    error::bug(&format!("{verb} is not answered for what its subject names"))
+}

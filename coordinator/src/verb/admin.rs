@@ -1,0 +1,6 @@
+//! Requests of operators.
+
+pub(super) mod r#move;
+pub(super) mod reclaim;
+pub(super) mod takeover;
+pub(super) mod unlock;

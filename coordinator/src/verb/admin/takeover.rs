@@ -1,0 +1,52 @@
+//! `admin.takeover`: an operator takes the lock, whoever holds it.
+//!
+//! Invariant: a late copy of a takeover does not override again: it would hit whoever has the lock by then.
+
+use std::sync::Arc;
+
+use holdfast_protocol::record::EventType;
+use holdfast_protocol::reply::TakenOver;
+use holdfast_protocol::request::Takeover;
+use holdfast_protocol::{Error, Revision, SessionKey, SessionRecord};
+use holdfast_records::Wrote;
+use holdfast_rules::past::is_made_by;
+use holdfast_rules::{Asked, Decision, Past, takeover};
+
+use crate::answer::Answer;
+use crate::call::Incoming;
+use crate::hub::Hub;
+use crate::leave;
+use crate::verb::lock::{LockRule, finish, locked};
+
+impl LockRule for Takeover {
+    type Reply = TakenOver;
+
+    fn decide(&self, record: &SessionRecord, revision: Revision, asked: &Asked<'_>) -> Decision<TakenOver> {
+        takeover::takeover(record, revision, self, asked)
+    }
+
+    fn replay(&self, past: &Past, asked: &Asked<'_>) -> Option<TakenOver> {
+        past.takeover(asked).filter(|taken| taken.grant.owner == self.owner)
+    }
+
+    fn needs_past(&self, record: &SessionRecord, asked: &Asked<'_>) -> bool {
+        // The session may have moved since, and the record says that last.
+        !is_made_by(record, asked.request_id, &[EventType::LockTakenOver])
+    }
+}
+
+/// Takes the lock from whoever holds it.
+pub(crate) async fn takeover(hub: &Arc<Hub>, key: &SessionKey, incoming: &Incoming) -> Result<Answer, Error> {
+    let (request, call) = incoming.parse::<Takeover>(&hub.config.limits)?;
+    let call = call.urgent();
+    let outcome = locked(hub, key, &call, &request).await;
+    let known = outcome.as_ref().ok().filter(|done| done.wrote == Wrote::Change).map(|done| done.known.clone());
+    let answer = Answer::of(&finish(hub, key, &call, outcome).await?);
+    // The takeover is done, whatever becomes of this; whoever asked is to hear of it in time.
+    if let Some(known) = known
+        && tokio::time::timeout(call.left() / 2, leave::silent(hub, &known, &call)).await.is_err()
+    {
+        tracing::info!(%key, "a session was not moved with its takeover in time");
+    }
+    answer
+}

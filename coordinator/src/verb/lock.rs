@@ -1,0 +1,94 @@
+//! Requests about a lock, and those of an operator that override one: each is a rule, put through the record loop.
+
+use std::sync::Arc;
+
+use holdfast_protocol::{Error, Revision, SessionKey, SessionRecord};
+use holdfast_records::{Change, Done, Found, Known, NotDone, change};
+use holdfast_rules::{Asked, Decision, Past};
+
+use crate::call::{Call, now};
+use crate::error;
+use crate::explain;
+use crate::hub::Hub;
+use crate::place;
+use crate::writer::Writer;
+
+pub(crate) mod acquire;
+pub(crate) mod release;
+pub(crate) mod validate;
+
+/// A request that changes a lock by a rule.
+pub(crate) trait LockRule: Sync {
+    /// Its answer.
+    type Reply: Send;
+
+    /// What to do about it.
+    fn decide(&self, record: &SessionRecord, revision: Revision, asked: &Asked<'_>) -> Decision<Self::Reply>;
+
+    /// What an earlier copy of it was answered.
+    fn replay(&self, past: &Past, asked: &Asked<'_>) -> Option<Self::Reply>;
+
+    /// Whether only the record's past has the whole answer of an earlier copy that `record` shows the effect of.
+    fn needs_past(&self, _record: &SessionRecord, _asked: &Asked<'_>) -> bool {
+        false
+    }
+}
+
+struct Locking<'a, R> {
+    rule: &'a R,
+    asked: Asked<'a>,
+}
+
+impl<R: LockRule> Change<Writer<'_>> for Locking<'_, R> {
+    type Reply = R::Reply;
+
+    async fn decide(&self, _: &Writer<'_>, known: &Known) -> Result<Decision<R::Reply>, Error> {
+        Ok(self.rule.decide(&known.record, known.revision, &self.asked))
+    }
+
+    fn has_copies(&self) -> bool {
+        self.asked.by_caller
+    }
+
+    fn replay(&self, past: &Past) -> Option<R::Reply> {
+        self.rule.replay(past, &self.asked)
+    }
+
+    fn needs_past(&self, record: &SessionRecord) -> bool {
+        self.rule.needs_past(record, &self.asked)
+    }
+
+    fn is_own_write(&self, record: &SessionRecord) -> bool {
+        record.lock.as_ref().is_some_and(|lock| lock.nonce == self.asked.nonce)
+    }
+}
+
+/// What became of a request about a lock.
+pub(crate) type Outcome<Reply> = Result<Done<Reply>, NotDone<Error>>;
+
+/// Changes the lock of `key` by `rule`.
+pub(crate) async fn locked<R: LockRule>(hub: &Hub, key: &SessionKey, call: &Call, rule: &R) -> Outcome<R::Reply> {
+    let at = now();
+    let locking = Locking { rule, asked: call.asked(&at, &hub.secret) };
+    change(&mut Writer::new(hub, key, call), &locking).await
+}
+
+/// The answer, or why there was no change. A session that nobody holds comes back behind it.
+pub(crate) async fn finish<Reply>(
+    hub: &Arc<Hub>,
+    key: &SessionKey,
+    call: &Call,
+    outcome: Outcome<Reply>,
+) -> Result<Reply, Error> {
+    match outcome {
+        Ok(Done { known, reply, .. }) => {
+            place::bring_back(hub, &known);
+            Ok(reply)
+        }
+        Err(NotDone::Refused(refusal, Found::Record(known))) => {
+            place::bring_back(hub, &known);
+            Err(explain::conflict(hub, &known, *refusal, call).await)
+        }
+        Err(not_done) => Err(error::of_not_done(not_done, key)),
+    }
+}

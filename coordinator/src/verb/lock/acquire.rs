@@ -1,0 +1,173 @@
+//! `lock.acquire`, with waiting in line.
+//!
+//! Invariant: those who wait are served in the order in which this coordinator received them. A place in line is taken
+//! before anything is awaited, and kept through failures that pass; it ends with the grant, with `lock_held` at the end
+//! of `wait_ms`, or with a refusal that is final. One who does not wait may find the lock free and take it.
+
+mod pass_on;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use async_nats::Subject;
+
+use holdfast_protocol::reply::Grant;
+use holdfast_protocol::request::Acquire;
+use holdfast_protocol::{Error, Reason, RequestId, Revision, SessionKey, SessionRecord};
+use holdfast_records::{Found, NotDone, Wrote};
+use holdfast_rules::{Asked, Decision, Past, acquire};
+use tokio::time::Instant;
+
+use crate::answer::Answer;
+use crate::call::{Call, Incoming, now};
+use crate::grants::{Granted, is_imported};
+use crate::hub::Hub;
+use crate::verb::lock::{LockRule, Outcome, finish, locked};
+use crate::waiters::{self, Waiting};
+
+/// The pause before the first in line tries again after a failure that passes.
+const RETRY: Duration = Duration::from_millis(100);
+
+impl LockRule for Acquire {
+    type Reply = Grant;
+
+    fn decide(&self, record: &SessionRecord, revision: Revision, asked: &Asked<'_>) -> Decision<Grant> {
+        acquire::acquire(record, revision, self, asked)
+    }
+
+    fn replay(&self, past: &Past, asked: &Asked<'_>) -> Option<Grant> {
+        past.grant(asked).filter(|grant| grant.owner == self.owner)
+    }
+}
+
+/// An acquire that was read, with its place in line if it is to wait.
+pub(crate) struct Acquiring {
+    request: Acquire,
+    call: Call,
+    reply: Subject,
+    place: Option<(Waiting, Instant)>,
+}
+
+/// What became of one who waited.
+enum Waited {
+    /// It has an outcome.
+    Over(Outcome<Grant>),
+    /// Another coordinator has it now, and answers.
+    PassedOn,
+}
+
+/// Reads the request, and takes its place in line. Awaits nothing.
+///
+/// # Errors
+/// `invalid_params`, and `busy` when too many wait.
+pub(crate) fn begin(hub: &Hub, key: &SessionKey, incoming: &Incoming) -> Result<Acquiring, Error> {
+    let (request, call) = incoming.parse::<Acquire>(&hub.config.limits)?;
+    let wait = Duration::from_millis(request.wait_ms.unwrap_or(0));
+    if !wait.is_zero() && request.ttl_ms.is_none() && is_imported(&incoming.reply) {
+        let why = "wait_ms needs ttl_ms over a service import: nobody can tell there whether the grant is heard";
+        return Err(Error::invalid(Reason::BadValue, why).detail("field", "wait_ms"));
+    }
+    // With a token there is nothing to wait for but one's own lock, which the first try answers.
+    let place = if wait.is_zero() || request.expected_token.is_some() {
+        None
+    } else {
+        Some((waiters::join(hub, key, &incoming.reply)?, call.arrived + wait))
+    };
+    Ok(Acquiring { request, call, reply: incoming.reply.clone(), place })
+}
+
+impl Acquiring {
+    /// Whether it may take as long as its client is willing to wait.
+    pub(crate) fn waits(&self) -> bool {
+        self.place.is_some()
+    }
+
+    /// Its idempotency key.
+    pub(crate) fn request_id(&self) -> &RequestId {
+        &self.call.request_id
+    }
+}
+
+/// Takes the lock, or waits for it. `None`: another coordinator answers.
+pub(crate) async fn acquire(hub: &Arc<Hub>, key: &SessionKey, acquiring: Acquiring) -> Result<Option<Answer>, Error> {
+    let Acquiring { request, call, reply, place } = acquiring;
+    let outcome = match place {
+        None => locked(hub, key, &call, &request).await,
+        Some((waiting, until)) => match in_line(hub, key, &request, &call, &reply, waiting, until).await? {
+            Waited::Over(outcome) => outcome,
+            Waited::PassedOn => return Ok(None),
+        },
+    };
+    let is_new = outcome.as_ref().is_ok_and(|done| done.wrote == Wrote::Change);
+    let grant = finish(hub, key, &call, outcome).await?;
+    let answer = Answer::of(&grant)?;
+    // One that was answered before is not taken back: whoever heard the first answer has it.
+    let granted = is_new.then(|| Granted { key: key.clone(), fence: grant.fence });
+    Ok(Some(Answer { granted, ..answer }))
+}
+
+/// Waits for the turn, and tries when it has come, until `until`.
+async fn in_line(
+    hub: &Arc<Hub>,
+    key: &SessionKey,
+    request: &Acquire,
+    call: &Call,
+    reply: &Subject,
+    waiting: Waiting,
+    until: Instant,
+) -> Result<Waited, Error> {
+    loop {
+        let is_over = Instant::now() >= until;
+        let is_leaving = hub.leaving.is_cancelled();
+        let mut poll = hub.config.waiter_poll.mul_f64(rand::random_range(0.75..1.25));
+        if is_leaving && !is_over {
+            // In the order of the line: whoever is passed on leaves it, and the next one is woken.
+            if waiting.is_first() {
+                return pass_on::pass_on(hub, key, request, call, reply, until).await.map(|()| Waited::PassedOn);
+            }
+        } else if waiting.is_first() || was_granted_before(hub, key, request, call) {
+            match locked(hub, key, &call.again(until), request).await {
+                Err(NotDone::Refused(refusal, Found::Record(known)))
+                    if refusal.reason == Reason::LockHeld && !is_over =>
+                {
+                    // Its lease may have nobody who counts it.
+                    hub.countdown.ask_soon(&known.record);
+                }
+                Err(NotDone::Stopped(failure)) if failure.retryable && !is_over => {
+                    tracing::debug!(%key, %failure, "the first in line tries again");
+                    poll = RETRY;
+                }
+                outcome => return Ok(Waited::Over(outcome)),
+            }
+        } else if is_over {
+            return Ok(Waited::Over(give_up(hub, key, request, &call.again(until)).await));
+        }
+        tokio::select! {
+            () = hub.leaving.cancelled(), if !is_leaving => {}
+            () = tokio::time::sleep_until(until.min(Instant::now() + poll)) => {}
+            () = waiting.woken() => {}
+        }
+    }
+}
+
+/// Whether an earlier copy of the same request has the lock, as far as the others of the line have read the record.
+fn was_granted_before(hub: &Hub, key: &SessionKey, request: &Acquire, call: &Call) -> bool {
+    let Some(known) = hub.records.cached(key) else { return false };
+    let at = now();
+    call.asked(&at, &hub.secret).regrant(&known.record).is_some_and(|grant| grant.owner == request.owner)
+}
+
+/// The conflict of one whose turn has not come in time. Should the lock be between two others of the line at this very
+/// moment, the next of them gets a moment to take it, so that nobody is overtaken by a latecomer's end.
+async fn give_up(hub: &Hub, key: &SessionKey, request: &Acquire, call: &Call) -> Outcome<Grant> {
+    for _ in 0..5 {
+        let known = hub.records.read_record(key, call.deadline).await.map_err(NotDone::Stopped)?;
+        let at = now();
+        match request.decide(&known.record, known.revision, &call.asked(&at, &hub.secret)) {
+            // To be decided with the past in view.
+            Decision::Refuse(_) | Decision::Unchanged(_) | Decision::Note { .. } => break,
+            Decision::Commit { .. } => call.pause().await,
+        }
+    }
+    locked(hub, key, call, request).await
+}

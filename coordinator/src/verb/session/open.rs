@@ -1,0 +1,283 @@
+//! `session.open`.
+//!
+//! Invariant: a new session is one compare-and-set on a key that must not be there, so that of any number of openers one
+//! creates. Its owner is told to take it up once, and never again as *created*.
+
+mod real;
+
+use std::sync::Arc;
+
+use holdfast_protocol::document::Content;
+use holdfast_protocol::id::WorkspaceName;
+use holdfast_protocol::path::CanonicalPath;
+use holdfast_protocol::record::{EventType, SessionConfig, SessionRecord};
+use holdfast_protocol::reply::{Opened, Session};
+use holdfast_protocol::request::{Mode, Open, OpenConfig, OpenTarget};
+use holdfast_protocol::{Error, Limits, Namespace, RequestId, Revision, SessionId, SessionKey};
+use holdfast_records::{Change, Done, Found, Known, Wrote, change};
+use holdfast_rules::Decision;
+use holdfast_rules::open::{self, Blank, OpenDecision};
+use holdfast_rules::past::is_made_by;
+use holdfast_rules::place::{Standing, standing};
+use uuid::{Builder, Uuid};
+
+use crate::answer::Answer;
+use crate::call::{Call, Incoming};
+use crate::error;
+use crate::hub::Hub;
+use crate::link::{self, Activated, Beginning};
+use crate::place;
+use crate::writer::Writer;
+
+/// What is to be opened.
+struct Wanted {
+    key: SessionKey,
+    file: Option<(WorkspaceName, CanonicalPath)>,
+    mode: Mode,
+    config: SessionConfig,
+    content: Option<Content>,
+}
+
+/// Finds or creates a session.
+pub(crate) async fn open(hub: &Arc<Hub>, namespace: &Namespace, incoming: &Incoming) -> Result<Answer, Error> {
+    let limits = &hub.config.limits;
+    let (request, call) = incoming.parse::<Open>(limits)?;
+    let wanted = wanted(request, namespace, &call, limits)?;
+    let wanted = real::real(hub, wanted, &call).await?;
+    let (known, created) = opened(hub, &wanted, &call).await?;
+    Answer::of(&Opened { session: Session::of(&known.record, known.revision), created })
+}
+
+fn wanted(request: Open, namespace: &Namespace, call: &Call, limits: &Limits) -> Result<Wanted, Error> {
+    let (id, file) = match request.target(limits)? {
+        OpenTarget::Id(id) => (id, None),
+        OpenTarget::File(workspace, path) => (path.session_id(&workspace), Some((workspace, path))),
+        OpenTarget::Fresh => (fresh_id(namespace, call), None),
+    };
+    Ok(Wanted {
+        key: SessionKey::new(namespace.clone(), id),
+        file,
+        mode: request.mode.unwrap_or_default(),
+        config: config(request.config.unwrap_or_default(), limits),
+        content: request.content,
+    })
+}
+
+fn config(asked: OpenConfig, limits: &Limits) -> SessionConfig {
+    SessionConfig {
+        idle_timeout_ms: asked.idle_timeout_ms.unwrap_or(limits.default_idle_timeout_ms),
+        on_idle: asked.on_idle.unwrap_or_default(),
+        lock: asked.lock.unwrap_or_default(),
+    }
+}
+
+/// The id of a session whose opener named none. With the caller's `request_id` it follows from that, since a retry must
+/// find what its first copy made; it then has the shape of a UUIDv7, though not its clock.
+fn fresh_id(namespace: &Namespace, call: &Call) -> SessionId {
+    let uuid = if call.by_caller { derived(namespace, &call.request_id) } else { Uuid::now_v7() };
+    SessionId::parse(&uuid.to_string()).expect("hex digits and dashes are within the alphabet of ids")
+}
+
+fn derived(namespace: &Namespace, request_id: &RequestId) -> Uuid {
+    let mut hasher = blake3::Hasher::new();
+    hasher.update(b"session of ").update(namespace.as_str().as_bytes()).update(&[0]);
+    hasher.update(request_id.as_str().as_bytes());
+    let mut bytes = [0; 16];
+    bytes.copy_from_slice(&hasher.finalize().as_bytes()[..16]);
+    Builder::from_random_bytes(bytes).with_version(uuid::Version::SortRand).into_uuid()
+}
+
+async fn opened(hub: &Hub, wanted: &Wanted, call: &Call) -> Result<(Known, bool), Error> {
+    let opening = Opening { wanted, is_known: hub.records.cached(&wanted.key).is_some() };
+    let done = change(&mut Writer::new(hub, &wanted.key, call), &opening).await;
+    match done.map_err(|not_done| error::of_not_done(not_done, &wanted.key))? {
+        Done { known, wrote: Wrote::Nothing, .. } => existing(hub, wanted, known, call).await,
+        Done { known, .. } => take_up(hub, wanted, known, call).await.map(|known| (known, true)),
+    }
+}
+
+/// Makes a session, unless it is there.
+struct Opening<'a> {
+    wanted: &'a Wanted,
+    /// Whether its record was seen before.
+    is_known: bool,
+}
+
+impl Opening<'_> {
+    async fn decide_on(
+        &self,
+        writer: &Writer<'_>,
+        record: Option<&SessionRecord>,
+        revision: Revision,
+    ) -> Result<Decision<()>, Error> {
+        let (hub, call, wanted) = (writer.hub, writer.call, self.wanted);
+        let (expected, mark) = match open::open(record, revision, wanted.mode, &wanted.key, wanted.file.as_ref()) {
+            OpenDecision::Existing => return Ok(Decision::Unchanged(())),
+            OpenDecision::Refuse(refusal) => return Ok(Decision::Refuse(refusal)),
+            OpenDecision::Create { expected, mark } => (expected, mark),
+        };
+        // What this very request opened once, and is over, is not opened again.
+        if opened_before(hub, &wanted.key, expected, call).await?.is_some() {
+            return Err(Error::no_session(&wanted.key));
+        }
+        let workspace = wanted.file.as_ref().map(|(workspace, _)| workspace);
+        let chosen = hub.registry.choose(&wanted.key, workspace, None, call.deadline).await?;
+        let blank = Blank {
+            key: &wanted.key,
+            file: wanted.file.clone(),
+            config: wanted.config.clone(),
+            owner: place::new_owner(chosen),
+            expected,
+            mark,
+        };
+        Ok(Decision::Commit { next: Box::new(open::created(blank, call.author(None))), reply: () })
+    }
+}
+
+impl Change<Writer<'_>> for Opening<'_> {
+    type Reply = ();
+
+    async fn decide(&self, writer: &Writer<'_>, known: &Known) -> Result<Decision<()>, Error> {
+        let decision = self.decide_on(writer, Some(&known.record), known.revision).await?;
+        // A no is to be said only of a session that no copy of this request opened.
+        if matches!(decision, Decision::Refuse(_))
+            && known.is_as_of(writer.call.arrived)
+            && was_opened_by(writer.hub, known, writer.call).await?
+        {
+            return Ok(Decision::Unchanged(()));
+        }
+        Ok(decision)
+    }
+
+    async fn decide_absent(&self, writer: &Writer<'_>, revision: Revision) -> Result<Decision<()>, Error> {
+        self.decide_on(writer, None, revision).await
+    }
+
+    /// A new id costs no read: that it is new is proven by the write.
+    fn guess(&self) -> Option<Found> {
+        (!self.is_known && self.wanted.mode != Mode::Attach).then_some(Found::Nothing { revision: Revision(0) })
+    }
+
+    fn is_told(&self) -> bool {
+        false
+    }
+}
+
+/// Has a new session's agent begin.
+async fn take_up(hub: &Hub, wanted: &Wanted, known: Known, call: &Call) -> Result<Known, Error> {
+    let begun = begin(hub, wanted, known.clone(), Beginning::Blank(wanted.content.clone()), call).await;
+    if let Err(refusal) = &begun
+        && open::is_final(refusal)
+    {
+        unmake(hub, &known, refusal, call).await;
+    }
+    begun
+}
+
+/// Has the session's agent begin, wherever it is by then. Only its first owner may take its log for empty.
+async fn begin(
+    hub: &Hub,
+    wanted: &Wanted,
+    mut known: Known,
+    mut beginning: Beginning,
+    call: &Call,
+) -> Result<Known, Error> {
+    loop {
+        match link::activate(hub, &known, beginning, call).await {
+            Activated::Up => return Ok(known),
+            Activated::Refused(refusal) => return Err(refusal),
+            Activated::Elsewhere => beginning = Beginning::LogOr(wanted.content.clone()),
+        }
+        known = place::place(hub, &wanted.key, call, &beginning).await?;
+        if wanted.content.is_none() {
+            return Ok(known);
+        }
+    }
+}
+
+/// Ends a session whose worker refused to begin it, so that a refused open leaves nothing behind.
+async fn unmake(hub: &Hub, known: &Known, refusal: &Error, call: &Call) {
+    let key = known.record.key();
+    let reason: String = refusal.message.chars().take(hub.config.limits.text_chars).collect();
+    let unmaking = Unmaking { at: known.revision, reason: &reason };
+    if let Err(not_done) = change(&mut Writer::new(hub, &key, call), &unmaking).await {
+        let error = error::of_not_done(not_done, &key);
+        tracing::info!(%key, %error, "a session that its worker refused stays");
+    }
+}
+
+struct Unmaking<'a> {
+    at: Revision,
+    reason: &'a str,
+}
+
+impl Change<Writer<'_>> for Unmaking<'_> {
+    type Reply = ();
+
+    async fn decide(&self, writer: &Writer<'_>, known: &Known) -> Result<Decision<()>, Error> {
+        let next = open::unmade(&known.record, writer.call.author(Some(self.reason)));
+        Ok(Decision::Commit { next: Box::new(next), reply: () })
+    }
+
+    fn pinned(&self) -> Option<Revision> {
+        Some(self.at)
+    }
+}
+
+/// Answers with a session that is there, once somebody holds it. Content is for a session that this request made.
+async fn existing(hub: &Hub, wanted: &Wanted, known: Known, call: &Call) -> Result<(Known, bool), Error> {
+    let created = was_opened_by(hub, &known, call).await?;
+    let beginning = if created { Beginning::LogOr(wanted.content.clone()) } else { Beginning::Log };
+    let known = match standing(&known.record, |owner| hub.registry.is_lost(owner)) {
+        // The first copy of this request may have failed to tell the agent.
+        Standing::Active(_) if created => begin(hub, wanted, known, beginning, call).await?,
+        Standing::Active(_) => known,
+        Standing::Passive | Standing::Orphaned(_) | Standing::Closed => {
+            place::place(hub, &wanted.key, call, &beginning).await?
+        }
+    };
+    Ok((known, created))
+}
+
+/// Whether an earlier copy of this request opened the session that is there.
+///
+/// # Errors
+/// `no_session` when it opened an earlier one, which is over.
+async fn was_opened_by(hub: &Hub, known: &Known, call: &Call) -> Result<bool, Error> {
+    let key = known.record.key();
+    if call.by_caller && is_made_by(&known.record, &call.request_id, &[EventType::SessionOpened]) {
+        return Ok(true);
+    }
+    match opened_before(hub, &key, known.revision, call).await? {
+        None => Ok(false),
+        Some(life) if life == known.record.log_after => Ok(true),
+        Some(_) => Err(Error::no_session(&key)),
+    }
+}
+
+/// Which life of the session `key` an earlier copy of this request opened, as far as its record's revisions up to
+/// `revision` say.
+async fn opened_before(hub: &Hub, key: &SessionKey, revision: Revision, call: &Call) -> Result<Option<u64>, Error> {
+    if !call.by_caller || revision == Revision(0) {
+        return Ok(None);
+    }
+    let past = hub.records.past(key, revision, call.deadline).await?;
+    Ok(past.opened_by(&call.request_id).map(|opened| opened.log_after))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_fresh_id_follows_from_the_callers_request_id() {
+        let (here, there) = (Namespace::parse("default").unwrap(), Namespace::parse("other").unwrap());
+        let (one, two) = (RequestId::parse("r1").unwrap(), RequestId::parse("r2").unwrap());
+        let id = derived(&here, &one);
+        assert_eq!(id, derived(&here, &one));
+        assert_ne!(id, derived(&here, &two));
+        assert_ne!(id, derived(&there, &one));
+        assert_eq!(id.get_version_num(), 7);
+        assert_eq!(id.get_variant(), uuid::Variant::RFC4122);
+    }
+}

@@ -1,0 +1,4 @@
+//! Requests about workers.
+
+pub(super) mod drain;
+pub(super) mod list;

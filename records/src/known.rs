@@ -1,0 +1,48 @@
+//! A record as it was last seen.
+
+use std::sync::Arc;
+
+use holdfast_protocol::{Revision, SessionKey, SessionRecord};
+use holdfast_rules::Past;
+use holdfast_store::Stored;
+use tokio::time::Instant;
+
+/// A record, its revision, and since when that is known.
+#[derive(Clone, Debug)]
+pub struct Known {
+    /// Its revision.
+    pub revision: Revision,
+    /// The record.
+    pub record: Arc<SessionRecord>,
+    /// It was the current one at some moment after this: when the read or write that told was begun.
+    pub since: Instant,
+}
+
+impl Known {
+    /// Whether it was current at some moment after `arrived`, so that an answer may rest on it.
+    pub fn is_as_of(&self, arrived: Instant) -> bool {
+        self.since >= arrived
+    }
+}
+
+/// What stands under a session's key.
+#[derive(Clone, Debug)]
+pub enum Found {
+    /// A record, which may be a closed session's.
+    Record(Known),
+    /// Nothing, or the marker that a deletion leaves.
+    Nothing {
+        /// The key's revision, 0 where there was none ever.
+        revision: Revision,
+    },
+}
+
+/// The past of the record of `key`, from its stored revisions, oldest first.
+pub fn past_of(key: &SessionKey, history: &[Stored]) -> Past {
+    let records = history.iter().filter_map(|stored| {
+        let record = SessionRecord::from_json(stored.value.as_deref()?, key).ok()?;
+        let event = record.event.clone().filter(|_| stored.write_id.is_some());
+        Some(SessionRecord { event, ..record })
+    });
+    Past::new(records, history.last().map_or(Revision(0), |stored| stored.revision))
+}

@@ -1,0 +1,36 @@
+//! The end of a lease, and a grant that reached nobody.
+
+use holdfast_protocol::record::{Event, EventType, SessionRecord};
+
+use crate::release::freed;
+
+/// The record after the lease of the lock at `lock_revision` ran out; `None` when that lock is gone already.
+pub fn expire(record: &SessionRecord, lock_revision: u64) -> Option<SessionRecord> {
+    let lock = record.lock.as_ref().filter(|lock| lock.revision == lock_revision && lock.ttl_ms.is_some())?;
+    let event = Event {
+        kind: EventType::LockExpired,
+        actor: None,
+        reason: Some(format!("not renewed for {} ms", lock.ttl_ms.unwrap_or_default())),
+        previous_owner: Some(lock.owner.clone()),
+        previous_worker: None,
+        request_id: None,
+        unheard: false,
+    };
+    Some(freed(record, Some(event)).0)
+}
+
+/// The record after the grant with this fence was taken back, because nobody listened to it; `None` when that lock is
+/// gone already, or when its request was asked again since.
+pub fn take_back(record: &SessionRecord, fence: u64) -> Option<SessionRecord> {
+    let lock = record.lock.as_ref().filter(|lock| lock.fence == fence && !lock.reasked)?;
+    let event = Event {
+        kind: EventType::LockReleased,
+        actor: None,
+        reason: Some("whoever asked was gone before the grant".to_owned()),
+        previous_owner: Some(lock.owner.clone()),
+        previous_worker: None,
+        request_id: None,
+        unheard: true,
+    };
+    Some(freed(record, Some(event)).0)
+}

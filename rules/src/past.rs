@@ -1,0 +1,117 @@
+//! What earlier copies of a request did: a record's stored revisions are the memory of `request_id`s.
+//!
+//! Invariant: a request that took effect takes no second one, for as long as the bucket keeps the revision that it made
+//! (64 revisions), whichever coordinator is asked. A past answers only for the revisions that it covers: one that has
+//! not seen a release or a close must not answer for it.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+
+use holdfast_protocol::record::{EventType, REVISIONS_KEPT, SessionRecord};
+use holdfast_protocol::reply::{Grant, Released, TakenOver, Unlocked};
+use holdfast_protocol::{RequestId, Revision};
+
+use crate::Asked;
+use crate::release::was_freed_by;
+
+/// The stored revisions of one record, the latest last, complete up to [`Past::covers`].
+#[derive(Clone, Debug)]
+pub struct Past {
+    records: VecDeque<Arc<SessionRecord>>,
+    covers: Revision,
+}
+
+impl Past {
+    /// Stored revisions, oldest first and complete up to `covers`. Those that do not parse are left out, and answer
+    /// nobody. A hand edit has no event: mostly it leaves that of the revision before it in its place.
+    pub fn new(records: impl IntoIterator<Item = SessionRecord>, covers: Revision) -> Self {
+        Self { records: records.into_iter().map(Arc::new).collect(), covers }
+    }
+
+    /// Up to which revision nothing is missing.
+    pub fn covers(&self) -> Revision {
+        self.covers
+    }
+
+    /// How many revisions it has.
+    pub fn len(&self) -> usize {
+        self.records.len()
+    }
+
+    /// Whether it has none.
+    pub fn is_empty(&self) -> bool {
+        self.records.is_empty()
+    }
+
+    /// `record` was written at `revision`, on top of the last revision that is covered.
+    pub fn push(&mut self, revision: Revision, record: Arc<SessionRecord>) {
+        self.records.push_back(record);
+        self.covers = revision;
+        if self.records.len() > REVISIONS_KEPT as usize {
+            self.records.pop_front();
+        }
+    }
+
+    fn all(&self) -> impl DoubleEndedIterator<Item = &SessionRecord> {
+        self.records.iter().map(|record| &**record)
+    }
+
+    /// The latest revision that `request_id` made, if it was one of `kinds`.
+    pub fn made_by(&self, request_id: &RequestId, kinds: &[EventType]) -> Option<&SessionRecord> {
+        self.all().rev().find(|record| is_made_by(record, request_id, kinds))
+    }
+
+    /// The session that `request_id` opened, as it began. One whose worker refused it was never there.
+    pub fn opened_by(&self, request_id: &RequestId) -> Option<&SessionRecord> {
+        let opened = self.made_by(request_id, &[EventType::SessionOpened])?;
+        let is_its_end =
+            |record: &&SessionRecord| record.log_after == opened.log_after && is_closed_by(record, request_id);
+        self.all().find(is_its_end).is_none().then_some(opened)
+    }
+
+    /// Whether `request_id` closed a session of this id, be it this one or an earlier one.
+    pub fn was_closed_by(&self, request_id: &RequestId) -> bool {
+        self.all().any(|record| is_closed_by(record, request_id))
+    }
+
+    /// The grant that this request got, unless it was taken back because it reached nobody.
+    pub fn grant(&self, asked: &Asked<'_>) -> Option<Grant> {
+        let granted = self.made_by(asked.request_id, &[EventType::LockAcquired, EventType::LockRotated])?;
+        let is_its_end =
+            |record: &SessionRecord| record.log_after == granted.log_after && record.took_back(granted.lock_revision);
+        if self.all().any(is_its_end) { None } else { asked.regrant(granted) }
+    }
+
+    /// What this takeover got.
+    pub fn takeover(&self, asked: &Asked<'_>) -> Option<TakenOver> {
+        let record = self.made_by(asked.request_id, &[EventType::LockTakenOver])?;
+        let event = record.event.as_ref()?;
+        Some(TakenOver {
+            grant: asked.regrant(record)?,
+            previous_owner: event.previous_owner.clone(),
+            reason: event.reason.clone().unwrap_or_default(),
+        })
+    }
+
+    /// What this release got.
+    pub fn release(&self, request_id: &RequestId) -> Option<Released> {
+        was_freed_by(self.made_by(request_id, &[EventType::LockReleased])?, request_id, EventType::LockReleased)
+    }
+
+    /// What this unlock got.
+    pub fn unlock(&self, request_id: &RequestId) -> Option<Unlocked> {
+        let record = self.made_by(request_id, &[EventType::LockReleased])?;
+        let released = was_freed_by(record, request_id, EventType::LockReleased)?;
+        Some(Unlocked { released, previous_owner: record.event.as_ref()?.previous_owner.clone() })
+    }
+}
+
+/// Whether `request_id` made this revision of a record, as one of `kinds`.
+pub fn is_made_by(record: &SessionRecord, request_id: &RequestId, kinds: &[EventType]) -> bool {
+    let event = record.event.as_ref();
+    event.is_some_and(|event| event.request_id.as_ref() == Some(request_id) && kinds.contains(&event.kind))
+}
+
+fn is_closed_by(record: &SessionRecord, request_id: &RequestId) -> bool {
+    is_made_by(record, request_id, &[EventType::SessionClosed])
+}
