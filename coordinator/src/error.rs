@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use holdfast_protocol::{Error, Limits, Reason, SessionKey};
 use holdfast_store::StoreError;
+use holdfast_store::wire::WireError;
 
 /// Why a coordinator does not start.
 #[derive(Debug, thiserror::Error)]
@@ -13,8 +14,8 @@ pub enum StartError {
     Subscribe {
         /// The subject.
         subject: String,
-        /// What the client library said.
-        source: async_nats::SubscribeError,
+        /// Why.
+        source: WireError,
     },
 }
 

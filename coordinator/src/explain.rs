@@ -10,6 +10,7 @@ use holdfast_protocol::path::CanonicalPath;
 use holdfast_protocol::record::Lock;
 use holdfast_protocol::signal::{self, Happening, Signal};
 use holdfast_protocol::{Error, Reason, SessionKey, lock};
+use holdfast_store::wire::Outgoing;
 use tokio::time::Instant;
 use uuid::Uuid;
 
@@ -81,7 +82,7 @@ async fn publish(hub: &Hub, known: &Known, happening: Happening) {
     let subject = hub.config.root.signal(&key, group, event);
     let id = format!("{event}:{}", Uuid::now_v7());
     let signal = Signal::uncommitted(&key, id, known.revision, &now(), happening);
-    if let Err(error) = hub.client.publish(subject, signal.to_json().into()).await {
+    if let Err(error) = hub.wire.publish(Outgoing::to(subject, signal.to_json())).await {
         tracing::debug!(%key, %error, "a refusal was not announced");
     }
 }

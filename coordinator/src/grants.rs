@@ -10,9 +10,10 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use async_nats::{StatusCode, Subject, Subscriber};
+use async_nats::{StatusCode, Subject};
 use futures_util::StreamExt;
 use holdfast_protocol::{SessionKey, lock};
+use holdfast_store::wire::Subscription;
 use moka::policy::EvictionPolicy;
 use uuid::Uuid;
 
@@ -79,13 +80,13 @@ pub(crate) fn is_imported(reply: &str) -> bool {
 ///
 /// # Errors
 /// [`StartError`] when the connection takes no subscriptions.
-pub(crate) async fn subscribe(hub: &Hub) -> Result<Subscriber, StartError> {
+pub(crate) async fn subscribe(hub: &Hub) -> Result<Subscription, StartError> {
     let subject = format!("{}*", hub.grants.prefix);
-    hub.client.subscribe(subject.clone()).await.map_err(|source| StartError::Subscribe { subject, source })
+    hub.wire.subscribe(subject.clone().into(), None).await.map_err(|source| StartError::Subscribe { subject, source })
 }
 
 /// Takes back what nobody heard, for as long as there may be any.
-pub(crate) async fn watch(hub: Arc<Hub>, mut words: Subscriber) {
+pub(crate) async fn watch(hub: Arc<Hub>, mut words: Subscription) {
     while let Some(word) = words.next().await {
         if word.status != Some(StatusCode::NO_RESPONDERS) {
             continue;

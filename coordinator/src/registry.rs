@@ -3,16 +3,15 @@
 //! Invariant: this decides only when to try and whom; a wrong belief costs a little time and never safety.
 
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
+use std::sync::{PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 use std::time::Duration;
 
-use async_nats::Statistics;
 use holdfast_protocol::id::WorkspaceName;
 use holdfast_protocol::internal::WorkerLease;
 use holdfast_protocol::record::Owner;
 use holdfast_protocol::reply::WorkerState;
 use holdfast_protocol::{Boot, Error, Reason, SessionKey, WorkerName};
-use holdfast_store::{Store, StoreError};
+use holdfast_store::{SharedWire, Store, StoreError};
 use tokio::sync::{Mutex, Notify, watch};
 use tokio::time::{Instant, timeout_at};
 use tokio_util::sync::CancellationToken;
@@ -39,17 +38,17 @@ pub(crate) struct Registry {
     lost: Notify,
     /// How many processes were found to be gone.
     deaths: watch::Sender<u64>,
-    /// Of this coordinator's connection.
-    statistics: Arc<Statistics>,
+    /// This coordinator's connection.
+    wire: SharedWire,
     /// How often it had been made when that was last looked at.
     connects: AtomicU64,
 }
 
 impl Registry {
-    pub(crate) fn new(store: Store, config: &Config, statistics: Arc<Statistics>) -> Self {
+    pub(crate) fn new(store: Store, config: &Config, wire: SharedWire) -> Self {
         Self {
-            connects: AtomicU64::new(statistics.connects.load(Ordering::Relaxed)),
-            statistics,
+            connects: AtomicU64::new(wire.connects()),
+            wire,
             store,
             workers: RwLock::new(Workers::new(config.lease_ttl, config.lease_grace)),
             reading: Mutex::new(None),
@@ -136,7 +135,7 @@ impl Registry {
 
     /// Looks whether this coordinator's own connection was made again since the last look: then others' may not be yet.
     fn notice_reconnect(&self) {
-        let connects = self.statistics.connects.load(Ordering::Relaxed);
+        let connects = self.wire.connects();
         if self.connects.swap(connects, Ordering::Relaxed) != connects {
             self.workers_mut().outage(Instant::now());
         }

@@ -9,6 +9,7 @@
 
 pub mod connect;
 mod fault;
+pub mod feed;
 mod history;
 pub mod jetstream;
 mod lease;
@@ -18,6 +19,7 @@ mod page;
 pub mod provision;
 mod purge;
 mod read;
+pub mod wire;
 mod write;
 
 use std::sync::Arc;
@@ -29,9 +31,11 @@ use holdfast_protocol::internal::WorkerLease;
 use holdfast_protocol::{Namespace, Revision, SessionKey, WorkerName};
 use jiff::Timestamp;
 
+pub use feed::{Feed, SharedFeed};
 pub use jetstream::Jetstream;
 pub use lease::{ANSWER_TTL, LEASE_RENEW, LEASE_TTL, LeaseSlot};
 pub use provision::{Provisioned, provision, token_secret};
+pub use wire::{SharedWire, Wire};
 
 /// Why something was not read or written. Each variant says what to do next.
 #[derive(Debug, thiserror::Error)]
