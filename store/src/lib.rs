@@ -7,6 +7,7 @@
 //! It is a crate of its own because coordinators and workers both write and never import each other.
 //! Deliberately absent: decisions. The store neither retries on *moved* nor knows what a lock is.
 
+pub mod chance;
 pub mod connect;
 mod fault;
 pub mod feed;
@@ -15,6 +16,7 @@ pub mod jetstream;
 mod lease;
 mod log;
 pub mod memory;
+pub mod net;
 mod page;
 pub mod provision;
 mod purge;
