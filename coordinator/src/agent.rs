@@ -81,6 +81,7 @@ async fn death(hub: &Hub, owner: &Owner, key: &SessionKey) {
     loop {
         let every = if hub.registry.is_doubted(owner) { RECHECK } else { PROBE };
         tokio::select! {
+            biased;
             _ = news.changed() => {}
             () = tokio::time::sleep(every) => {
                 if hub.registry.begin_probe(owner, every) {

@@ -17,9 +17,9 @@ use bytes::Bytes;
 use futures_util::{FutureExt, StreamExt};
 use holdfast_protocol::subject::{RequestSubject, Root, Verb};
 use holdfast_protocol::{Error, Reason, RequestId, SessionKey};
+use holdfast_store::chance;
 use holdfast_store::wire::{Outgoing, PublishError, Subscription};
 use tokio::time::Instant;
-use uuid::Uuid;
 
 use crate::admission::{Admission, Admitted, Pacing};
 use crate::answer::Answer;
@@ -84,6 +84,7 @@ impl Endpoints {
         let leaving = self.hub.leaving.clone();
         loop {
             tokio::select! {
+                biased;
                 () = leaving.cancelled() => break,
                 request = requests.next() => match request {
                     Some(request) => self.take(request).await,
@@ -114,7 +115,7 @@ impl Endpoints {
         if is_log_frame(&self.hub.config.root, &message.subject) {
             return;
         }
-        let made = RequestId::made(Uuid::now_v7());
+        let made = RequestId::made(chance::id());
         let verb = verb_of(&message.subject);
         match self.begin(message, &reply, &made, arrived) {
             Ok(work) => {
@@ -233,7 +234,7 @@ impl Endpoints {
 
     async fn answer_too_large(&self, reply: &Subject) -> Option<String> {
         let error = Error::new(Reason::RequestTooLarge, "the reply is over the server's max_payload");
-        let answer = Answer::error(error, b"{}", &RequestId::made(Uuid::now_v7()));
+        let answer = Answer::error(error, b"{}", &RequestId::made(chance::id()));
         let Answer { headers, body, fault, .. } = answer;
         let answer = Outgoing { subject: reply.clone(), reply: None, headers, payload: body };
         if let Err(error) = self.hub.wire.publish(answer).await {

@@ -13,9 +13,9 @@ use std::time::Duration;
 use async_nats::{StatusCode, Subject};
 use futures_util::StreamExt;
 use holdfast_protocol::{SessionKey, lock};
+use holdfast_store::chance;
 use holdfast_store::wire::Subscription;
 use moka::policy::EvictionPolicy;
-use uuid::Uuid;
 
 use crate::call::Call;
 use crate::error::StartError;
@@ -60,7 +60,7 @@ impl Grants {
 
     /// The reply subject for the answer that has this grant.
     pub(crate) fn expect(&self, granted: Granted) -> Subject {
-        let name = Uuid::new_v4().simple().to_string();
+        let name = chance::secret_id().simple().to_string();
         let subject = format!("{}{name}", self.prefix).into();
         self.recent.insert(name, granted);
         subject
@@ -102,7 +102,7 @@ async fn take_back(hub: Arc<Hub>, Granted { key, fence }: Granted) {
     for _ in 0..TRIES {
         match try_take_back(&hub, &key, fence).await {
             Ok(()) => return,
-            Err(CommitError::Moved) => tokio::time::sleep(PAUSE.mul_f64(rand::random_range(0.01..0.05))).await,
+            Err(CommitError::Moved) => tokio::time::sleep(PAUSE.mul_f64(chance::share(0.01..0.05))).await,
             Err(CommitError::Behind(_)) => tokio::time::sleep(PAUSE).await,
             Err(CommitError::Failed(error)) => {
                 tracing::debug!(%key, %error, "a grant that nobody heard could not be taken back yet");

@@ -7,12 +7,12 @@ use std::time::Duration;
 
 use holdfast_protocol::lock::Secret;
 use holdfast_protocol::{Error, Reason, Revision};
+use holdfast_store::chance;
 use holdfast_store::{Floor, SharedFeed, SharedWire, Store};
 use tokio::sync::{OnceCell, Semaphore};
 use tokio::time::{Instant, timeout_at};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
-use uuid::Uuid;
 
 use crate::config::{ANNOUNCE_TIMEOUT, Config};
 use crate::countdown::Countdown;
@@ -80,7 +80,7 @@ impl Hub {
             tasks: TaskTracker::new(),
             leaving: CancellationToken::new(),
             abort: CancellationToken::new(),
-            instance: Uuid::now_v7().simple().to_string(),
+            instance: chance::id().simple().to_string(),
             others: OnceCell::new(),
             wire,
             store,

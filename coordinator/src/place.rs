@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use holdfast_protocol::record::Owner;
 use holdfast_protocol::{Activation, Boot, Error, Revision, SessionKey, SessionRecord, WorkerName};
-use uuid::Uuid;
+use holdfast_store::chance;
 
 use crate::agent::{self, Activated, Beginning};
 use crate::cache::Known;
@@ -153,7 +153,7 @@ async fn write(hub: &Hub, key: &SessionKey, known: &Known, next: SessionRecord, 
 
 /// A new assignment to a worker.
 pub(crate) fn new_owner((worker, boot): (WorkerName, Boot)) -> Owner {
-    Owner { worker, boot, activation: Activation(Uuid::now_v7()), since: now() }
+    Owner { worker, boot, activation: Activation(chance::id()), since: now() }
 }
 
 /// The reason that a record gives for leaving `worker`.

@@ -4,15 +4,15 @@
 //! stand in line, in order of arrival, so that under contention nobody starves; other coordinators are met by the
 //! compare-and-set.
 
-use std::hash::{BuildHasher, RandomState};
+use std::hash::{BuildHasher, BuildHasherDefault, DefaultHasher};
 use std::sync::Arc;
 use std::time::Duration;
 
 use holdfast_protocol::{Error, Revision, SessionKey, SessionRecord};
+use holdfast_store::chance;
 use holdfast_store::{Floor, Store, StoreError, Stored};
 use tokio::sync::{Mutex, MutexGuard};
 use tokio::time::{Instant, timeout_at};
-use uuid::Uuid;
 
 use crate::cache::{Cache, Known};
 use crate::call::Call;
@@ -55,7 +55,8 @@ pub(crate) struct Records {
     lanes: Box<[Mutex<()>]>,
     /// Those who look whether a session is still where it was take turns as well.
     readers: Box<[Mutex<()>]>,
-    hasher: RandomState,
+    /// So that nobody outside can choose which sessions share a lane.
+    salt: u64,
 }
 
 impl Records {
@@ -67,7 +68,7 @@ impl Records {
             pasts: Pasts::default(),
             lanes: (0..LANES).map(|_| Mutex::new(())).collect(),
             readers: (0..LANES).map(|_| Mutex::new(())).collect(),
-            hasher: RandomState::new(),
+            salt: chance::salt(),
         }
     }
 
@@ -78,7 +79,7 @@ impl Records {
     }
 
     fn place_of(&self, key: &SessionKey) -> usize {
-        self.hasher.hash_one(key) as usize % LANES
+        BuildHasherDefault::<DefaultHasher>::default().hash_one((self.salt, key)) as usize % LANES
     }
 
     /// The record as this coordinator last saw it.
@@ -151,7 +152,7 @@ impl Records {
         let record = next.marked(expected, self.floor.get(), call.urgency).map_err(CommitError::Behind)?;
         let deadline = call.deadline;
         let since = Instant::now();
-        let write_id = Uuid::now_v7().simple().to_string();
+        let write_id = chance::id().simple().to_string();
         let write = self.store.commit(key, expected, record.to_json().into(), write_id);
         let late = |_| Err(StoreError::Unknown("the write was not answered in time".to_owned()));
         match timeout_at(deadline, write).await.unwrap_or_else(late) {

@@ -11,6 +11,7 @@ use holdfast_protocol::internal::WorkerLease;
 use holdfast_protocol::record::Owner;
 use holdfast_protocol::reply::WorkerState;
 use holdfast_protocol::{Boot, Error, Reason, SessionKey, WorkerName};
+use holdfast_store::chance;
 use holdfast_store::{SharedWire, Store, StoreError};
 use tokio::sync::{Mutex, Notify, watch};
 use tokio::time::{Instant, timeout_at};
@@ -86,8 +87,9 @@ impl Registry {
     pub(crate) async fn run(&self, poll: Duration, cancel: CancellationToken) {
         let mut blind = false;
         loop {
-            let pause = poll.mul_f64(rand::random_range(0.9..1.1));
+            let pause = poll.mul_f64(chance::share(0.9..1.1));
             tokio::select! {
+                biased;
                 () = cancel.cancelled() => return,
                 () = tokio::time::sleep(pause) => {}
             }

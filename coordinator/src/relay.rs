@@ -26,6 +26,7 @@ mod translate;
 
 use echo::Echo;
 pub(crate) use floor::{follow_floor, learn_floor};
+use holdfast_store::chance;
 pub(crate) use pin::Pin;
 use progress::Progress;
 
@@ -70,7 +71,7 @@ pub(crate) async fn run(hub: Arc<Hub>, pin: Arc<Pin>, cancel: CancellationToken)
         if let Err(error) = outcome {
             tracing::warn!(%error, "the relay begins again");
         }
-        let jittered = pause.mul_f64(rand::random_range(0.5..1.5));
+        let jittered = pause.mul_f64(chance::share(0.5..1.5));
         if cancel.run_until_cancelled(tokio::time::sleep(jittered)).await.is_none() {
             break;
         }

@@ -14,6 +14,7 @@ use futures_util::StreamExt;
 use futures_util::stream;
 use holdfast_protocol::record::Owner;
 use holdfast_protocol::{Boot, SessionKey, SessionRecord, WorkerName};
+use holdfast_store::chance;
 use holdfast_store::{Found, Page, StoreError, Walk};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
@@ -58,12 +59,13 @@ pub(crate) async fn run(hub: Arc<Hub>, pin: Arc<Pin>, cancel: CancellationToken)
             }
             was_leading = is_leading;
             tokio::select! {
-                () = tokio::time::sleep(jittered(LEADER_LOOK)) => {}
+                biased;
                 () = hub.registry.lost() => {
                     // Time for a worker that was only cut off to come back, and for more bad news.
                     tokio::time::sleep(jittered(hub.config.sweep_delay)).await;
                     due = Instant::now();
                 }
+                () = tokio::time::sleep(jittered(LEADER_LOOK)) => {}
             }
         }
     };
@@ -71,7 +73,7 @@ pub(crate) async fn run(hub: Arc<Hub>, pin: Arc<Pin>, cancel: CancellationToken)
 }
 
 fn jittered(pause: Duration) -> Duration {
-    pause.mul_f64(rand::random_range(0.8..1.2))
+    pause.mul_f64(chance::share(0.8..1.2))
 }
 
 /// Returns whether the sweep came to its end.

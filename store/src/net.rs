@@ -9,11 +9,11 @@
 //!
 //! Deliberately absent: JetStream, apart from the stream that keeps signals ([`Net::kept`]).
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use async_nats::{HeaderMap, Message, StatusCode, Subject};
+use async_nats::{HeaderMap, HeaderValue, Message, StatusCode, Subject};
 use bytes::Bytes;
 use holdfast_protocol::subject::Root;
 use tokio::task::JoinSet;
@@ -78,10 +78,13 @@ impl std::fmt::Display for Published {
         if let Some(reply) = reply {
             write!(f, " <- {reply}")?;
         }
-        for (name, values) in headers.iter().flat_map(HeaderMap::iter) {
-            let values: Vec<&str> = values.iter().map(async_nats::HeaderValue::as_str).collect();
-            write!(f, " {name}={}", values.join(","))?;
-        }
+        let headers = headers.iter().flat_map(HeaderMap::iter).map(|(name, values)| {
+            let values: Vec<&str> = values.iter().map(HeaderValue::as_str).collect();
+            format!(" {name}={}", values.join(","))
+        });
+        // The library's map is in no order.
+        let headers: BTreeSet<String> = headers.collect();
+        headers.iter().try_for_each(|header| f.write_str(header))?;
         write!(f, " {}", String::from_utf8_lossy(payload))
     }
 }

@@ -12,9 +12,9 @@ use holdfast_protocol::request::check_size;
 use holdfast_protocol::subject::{Root, Verb};
 use holdfast_protocol::{Error, Limits, RequestId, Revision, SessionKey};
 use holdfast_store::SharedWire;
+use holdfast_store::chance;
 use serde::de::DeserializeOwned;
 use tokio::time::Instant;
-use uuid::Uuid;
 
 use crate::letter::{Answer, Call, Letter, ReplyTo};
 use crate::supervisor::Supervisor;
@@ -78,5 +78,5 @@ fn life(message: &Message) -> Option<u64> {
 fn request_id(message: &Message) -> RequestId {
     header(message, REQUEST_ID_HEADER)
         .and_then(|id| RequestId::parse(id).ok())
-        .unwrap_or_else(|| RequestId::made(Uuid::now_v7()))
+        .unwrap_or_else(|| RequestId::made(chance::id()))
 }

@@ -6,11 +6,11 @@ use holdfast_protocol::internal::{Activate, Hint, MOVED_HEADER};
 use holdfast_protocol::record::EventType;
 use holdfast_protocol::subject::Verb;
 use holdfast_protocol::{Error, RequestId, Revision};
+use holdfast_store::chance;
 use holdfast_store::wire::{Outgoing, PublishError};
 use holdfast_store::{SharedWire, Wire};
 use tokio::sync::oneshot;
 use tokio::time::Instant;
-use uuid::Uuid;
 
 use crate::mailbox::Held;
 
@@ -106,7 +106,7 @@ impl Letter {
             call,
             payload: Bytes::new(),
             revision: Revision(0),
-            request_id: RequestId::made(Uuid::now_v7()),
+            request_id: RequestId::made(chance::id()),
             life: None,
             reply,
             arrived: Instant::now(),

@@ -10,13 +10,13 @@ use holdfast_protocol::WorkerName;
 use holdfast_protocol::id::Boot;
 use holdfast_protocol::internal::{RelayFloor, WorkerLease};
 use holdfast_protocol::reply::WorkerState;
+use holdfast_store::chance;
 use holdfast_store::wire::Subscription;
 use holdfast_store::{Floor, SharedWire, Store, StoreError};
 use tokio::sync::Notify;
 use tokio::time::{Instant, MissedTickBehavior};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
-use uuid::Uuid;
 
 use crate::agent::Core;
 use crate::claim::{self, Asking, ClaimError};
@@ -132,7 +132,7 @@ impl Worker {
             floor: Floor::default(),
             limits: Arc::new(config.limits.clone()),
             mounts,
-            boot: Boot(Uuid::now_v7()),
+            boot: Boot(chance::id()),
             health: LeaseHealth::new(epoch),
             epoch,
             pulse: Arc::new(Pulse::default()),
@@ -326,6 +326,7 @@ impl Shared {
             }
         };
         tokio::select! {
+            biased;
             () = work => self.changed.notify_one(),
             () = shown => {}
         }
@@ -349,8 +350,9 @@ async fn look_at_files(supervisor: Arc<Supervisor>, watch: Arc<Watch>, stop: Can
 async fn read_agents(shared: Arc<Shared>, mut messages: Subscription, stop: CancellationToken) {
     loop {
         let message = tokio::select! {
-            message = messages.next() => message,
+            biased;
             () = stop.cancelled() => return,
+            message = messages.next() => message,
         };
         let Some(message) = message else { return };
         inbox::deliver(&shared.wire, &shared.core.config.root, &shared.supervisor, message).await;
@@ -360,8 +362,9 @@ async fn read_agents(shared: Arc<Shared>, mut messages: Subscription, stop: Canc
 async fn read_floors(floor: Floor, mut messages: Subscription, stop: CancellationToken) {
     loop {
         let message = tokio::select! {
-            message = messages.next() => message,
+            biased;
             () = stop.cancelled() => return,
+            message = messages.next() => message,
         };
         let Some(message) = message else { return };
         match serde_json::from_slice::<RelayFloor>(&message.payload) {

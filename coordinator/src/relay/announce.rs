@@ -11,6 +11,7 @@ use async_nats::header::{HeaderMap, NATS_MESSAGE_ID};
 use bytes::Bytes;
 use futures_util::future::try_join_all;
 use holdfast_protocol::SessionKey;
+use holdfast_store::chance;
 use holdfast_store::wire::{Outgoing, Request};
 use serde::Deserialize;
 use tokio::time::Instant;
@@ -113,7 +114,7 @@ async fn keep(hub: &Hub, request: Request) -> Result<(), RelayError> {
             return Err(RelayError::Announce(why));
         }
         tracing::debug!(subject = %request.subject, why, "signal not stored yet");
-        tokio::time::sleep(pause.mul_f64(rand::random_range(0.5..1.5))).await;
+        tokio::time::sleep(pause.mul_f64(chance::share(0.5..1.5))).await;
         pause = (pause * 2).min(PAUSE.1);
     }
 }

@@ -5,9 +5,9 @@
 
 use holdfast_protocol::SessionRecord;
 use holdfast_protocol::record::State;
+use holdfast_store::chance;
 use holdfast_store::{StoreError, Stored};
 use jiff::Timestamp;
-use uuid::Uuid;
 
 use crate::hub::Hub;
 
@@ -41,7 +41,7 @@ pub(super) async fn remove(hub: &Hub, stored: Stored) {
     let removal = async {
         let marker = match stored.value {
             None => stored.revision,
-            Some(_) => hub.store.delete(key, stored.revision, Uuid::now_v7().to_string()).await?,
+            Some(_) => hub.store.delete(key, stored.revision, chance::id().to_string()).await?,
         };
         hub.store.purge(key, marker).await
     };

@@ -10,9 +10,9 @@ use holdfast_protocol::error::Reason;
 use holdfast_protocol::internal::LeaseView;
 use holdfast_protocol::record::{Event, EventType, State, Urgency};
 use holdfast_protocol::{Error, RequestId, Revision, SessionRecord};
+use holdfast_store::chance;
 use holdfast_store::{LEASE_TTL, StoreError};
 use tokio::time::Instant;
-use uuid::Uuid;
 
 use super::{Agent, Doubt, End, LockClock};
 use crate::pulse::READ_FIRST;
@@ -197,7 +197,7 @@ impl Agent {
     pub(super) async fn write_record(&mut self, next: SessionRecord, urgency: Urgency) -> Result<(), StoreError> {
         let behind = |mark| StoreError::Unavailable(format!("the record's change at {mark} is not announced yet"));
         let next = next.marked(self.revision, self.core.floor.get(), urgency).map_err(behind)?;
-        let (id, sent_ms) = (Uuid::now_v7().to_string(), self.core.now_ms());
+        let (id, sent_ms) = (chance::id().to_string(), self.core.now_ms());
         self.revision = self.core.store.commit(&self.key, self.revision, next.to_json().into(), id).await?;
         self.record = without_event(next);
         self.proven(sent_ms);

@@ -154,8 +154,9 @@ impl Shared {
 pub(super) async fn read(shared: Arc<Shared>, mut messages: Subscription, stop: CancellationToken, tasks: TaskTracker) {
     loop {
         let message = tokio::select! {
-            message = messages.next() => message,
+            biased;
             () = stop.cancelled() => return,
+            message = messages.next() => message,
         };
         let Some(message) = message else { return };
         let shared = shared.clone();

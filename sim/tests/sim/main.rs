@@ -1,0 +1,3 @@
+//! Simulations of whole fleets.
+
+mod failover;
