@@ -77,18 +77,20 @@ pub(crate) async fn ask(hub: &Hub, owner: &Owner, letter: Letter<'_>) -> Reply {
 
 /// Ends when nobody listens for `owner` any more, whoever found that out.
 async fn death(hub: &Hub, owner: &Owner, key: &SessionKey) {
-    let mut news = hub.registry.deaths();
+    let mut news = Box::pin(hub.registry.death());
     loop {
         let every = if hub.registry.is_doubted(owner) { RECHECK } else { PROBE };
         tokio::select! {
             biased;
-            _ = news.changed() => {}
+            () = &mut news => {}
             () = tokio::time::sleep(every) => {
                 if hub.registry.begin_probe(owner, every) {
                     is_unheard(hub, owner, key).await;
                 }
             }
         }
+        // Before the look, so that nothing is missed behind it.
+        news.set(hub.registry.death());
         if hub.registry.is_unheard(owner) {
             return;
         }

@@ -13,7 +13,8 @@ use holdfast_protocol::reply::WorkerState;
 use holdfast_protocol::{Boot, Error, Reason, SessionKey, WorkerName};
 use holdfast_store::chance;
 use holdfast_store::{SharedWire, Store, StoreError};
-use tokio::sync::{Mutex, Notify, watch};
+use tokio::sync::futures::Notified;
+use tokio::sync::{Mutex, Notify};
 use tokio::time::{Instant, timeout_at};
 use tokio_util::sync::CancellationToken;
 
@@ -37,8 +38,8 @@ pub(crate) struct Registry {
     /// When the last reading of all leases was begun. Held while one is under way.
     reading: Mutex<Option<Instant>>,
     lost: Notify,
-    /// How many processes were found to be gone.
-    deaths: watch::Sender<u64>,
+    /// Tells all who wait that a process was found to be gone, in the order in which they came.
+    deaths: Notify,
     /// This coordinator's connection.
     wire: SharedWire,
     /// How often it had been made when that was last looked at.
@@ -54,7 +55,7 @@ impl Registry {
             workers: RwLock::new(Workers::new(config.lease_ttl, config.lease_grace)),
             reading: Mutex::new(None),
             lost: Notify::new(),
-            deaths: watch::Sender::default(),
+            deaths: Notify::new(),
         }
     }
 
@@ -123,7 +124,7 @@ impl Registry {
         if self.workers_mut().unheard(worker, boot, Instant::now()) {
             tracing::warn!(%worker, %boot, "nobody listens for this worker; its sessions go elsewhere");
             self.lost.notify_one();
-            self.deaths.send_modify(|deaths| *deaths += 1);
+            self.deaths.notify_waiters();
         }
     }
 
@@ -143,15 +144,15 @@ impl Registry {
         }
     }
 
-    /// Changes whenever a process is found to be gone.
-    pub(crate) fn deaths(&self) -> watch::Receiver<u64> {
-        self.deaths.subscribe()
+    /// Ends when a process is found to be gone from now on.
+    pub(crate) fn death(&self) -> Notified<'_> {
+        self.deaths.notified()
     }
 
     /// Waits for a process to be found gone, or for `time`.
     pub(crate) async fn news_within(&self, time: Duration) {
         // That it took the whole time is no error.
-        if tokio::time::timeout(time, self.deaths().changed()).await.is_err() {
+        if tokio::time::timeout(time, self.death()).await.is_err() {
             tracing::trace!("no news of workers");
         }
     }

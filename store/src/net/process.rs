@@ -6,7 +6,7 @@ use std::sync::Arc;
 use async_nats::{Message, StatusCode, Subject};
 use async_trait::async_trait;
 use futures_util::StreamExt;
-use tokio::sync::watch;
+use tokio::sync::Notify;
 use tokio::time::timeout;
 
 use super::received::Received;
@@ -52,7 +52,9 @@ impl Link {
 /// The net's side of a process.
 pub(super) struct Connection {
     pub(super) name: String,
-    link: watch::Sender<Link>,
+    link: Link,
+    /// Wakes those who wait for another link, in the order in which they came; a watch channel has none.
+    changed: Arc<Notify>,
     connects: u64,
     inboxes: u64,
     queued: VecDeque<Outgoing>,
@@ -60,20 +62,16 @@ pub(super) struct Connection {
 
 impl Connection {
     pub(super) fn new(name: &str) -> Self {
-        let link = watch::Sender::new(Link::Up);
-        Self { name: name.to_owned(), link, connects: 1, inboxes: 0, queued: VecDeque::new() }
-    }
-
-    fn link(&self) -> Link {
-        *self.link.borrow()
+        let (name, changed) = (name.to_owned(), Arc::default());
+        Self { name, link: Link::Up, changed, connects: 1, inboxes: 0, queued: VecDeque::new() }
     }
 
     pub(super) fn is_deaf(&self) -> bool {
-        matches!(self.link(), Link::Broken | Link::Deaf | Link::Silent | Link::Dead)
+        matches!(self.link, Link::Broken | Link::Deaf | Link::Silent | Link::Dead)
     }
 
     pub(super) fn stands_still(&self) -> bool {
-        matches!(self.link(), Link::Frozen | Link::Dead)
+        matches!(self.link, Link::Frozen | Link::Dead)
     }
 }
 
@@ -106,7 +104,7 @@ impl Process {
 
     /// How it stands to the net.
     pub fn link(&self) -> Link {
-        self.with(|connection| connection.link())
+        self.with(|connection| connection.link)
     }
 
     /// Changes how it stands to the net. A connection that is lost takes with it what is under way; once all is well
@@ -129,7 +127,8 @@ impl Process {
         if link == Link::Up && was != Link::Frozen {
             connection.connects += 1;
         }
-        connection.link.send_replace(link);
+        connection.link = link;
+        connection.changed.notify_waiters();
         let queued = if link == Link::Broken { VecDeque::new() } else { std::mem::take(&mut connection.queued) };
         state.interest.wake(self.number);
         drop(state);
@@ -152,14 +151,16 @@ impl Process {
         look(&mut self.net.state().processes[self.number])
     }
 
-    fn links(&self) -> watch::Receiver<Link> {
-        self.with(|connection| connection.link.subscribe())
-    }
-
     /// Returns once the link is as `wanted` says; never, if it never is.
     async fn until(&self, wanted: impl Fn(Link) -> bool) {
-        if self.links().wait_for(|link| wanted(*link)).await.is_err() {
-            std::future::pending::<()>().await;
+        let changed = self.with(|connection| connection.changed.clone());
+        loop {
+            // It is told of what changes from now on.
+            let change = changed.notified();
+            if wanted(self.link()) {
+                return;
+            }
+            change.await;
         }
     }
 
