@@ -11,6 +11,7 @@ use holdfast_protocol::id::WorkspaceName;
 use holdfast_protocol::subject::Root;
 use holdfast_store::connect::{ConnectOptions, connect};
 use holdfast_store::provision::Provisioning;
+use holdfast_store::wire::Nats;
 use holdfast_store::{Jetstream, provision, token_secret};
 use holdfast_worker::{Worker, WorkerConfig, Workspace};
 
@@ -42,9 +43,9 @@ impl Installation {
         std::fs::create_dir(&files)?;
         let mut config = WorkerConfig::new(WorkerName::parse("w1")?);
         config.workspaces.insert(WorkspaceName::parse("main")?, Workspace { dir: files.clone(), writable: true });
-        let worker = Worker::start(workers, store, config).await?;
+        let worker = Worker::start(Nats::shared(workers), store, config).await?;
         let secret = token_secret(&found.store).await?;
-        let coordinator = Coordinator::start(client, found.store, secret, Config::default()).await?;
+        let coordinator = Coordinator::start(Nats::shared(client), found.store, secret, Config::default()).await?;
         let version = binary.version.to_string();
         Ok(Self { url, root, version, coordinator, worker, server, files, _folder: folder })
     }

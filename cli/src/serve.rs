@@ -10,6 +10,7 @@ use holdfast_client::protocol::WorkerName;
 use holdfast_client::protocol::subject::Root;
 use holdfast_coordinator::Coordinator;
 use holdfast_store::provision::{ProvisionError, Provisioned, Provisioning, provision, token_secret};
+use holdfast_store::wire::Nats;
 use holdfast_worker::{NameRule, StartError, Worker, WorkerConfig, Workspace};
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
@@ -123,7 +124,7 @@ pub(crate) async fn start_coordinator(
 ) -> Result<Coordinator, Failure> {
     let config = holdfast_coordinator::Config { root: root.clone(), ..holdfast_coordinator::Config::default() };
     let secret = token_secret(&there.store).await.map_err(|error| Failure::Connect(error.into()))?;
-    let started = Coordinator::start(nats.clone(), there.store, secret, config).await;
+    let started = Coordinator::start(Nats::shared(nats.clone()), there.store, secret, config).await;
     Ok(started.context("the coordinator does not start")?)
 }
 
@@ -144,7 +145,7 @@ pub(crate) async fn start_worker(
     config: WorkerConfig,
 ) -> Result<Worker, Failure> {
     let name = config.name.clone();
-    let started = Worker::start(nats.clone(), Arc::clone(&there.store) as _, config).await;
+    let started = Worker::start(Nats::shared(nats.clone()), Arc::clone(&there.store) as _, config).await;
     started.map_err(|error| match error {
         taken @ StartError::NameTaken { .. } => Failure::Other(anyhow::anyhow!(
             "{taken}, and is alive: give this one another --name, end that one first, or take its name with --replace"

@@ -10,6 +10,7 @@ use holdfast_protocol::request::{self, Peeked, Request};
 use holdfast_protocol::token::Secret;
 use holdfast_protocol::{Error, Limits, RequestId, SessionKey};
 use holdfast_rules::{Asked, Author};
+use holdfast_store::chance;
 use tokio::time::Instant;
 use uuid::Uuid;
 
@@ -23,7 +24,7 @@ const LAST_TRY: Duration = Duration::from_secs(1);
 
 /// Now, RFC 3339, for people.
 pub(crate) fn now() -> String {
-    jiff::Timestamp::now().to_string()
+    chance::now().to_string()
 }
 
 /// A request as it came in.
@@ -68,7 +69,7 @@ impl Incoming {
         Call {
             by_caller: given.is_some(),
             request_id: given.unwrap_or_else(|| self.made.clone()),
-            nonce: Uuid::now_v7(),
+            nonce: chance::id(),
             actor: actor.map(str::to_owned),
             arrived: self.arrived,
             deadline: self.arrived + self.timeout,
@@ -109,9 +110,9 @@ impl Call {
     pub(crate) fn own(timeout: Duration) -> Self {
         let now = Instant::now();
         Self {
-            request_id: RequestId::made(Uuid::now_v7()),
+            request_id: RequestId::made(chance::id()),
             by_caller: false,
-            nonce: Uuid::now_v7(),
+            nonce: chance::id(),
             actor: None,
             arrived: now,
             deadline: now + timeout,
@@ -142,7 +143,7 @@ impl Call {
 
     /// Waits a little, at random, so that those who collided do not collide again.
     pub(crate) async fn pause(&self) {
-        tokio::time::sleep(rand::random_range(PAUSE.0..PAUSE.1).min(self.left())).await;
+        tokio::time::sleep(chance::pause(PAUSE.0..PAUSE.1).min(self.left())).await;
     }
 
     /// What a record says of a change that this request makes.

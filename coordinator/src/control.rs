@@ -2,10 +2,10 @@
 
 use std::time::Duration;
 
-use async_nats::{Request, RequestErrorKind};
 use bytes::Bytes;
 use holdfast_protocol::internal::WorkerLease;
 use holdfast_protocol::{Boot, Error, Reason, WorkerName};
+use holdfast_store::wire::{Request, RequestError};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
@@ -31,13 +31,13 @@ pub(crate) async fn ask_boot<Reply: DeserializeOwned>(
 ) -> Result<Reply, Fault> {
     let subject = hub.config.root.worker_control(worker, boot, what);
     let payload: Bytes = serde_json::to_vec(body).map_err(|error| bug(&error))?.into();
-    let request = Request::new().payload(payload).timeout(Some(patience));
-    match hub.client.send_request(subject, request).await {
+    let request = Request { subject: subject.into(), headers: None, payload, timeout: patience };
+    match hub.wire.request(request).await {
         Ok(message) => match link::refusal(&message) {
             Some(error) => Err(Fault::Refused(error)),
             None => serde_json::from_slice(&message.payload).map_err(|error| bug(&error)),
         },
-        Err(error) if error.kind() == RequestErrorKind::NoResponders => {
+        Err(RequestError::NoResponders) => {
             hub.registry.unheard(worker, boot);
             Err(Fault::Unheard)
         }

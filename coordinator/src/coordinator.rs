@@ -7,9 +7,8 @@ use std::future::Future;
 use std::sync::Arc;
 use std::time::Duration;
 
-use async_nats::Client;
 use holdfast_protocol::token::Secret;
-use holdfast_store::Store;
+use holdfast_store::{SharedFeed, SharedWire};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -42,8 +41,13 @@ impl Coordinator {
     ///
     /// # Errors
     /// [`StartError`] when the connection takes no subscriptions.
-    pub async fn start(client: Client, store: Store, secret: Secret, config: Config) -> Result<Self, StartError> {
-        let hub = Arc::new(Hub::new(client, store, secret, config));
+    pub async fn start(
+        wire: SharedWire,
+        store: SharedFeed,
+        secret: Secret,
+        config: Config,
+    ) -> Result<Self, StartError> {
+        let hub = Arc::new(Hub::new(wire, store, secret, config));
         let coordinator = Self { hub: hub.clone(), background: TaskTracker::new(), ending: CancellationToken::new() };
         let micro = Arc::new(Micro::new(&hub.config, &hub.instance, hub.leaving.clone()));
         coordinator.begin_background(&micro).await?;
@@ -63,15 +67,15 @@ impl Coordinator {
     async fn begin_background(&self, micro: &Arc<Micro>) -> Result<(), StartError> {
         let hub = &self.hub;
         let subject = hub.config.root.relay_floor();
-        let floor = hub.client.subscribe(subject.clone()).await;
+        let floor = hub.wire.subscribe(subject.clone().into(), None).await;
         let floor = floor.map_err(|source| StartError::Subscribe { subject, source })?;
         self.begin(self.until_ending(relay::follow_floor(hub.clone(), floor)));
         let words = grants::subscribe(hub).await?;
         self.begin(self.until_ending(grants::watch(hub.clone(), words)));
         self.begin(countdown::run(hub.clone(), self.ending.clone()));
-        let questions = micro.listen(&hub.client).await?;
-        let (micro, client) = (micro.clone(), hub.client.clone());
-        self.begin(self.until_ending(async move { micro.answer(&client, questions).await }));
+        let questions = micro.listen(&*hub.wire).await?;
+        let (micro, wire) = (micro.clone(), hub.wire.clone());
+        self.begin(self.until_ending(async move { micro.answer(&*wire, questions).await }));
         let (registry, ending) = (hub.clone(), self.ending.clone());
         self.begin(async move { registry.registry.run(registry.config.lease_poll, ending).await });
         let pin = Arc::new(Pin::default());
@@ -119,7 +123,7 @@ impl Coordinator {
             self.hub.tasks.wait().await;
             self.background.wait().await;
             // So that the last replies have left when the caller closes the connection.
-            self.hub.client.flush().await
+            self.hub.wire.flush().await
         };
         match tokio::time::timeout_at(until, rest).await {
             Ok(Ok(())) => tracing::info!("coordinator stopped"),

@@ -173,6 +173,7 @@ pub(crate) async fn run(hub: Arc<Hub>, cancel: CancellationToken) {
             }
         };
         tokio::select! {
+            biased;
             () = cancel.cancelled() => return,
             Some(()) = looks.next() => {}
             () = is_due, if !is_full => {}

@@ -12,13 +12,14 @@ use std::panic::AssertUnwindSafe;
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
-use async_nats::{Message, PublishErrorKind, Subject, Subscriber};
+use async_nats::{Message, Subject};
 use bytes::Bytes;
 use futures_util::{FutureExt, StreamExt};
 use holdfast_protocol::subject::{RequestSubject, Root, Verb};
 use holdfast_protocol::{Error, Reason, RequestId, SessionKey};
+use holdfast_store::chance;
+use holdfast_store::wire::{Outgoing, PublishError, Subscription};
 use tokio::time::Instant;
-use uuid::Uuid;
 
 use crate::admission::{Admission, Admitted, Pacing};
 use crate::answer::Answer;
@@ -69,20 +70,21 @@ impl Endpoints {
     ///
     /// # Errors
     /// [`StartError`] when the connection takes no subscriptions.
-    pub(crate) async fn subscribe(&self) -> Result<Vec<Subscriber>, StartError> {
+    pub(crate) async fn subscribe(&self) -> Result<Vec<Subscription>, StartError> {
         let mut subscribers = Vec::new();
         for subject in self.hub.config.root.catch_all() {
-            let subscriber = self.hub.client.queue_subscribe(subject.clone(), QUEUE.to_owned()).await;
+            let subscriber = self.hub.wire.subscribe(subject.clone().into(), Some(QUEUE)).await;
             subscribers.push(subscriber.map_err(|source| StartError::Subscribe { subject, source })?);
         }
         Ok(subscribers)
     }
 
     /// Takes requests until the hub is leaving, and then those that are still on their way.
-    pub(crate) async fn run(self: Arc<Self>, mut requests: Subscriber) {
+    pub(crate) async fn run(self: Arc<Self>, mut requests: Subscription) {
         let leaving = self.hub.leaving.clone();
         loop {
             tokio::select! {
+                biased;
                 () = leaving.cancelled() => break,
                 request = requests.next() => match request {
                     Some(request) => self.take(request).await,
@@ -113,7 +115,7 @@ impl Endpoints {
         if is_log_frame(&self.hub.config.root, &message.subject) {
             return;
         }
-        let made = RequestId::made(Uuid::now_v7());
+        let made = RequestId::made(chance::id());
         let verb = verb_of(&message.subject);
         match self.begin(message, &reply, &made, arrived) {
             Ok(work) => {
@@ -217,18 +219,11 @@ impl Endpoints {
 
     async fn answer(&self, reply: &Subject, answer: Answer, verb: Option<Verb>, arrived: Instant) {
         let Answer { headers, body, mut fault, granted } = answer;
-        let (client, to) = (&self.hub.client, reply.clone());
-        let sent = match (granted, headers) {
-            (Some(granted), headers) => {
-                let unheard = self.hub.grants.expect(granted);
-                client.publish_with_reply_and_headers(to, unheard, headers.unwrap_or_default(), body).await
-            }
-            (None, Some(headers)) => client.publish_with_headers(to, headers, body).await,
-            (None, None) => client.publish(to, body).await,
-        };
-        if let Err(unsent) = sent {
+        let unheard = granted.map(|granted| self.hub.grants.expect(granted));
+        let answer = Outgoing { subject: reply.clone(), reply: unheard, headers, payload: body };
+        if let Err(unsent) = self.hub.wire.publish(answer).await {
             tracing::warn!(error = %unsent, "a reply was not sent");
-            if unsent.kind() == PublishErrorKind::MaxPayloadExceeded {
+            if matches!(unsent, PublishError::TooLarge(_)) {
                 fault = self.answer_too_large(reply).await;
             }
         }
@@ -239,12 +234,13 @@ impl Endpoints {
 
     async fn answer_too_large(&self, reply: &Subject) -> Option<String> {
         let error = Error::new(Reason::RequestTooLarge, "the reply is over the server's max_payload");
-        let answer = Answer::error(error, b"{}", &RequestId::made(Uuid::now_v7()));
-        let headers = answer.headers.unwrap_or_default();
-        if let Err(error) = self.hub.client.publish_with_headers(reply.clone(), headers, answer.body).await {
+        let answer = Answer::error(error, b"{}", &RequestId::made(chance::id()));
+        let Answer { headers, body, fault, .. } = answer;
+        let answer = Outgoing { subject: reply.clone(), reply: None, headers, payload: body };
+        if let Err(error) = self.hub.wire.publish(answer).await {
             tracing::warn!(%error, "a reply was not sent");
         }
-        answer.fault
+        fault
     }
 }
 

@@ -5,6 +5,8 @@ use std::time::Duration;
 use holdfast_protocol::{Error, Limits, Reason, SessionKey};
 use holdfast_records::NotDone;
 use holdfast_store::StoreError;
+use holdfast_store::chance;
+use holdfast_store::wire::WireError;
 
 /// Why a coordinator does not start.
 #[derive(Debug, thiserror::Error)]
@@ -14,8 +16,8 @@ pub enum StartError {
     Subscribe {
         /// The subject.
         subject: String,
-        /// What the client library said.
-        source: async_nats::SubscribeError,
+        /// Why.
+        source: WireError,
     },
 }
 
@@ -28,7 +30,7 @@ const BUSY_RETRY: Duration = Duration::from_millis(250);
 
 fn after(error: Error, pause: Duration) -> Error {
     // Spread, so that clients that failed together do not come back together.
-    let pause = pause.mul_f64(rand::random_range(0.75..1.5));
+    let pause = pause.mul_f64(chance::share(0.75..1.5));
     error.retry_after_ms(u64::try_from(pause.as_millis()).ok())
 }
 

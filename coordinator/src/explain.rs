@@ -10,8 +10,9 @@ use holdfast_protocol::path::CanonicalPath;
 use holdfast_protocol::record::Lock;
 use holdfast_protocol::signal::{self, Happening, Signal};
 use holdfast_protocol::{Error, Reason, SessionKey};
+use holdfast_store::chance;
+use holdfast_store::wire::Outgoing;
 use tokio::time::Instant;
-use uuid::Uuid;
 
 use crate::call::{Call, now};
 use crate::hub::Hub;
@@ -53,7 +54,7 @@ fn is_about_a_lock(error: &Error) -> bool {
 /// By this machine's clock and the one of whoever granted it: for people only.
 fn held_for_ms(held: &Lock) -> Option<u64> {
     let since: jiff::Timestamp = held.acquired_at.parse().ok()?;
-    let held_for = jiff::Timestamp::now().duration_since(since).as_millis();
+    let held_for = chance::now().duration_since(since).as_millis();
     Some(u64::try_from(held_for).unwrap_or(0))
 }
 
@@ -79,9 +80,9 @@ async fn publish(hub: &Hub, known: &Known, happening: Happening) {
     let key = known.record.key();
     let Some((group, event)) = happening.name.split_once('.') else { return };
     let subject = hub.config.root.signal(&key, group, event);
-    let id = format!("{event}:{}", Uuid::now_v7());
+    let id = format!("{event}:{}", chance::id());
     let signal = Signal::uncommitted(&key, id, known.revision, &now(), happening);
-    if let Err(error) = hub.client.publish(subject, signal.to_json().into()).await {
+    if let Err(error) = hub.wire.publish(Outgoing::to(subject, signal.to_json())).await {
         tracing::debug!(%key, %error, "a refusal was not announced");
     }
 }

@@ -10,13 +10,14 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use async_nats::{StatusCode, Subject, Subscriber};
+use async_nats::{StatusCode, Subject};
 use futures_util::StreamExt;
 use holdfast_protocol::{Error, SessionKey};
 use holdfast_records::{Change, Known, NotDone, Wrote, change};
 use holdfast_rules::{Decision, expire};
+use holdfast_store::chance;
+use holdfast_store::wire::Subscription;
 use moka::policy::EvictionPolicy;
-use uuid::Uuid;
 
 use crate::call::Call;
 use crate::error::{self, StartError};
@@ -60,7 +61,7 @@ impl Grants {
 
     /// The reply subject for the answer that has this grant.
     pub(crate) fn expect(&self, granted: Granted) -> Subject {
-        let name = Uuid::new_v4().simple().to_string();
+        let name = chance::secret_id().simple().to_string();
         let subject = format!("{}{name}", self.prefix).into();
         self.recent.insert(name, granted);
         subject
@@ -80,13 +81,13 @@ pub(crate) fn is_imported(reply: &str) -> bool {
 ///
 /// # Errors
 /// [`StartError`] when the connection takes no subscriptions.
-pub(crate) async fn subscribe(hub: &Hub) -> Result<Subscriber, StartError> {
+pub(crate) async fn subscribe(hub: &Hub) -> Result<Subscription, StartError> {
     let subject = format!("{}*", hub.grants.prefix);
-    hub.client.subscribe(subject.clone()).await.map_err(|source| StartError::Subscribe { subject, source })
+    hub.wire.subscribe(subject.clone().into(), None).await.map_err(|source| StartError::Subscribe { subject, source })
 }
 
 /// Takes back what nobody heard, for as long as there may be any.
-pub(crate) async fn watch(hub: Arc<Hub>, mut words: Subscriber) {
+pub(crate) async fn watch(hub: Arc<Hub>, mut words: Subscription) {
     while let Some(word) = words.next().await {
         if word.status != Some(StatusCode::NO_RESPONDERS) {
             continue;

@@ -5,15 +5,14 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use async_nats::Client;
 use holdfast_protocol::token::Secret;
 use holdfast_protocol::{Error, Reason, Revision};
-use holdfast_store::{Floor, Store};
+use holdfast_store::chance;
+use holdfast_store::{Floor, SharedFeed, SharedWire, Store};
 use tokio::sync::{OnceCell, Semaphore};
 use tokio::time::{Instant, timeout_at};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
-use uuid::Uuid;
 
 use crate::config::{ANNOUNCE_TIMEOUT, Config};
 use crate::countdown::Countdown;
@@ -36,12 +35,14 @@ const PAGES_AT_ONCE: usize = 16;
 
 /// Everything that requests share.
 pub(crate) struct Hub {
-    pub(crate) client: Client,
+    pub(crate) wire: SharedWire,
     /// The id of this instance of the micro service.
     pub(crate) instance: String,
     /// Whether another coordinator is there, once that matters.
     pub(crate) others: OnceCell<bool>,
     pub(crate) store: Store,
+    /// The same storage, for the relay.
+    pub(crate) feed: SharedFeed,
     pub(crate) secret: Secret,
     pub(crate) config: Config,
     pub(crate) records: Records,
@@ -63,14 +64,15 @@ pub(crate) struct Hub {
 }
 
 impl Hub {
-    pub(crate) fn new(client: Client, store: Store, secret: Secret, config: Config) -> Self {
+    pub(crate) fn new(wire: SharedWire, feed: SharedFeed, secret: Secret, config: Config) -> Self {
+        let store: Store = feed.clone();
         let floor = Floor::default();
         Self {
             records: Records::new(store.clone(), config.cache_entries),
-            registry: Registry::new(store.clone(), &config, client.statistics()),
+            registry: Registry::new(store.clone(), &config, wire.clone()),
             waiters: Arc::new(Waiters::new(&config)),
             conflicts: Conflicts::default(),
-            grants: Grants::new(&client.new_inbox()),
+            grants: Grants::new(&wire.new_inbox()),
             countdown: Countdown::default(),
             returning: Returning::default(),
             floor,
@@ -78,10 +80,11 @@ impl Hub {
             tasks: TaskTracker::new(),
             leaving: CancellationToken::new(),
             abort: CancellationToken::new(),
-            instance: Uuid::now_v7().simple().to_string(),
+            instance: chance::id().simple().to_string(),
             others: OnceCell::new(),
-            client,
+            wire,
             store,
+            feed,
             secret,
             config,
         }

@@ -6,13 +6,14 @@
 use std::time::Duration;
 
 use async_nats::header::HeaderMap;
-use async_nats::{HeaderValue, Message, Request, RequestErrorKind};
+use async_nats::{HeaderValue, Message};
 use bytes::Bytes;
 use holdfast_protocol::document::Content;
 use holdfast_protocol::error::ErrorReply;
 use holdfast_protocol::internal::{Activate, Hint, LeaseView, MOVED_HEADER, REVISION_HEADER, call};
 use holdfast_protocol::record::Owner;
 use holdfast_protocol::{Error, SessionKey};
+use holdfast_store::wire::{Outgoing, Request, RequestError};
 use serde::Serialize;
 use tokio::time::Instant;
 
@@ -76,17 +77,20 @@ pub(crate) async fn ask(hub: &Hub, owner: &Owner, letter: Letter<'_>) -> Reply {
 
 /// Ends when nobody listens for `owner` any more, whoever found that out.
 async fn death(hub: &Hub, owner: &Owner, key: &SessionKey) {
-    let mut news = hub.registry.deaths();
+    let mut news = Box::pin(hub.registry.death());
     loop {
         let every = if hub.registry.is_doubted(owner) { RECHECK } else { PROBE };
         tokio::select! {
-            _ = news.changed() => {}
+            biased;
+            () = &mut news => {}
             () = tokio::time::sleep(every) => {
                 if hub.registry.begin_probe(owner, every) {
                     is_unheard(hub, owner, key).await;
                 }
             }
         }
+        // Before the look, so that nothing is missed behind it.
+        news.set(hub.registry.death());
         if hub.registry.is_unheard(owner) {
             return;
         }
@@ -121,27 +125,20 @@ fn lease_letter(key: &SessionKey) -> Letter<'_> {
 
 async fn send(hub: &Hub, owner: &Owner, letter: Letter<'_>) -> Reply {
     let subject = hub.config.root.agent(&owner.worker, owner.boot, letter.key, letter.call);
-    let request = Request {
-        payload: Some(letter.payload),
-        headers: letter.headers,
-        timeout: Some(Some(letter.timeout)),
-        inbox: None,
-    };
-    let answer = hub.client.send_request(subject, request).await;
+    let Letter { headers, payload, timeout, .. } = letter;
+    let answer = hub.wire.request(Request { subject: subject.into(), headers, payload, timeout }).await;
     if answer.is_ok() {
         hub.registry.heard(owner);
     }
     match answer {
         Ok(message) if has(&message, MOVED_HEADER) => Reply::Moved,
         Ok(message) => Reply::Said(message),
-        Err(error) => match error.kind() {
-            RequestErrorKind::NoResponders => {
-                hub.registry.unheard(&owner.worker, owner.boot);
-                Reply::Unheard
-            }
-            RequestErrorKind::MaxPayloadExceeded => Reply::TooLarge,
-            RequestErrorKind::TimedOut | RequestErrorKind::InvalidSubject | RequestErrorKind::Other => Reply::Silent,
-        },
+        Err(RequestError::NoResponders) => {
+            hub.registry.unheard(&owner.worker, owner.boot);
+            Reply::Unheard
+        }
+        Err(RequestError::TooLarge(_)) => Reply::TooLarge,
+        Err(RequestError::Refused(_) | RequestError::Unknown(_)) => Reply::Silent,
     }
 }
 
@@ -210,7 +207,7 @@ pub(crate) async fn hint(hub: &Hub, known: &Known) {
     let Some(owner) = &known.record.owner else { return };
     let key = known.record.key();
     let subject = hub.config.root.agent(&owner.worker, owner.boot, &key, call::HINT);
-    if let Err(error) = hub.client.publish(subject, json(&hint_of(known))).await {
+    if let Err(error) = hub.wire.publish(Outgoing::to(subject, json(&hint_of(known)))).await {
         tracing::debug!(%key, %error, "hint not sent");
     }
 }

@@ -10,9 +10,10 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
-use async_nats::{Client, Subscriber};
 use futures_util::stream::{SelectAll, StreamExt, select_all};
 use holdfast_protocol::subject::{Root, Verb};
+use holdfast_store::Wire;
+use holdfast_store::wire::{Outgoing, Subscription};
 use serde::Serialize;
 use serde_json::{Map, Value, json};
 use tokio_util::sync::CancellationToken;
@@ -104,12 +105,12 @@ impl Micro {
     ///
     /// # Errors
     /// [`StartError`] when the connection takes no subscriptions.
-    pub(crate) async fn listen(&self, client: &Client) -> Result<SelectAll<Subscriber>, StartError> {
+    pub(crate) async fn listen(&self, wire: &dyn Wire) -> Result<SelectAll<Subscription>, StartError> {
         let mut subscribers = Vec::new();
         for question in ["PING", "INFO", "STATS"] {
             for tail in [String::new(), format!(".{SERVICE}"), format!(".{SERVICE}.{}", self.id)] {
                 let subject = format!("$SRV.{question}{tail}");
-                let subscriber = client.subscribe(subject.clone()).await;
+                let subscriber = wire.subscribe(subject.clone().into(), None).await;
                 subscribers.push(subscriber.map_err(|source| StartError::Subscribe { subject, source })?);
             }
         }
@@ -117,7 +118,7 @@ impl Micro {
     }
 
     /// Answers questions about the service, for as long as there may be any.
-    pub(crate) async fn answer(&self, client: &Client, mut questions: SelectAll<Subscriber>) {
+    pub(crate) async fn answer(&self, wire: &dyn Wire, mut questions: SelectAll<Subscription>) {
         while let Some(question) = questions.next().await {
             let Some(reply) = question.reply.filter(|reply| self.root.may_answer(reply)) else { continue };
             let body = match question.subject.split('.').nth(1) {
@@ -125,7 +126,7 @@ impl Micro {
                 Some("STATS") => self.stats(),
                 _ => self.head("ping"),
             };
-            if let Err(error) = client.publish(reply, body.to_string().into()).await {
+            if let Err(error) = wire.publish(Outgoing::to(reply, body.to_string())).await {
                 tracing::debug!(%error, "a question about the service was not answered");
             }
         }

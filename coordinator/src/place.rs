@@ -10,7 +10,7 @@ use holdfast_protocol::{Activation, Boot, Error, Revision, SessionKey, WorkerNam
 use holdfast_records::{Change, Done, Known, NotDone, Wrote, change};
 use holdfast_rules::Decision;
 use holdfast_rules::place::{Standing, placed, standing};
-use uuid::Uuid;
+use holdfast_store::chance;
 
 use crate::call::{Call, now};
 use crate::error;
@@ -176,7 +176,7 @@ async fn look_again(hub: &Hub, key: &SessionKey, known: &Known, call: &Call) -> 
 
 /// A new assignment to a worker.
 pub(crate) fn new_owner((worker, boot): (WorkerName, Boot)) -> Owner {
-    Owner { worker, boot, activation: Activation(Uuid::now_v7()), since: now() }
+    Owner { worker, boot, activation: Activation(chance::id()), since: now() }
 }
 
 /// The reason that a record gives for leaving `worker`.

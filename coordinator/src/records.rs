@@ -4,13 +4,14 @@
 //! stand in line, in order of arrival, so that under contention nobody starves; other coordinators are met by the
 //! compare-and-set.
 
-use std::hash::{BuildHasher, RandomState};
+use std::hash::{BuildHasher, BuildHasherDefault, DefaultHasher};
 use std::sync::Arc;
 use std::time::Duration;
 
 use holdfast_protocol::{Error, Revision, SessionKey, SessionRecord};
 use holdfast_records::{Found, Known, past_of};
 use holdfast_rules::Past;
+use holdfast_store::chance;
 use holdfast_store::{Store, StoreError, Stored};
 use tokio::sync::{Mutex, MutexGuard};
 use tokio::time::{Instant, timeout_at};
@@ -30,7 +31,8 @@ pub(crate) struct Records {
     lanes: Box<[Mutex<()>]>,
     /// Those who look whether a session is still where it was take turns as well.
     readers: Box<[Mutex<()>]>,
-    hasher: RandomState,
+    /// So that nobody outside can choose which sessions share a lane.
+    salt: u64,
 }
 
 impl Records {
@@ -41,7 +43,7 @@ impl Records {
             pasts: Pasts::default(),
             lanes: (0..LANES).map(|_| Mutex::new(())).collect(),
             readers: (0..LANES).map(|_| Mutex::new(())).collect(),
-            hasher: RandomState::new(),
+            salt: chance::salt(),
         }
     }
 
@@ -52,7 +54,7 @@ impl Records {
     }
 
     fn place_of(&self, key: &SessionKey) -> usize {
-        self.hasher.hash_one(key) as usize % LANES
+        BuildHasherDefault::<DefaultHasher>::default().hash_one((self.salt, key)) as usize % LANES
     }
 
     /// The record as this coordinator last saw it.

@@ -3,17 +3,18 @@
 //! Invariant: this decides only when to try and whom; a wrong belief costs a little time and never safety.
 
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
+use std::sync::{PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 use std::time::Duration;
 
-use async_nats::Statistics;
 use holdfast_protocol::id::WorkspaceName;
 use holdfast_protocol::internal::WorkerLease;
 use holdfast_protocol::record::Owner;
 use holdfast_protocol::reply::WorkerState;
 use holdfast_protocol::{Boot, Error, Reason, SessionKey, WorkerName};
-use holdfast_store::{Store, StoreError};
-use tokio::sync::{Mutex, Notify, watch};
+use holdfast_store::chance;
+use holdfast_store::{SharedWire, Store, StoreError};
+use tokio::sync::futures::Notified;
+use tokio::sync::{Mutex, Notify};
 use tokio::time::{Instant, timeout_at};
 use tokio_util::sync::CancellationToken;
 
@@ -37,24 +38,24 @@ pub(crate) struct Registry {
     /// When the last reading of all leases was begun. Held while one is under way.
     reading: Mutex<Option<Instant>>,
     lost: Notify,
-    /// How many processes were found to be gone.
-    deaths: watch::Sender<u64>,
-    /// Of this coordinator's connection.
-    statistics: Arc<Statistics>,
+    /// Tells all who wait that a process was found to be gone, in the order in which they came.
+    deaths: Notify,
+    /// This coordinator's connection.
+    wire: SharedWire,
     /// How often it had been made when that was last looked at.
     connects: AtomicU64,
 }
 
 impl Registry {
-    pub(crate) fn new(store: Store, config: &Config, statistics: Arc<Statistics>) -> Self {
+    pub(crate) fn new(store: Store, config: &Config, wire: SharedWire) -> Self {
         Self {
-            connects: AtomicU64::new(statistics.connects.load(Ordering::Relaxed)),
-            statistics,
+            connects: AtomicU64::new(wire.connects()),
+            wire,
             store,
             workers: RwLock::new(Workers::new(config.lease_ttl, config.lease_grace)),
             reading: Mutex::new(None),
             lost: Notify::new(),
-            deaths: watch::Sender::default(),
+            deaths: Notify::new(),
         }
     }
 
@@ -87,8 +88,9 @@ impl Registry {
     pub(crate) async fn run(&self, poll: Duration, cancel: CancellationToken) {
         let mut blind = false;
         loop {
-            let pause = poll.mul_f64(rand::random_range(0.9..1.1));
+            let pause = poll.mul_f64(chance::share(0.9..1.1));
             tokio::select! {
+                biased;
                 () = cancel.cancelled() => return,
                 () = tokio::time::sleep(pause) => {}
             }
@@ -122,7 +124,7 @@ impl Registry {
         if self.workers_mut().unheard(worker, boot, Instant::now()) {
             tracing::warn!(%worker, %boot, "nobody listens for this worker; its sessions go elsewhere");
             self.lost.notify_one();
-            self.deaths.send_modify(|deaths| *deaths += 1);
+            self.deaths.notify_waiters();
         }
     }
 
@@ -136,21 +138,21 @@ impl Registry {
 
     /// Looks whether this coordinator's own connection was made again since the last look: then others' may not be yet.
     fn notice_reconnect(&self) {
-        let connects = self.statistics.connects.load(Ordering::Relaxed);
+        let connects = self.wire.connects();
         if self.connects.swap(connects, Ordering::Relaxed) != connects {
             self.workers_mut().outage(Instant::now());
         }
     }
 
-    /// Changes whenever a process is found to be gone.
-    pub(crate) fn deaths(&self) -> watch::Receiver<u64> {
-        self.deaths.subscribe()
+    /// Ends when a process is found to be gone from now on.
+    pub(crate) fn death(&self) -> Notified<'_> {
+        self.deaths.notified()
     }
 
     /// Waits for a process to be found gone, or for `time`.
     pub(crate) async fn news_within(&self, time: Duration) {
         // That it took the whole time is no error.
-        if tokio::time::timeout(time, self.deaths().changed()).await.is_err() {
+        if tokio::time::timeout(time, self.death()).await.is_err() {
             tracing::trace!("no news of workers");
         }
     }

@@ -9,12 +9,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use async_nats::jetstream::consumer::pull::{Config as PullConfig, Stream as Pull};
-use async_nats::jetstream::consumer::{AckPolicy, Consumer, DeliverPolicy, Info, PriorityPolicy};
-use async_nats::jetstream::stream::Stream;
-use async_nats::jetstream::{self};
-use futures_util::StreamExt;
-use futures_util::stream::ReadyChunks;
+use holdfast_store::feed::{FeedConfig, FeedState};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
@@ -31,17 +26,21 @@ mod translate;
 
 use echo::Echo;
 pub(crate) use floor::{follow_floor, learn_floor};
+use holdfast_store::chance;
 pub(crate) use pin::Pin;
 use progress::Progress;
 
-/// The consumer's name, one for all coordinators.
-const CONSUMER: &str = "relay";
-/// Its priority group.
-const GROUP: &str = "relay";
-/// How many messages make one step at most.
-const BATCH: usize = 256;
-/// How many messages may be under way unacknowledged.
-const MAX_ACK_PENDING: i64 = 4_096;
+/// The consumer, one for all coordinators. A batch makes one step.
+const CONSUMER: FeedConfig = FeedConfig {
+    name: "relay",
+    group: "relay",
+    description: "Holdfast: turns what was committed into signals",
+    ack_wait: RELAY_ACK_WAIT,
+    unacknowledged_max: 4_096,
+    pin_timeout: PIN_TIMEOUT,
+    pull_expires: PULL_EXPIRES,
+    batch: 256,
+};
 /// How often an idle relay says how far it is, for those who have just come.
 const IDLE_TICK: Duration = Duration::from_secs(2);
 /// A step smaller than this is followed by a short rest, so that the next one is larger: announcing takes the processor from
@@ -49,8 +48,6 @@ const IDLE_TICK: Duration = Duration::from_secs(2);
 const SMALL_STEP: usize = 64;
 /// How long that rest is. It delays a signal by as much at most.
 const REST: Duration = Duration::from_millis(3);
-/// How long one question to the consumer or its stream may stay unanswered: without a leader it is dropped.
-const ASK_TIMEOUT: Duration = Duration::from_secs(1);
 /// How long a coordinator that starts waits for the consumer.
 const READY_TIMEOUT: Duration = Duration::from_secs(10);
 /// The bounds of the pause before the relay begins again after a fault.
@@ -74,7 +71,7 @@ pub(crate) async fn run(hub: Arc<Hub>, pin: Arc<Pin>, cancel: CancellationToken)
         if let Err(error) = outcome {
             tracing::warn!(%error, "the relay begins again");
         }
-        let jittered = pause.mul_f64(rand::random_range(0.5..1.5));
+        let jittered = pause.mul_f64(chance::share(0.5..1.5));
         if cancel.run_until_cancelled(tokio::time::sleep(jittered)).await.is_none() {
             break;
         }
@@ -85,54 +82,33 @@ pub(crate) async fn run(hub: Arc<Hub>, pin: Arc<Pin>, cancel: CancellationToken)
 
 /// One life of the message stream.
 async fn relay(hub: &Hub, pin: &Pin, pause: &mut Duration) -> Result<(), RelayError> {
-    let stream = stream(hub).await?;
-    let consumer = consumer(&stream).await?;
-    let echo = Echo::on(&hub.client).await?;
-    let mut progress = Progress::new(hub.store.stream(), floor::of(&consumer.get_info().await.map_err(fault)?), echo);
-    let mut batches = pull(&consumer).await?;
+    let state = hub.feed.ensure(&CONSUMER).await.map_err(fault)?;
+    let echo = Echo::on(&hub.wire).await?;
+    let mut progress = Progress::new(hub.store.stream(), state.acknowledged, echo);
+    let mut deliveries = hub.feed.open(&CONSUMER).await.map_err(fault)?;
     loop {
         let batch = tokio::select! {
-            batch = batches.next() => batch.ok_or_else(|| RelayError::Consumer("its messages ended".to_owned()))?,
+            biased;
+            batch = deliveries.next() => batch.map_err(fault)?,
             () = tokio::time::sleep(IDLE_TICK) => {
-                tick(hub, pin, &consumer).await?;
+                tick(hub, pin).await?;
                 continue;
             }
         };
-        let (messages, end) = whole(batch);
-        if !messages.is_empty() {
-            pin.see(&messages);
-            let is_small = messages.len() < SMALL_STEP;
-            progress.step(hub, &stream, &consumer, messages).await?;
-            *pause = RETRY.0;
-            if is_small {
-                tokio::time::sleep(REST).await;
-            }
-        }
-        match end {
-            Some(error) => return Err(RelayError::Consumer(error)),
-            None => continue,
+        pin.see(batch.pin.as_deref());
+        let is_small = batch.deliveries.len() < SMALL_STEP;
+        progress.step(hub, batch.deliveries).await?;
+        *pause = RETRY.0;
+        if is_small {
+            tokio::time::sleep(REST).await;
         }
     }
-}
-
-/// The messages of a batch up to the first fault, and that fault.
-fn whole(
-    batch: Vec<Result<jetstream::Message, jetstream::consumer::pull::MessagesError>>,
-) -> (Vec<jetstream::Message>, Option<String>) {
-    let mut messages = Vec::with_capacity(batch.len());
-    for message in batch {
-        match message {
-            Ok(message) => messages.push(message),
-            Err(error) => return (messages, Some(error.to_string())),
-        }
-    }
-    (messages, None)
 }
 
 /// Waits until the relay's consumer answers, so that what is committed from now on is announced at once; not for ever.
 pub(crate) async fn ready(hub: &Hub) {
     let deadline = Instant::now() + READY_TIMEOUT;
-    while let Err(error) = answers(hub).await {
+    while let Err(error) = hub.feed.ensure(&CONSUMER).await {
         if Instant::now() >= deadline {
             tracing::warn!(%error, "signals come later");
             return;
@@ -141,51 +117,20 @@ pub(crate) async fn ready(hub: &Hub) {
     }
 }
 
-async fn answers(hub: &Hub) -> Result<(), RelayError> {
-    consumer(&stream(hub).await?).await?.get_info().await.map_err(fault).map(drop)
-}
-
-async fn tick(hub: &Hub, pin: &Pin, consumer: &Consumer<PullConfig>) -> Result<(), RelayError> {
-    let info = consumer.get_info().await.map_err(fault)?;
-    hub.floor.advance(floor::of(&info));
-    if pin.is_ours_or_nobodys(&info) {
-        floor::publish(hub, floor::of(&info)).await;
+async fn tick(hub: &Hub, pin: &Pin) -> Result<(), RelayError> {
+    let state = state(hub).await?;
+    hub.floor.advance(state.acknowledged);
+    if pin.is_ours_or_nobodys(&state) {
+        floor::publish(hub, state.acknowledged).await;
     }
     Ok(())
 }
 
-async fn stream(hub: &Hub) -> Result<Stream<()>, RelayError> {
-    let mut context = jetstream::new(hub.client.clone());
-    context.set_timeout(ASK_TIMEOUT);
-    context.get_stream_no_info(hub.store.stream()).await.map_err(fault)
-}
-
-async fn consumer(stream: &Stream<()>) -> Result<Consumer<PullConfig>, RelayError> {
-    let config = PullConfig {
-        durable_name: Some(CONSUMER.to_owned()),
-        description: Some("Holdfast: turns what was committed into signals".to_owned()),
-        deliver_policy: DeliverPolicy::All,
-        ack_policy: AckPolicy::All,
-        ack_wait: RELAY_ACK_WAIT,
-        max_ack_pending: MAX_ACK_PENDING,
-        priority_policy: PriorityPolicy::PinnedClient,
-        priority_groups: vec![GROUP.to_owned()],
-        priority_timeout: PIN_TIMEOUT,
-        ..PullConfig::default()
-    };
-    stream.get_or_create_consumer(CONSUMER, config).await.map_err(fault)
-}
-
-async fn pull(consumer: &Consumer<PullConfig>) -> Result<ReadyChunks<Pull>, RelayError> {
-    let messages = consumer.stream().group(GROUP).max_messages_per_batch(2 * BATCH).expires(PULL_EXPIRES);
-    Ok(messages.messages().await.map_err(fault)?.ready_chunks(BATCH))
+/// How far the consumer is, and whose it is.
+async fn state(hub: &Hub) -> Result<FeedState, RelayError> {
+    hub.feed.state(&CONSUMER).await.map_err(fault)
 }
 
 fn fault(error: impl std::fmt::Display) -> RelayError {
     RelayError::Consumer(error.to_string())
-}
-
-/// The consumer's state, asked for by name.
-async fn info(hub: &Hub) -> Result<Info, RelayError> {
-    stream(hub).await?.consumer_info(CONSUMER).await.map_err(fault)
 }

@@ -17,6 +17,7 @@ use holdfast_protocol::{Boot, Error, SessionKey, SessionRecord, WorkerName};
 use holdfast_records::{Change, Done, Known, Wrote, change};
 use holdfast_rules::sweep::{self, SweepDecision};
 use holdfast_rules::{Author, Decision};
+use holdfast_store::chance;
 use holdfast_store::{Found, Page, StoreError, Walk};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
@@ -61,12 +62,13 @@ pub(crate) async fn run(hub: Arc<Hub>, pin: Arc<Pin>, cancel: CancellationToken)
             }
             was_leading = is_leading;
             tokio::select! {
-                () = tokio::time::sleep(jittered(LEADER_LOOK)) => {}
+                biased;
                 () = hub.registry.lost() => {
                     // Time for a worker that was only cut off to come back, and for more bad news.
                     tokio::time::sleep(jittered(hub.config.sweep_delay)).await;
                     due = Instant::now();
                 }
+                () = tokio::time::sleep(jittered(LEADER_LOOK)) => {}
             }
         }
     };
@@ -74,7 +76,7 @@ pub(crate) async fn run(hub: Arc<Hub>, pin: Arc<Pin>, cancel: CancellationToken)
 }
 
 fn jittered(pause: Duration) -> Duration {
-    pause.mul_f64(rand::random_range(0.8..1.2))
+    pause.mul_f64(chance::share(0.8..1.2))
 }
 
 /// Returns whether the sweep came to its end.

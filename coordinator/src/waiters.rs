@@ -9,6 +9,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use futures_util::StreamExt;
 use holdfast_protocol::{Error, Reason, SessionKey};
+use holdfast_store::SharedWire;
 use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 
@@ -165,15 +166,15 @@ pub(crate) fn join(hub: &Hub, key: &SessionKey, reply: &str) -> Result<Waiting, 
     let (waiting, opened) = hub.waiters.join(key, reply)?;
     if let Some(empty) = opened {
         let listen =
-            listen(hub.client.clone(), hub.config.root.signals(key, Some("lock")), hub.waiters.clone(), key.clone());
+            listen(hub.wire.clone(), hub.config.root.signals(key, Some("lock")), hub.waiters.clone(), key.clone());
         hub.tasks.spawn(empty.run_until_cancelled_owned(listen));
     }
     Ok(waiting)
 }
 
 /// Wakes whoever is first at each signal that may mean a free lock. Missing one costs a waiter one poll.
-async fn listen(client: async_nats::Client, subject: String, waiters: Arc<Waiters>, key: SessionKey) {
-    match client.subscribe(subject).await {
+async fn listen(wire: SharedWire, subject: String, waiters: Arc<Waiters>, key: SessionKey) {
+    match wire.subscribe(subject.into(), None).await {
         Ok(mut signals) => {
             while let Some(signal) = signals.next().await {
                 let event = signal.subject.rsplit('.').next().unwrap_or_default();

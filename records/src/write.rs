@@ -7,15 +7,14 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use holdfast_protocol::{Revision, SessionKey};
-use holdfast_store::{Storage, StoreError};
+use holdfast_store::{Storage, StoreError, chance};
 use tokio::time::{Instant, timeout_at};
-use uuid::Uuid;
 
 /// How long after a write whose outcome is unknown it is sent again.
 const AGAIN: Duration = Duration::from_millis(10);
 
 fn write_id() -> String {
-    Uuid::now_v7().simple().to_string()
+    chance::id().simple().to_string()
 }
 
 /// Writes `record` if the key still is at `expected`, and returns its revision.

@@ -15,6 +15,8 @@ use holdfast_protocol::subject::Root;
 use holdfast_protocol::{Revision, SessionKey, WorkerName};
 use jiff::Timestamp;
 
+mod feed;
+
 use crate::page::Beginnings;
 use crate::write::{Outcome, Write};
 use crate::{

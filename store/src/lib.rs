@@ -7,17 +7,21 @@
 //! It is a crate of its own because coordinators and workers both write and never import each other.
 //! Deliberately absent: decisions. The store neither retries on *moved* nor knows what a lock is.
 
+pub mod chance;
 pub mod connect;
 mod fault;
+pub mod feed;
 mod history;
 pub mod jetstream;
 mod lease;
 mod log;
 pub mod memory;
+pub mod net;
 mod page;
 pub mod provision;
 mod purge;
 mod read;
+pub mod wire;
 mod write;
 
 use std::sync::Arc;
@@ -29,9 +33,11 @@ use holdfast_protocol::internal::WorkerLease;
 use holdfast_protocol::{Namespace, Revision, SessionKey, WorkerName};
 use jiff::Timestamp;
 
+pub use feed::{Feed, SharedFeed};
 pub use jetstream::Jetstream;
 pub use lease::{ANSWER_TTL, LEASE_RENEW, LEASE_TTL, LeaseSlot};
 pub use provision::{Provisioned, provision, token_secret};
+pub use wire::{SharedWire, Wire};
 
 /// Why something was not read or written. Each variant says what to do next.
 #[derive(Debug, thiserror::Error)]

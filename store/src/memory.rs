@@ -4,7 +4,7 @@
 //! read back what was accepted, in order.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -12,9 +12,13 @@ use bytes::Bytes;
 use holdfast_protocol::internal::WorkerLease;
 use holdfast_protocol::{Revision, SessionKey, WorkerName};
 use jiff::Timestamp;
+use tokio::sync::Notify;
+use tokio::time::Instant;
+
+mod feed;
 
 use crate::page::Sorted;
-use crate::{Found, LeaseSlot, Page, Rollup, Storage, StoreError, Stored, StoredFrame, Walk, WriteId};
+use crate::{Found, LEASE_TTL, LeaseSlot, Page, Rollup, Storage, StoreError, Stored, StoredFrame, Walk, WriteId};
 
 /// How often which fault comes, in parts of 1,000 calls.
 #[derive(Clone, Copy, Debug, Default)]
@@ -61,13 +65,26 @@ pub enum Accepted {
     },
 }
 
+impl Accepted {
+    /// Its sequence in the stream.
+    pub fn sequence(&self) -> u64 {
+        match self {
+            Self::Record(stored) => stored.revision.0,
+            Self::Frame { sequence, .. } => *sequence,
+        }
+    }
+}
+
 #[derive(Default)]
 struct Inner {
     faults: Faults,
     sequence: u64,
     records: BTreeMap<SessionKey, Vec<Stored>>,
     logs: BTreeMap<SessionKey, Vec<StoredFrame>>,
-    leases: BTreeMap<WorkerName, LeaseSlot>,
+    /// The last sequence of the bucket of workers, which is another stream.
+    lease_sequence: u64,
+    leases: BTreeMap<WorkerName, (LeaseSlot, Instant)>,
+    consumer: Option<feed::Consumer>,
     answers: BTreeMap<String, Bytes>,
     accepted: Vec<Accepted>,
     written: BTreeMap<WriteId, u64>,
@@ -220,6 +237,33 @@ impl Inner {
         all
     }
 
+    /// Leases that were not written again in time are gone; what is left of them has a revision of its own.
+    fn expire_leases(&mut self) {
+        let now = Instant::now();
+        for (slot, until) in self.leases.values_mut().filter(|(slot, until)| slot.lease.is_some() && *until <= now) {
+            self.lease_sequence += 1;
+            *slot = LeaseSlot { revision: Revision(self.lease_sequence), lease: None };
+            *until = now;
+        }
+    }
+
+    fn put_lease(
+        &mut self,
+        worker: &WorkerName,
+        lease: Option<WorkerLease>,
+        expected: Revision,
+    ) -> Result<Revision, StoreError> {
+        self.expire_leases();
+        let current = self.leases.get(worker).map_or(Revision(0), |(slot, _)| slot.revision);
+        if current != expected {
+            return Err(StoreError::Moved { expected });
+        }
+        self.lease_sequence += 1;
+        let revision = Revision(self.lease_sequence);
+        self.leases.insert(worker.clone(), (LeaseSlot { revision, lease }, Instant::now() + LEASE_TTL));
+        Ok(revision)
+    }
+
     fn put(&mut self, stored: Stored) {
         self.accepted.push(Accepted::Record(stored.clone()));
         let revisions = self.records.entry(stored.key.clone()).or_default();
@@ -234,20 +278,28 @@ fn time_of(sequence: u64) -> Timestamp {
     Timestamp::from_second(i64::try_from(sequence).unwrap_or(i64::MAX)).unwrap_or(Timestamp::MAX)
 }
 
-/// [`Storage`] in memory.
-#[derive(Default)]
+/// [`Storage`] and [`crate::Feed`] in memory. Clones are the same storage.
+#[derive(Clone, Default)]
 pub struct Memory {
+    shared: Arc<Shared>,
+}
+
+#[derive(Default)]
+struct Shared {
     inner: Mutex<Inner>,
+    /// The stream or the consumer has something new.
+    grown: Notify,
 }
 
 impl Memory {
     /// A store with `faults`.
     pub fn new(faults: Faults) -> Self {
-        Self { inner: Mutex::new(Inner { faults, ..Inner::default() }) }
+        let inner = Mutex::new(Inner { faults, ..Inner::default() });
+        Self { shared: Arc::new(Shared { inner, grown: Notify::new() }) }
     }
 
     fn inner(&self) -> MutexGuard<'_, Inner> {
-        self.inner.lock().unwrap_or_else(PoisonError::into_inner)
+        self.shared.inner.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// From now on, `faults`.
@@ -275,6 +327,8 @@ impl Memory {
         let mut inner = self.inner();
         let revision = Revision(inner.next());
         inner.put(Stored { key: key.clone(), revision, value, write_id: None, time: time_of(revision.0) });
+        drop(inner);
+        self.shared.grown.notify_waiters();
         revision
     }
 
@@ -319,6 +373,7 @@ impl Memory {
     async fn write(&self, write: Write) -> Result<u64, StoreError> {
         self.delay().await;
         let written = self.try_write(write);
+        self.shared.grown.notify_waiters();
         self.delay().await;
         written
     }
@@ -345,20 +400,28 @@ impl Memory {
         }
     }
 
-    fn write_lease(
+    async fn write_lease(
         &self,
         worker: &WorkerName,
         lease: Option<WorkerLease>,
         expected: Revision,
     ) -> Result<Revision, StoreError> {
-        let mut inner = self.inner();
-        let current = inner.leases.get(worker).map_or(Revision(0), |slot| slot.revision);
-        if current != expected {
-            return Err(StoreError::Moved { expected });
-        }
-        let revision = Revision(inner.next());
-        inner.leases.insert(worker.clone(), LeaseSlot { revision, lease });
-        Ok(revision)
+        self.delay().await;
+        let written = {
+            let mut inner = self.inner();
+            match inner.draw() {
+                Fate::Unavailable => Err(StoreError::Unavailable("simulated".to_owned())),
+                // A late copy of a lease is refused for its revision, or is the same lease.
+                Fate::LostWrite | Fate::Late => Err(StoreError::Unknown("simulated: lost write".to_owned())),
+                Fate::LostAck => {
+                    inner.put_lease(worker, lease, expected).ok();
+                    Err(StoreError::Unknown("simulated: lost acknowledgement".to_owned()))
+                }
+                Fate::Fine => inner.put_lease(worker, lease, expected),
+            }
+        };
+        self.delay().await;
+        written
     }
 
     async fn look<T>(&self, look: impl FnOnce(&Inner) -> T) -> Result<T, StoreError> {
@@ -495,20 +558,22 @@ impl Storage for Memory {
     }
 
     async fn lease(&self, worker: &WorkerName) -> Result<LeaseSlot, StoreError> {
-        self.look(|inner| inner.leases.get(worker).cloned().unwrap_or_default()).await
+        self.inner().expire_leases();
+        self.look(|inner| inner.leases.get(worker).map(|(slot, _)| slot.clone()).unwrap_or_default()).await
     }
 
     async fn put_lease(&self, lease: &WorkerLease, expected: Revision) -> Result<Revision, StoreError> {
-        self.write_lease(&lease.worker, Some(lease.clone()), expected)
+        self.write_lease(&lease.worker, Some(lease.clone()), expected).await
     }
 
     async fn drop_lease(&self, worker: &WorkerName, expected: Revision) -> Result<(), StoreError> {
-        self.write_lease(worker, None, expected).map(|_| ())
+        self.write_lease(worker, None, expected).await.map(|_| ())
     }
 
     async fn leases(&self) -> Result<Vec<(Revision, WorkerLease)>, StoreError> {
-        let inner = self.inner();
-        Ok(inner.leases.values().filter_map(|slot| Some((slot.revision, slot.lease.clone()?))).collect())
+        self.inner().expire_leases();
+        let there = |(slot, _): &(LeaseSlot, Instant)| Some((slot.revision, slot.lease.clone()?));
+        self.look(|inner| inner.leases.values().filter_map(there).collect()).await
     }
 
     async fn answered(&self, request: &str) -> Result<Option<Bytes>, StoreError> {

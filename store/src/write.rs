@@ -16,6 +16,7 @@ use serde::Deserialize;
 use tokio::time::Instant;
 
 use crate::StoreError;
+use crate::chance;
 
 /// How long one copy may stay unanswered before the next is sent.
 const COPY_TIMEOUT: Duration = Duration::from_millis(1_500);
@@ -135,7 +136,7 @@ pub(crate) async fn publish(client: &Client, write: &Write) -> Result<Outcome, S
         if Instant::now() + pause >= deadline {
             return Err(copies.end(why));
         }
-        tokio::time::sleep(pause.mul_f64(rand::random_range(0.5..1.5))).await;
+        tokio::time::sleep(pause.mul_f64(chance::share(0.5..1.5))).await;
         pause = (pause * 2).min(Duration::from_millis(100));
     }
 }

@@ -23,6 +23,7 @@ use holdfast_protocol::subject::Root;
 use holdfast_protocol::token::Secret;
 use holdfast_store::connect::{ConnectOptions, connect};
 use holdfast_store::provision::Provisioning;
+use holdfast_store::wire::Nats;
 use holdfast_store::{Jetstream, provision, token_secret};
 use holdfast_worker::{Worker, WorkerConfig, Workspace};
 use serde_json::{Value, json};
@@ -72,7 +73,7 @@ async fn begin_worker(url: String, config: WorkerConfig) -> Result<Worker> {
 async fn begin_worker_as(options: &ConnectOptions, config: WorkerConfig) -> Result<Worker> {
     let client = connect(options).await?;
     let store = provision(&client, &config.root, &Provisioning::of_worker()).await?.store;
-    Ok(Worker::start(client, store, config).await?)
+    Ok(Worker::start(Nats::shared(client), store, config).await?)
 }
 
 /// A worker below `root`, for a test that runs it in a process of its own.
@@ -86,7 +87,7 @@ pub async fn worker_at(url: &str, root: &str, name: &str, workspaces: &[(&str, &
 async fn begin_coordinator(url: String, config: Config, secret: Secret) -> Result<Coordinator> {
     let client = connect(&ConnectOptions::to(url)).await?;
     let store = Arc::new(Jetstream::new(client.clone(), config.root.clone()).await?);
-    Ok(Coordinator::start(client, store, secret, config).await?)
+    Ok(Coordinator::start(Nats::shared(client), store, secret, config).await?)
 }
 
 impl Fleet {

@@ -6,12 +6,12 @@
 
 use std::time::Duration;
 
-use async_nats::{Client, Request, RequestErrorKind};
 use holdfast_protocol::id::Boot;
 use holdfast_protocol::internal::{WorkerLease, control};
 use holdfast_protocol::subject::Root;
 use holdfast_protocol::{Revision, WorkerName};
-use holdfast_store::{LEASE_RENEW, LeaseSlot, Storage, StoreError};
+use holdfast_store::wire::{Request, RequestError};
+use holdfast_store::{LEASE_RENEW, LeaseSlot, Storage, StoreError, Wire};
 use tokio::time::{Instant, sleep};
 
 use crate::config::NameRule;
@@ -53,7 +53,7 @@ pub(crate) enum ClaimError {
 
 /// What was heard of a process.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Heard {
+enum Heard {
     /// It answered.
     Answer,
     /// Nobody listens.
@@ -62,25 +62,20 @@ pub(crate) enum Heard {
     Silence,
 }
 
-/// A way to ask the process of a lease whether it is there.
-pub(crate) trait Asks {
-    async fn ask(&self, lease: &WorkerLease) -> Heard;
+/// The way to ask the process of a lease whether it is there.
+pub(crate) struct Asking<'a> {
+    pub(crate) wire: &'a dyn Wire,
+    pub(crate) root: &'a Root,
 }
 
-/// Asks over NATS.
-pub(crate) struct Holder {
-    pub(crate) client: Client,
-    pub(crate) root: Root,
-}
-
-impl Asks for Holder {
+impl Asking<'_> {
     async fn ask(&self, lease: &WorkerLease) -> Heard {
-        let subject = self.root.worker_control(&lease.worker, lease.boot, control::PING);
-        let request = Request::new().payload("{}".into()).timeout(Some(ASK_TIMEOUT));
-        match self.client.send_request(subject, request).await {
+        let subject = self.root.worker_control(&lease.worker, lease.boot, control::PING).into();
+        let request = Request { subject, headers: None, payload: "{}".into(), timeout: ASK_TIMEOUT };
+        match self.wire.request(request).await {
             Ok(_) => Heard::Answer,
-            Err(error) if error.kind() == RequestErrorKind::NoResponders => Heard::Nobody,
-            Err(_) => Heard::Silence,
+            Err(RequestError::NoResponders) => Heard::Nobody,
+            Err(RequestError::TooLarge(_) | RequestError::Refused(_) | RequestError::Unknown(_)) => Heard::Silence,
         }
     }
 }
@@ -91,7 +86,7 @@ pub(crate) async fn take(
     store: &dyn Storage,
     lease: &WorkerLease,
     rule: NameRule,
-    holder: &impl Asks,
+    holder: &Asking<'_>,
     health: &LeaseHealth,
 ) -> Result<Revision, ClaimError> {
     let deadline = Instant::now() + STORAGE_AWAY;
@@ -122,7 +117,7 @@ async fn try_take(
     store: &dyn Storage,
     lease: &WorkerLease,
     rule: NameRule,
-    holder: &impl Asks,
+    holder: &Asking<'_>,
 ) -> Result<(Revision, Instant), ClaimError> {
     let slot = store.lease(&lease.worker).await?;
     let other = slot.lease.as_ref().filter(|found| found.boot != lease.boot);
@@ -140,7 +135,7 @@ async fn is_alive(
     store: &dyn Storage,
     other: &WorkerLease,
     revision: Revision,
-    holder: &impl Asks,
+    holder: &Asking<'_>,
 ) -> Result<bool, StoreError> {
     let begun = Instant::now();
     let mut nobody_since = None;

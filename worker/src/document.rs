@@ -36,6 +36,7 @@ pub use file::STEPS as SAVE_STEPS;
 pub(crate) use file::resolve;
 use frontmatter::BYTE_ORDER_MARK;
 use history::Weight;
+use holdfast_store::chance;
 use request::Body;
 use state::{DocumentChange, Stamp, State};
 use step::Step;
@@ -182,7 +183,7 @@ impl Machine for Document {
             Some(file) => file.read(&self.limits).await?,
             None => None,
         };
-        let now = Some(Stamp { at: jiff::Timestamp::now().to_string(), by: None });
+        let now = Some(Stamp { at: chance::now().to_string(), by: None });
         let change = match (found, content) {
             (Some(found), _) => DocumentChange::Begin {
                 body: found.body,

@@ -5,20 +5,23 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use async_nats::Client;
 use futures_util::{StreamExt, stream};
 use holdfast_protocol::reply::WorkerState;
 use holdfast_protocol::subject::{Root, Verb};
 use holdfast_protocol::{SessionKey, WorkerName};
-use holdfast_store::Storage;
+use holdfast_store::wire::Request;
+use holdfast_store::{SharedWire, Storage};
 use tokio::sync::oneshot;
 
 use crate::letter::{Answer, Call, Letter, Passivation, ReplyTo};
 use crate::supervisor::Supervisor;
 
+/// How long a coordinator may take to move one session.
+const MOVE_TIMEOUT: Duration = Duration::from_secs(10);
+
 /// What a drain needs.
 pub(crate) struct Drain {
-    pub(crate) client: Client,
+    pub(crate) wire: SharedWire,
     pub(crate) root: Root,
     pub(crate) name: WorkerName,
     /// Who asked for it; `None`: the worker ends.
@@ -61,7 +64,9 @@ impl Drain {
         let actor = self.actor.clone().unwrap_or_else(|| format!("worker {}", self.name));
         let body = serde_json::json!({ "reason": reason, "actor": actor });
         let subject = self.root.session_request(Verb::AdminMove, key);
-        match self.client.request(subject, body.to_string().into()).await {
+        let payload = body.to_string().into();
+        let request = Request { subject: subject.into(), headers: None, payload, timeout: MOVE_TIMEOUT };
+        match self.wire.request(request).await {
             Ok(reply) => {
                 let refused = reply
                     .headers

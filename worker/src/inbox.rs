@@ -5,23 +5,24 @@
 
 use std::sync::Arc;
 
-use async_nats::{Client, Message};
+use async_nats::Message;
 use holdfast_protocol::error::Reason;
 use holdfast_protocol::internal::{Activate, Hint, LIFE_HEADER, REQUEST_ID_HEADER, REVISION_HEADER, call};
 use holdfast_protocol::request::check_size;
 use holdfast_protocol::subject::{Root, Verb};
 use holdfast_protocol::{Error, Limits, RequestId, Revision, SessionKey};
+use holdfast_store::SharedWire;
+use holdfast_store::chance;
 use serde::de::DeserializeOwned;
 use tokio::time::Instant;
-use uuid::Uuid;
 
 use crate::letter::{Answer, Call, Letter, ReplyTo};
 use crate::supervisor::Supervisor;
 
 /// Gives one message to the session that it is for.
-pub(crate) async fn deliver(client: &Client, root: &Root, supervisor: &Arc<Supervisor>, message: Message) {
+pub(crate) async fn deliver(wire: &SharedWire, root: &Root, supervisor: &Arc<Supervisor>, message: Message) {
     let reply = match message.reply.clone() {
-        Some(subject) if root.may_answer(&subject) => ReplyTo::Nats(client.clone(), subject),
+        Some(subject) if root.may_answer(&subject) => ReplyTo::Nats(wire.clone(), subject),
         Some(_) => return,
         None => ReplyTo::Nobody,
     };
@@ -77,5 +78,5 @@ fn life(message: &Message) -> Option<u64> {
 fn request_id(message: &Message) -> RequestId {
     header(message, REQUEST_ID_HEADER)
         .and_then(|id| RequestId::parse(id).ok())
-        .unwrap_or_else(|| RequestId::made(Uuid::now_v7()))
+        .unwrap_or_else(|| RequestId::made(chance::id()))
 }

@@ -54,6 +54,7 @@ pub(crate) async fn keep(
 ) -> NameTaken {
     loop {
         tokio::select! {
+            biased;
             () = changed.notified() => {}
             () = tokio::time::sleep(LEASE_RENEW) => {}
         }

@@ -1,14 +1,15 @@
 //! One message for one session, and the way back to whoever sent it.
 
-use async_nats::{Client, HeaderMap, Subject};
+use async_nats::{HeaderMap, Subject};
 use bytes::Bytes;
 use holdfast_protocol::internal::{Activate, Hint, MOVED_HEADER};
 use holdfast_protocol::subject::Verb;
 use holdfast_protocol::{Error, RequestId, Revision};
 use holdfast_rules::passivate::Cause;
+use holdfast_store::wire::{Outgoing, PublishError};
+use holdfast_store::{SharedWire, Wire, chance};
 use tokio::sync::oneshot;
 use tokio::time::Instant;
-use uuid::Uuid;
 
 use crate::mailbox::Held;
 
@@ -97,7 +98,7 @@ impl Letter {
             call,
             payload: Bytes::new(),
             revision: Revision(0),
-            request_id: RequestId::made(Uuid::now_v7()),
+            request_id: RequestId::made(chance::id()),
             life: None,
             reply,
             arrived: Instant::now(),
@@ -127,7 +128,7 @@ impl Letter {
 /// Where an answer goes.
 pub(crate) enum ReplyTo {
     /// To a NATS inbox.
-    Nats(Client, Subject),
+    Nats(SharedWire, Subject),
     /// To a part of this process.
     Local(oneshot::Sender<Answer>),
     /// Nowhere: a hint.
@@ -149,8 +150,8 @@ impl ReplyTo {
     /// Sends `answer`. That nobody listens any more is nobody's problem: the request's outcome is in the log.
     pub(crate) async fn send(self, answer: Answer) {
         match self {
-            Self::Nats(client, subject) => {
-                if let Err(error) = publish(&client, subject, answer).await {
+            Self::Nats(wire, subject) => {
+                if let Err(error) = publish(&*wire, subject, answer).await {
                     tracing::debug!(%error, "an answer could not be sent");
                 }
             }
@@ -164,21 +165,22 @@ impl ReplyTo {
     }
 }
 
-async fn publish(client: &Client, subject: Subject, answer: Answer) -> Result<(), async_nats::PublishError> {
-    match answer {
-        Answer::Done(payload) => client.publish(subject, payload).await,
+async fn publish(wire: &dyn Wire, subject: Subject, answer: Answer) -> Result<(), PublishError> {
+    let message = match answer {
+        Answer::Done(payload) => Outgoing::to(subject, payload),
         Answer::Refused(error) => {
             let mut headers = HeaderMap::new();
             headers.insert(async_nats::service::NATS_SERVICE_ERROR, one_line(&error.message).as_str());
             headers.insert(async_nats::service::NATS_SERVICE_ERROR_CODE, error.code.number().to_string().as_str());
-            client.publish_with_headers(subject, headers, error.to_json().into()).await
+            Outgoing::to(subject, error.to_json()).with_headers(headers)
         }
         Answer::Moved => {
             let mut headers = HeaderMap::new();
             headers.insert(MOVED_HEADER, "1");
-            client.publish_with_headers(subject, headers, Bytes::new()).await
+            Outgoing::to(subject, Bytes::new()).with_headers(headers)
         }
-    }
+    };
+    wire.publish(message).await
 }
 
 /// A header's value has no line breaks.

@@ -88,7 +88,7 @@ impl Supervisor {
 
     /// Keys of all sessions in memory.
     pub(crate) fn keys(&self) -> Vec<SessionKey> {
-        self.agents().by_key.keys().cloned().collect()
+        sorted(self.agents().by_key.keys().cloned().collect())
     }
 
     /// Keys of the sessions of `namespace` without activity for at least `idle_ms`.
@@ -97,7 +97,7 @@ impl Supervisor {
         let is_idle = |handle: &Handle| now_ms.saturating_sub(handle.mailbox.status.activity_ms()) >= idle_ms;
         let agents = self.agents();
         let found = agents.by_key.iter().filter(|(key, handle)| key.namespace == *namespace && is_idle(handle));
-        found.map(|(key, _)| key.clone()).collect()
+        sorted(found.map(|(key, _)| key.clone()).collect())
     }
 
     /// Has the session of `key` look at what is outside of its log, if it is in memory; `false`: it is too busy to be told.
@@ -248,6 +248,12 @@ async fn finish(supervisor: Arc<Supervisor>, hosted: Box<Hosted>, end: End) {
     while let Some(letter) = mailbox.next().await {
         agent::answer_end(&key, vec![*letter], &end).await;
     }
+}
+
+/// So that what is done to many sessions is done in the same order each time.
+fn sorted(mut keys: Vec<SessionKey>) -> Vec<SessionKey> {
+    keys.sort_unstable();
+    keys
 }
 
 fn full(key: &SessionKey, letter: Box<Letter>) -> (Box<Letter>, Answer) {

@@ -5,21 +5,21 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use async_nats::{Client, Subscriber};
 use futures_util::StreamExt;
 use holdfast_protocol::WorkerName;
 use holdfast_protocol::id::Boot;
 use holdfast_protocol::internal::{RelayFloor, WorkerLease};
 use holdfast_protocol::reply::WorkerState;
-use holdfast_store::{Floor, Store, StoreError};
+use holdfast_store::chance;
+use holdfast_store::wire::Subscription;
+use holdfast_store::{Floor, SharedWire, Store, StoreError};
 use tokio::sync::Notify;
 use tokio::time::{Instant, MissedTickBehavior};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
-use uuid::Uuid;
 
 use crate::agent::Core;
-use crate::claim::{self, ClaimError, Holder};
+use crate::claim::{self, Asking, ClaimError};
 use crate::config::WorkerConfig;
 use crate::drain::Drain;
 use crate::inbox;
@@ -97,7 +97,7 @@ impl Leasing {
 }
 
 struct Shared {
-    client: Client,
+    wire: SharedWire,
     answered: control::Answered,
     core: Arc<Core>,
     store: Store,
@@ -116,7 +116,7 @@ impl Worker {
     ///
     /// # Errors
     /// [`StartError`], which names what is missing.
-    pub async fn start(client: Client, store: Store, config: WorkerConfig) -> Result<Self, StartError> {
+    pub async fn start(wire: SharedWire, store: Store, config: WorkerConfig) -> Result<Self, StartError> {
         let watch = Arc::new(Watch::default());
         let mut mounts = BTreeMap::new();
         for (name, workspace) in &config.workspaces {
@@ -132,14 +132,14 @@ impl Worker {
             floor: Floor::default(),
             limits: Arc::new(config.limits.clone()),
             mounts,
-            boot: Boot(Uuid::now_v7()),
+            boot: Boot(chance::id()),
             health: LeaseHealth::new(epoch),
             epoch,
             pulse: Arc::new(Pulse::default()),
             config,
         });
         let shared = Arc::new(Shared {
-            client,
+            wire,
             supervisor: Supervisor::new(core.clone()),
             core,
             store,
@@ -175,12 +175,12 @@ impl Worker {
         ];
         let mut subscribers = Vec::new();
         for subject in subjects {
-            let subscribed = self.shared.client.subscribe(subject).await;
+            let subscribed = self.shared.wire.subscribe(subject.into(), None).await;
             subscribers.push(subscribed.map_err(|error| StartError::Subscribe(error.to_string()))?);
         }
         // The server has them all before anybody is told of this boot.
-        self.shared.client.flush().await.map_err(|error| StartError::Subscribe(error.to_string()))?;
-        let [agents, controls, floors] = <[Subscriber; 3]>::try_from(subscribers)
+        self.shared.wire.flush().await.map_err(|error| StartError::Subscribe(error.to_string()))?;
+        let [agents, controls, floors] = <[Subscription; 3]>::try_from(subscribers)
             .map_err(|_| StartError::Subscribe("three subscriptions were asked for".to_owned()))?;
         self.spawn(read_agents(self.shared.clone(), agents, self.stop.clone()));
         self.spawn(control::read(self.shared.clone(), controls, self.stop.clone(), self.tasks.clone()));
@@ -195,8 +195,8 @@ impl Worker {
     async fn register(&self) -> Result<(), StartError> {
         let shared = self.shared.clone();
         let Core { config, health, .. } = &*shared.core;
-        let holder = Holder { client: shared.client.clone(), root: config.root.clone() };
-        let revision = claim::take(&*shared.store, &shared.lease(), config.name_rule, &holder, health).await?;
+        let asking = Asking { wire: &*shared.wire, root: &config.root };
+        let revision = claim::take(&*shared.store, &shared.lease(), config.name_rule, &asking, health).await?;
         let stop = self.leasing.stop.clone();
         self.leasing.task.spawn(async move {
             let present = || shared.lease();
@@ -253,7 +253,7 @@ impl Worker {
             tracing::warn!(tasks = self.tasks.len(), "tasks are dropped: they did not end within the grace period");
         }
         shared.supervisor.stop(until).await;
-        match tokio::time::timeout_at(until, shared.client.flush()).await {
+        match tokio::time::timeout_at(until, shared.wire.flush()).await {
             Ok(Ok(())) => {}
             Ok(Err(error)) => tracing::debug!(%error, "the last answers may not have left"),
             Err(_) => tracing::debug!("the last answers may not have left"),
@@ -309,7 +309,7 @@ impl Shared {
     fn drain_all(&self, actor: Option<String>) -> Drain {
         Drain {
             actor,
-            client: self.client.clone(),
+            wire: self.wire.clone(),
             root: self.core.config.root.clone(),
             name: self.core.config.name.clone(),
             supervisor: self.supervisor.clone(),
@@ -326,6 +326,7 @@ impl Shared {
             }
         };
         tokio::select! {
+            biased;
             () = work => self.changed.notify_one(),
             () = shown => {}
         }
@@ -346,22 +347,24 @@ async fn look_at_files(supervisor: Arc<Supervisor>, watch: Arc<Watch>, stop: Can
     stop.run_until_cancelled(watch.run(move |key| supervisor.stir(key))).await;
 }
 
-async fn read_agents(shared: Arc<Shared>, mut messages: Subscriber, stop: CancellationToken) {
+async fn read_agents(shared: Arc<Shared>, mut messages: Subscription, stop: CancellationToken) {
     loop {
         let message = tokio::select! {
-            message = messages.next() => message,
+            biased;
             () = stop.cancelled() => return,
+            message = messages.next() => message,
         };
         let Some(message) = message else { return };
-        inbox::deliver(&shared.client, &shared.core.config.root, &shared.supervisor, message).await;
+        inbox::deliver(&shared.wire, &shared.core.config.root, &shared.supervisor, message).await;
     }
 }
 
-async fn read_floors(floor: Floor, mut messages: Subscriber, stop: CancellationToken) {
+async fn read_floors(floor: Floor, mut messages: Subscription, stop: CancellationToken) {
     loop {
         let message = tokio::select! {
-            message = messages.next() => message,
+            biased;
             () = stop.cancelled() => return,
+            message = messages.next() => message,
         };
         let Some(message) = message else { return };
         match serde_json::from_slice::<RelayFloor>(&message.payload) {

@@ -3,7 +3,7 @@
 //! Invariant: only this machine's monotonic clock is used, counted from when a lease was seen to change, and only while
 //! leases could be read: an outage of JetStream makes nobody look dead.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::time::Duration;
 
 use holdfast_protocol::id::WorkspaceName;
@@ -81,7 +81,8 @@ impl Unheard {
 /// All workers that were seen lately.
 #[derive(Debug)]
 pub(crate) struct Workers {
-    entries: HashMap<WorkerName, Entry>,
+    /// In order, so that what follows from all of them is the same each time.
+    entries: BTreeMap<WorkerName, Entry>,
     /// Processes that nobody listens for and that no lease was seen of. A record that was edited by hand may name anybody.
     strangers: HashMap<(WorkerName, Boot), Unheard>,
     first_poll: Option<Instant>,
@@ -94,7 +95,7 @@ pub(crate) struct Workers {
 
 impl Workers {
     pub(crate) fn new(ttl: Duration, grace: Duration) -> Self {
-        let (entries, strangers) = (HashMap::new(), HashMap::new());
+        let (entries, strangers) = (BTreeMap::new(), HashMap::new());
         Self { entries, strangers, first_poll: None, last_poll: None, outage: None, ttl, grace }
     }
 

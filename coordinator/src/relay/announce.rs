@@ -4,13 +4,15 @@
 //! stream's acknowledgement, under the event's id, before the next one of its session. Those of `doc` are plain
 //! messages, which an echo on the same connection confirms.
 
-use std::collections::HashMap;
+use std::collections::BTreeMap;
 use std::time::Duration;
 
-use async_nats::Request;
 use async_nats::header::{HeaderMap, NATS_MESSAGE_ID};
+use bytes::Bytes;
 use futures_util::future::try_join_all;
 use holdfast_protocol::SessionKey;
+use holdfast_store::chance;
+use holdfast_store::wire::{Outgoing, Request};
 use serde::Deserialize;
 use tokio::time::Instant;
 
@@ -46,7 +48,7 @@ pub(super) async fn all(
     echo: &mut Echo,
     announcements: impl IntoIterator<Item = (SessionKey, Announcement)>,
 ) -> Result<(), RelayError> {
-    let mut by_session: HashMap<SessionKey, Vec<Announcement>> = HashMap::new();
+    let mut by_session: BTreeMap<SessionKey, Vec<Announcement>> = BTreeMap::new();
     for (key, announcement) in announcements {
         by_session.entry(key).or_default().push(announcement);
     }
@@ -82,17 +84,12 @@ async fn of_session(hub: &Hub, key: &SessionKey, announcements: &[Announcement])
         let subject = hub.config.root.signal(key, group, event);
         let mut headers = HeaderMap::new();
         headers.insert(NATS_MESSAGE_ID, announcement.signal.id.as_str());
-        let payload = announcement.signal.to_json().into();
+        let payload: Bytes = announcement.signal.to_json().into();
         if is_kept(group) {
-            let request = || Request {
-                payload: Some(bytes::Bytes::clone(&payload)),
-                headers: Some(headers.clone()),
-                timeout: Some(Some(COPY_TIMEOUT)),
-                inbox: None,
-            };
-            keep(hub, &subject, request).await?;
+            let subject = subject.into();
+            keep(hub, Request { subject, headers: Some(headers), payload, timeout: COPY_TIMEOUT }).await?;
         } else {
-            let sent = hub.client.publish_with_headers(subject, headers, payload).await;
+            let sent = hub.wire.publish(Outgoing::to(subject, payload).with_headers(headers)).await;
             sent.map_err(|error| RelayError::Announce(error.to_string()))?;
         }
     }
@@ -100,12 +97,12 @@ async fn of_session(hub: &Hub, key: &SessionKey, announcements: &[Announcement])
 }
 
 /// Publishes one signal until its stream has it.
-async fn keep(hub: &Hub, subject: &str, request: impl Fn() -> Request) -> Result<(), RelayError> {
+async fn keep(hub: &Hub, request: Request) -> Result<(), RelayError> {
     let deadline = Instant::now() + TIMEOUT;
     let stream = hub.config.root.signals_stream();
     let mut pause = PAUSE.0;
     loop {
-        let why = match hub.client.send_request(subject.to_owned(), request()).await {
+        let why = match hub.wire.request(request.clone()).await {
             Ok(message) => match serde_json::from_slice::<Ack>(&message.payload) {
                 Ok(Ack { error: None, stream: by }) if by == stream => return Ok(()),
                 Ok(Ack { error: Some(error), .. }) => error.description,
@@ -116,8 +113,8 @@ async fn keep(hub: &Hub, subject: &str, request: impl Fn() -> Request) -> Result
         if Instant::now() + pause >= deadline {
             return Err(RelayError::Announce(why));
         }
-        tracing::debug!(subject, why, "signal not stored yet");
-        tokio::time::sleep(pause.mul_f64(rand::random_range(0.5..1.5))).await;
+        tracing::debug!(subject = %request.subject, why, "signal not stored yet");
+        tokio::time::sleep(pause.mul_f64(chance::share(0.5..1.5))).await;
         pause = (pause * 2).min(PAUSE.1);
     }
 }

@@ -4,13 +4,13 @@
 //! that was there at the mark. async-nats cannot tell by itself: `flush` waits for its buffers only, a lost connection
 //! drops what they held, and commands that wait in its queue leave on the next one.
 
-use std::sync::Arc;
-use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use async_nats::{Client, Statistics, Subject, Subscriber};
+use async_nats::Subject;
 use bytes::Bytes;
 use futures_util::StreamExt;
+use holdfast_store::SharedWire;
+use holdfast_store::wire::{Outgoing, Subscription};
 use tokio::time::timeout;
 
 use crate::relay::{RelayError, fault};
@@ -20,10 +20,9 @@ const TIMEOUT: Duration = Duration::from_secs(1);
 
 /// A subject that this connection alone listens on.
 pub(super) struct Echo {
-    client: Client,
-    statistics: Arc<Statistics>,
+    wire: SharedWire,
     subject: Subject,
-    heard: Subscriber,
+    heard: Subscription,
     said: u64,
 }
 
@@ -32,22 +31,22 @@ pub(super) struct Echo {
 pub(super) struct Mark(u64);
 
 impl Echo {
-    pub(super) async fn on(client: &Client) -> Result<Self, RelayError> {
-        let subject: Subject = client.new_inbox().into();
-        let heard = client.subscribe(subject.clone()).await.map_err(fault)?;
-        Ok(Self { client: client.clone(), statistics: client.statistics(), subject, heard, said: 0 })
+    pub(super) async fn on(wire: &SharedWire) -> Result<Self, RelayError> {
+        let subject: Subject = wire.new_inbox().into();
+        let heard = wire.subscribe(subject.clone(), None).await.map_err(fault)?;
+        Ok(Self { wire: wire.clone(), subject, heard, said: 0 })
     }
 
     /// To be taken before publishing.
     pub(super) fn mark(&self) -> Mark {
-        Mark(self.statistics.connects.load(Ordering::Relaxed))
+        Mark(self.wire.connects())
     }
 
     /// Whether all that was published since `mark` has reached the server.
     pub(super) async fn confirm(&mut self, mark: Mark) -> bool {
         self.said += 1;
         let word = Bytes::from(self.said.to_string());
-        if self.client.publish(self.subject.clone(), word.clone()).await.is_err() {
+        if self.wire.publish(Outgoing::to(self.subject.clone(), word.clone())).await.is_err() {
             return false;
         }
         let back = async {

@@ -2,38 +2,32 @@
 
 use std::sync::Arc;
 
-use async_nats::Subscriber;
-use async_nats::jetstream::consumer::Info;
 use futures_util::StreamExt;
 use holdfast_protocol::internal::RelayFloor;
+use holdfast_store::wire::{Outgoing, Subscription};
 
 use crate::hub::Hub;
-use crate::relay::info;
-
-/// The last sequence up to which everything was announced.
-pub(super) fn of(info: &Info) -> u64 {
-    info.ack_floor.stream_sequence
-}
+use crate::relay::state;
 
 /// Tells everybody that everything up to `floor` was announced.
 pub(super) async fn publish(hub: &Hub, floor: u64) {
     hub.floor.advance(floor);
     let body = serde_json::to_vec(&RelayFloor { floor }).expect("a number is JSON");
-    if let Err(error) = hub.client.publish(hub.config.root.relay_floor(), body.into()).await {
+    if let Err(error) = hub.wire.publish(Outgoing::to(hub.config.root.relay_floor(), body)).await {
         tracing::debug!(%error, "the relay's progress was not published");
     }
 }
 
 /// Asks the consumer itself.
 pub(crate) async fn learn_floor(hub: &Hub) {
-    match info(hub).await {
-        Ok(info) => hub.floor.advance(of(&info)),
+    match state(hub).await {
+        Ok(state) => hub.floor.advance(state.acknowledged),
         Err(error) => tracing::debug!(%error, "the relay's progress is not known"),
     }
 }
 
 /// Follows what the relay says, whichever coordinator's it is.
-pub(crate) async fn follow_floor(hub: Arc<Hub>, mut said: Subscriber) {
+pub(crate) async fn follow_floor(hub: Arc<Hub>, mut said: Subscription) {
     while let Some(message) = said.next().await {
         match serde_json::from_slice::<RelayFloor>(&message.payload) {
             Ok(RelayFloor { floor }) => hub.floor.advance(floor),

@@ -1,11 +1,9 @@
 //! One message of the stream, whichever way it was read.
 
-use async_nats::header::{HeaderMap, NATS_MESSAGE_ID};
-use async_nats::jetstream;
-use async_nats::jetstream::message::StreamMessage;
 use bytes::Bytes;
 use holdfast_protocol::SessionKey;
 use holdfast_protocol::subject::Root;
+use holdfast_store::feed::Posted;
 
 /// A message of the stream.
 #[derive(Clone, Debug)]
@@ -41,25 +39,11 @@ pub(super) enum Writer {
 }
 
 impl Input {
-    /// A message as the consumer delivers it, with its place among the deliveries.
-    pub(super) fn delivered(root: &Root, message: jetstream::Message) -> Option<(u64, Self)> {
-        let (sequence, delivery, nanos) = {
-            let info = message.info().ok()?;
-            (info.stream_sequence, info.consumer_sequence, info.published.unix_timestamp_nanos())
-        };
-        let message = message.message;
-        let what = what(root, &message.subject, message.headers.as_ref());
-        Some((delivery, Self { sequence, time: rfc3339(nanos), value: message.payload, what }))
-    }
-
     /// A message as it stands in the stream.
-    pub(super) fn stored(root: &Root, message: StreamMessage) -> Self {
-        Self {
-            sequence: message.sequence,
-            time: rfc3339(message.time.unix_timestamp_nanos()),
-            what: what(root, &message.subject, Some(&message.headers)),
-            value: message.payload,
-        }
+    pub(super) fn of(root: &Root, posted: Posted) -> Self {
+        let what = what(root, &posted);
+        let Posted { sequence, time, payload, .. } = posted;
+        Self { sequence, time: time.to_string(), value: payload, what }
     }
 
     /// The session that it is of.
@@ -71,17 +55,12 @@ impl Input {
     }
 }
 
-fn what(root: &Root, subject: &str, headers: Option<&HeaderMap>) -> What {
-    if let Some(key) = root.parse_record(subject) {
-        let has_id = headers.is_some_and(|headers| headers.get(NATS_MESSAGE_ID).is_some());
-        return What::Record(key, if has_id { Writer::Holdfast } else { Writer::Hand });
+fn what(root: &Root, posted: &Posted) -> What {
+    if let Some(key) = root.parse_record(&posted.subject) {
+        return What::Record(key, if posted.has_write_id { Writer::Holdfast } else { Writer::Hand });
     }
     // A reserved namespace has no sessions. What is in such a log is a request that was meant for nobody, like
     // `<root>.log.session.open`, and the stream took it because it looks like a log.
-    let log = root.parse_log(subject).filter(|key| !key.namespace.is_reserved());
+    let log = root.parse_log(&posted.subject).filter(|key| !key.namespace.is_reserved());
     log.map_or(What::Other, What::Frame)
-}
-
-fn rfc3339(nanos: i128) -> String {
-    jiff::Timestamp::from_nanosecond(nanos).unwrap_or_default().to_string()
 }

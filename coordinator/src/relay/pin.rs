@@ -5,13 +5,10 @@
 
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
-use async_nats::jetstream;
-use async_nats::jetstream::consumer::Info;
+use holdfast_store::feed::FeedState;
 
 use crate::hub::Hub;
-use crate::relay::{CONSUMER, GROUP, info, stream};
-
-const PIN_ID: &str = "Nats-Pin-Id";
+use crate::relay::{CONSUMER, state};
 
 /// The pin that this coordinator was last seen to have.
 #[derive(Debug, Default)]
@@ -23,27 +20,24 @@ impl Pin {
     }
 
     /// Learns the pin that came with messages.
-    pub(super) fn see(&self, messages: &[jetstream::Message]) {
-        let Some(headers) = messages.last().and_then(|message| message.headers.as_ref()) else { return };
-        let Some(id) = headers.get_last(PIN_ID) else { return };
+    pub(super) fn see(&self, pin: Option<&str>) {
         let mut known = self.id();
-        if known.as_deref() != Some(id.as_str()) {
+        if pin.is_some() && known.as_deref() != pin {
             tracing::info!("this coordinator relays now");
-            *known = Some(id.as_str().to_owned());
+            *known = pin.map(str::to_owned);
         }
     }
 
     /// Whether nobody else relays.
-    pub(super) fn is_ours_or_nobodys(&self, info: &Info) -> bool {
-        let pinned = pinned(info);
-        pinned.is_none() || pinned == self.id().as_deref()
+    pub(super) fn is_ours_or_nobodys(&self, state: &FeedState) -> bool {
+        state.pinned.is_none() || state.pinned == *self.id()
     }
 
     /// Whether this coordinator is the one that does what one should do for all.
     /// `None`: not known just now.
     pub(crate) async fn is_leading(&self, hub: &Hub) -> Option<bool> {
-        match info(hub).await {
-            Ok(info) => Some(self.is_ours_or_nobodys(&info)),
+        match state(hub).await {
+            Ok(state) => Some(self.is_ours_or_nobodys(&state)),
             Err(error) => {
                 tracing::debug!(%error, "not known who relays");
                 None
@@ -55,10 +49,8 @@ impl Pin {
     pub(super) async fn release(&self, hub: &Hub) {
         let Some(ours) = self.id().take() else { return };
         let release = async {
-            let info = info(hub).await?;
-            if pinned(&info) == Some(&ours) {
-                let stream = stream(hub).await?;
-                stream.unpin_consumer(CONSUMER, GROUP).await.map_err(super::fault)?;
+            if state(hub).await?.pinned == Some(ours) {
+                hub.feed.unpin(&CONSUMER).await.map_err(super::fault)?;
             }
             Ok::<_, super::RelayError>(())
         };
@@ -66,9 +58,4 @@ impl Pin {
             tracing::info!(%error, "the relay's pin was not given up; it times out");
         }
     }
-}
-
-fn pinned(info: &Info) -> Option<&str> {
-    let group = info.priority_groups.iter().find(|group| group.group == GROUP)?;
-    group.pinned_client_id.as_deref().filter(|id| !id.is_empty())
 }

@@ -7,20 +7,17 @@
 //! Frames may leave the stream before they are read: a snapshot takes them out and carries their events on, but it stands
 //! behind whatever was committed meanwhile. So where sequences are missing, each step looks ahead for the snapshots.
 
-use std::collections::HashSet;
+use std::collections::BTreeSet;
 
-use async_nats::jetstream;
-use async_nats::jetstream::consumer::Consumer;
-use async_nats::jetstream::consumer::pull::Config as PullConfig;
-use async_nats::jetstream::stream::{LastRawMessageErrorKind, Stream};
 use futures_util::stream::{self, StreamExt, TryStreamExt};
 use holdfast_protocol::SessionKey;
+use holdfast_store::feed::Delivery;
 
 use crate::hub::Hub;
 use crate::relay::echo::Echo;
 use crate::relay::input::Input;
 use crate::relay::translate::{Announcement, Translator};
-use crate::relay::{RelayError, announce, fault, floor};
+use crate::relay::{RelayError, announce, fault, floor, state};
 
 /// How many logs are looked into at once.
 const SIDE_BY_SIDE: usize = 16;
@@ -79,24 +76,17 @@ impl Progress {
         }
     }
 
-    /// Announces `messages` and acknowledges them.
-    pub(super) async fn step(
-        &mut self,
-        hub: &Hub,
-        stream: &Stream<()>,
-        consumer: &Consumer<PullConfig>,
-        messages: Vec<jetstream::Message>,
-    ) -> Result<(), RelayError> {
+    /// Announces `deliveries` and acknowledges them.
+    pub(super) async fn step(&mut self, hub: &Hub, deliveries: Vec<Delivery>) -> Result<(), RelayError> {
         let root = &hub.config.root;
-        let Some(ack) = messages.last().and_then(|message| message.reply.clone()) else { return Ok(()) };
-        let mut inputs: Vec<Input> = Vec::with_capacity(messages.len());
+        let Some(ack) = deliveries.last().map(|delivery| delivery.ack.clone()) else { return Ok(()) };
+        let mut inputs: Vec<Input> = Vec::with_capacity(deliveries.len());
         let begin = self.done.sequence;
         let mut is_thinned = false;
-        for message in messages {
-            let (delivery, input) = Input::delivered(root, message)
-                .ok_or_else(|| RelayError::Read("a delivery does not say its place".to_owned()))?;
+        for Delivery { number, posted, .. } in deliveries {
+            let input = Input::of(root, posted);
             let announced = self.done.sequence;
-            match self.done.take(delivery, input.sequence) {
+            match self.done.take(number, input.sequence) {
                 Step::Known => {}
                 Step::Next => {
                     is_thinned |= input.sequence > announced + 1;
@@ -105,9 +95,9 @@ impl Progress {
                 Step::Gap => {
                     is_thinned = true;
                     // Another relay may have come further than this one knows.
-                    let acknowledged = floor::of(&consumer.get_info().await.map_err(fault)?);
+                    let acknowledged = state(hub).await?.acknowledged;
                     let after = announced.max(acknowledged);
-                    inputs.extend(between(hub, stream, after, input.sequence).await?);
+                    inputs.extend(between(hub, after, input.sequence).await?);
                     self.translator.read_late(after, input.sequence);
                     inputs.push(input);
                 }
@@ -115,31 +105,26 @@ impl Progress {
         }
         if is_thinned {
             // Whatever took them out is there by now.
-            self.thinned_until = stream.get_info().await.map_err(read_fault)?.state.last_sequence;
+            self.thinned_until = hub.store.last().await.map_err(read_fault)?;
         }
         let is_thinned = begin < self.thinned_until;
-        let ahead = if is_thinned { self.look_ahead(hub, stream, &inputs).await? } else { Vec::new() };
+        let ahead = if is_thinned { self.look_ahead(hub, &inputs).await? } else { Vec::new() };
         self.announce(hub, &inputs, ahead).await?;
         for key in inputs.iter().filter_map(Input::key).filter(|_| is_thinned) {
             self.translator.was_announced_until(key, self.done.sequence);
         }
-        hub.client.publish(ack, "+ACK".into()).await.map_err(fault)?;
+        hub.feed.acknowledge(&ack).await.map_err(fault)?;
         floor::publish(hub, self.done.sequence).await;
         Ok(())
     }
 
     /// What was committed to the sessions of `inputs` up to here and is now in snapshots further on.
-    async fn look_ahead(
-        &self,
-        hub: &Hub,
-        stream: &Stream<()>,
-        inputs: &[Input],
-    ) -> Result<Vec<(SessionKey, Announcement)>, RelayError> {
+    async fn look_ahead(&self, hub: &Hub, inputs: &[Input]) -> Result<Vec<(SessionKey, Announcement)>, RelayError> {
         let until = self.done.sequence;
-        let keys: HashSet<SessionKey> = inputs.iter().filter_map(Input::key).cloned().collect();
+        let keys: BTreeSet<SessionKey> = inputs.iter().filter_map(Input::key).cloned().collect();
         let looks = stream::iter(keys).map(async |key| {
             // A snapshot takes out all that was before it, so it is the first of its log.
-            let first = first_of_log(hub, stream, &key).await?;
+            let first = first_of_log(hub, &key).await?;
             let ahead = first.map_or_else(Vec::new, |first| self.translator.ahead(&first, &key, until));
             Ok(ahead.into_iter().map(move |announcement| (key.clone(), announcement)).collect::<Vec<_>>())
         });
@@ -168,13 +153,10 @@ impl Progress {
     }
 }
 
-async fn first_of_log(hub: &Hub, stream: &Stream<()>, key: &SessionKey) -> Result<Option<Input>, RelayError> {
+async fn first_of_log(hub: &Hub, key: &SessionKey) -> Result<Option<Input>, RelayError> {
     let root = &hub.config.root;
-    match stream.get_first_raw_message_by_subject(&root.log(key), 1).await {
-        Ok(message) => Ok(Some(Input::stored(root, message))),
-        Err(error) if error.kind() == LastRawMessageErrorKind::NoMessageFound => Ok(None),
-        Err(error) => Err(read_fault(error)),
-    }
+    let first = hub.feed.first(Some(&root.log(key)), 1).await.map_err(read_fault)?;
+    Ok(first.map(|posted| Input::of(root, posted)))
 }
 
 fn read_fault(error: impl std::fmt::Display) -> RelayError {
@@ -182,18 +164,16 @@ fn read_fault(error: impl std::fmt::Display) -> RelayError {
 }
 
 /// Everything between two sequences, from the leader.
-async fn between(hub: &Hub, stream: &Stream<()>, after: u64, until: u64) -> Result<Vec<Input>, RelayError> {
+async fn between(hub: &Hub, after: u64, until: u64) -> Result<Vec<Input>, RelayError> {
     let mut inputs = Vec::new();
     let mut next = after + 1;
     while next < until {
-        match stream.get_first_raw_message_by_subject(">", next).await {
-            Ok(message) if message.sequence < until => {
-                next = message.sequence + 1;
-                inputs.push(Input::stored(&hub.config.root, message));
+        match hub.feed.first(None, next).await.map_err(read_fault)? {
+            Some(posted) if posted.sequence < until => {
+                next = posted.sequence + 1;
+                inputs.push(Input::of(&hub.config.root, posted));
             }
-            Ok(_) => break,
-            Err(error) if error.kind() == LastRawMessageErrorKind::NoMessageFound => break,
-            Err(error) => return Err(RelayError::Read(error.to_string())),
+            Some(_) | None => break,
         }
     }
     if !inputs.is_empty() {

@@ -4,10 +4,12 @@
 use std::sync::Arc;
 
 use holdfast_protocol::request::{Acquire, ShowToken, Takeover};
+use holdfast_protocol::subject::Root;
 use holdfast_protocol::token::Secret;
 use holdfast_protocol::{Reason, RequestId, SessionRecord};
 use holdfast_records::{NotDone, Wrote};
 use holdfast_store::memory::{Accepted, Faults, Memory};
+use holdfast_store::net::{Link, Net};
 use tokio::task::JoinSet;
 
 use crate::call::Call;
@@ -19,9 +21,9 @@ use crate::verb::lock::{Outcome, locked};
 
 /// A coordinator that is not connected, over `store`, which others may use too.
 async fn coordinator(store: &Arc<Memory>) -> Arc<Hub> {
-    let options = async_nats::ConnectOptions::new().retry_on_initial_connect();
-    let client = options.connect("127.0.0.1:1").await.unwrap();
-    Arc::new(Hub::new(client, store.clone(), Secret::new([7; 32]), Config::default()))
+    let process = Net::new(Root::default(), 1).connect("c1");
+    process.set_link(Link::Broken);
+    Arc::new(Hub::new(process.wire(), store.clone(), Secret::new([7; 32]), Config::default()))
 }
 
 async fn store_with(record: &SessionRecord, faults: Faults) -> Arc<Memory> {

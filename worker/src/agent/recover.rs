@@ -19,9 +19,9 @@ use holdfast_protocol::{Error, RequestId, Revision, SessionKey};
 use holdfast_records::{Change, Known, NotDone, change};
 use holdfast_rules::place::fenced;
 use holdfast_rules::{Author, Decision};
+use holdfast_store::chance;
 use holdfast_store::{Rollup, StoreError, StoredFrame};
 use tokio::time::Instant;
-use uuid::Uuid;
 
 use super::record::{Standing, storage_unavailable, without_event};
 use super::stop::Stop;
@@ -47,7 +47,7 @@ impl Agent {
         match start {
             Start::OnDemand => {
                 self.build_from_log().await?;
-                self.begin(None, RequestId::made(Uuid::now_v7())).await
+                self.begin(None, RequestId::made(chance::id())).await
             }
             Start::Given(given) => {
                 // Frames of an earlier session of the same id may have events that nobody was told of yet.
@@ -323,7 +323,7 @@ impl Agent {
         let json = frame.to_json();
         let bytes = json.len();
         let rollup = if frame.snapshot.is_some() { Rollup::Replace } else { Rollup::Keep };
-        let id = Uuid::now_v7().to_string();
+        let id = chance::id().to_string();
         // An append that is given up half way, by a panic beside it for one, may have landed.
         let (doubt, sent_ms) = (self.doubt.replace(Doubt::UnknownFrame(self.revision)), self.core.now_ms());
         let appended = self.core.store.append(&self.key, self.revision, json.into(), rollup, id).await;

@@ -12,9 +12,9 @@ use holdfast_protocol::frame::Op;
 use holdfast_protocol::subject::Verb;
 use holdfast_protocol::{Error, RequestId};
 use holdfast_store::StoreError;
+use holdfast_store::chance;
 use serde_json::value::RawValue;
 use tokio::time::Instant;
-use uuid::Uuid;
 
 use super::commit::refused;
 use super::end::answer_end;
@@ -184,7 +184,7 @@ impl Agent {
         }
         let Some(Noticed { request_id, change }) = self.machine.look().await else { return Ok(()) };
         let Change { change, event, reply, .. } = change;
-        let request_id = request_id.unwrap_or_else(|| RequestId::made(Uuid::now_v7()));
+        let request_id = request_id.unwrap_or_else(|| RequestId::made(chance::id()));
         self.note(Op { request_id, event, change, reply }).await.map(|_| ())
     }
 
@@ -240,7 +240,7 @@ impl Agent {
 
 /// A change that no request waits for, and no signal tells of.
 fn silent(change: Box<RawValue>) -> Op {
-    Op { request_id: RequestId::made(Uuid::now_v7()), event: None, change, reply: RawValue::NULL.to_owned() }
+    Op { request_id: RequestId::made(chance::id()), event: None, change, reply: RawValue::NULL.to_owned() }
 }
 
 /// `error`, as one of this request.

@@ -9,6 +9,7 @@ use holdfast_protocol::subject::Verb;
 use holdfast_protocol::{Error, RequestId};
 use holdfast_rules::conflict::explain;
 use holdfast_rules::validate::may_write;
+use holdfast_store::chance;
 use serde::Serialize;
 use serde_json::value::RawValue;
 
@@ -225,7 +226,7 @@ impl Agent {
 /// How long ago `since` was by this machine's clock. For people: nothing is decided by it.
 fn held_for_ms(since: &str) -> Option<u64> {
     let since: jiff::Timestamp = since.parse().ok()?;
-    u64::try_from(jiff::Timestamp::now().as_millisecond() - since.as_millisecond()).ok()
+    u64::try_from(chance::now().as_millisecond() - since.as_millisecond()).ok()
 }
 
 pub(super) fn chosen_id(own: Option<&str>, letter: &Letter) -> RequestId {

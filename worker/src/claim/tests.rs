@@ -1,22 +1,53 @@
 //! Who gets a name, by what was heard of its holder and what its lease does meanwhile.
 
-use std::sync::Arc;
-
+use futures_util::StreamExt;
 use holdfast_protocol::reply::WorkerState;
 use holdfast_store::memory::{Faults, Memory};
+use holdfast_store::net::{Net, Process};
+use holdfast_store::wire::Outgoing;
+use tokio::task::JoinSet;
 use uuid::Uuid;
 
 use super::*;
 
-/// A holder of whom always the same is heard.
-struct Always(Heard);
+/// A net on which always the same is heard of the process of boot 1, and whoever asks there.
+struct Fleet {
+    asker: Process,
+    root: Root,
+    _holder: JoinSet<()>,
+}
 
-impl Asks for Always {
-    async fn ask(&self, _: &WorkerLease) -> Heard {
-        if self.0 == Heard::Silence {
-            sleep(ASK_TIMEOUT).await;
+impl Fleet {
+    async fn of(heard: Heard) -> Self {
+        Self::with(heard, || std::future::ready(())).await
+    }
+
+    /// As [`Fleet::of`]; `then` happens at each question before it is answered.
+    async fn with<F: Future<Output = ()> + Send + 'static>(
+        heard: Heard,
+        then: impl Fn() -> F + Send + Sync + 'static,
+    ) -> Self {
+        let root = Root::default();
+        let net = Net::new(root.clone(), 1);
+        let (asker, process) = (net.connect("asker"), net.connect("holder"));
+        let mut holder = JoinSet::new();
+        if heard != Heard::Nobody {
+            let subject = root.worker_controls(&lease(1).worker, lease(1).boot);
+            let mut questions = process.subscribe(subject.into(), None).await.unwrap();
+            holder.spawn(async move {
+                while let Some(question) = questions.next().await {
+                    then().await;
+                    if let (Some(reply), Heard::Answer) = (question.reply, heard) {
+                        process.publish(Outgoing::to(reply, "{}")).await.unwrap();
+                    }
+                }
+            });
         }
-        self.0
+        Self { asker, root, _holder: holder }
+    }
+
+    fn asking(&self) -> Asking<'_> {
+        Asking { wire: &self.asker, root: &self.root }
     }
 }
 
@@ -33,12 +64,13 @@ fn lease(boot: u128) -> WorkerLease {
 }
 
 async fn take_as(memory: &Memory, boot: u128, rule: NameRule, heard: Heard) -> Result<Revision, ClaimError> {
-    take(memory, &lease(boot), rule, &Always(heard), &LeaseHealth::new(Instant::now())).await
+    let fleet = Fleet::of(heard).await;
+    take(memory, &lease(boot), rule, &fleet.asking(), &LeaseHealth::new(Instant::now())).await
 }
 
 /// A store in which boot 1 has the name, and the revision of its lease.
-async fn held() -> (Arc<Memory>, Revision) {
-    let memory = Arc::new(Memory::new(Faults::default()));
+async fn held() -> (Memory, Revision) {
+    let memory = Memory::new(Faults::default());
     let revision = memory.put_lease(&lease(1), Revision(0)).await.unwrap();
     (memory, revision)
 }
@@ -93,24 +125,37 @@ async fn a_process_that_is_silent_and_renews_is_alive_and_one_whose_lease_stands
     assert!(begun.elapsed() < WATCH + 2 * ASK_TIMEOUT, "{:?}", begun.elapsed());
 }
 
-/// Writes the lease of boot 9 while it is asked about another one: somebody was faster.
-struct Overtaken(Arc<Memory>);
-
-impl Asks for Overtaken {
-    async fn ask(&self, asked: &WorkerLease) -> Heard {
-        let slot = self.0.lease(&asked.worker).await.unwrap();
-        if asked.boot == lease(1).boot && slot.lease.is_some_and(|found| found.boot == asked.boot) {
-            self.0.put_lease(&lease(9), slot.revision).await.unwrap();
-        }
-        if asked.boot == lease(9).boot { Heard::Answer } else { Heard::Nobody }
-    }
-}
-
 #[tokio::test(start_paused = true)]
 async fn of_two_processes_that_start_at_once_one_has_the_name_and_the_other_is_refused() {
     let (memory, _) = held().await;
+    // Boot 9 is faster: it has the name by the time that boot 1, which says nothing, was asked.
+    let overtaken = {
+        let memory = memory.clone();
+        move || {
+            let memory = memory.clone();
+            async move {
+                let slot = memory.lease(&lease(1).worker).await.unwrap();
+                if slot.lease.is_some_and(|found| found.boot == lease(1).boot) {
+                    memory.put_lease(&lease(9), slot.revision).await.unwrap();
+                }
+            }
+        }
+    };
+    let fleet = Fleet::with(Heard::Silence, overtaken).await;
+    let nine = fleet.asker.clone();
+    let mut questions =
+        nine.subscribe(fleet.root.worker_controls(&lease(9).worker, lease(9).boot).into(), None).await.unwrap();
+    let answers = async {
+        while let Some(question) = questions.next().await {
+            nine.publish(Outgoing::to(question.reply.unwrap(), "{}")).await.unwrap();
+        }
+    };
     let health = LeaseHealth::new(Instant::now());
-    let taken = take(&*memory, &lease(2), NameRule::Respect, &Overtaken(memory.clone()), &health).await;
+    let (asking, two) = (fleet.asking(), lease(2));
+    let taken = tokio::select! {
+        taken = take(&memory, &two, NameRule::Respect, &asking, &health) => taken,
+        () = answers => unreachable!("the subscription has no end"),
+    };
     assert!(matches!(taken, Err(ClaimError::Taken { boot, .. }) if boot == lease(9).boot), "{taken:?}");
     assert_eq!(holder(&memory).await, lease(9).boot);
 }

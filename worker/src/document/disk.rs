@@ -9,6 +9,7 @@ use holdfast_protocol::error::Reason;
 use holdfast_protocol::frame::{CONVERGED, DIVERGED, OpEvent};
 use holdfast_protocol::request::Load;
 use holdfast_protocol::{Error, SessionId};
+use holdfast_store::chance;
 use serde_json::value::RawValue;
 use serde_json::{Value, json};
 
@@ -92,7 +93,7 @@ impl Document {
                 change: saved(file, &self.id, save, Placed { baseline, links_cut: 0 }),
             });
         }
-        let stamp = jiff::Timestamp::now().to_string();
+        let stamp = chance::now().to_string();
         let (change, kind, error) = match (state.known().has(&found), state.diverged.is_some()) {
             (false, false) => {
                 let error = Standpoint::of(self).diverged(file, &found);

@@ -10,7 +10,7 @@ use holdfast_protocol::error::Reason;
 use holdfast_protocol::reply::Saved;
 use holdfast_protocol::request::Save;
 use holdfast_protocol::{Error, Limits, RequestId, SessionId};
-use uuid::Uuid;
+use holdfast_store::chance;
 
 use super::disk::Standpoint;
 use super::file::{Baseline, File, Finished, Over, Placed, Prepared, Written};
@@ -28,7 +28,7 @@ impl Document {
         let text = frontmatter::join(&front, &state.body);
         let baseline = Baseline::of(text.as_bytes());
         let front = (front != state.front).then_some(front);
-        let request_id = ask.request_id.clone().unwrap_or_else(|| RequestId::made(Uuid::now_v7()));
+        let request_id = ask.request_id.clone().unwrap_or_else(|| RequestId::made(chance::id()));
         let (bytes, revision, stamp) = (baseline.bytes, state.revision, Stamp::of(ask));
         let begun = BegunSave { bytes, revision, front, request_id, stamp };
         let intent = DocumentChange::Saving(Begun { digest: baseline.digest.clone(), save: Some(begun.clone()) });

@@ -3,6 +3,7 @@
 //! Law: the same changes in the same order make the same state.
 
 use holdfast_protocol::{Error, RequestId, json};
+use holdfast_store::chance;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
@@ -26,7 +27,7 @@ pub(super) struct Stamp {
 
 impl Stamp {
     pub(super) fn of(ask: &Ask) -> Self {
-        Self { at: jiff::Timestamp::now().to_string(), by: ask.actor.clone() }
+        Self { at: chance::now().to_string(), by: ask.actor.clone() }
     }
 }
 

@@ -3,13 +3,14 @@
 use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use async_nats::{Message, Subscriber};
+use async_nats::Message;
 use bytes::Bytes;
 use futures_util::{StreamExt, stream};
 use holdfast_protocol::error::Reason;
 use holdfast_protocol::internal::{FilePath, ReclaimIdle, ReclaimedIdle, SetState, StateSet, control};
 use holdfast_protocol::reply::{Drained, WorkerState};
 use holdfast_protocol::{Error, RequestId};
+use holdfast_store::wire::Subscription;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use tokio_util::sync::CancellationToken;
@@ -150,11 +151,12 @@ impl Shared {
 }
 
 /// Answers calls to the worker as a whole until `stop`.
-pub(super) async fn read(shared: Arc<Shared>, mut messages: Subscriber, stop: CancellationToken, tasks: TaskTracker) {
+pub(super) async fn read(shared: Arc<Shared>, mut messages: Subscription, stop: CancellationToken, tasks: TaskTracker) {
     loop {
         let message = tokio::select! {
-            message = messages.next() => message,
+            biased;
             () = stop.cancelled() => return,
+            message = messages.next() => message,
         };
         let Some(message) = message else { return };
         let shared = shared.clone();
@@ -184,7 +186,7 @@ async fn answer(shared: &Arc<Shared>, message: Message, tasks: &TaskTracker) {
         Some(control::PING) => json(&shared.lease()),
         _ => bug("no such call"),
     };
-    ReplyTo::Nats(shared.client.clone(), reply).send(said).await;
+    ReplyTo::Nats(shared.wire.clone(), reply).send(said).await;
 }
 
 fn json<T: Serialize>(reply: &T) -> Answer {

@@ -16,6 +16,7 @@ use holdfast_protocol::request::Acquire;
 use holdfast_protocol::{Error, Reason, RequestId, Revision, SessionKey, SessionRecord};
 use holdfast_records::{Found, NotDone, Wrote};
 use holdfast_rules::{Asked, Decision, Past, acquire};
+use holdfast_store::chance;
 use tokio::time::Instant;
 
 use crate::answer::Answer;
@@ -119,7 +120,7 @@ async fn in_line(
     loop {
         let is_over = Instant::now() >= until;
         let is_leaving = hub.leaving.is_cancelled();
-        let mut poll = hub.config.waiter_poll.mul_f64(rand::random_range(0.75..1.25));
+        let mut poll = hub.config.waiter_poll.mul_f64(chance::share(0.75..1.25));
         if is_leaving && !is_over {
             // In the order of the line: whoever is passed on leaves it, and the next one is woken.
             if waiting.is_first() {
@@ -143,9 +144,10 @@ async fn in_line(
             return Ok(Waited::Over(give_up(hub, key, request, &call.again(until)).await));
         }
         tokio::select! {
+            biased;
             () = hub.leaving.cancelled(), if !is_leaving => {}
-            () = tokio::time::sleep_until(until.min(Instant::now() + poll)) => {}
             () = waiting.woken() => {}
+            () = tokio::time::sleep_until(until.min(Instant::now() + poll)) => {}
         }
     }
 }

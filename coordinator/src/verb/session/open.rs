@@ -19,6 +19,7 @@ use holdfast_rules::Decision;
 use holdfast_rules::open::{self, Blank, OpenDecision};
 use holdfast_rules::past::is_made_by;
 use holdfast_rules::place::{Standing, standing};
+use holdfast_store::chance;
 use uuid::{Builder, Uuid};
 
 use crate::answer::Answer;
@@ -74,7 +75,7 @@ fn config(asked: OpenConfig, limits: &Limits) -> SessionConfig {
 /// The id of a session whose opener named none. With the caller's `request_id` it follows from that, since a retry must
 /// find what its first copy made; it then has the shape of a UUIDv7, though not its clock.
 fn fresh_id(namespace: &Namespace, call: &Call) -> SessionId {
-    let uuid = if call.by_caller { derived(namespace, &call.request_id) } else { Uuid::now_v7() };
+    let uuid = if call.by_caller { derived(namespace, &call.request_id) } else { chance::id() };
     SessionId::parse(&uuid.to_string()).expect("hex digits and dashes are within the alphabet of ids")
 }
 

@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 use cap_std::fs::{Dir, OpenOptions, OpenOptionsExt};
 use holdfast_protocol::SessionKey;
 use holdfast_protocol::path::TEMPORARY_PREFIX;
+use holdfast_store::chance;
 
 use super::failpoint::reached;
 
@@ -43,7 +44,7 @@ pub(super) enum Exchange {
 impl Temporary {
     pub(super) fn create(folder: &Dir, session: &SessionKey, kind: Kind) -> Result<Self> {
         let mode = if kind == Kind::New { USUAL } else { PRIVATE };
-        let whole = format!("{}{}", prefix(session), uuid::Uuid::now_v7());
+        let whole = format!("{}{}", prefix(session), chance::id());
         let (file, name, has_name) = match nameless(folder, mode)? {
             Some(file) => (file, whole, false),
             None => {

@@ -9,6 +9,7 @@ use futures_util::StreamExt;
 use holdfast_protocol::request::Acquire;
 use holdfast_protocol::subject::Verb;
 use holdfast_protocol::{Error, Reason, SessionKey};
+use holdfast_store::wire::Outgoing;
 use serde_json::json;
 use tokio::time::{Instant, timeout};
 
@@ -26,9 +27,9 @@ pub(crate) async fn is_anybody_else_there(hub: &Hub) -> bool {
 }
 
 async fn another(hub: &Hub) -> bool {
-    let inbox = hub.client.new_inbox();
-    let Ok(mut answers) = hub.client.subscribe(inbox.clone()).await else { return false };
-    if hub.client.publish_with_reply(PING, inbox, "".into()).await.is_err() {
+    let inbox = hub.wire.new_inbox();
+    let Ok(mut answers) = hub.wire.subscribe(inbox.clone().into(), None).await else { return false };
+    if hub.wire.publish(Outgoing::to(PING, "").with_reply(inbox)).await.is_err() {
         return false;
     }
     while let Some(answer) = answers.next().await {
@@ -80,6 +81,6 @@ pub(super) async fn pass_on(
         "wait_ms": u64::try_from(left).unwrap_or(u64::MAX).max(1),
     });
     let subject = hub.config.root.session_request(Verb::LockAcquire, key);
-    let passed = hub.client.publish_with_reply(subject, reply.clone(), body.to_string().into()).await;
+    let passed = hub.wire.publish(Outgoing::to(subject, body.to_string()).with_reply(reply.clone())).await;
     passed.map_err(|_| leaving())
 }

@@ -1,0 +1,4 @@
+//! Simulations of whole fleets.
+
+mod failover;
+mod storm;
