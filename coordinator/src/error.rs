@@ -3,9 +3,8 @@
 use std::time::Duration;
 
 use holdfast_protocol::{Error, Limits, Reason, SessionKey};
-use holdfast_store::StoreError;
-use holdfast_store::chance;
 use holdfast_store::wire::WireError;
+use holdfast_store::{StoreError, chance};
 
 /// Why a coordinator does not start.
 #[derive(Debug, thiserror::Error)]

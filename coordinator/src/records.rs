@@ -9,8 +9,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use holdfast_protocol::{Error, Revision, SessionKey, SessionRecord};
-use holdfast_store::chance;
-use holdfast_store::{Floor, Store, StoreError, Stored};
+use holdfast_store::{Floor, Store, StoreError, Stored, chance};
 use tokio::sync::{Mutex, MutexGuard};
 use tokio::time::{Instant, timeout_at};
 

@@ -14,8 +14,7 @@ use futures_util::StreamExt;
 use futures_util::stream;
 use holdfast_protocol::record::Owner;
 use holdfast_protocol::{Boot, SessionKey, SessionRecord, WorkerName};
-use holdfast_store::chance;
-use holdfast_store::{Found, Page, StoreError, Walk};
+use holdfast_store::{Found, Page, StoreError, Walk, chance};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 

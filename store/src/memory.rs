@@ -18,7 +18,9 @@ use tokio::time::Instant;
 mod feed;
 
 use crate::page::Sorted;
-use crate::{Found, LEASE_TTL, LeaseSlot, Page, Rollup, Storage, StoreError, Stored, StoredFrame, Walk, WriteId};
+use crate::{
+    Found, LEASE_TTL, LeaseSlot, Page, Rollup, Storage, StoreError, Stored, StoredFrame, Walk, WriteId, chance,
+};
 
 /// How often which fault comes, in parts of 1,000 calls.
 #[derive(Clone, Copy, Debug, Default)]
@@ -62,10 +64,20 @@ pub enum Accepted {
         value: Bytes,
         /// Whether it replaced those before it.
         rollup: Rollup,
+        /// When it was stored.
+        time: Timestamp,
     },
 }
 
 impl Accepted {
+    /// When it was stored.
+    fn time(&self) -> Timestamp {
+        match self {
+            Self::Record(stored) => stored.time,
+            Self::Frame { time, .. } => *time,
+        }
+    }
+
     /// Its sequence in the stream.
     pub fn sequence(&self) -> u64 {
         match self {
@@ -176,12 +188,11 @@ impl Inner {
         if self.revision(&key) != expected {
             return Err(StoreError::Moved { expected });
         }
-        let sequence = self.next();
+        let (sequence, time) = (self.next(), chance::now());
         self.written.insert(id.clone(), sequence);
         match what {
             What::Record => {
                 let value = (!value.is_empty()).then_some(value);
-                let time = time_of(sequence);
                 self.put(Stored { key, revision: Revision(sequence), value, write_id: Some(id), time });
             }
             What::Frame(rollup) => {
@@ -191,6 +202,7 @@ impl Inner {
                     sequence,
                     value: value.clone(),
                     rollup,
+                    time,
                 });
                 let log = self.logs.entry(key).or_default();
                 if rollup == Rollup::Replace {
@@ -273,11 +285,6 @@ impl Inner {
     }
 }
 
-/// Its clock: one second a write.
-fn time_of(sequence: u64) -> Timestamp {
-    Timestamp::from_second(i64::try_from(sequence).unwrap_or(i64::MAX)).unwrap_or(Timestamp::MAX)
-}
-
 /// [`Storage`] and [`crate::Feed`] in memory. Clones are the same storage.
 #[derive(Clone, Default)]
 pub struct Memory {
@@ -326,7 +333,7 @@ impl Memory {
     pub fn edit_by_hand(&self, key: &SessionKey, value: Option<Bytes>) -> Revision {
         let mut inner = self.inner();
         let revision = Revision(inner.next());
-        inner.put(Stored { key: key.clone(), revision, value, write_id: None, time: time_of(revision.0) });
+        inner.put(Stored { key: key.clone(), revision, value, write_id: None, time: chance::now() });
         drop(inner);
         self.shared.grown.notify_waiters();
         revision
@@ -507,7 +514,7 @@ impl Storage for Memory {
     }
 
     async fn history(&self, key: &SessionKey, at_least: Revision) -> Result<Vec<Stored>, StoreError> {
-        let history = self.inner().records.get(key).cloned().unwrap_or_default();
+        let history = self.look(|inner| inner.records.get(key).cloned().unwrap_or_default()).await?;
         if history.last().map_or(Revision(0), |last| last.revision) < at_least {
             return Err(StoreError::Unavailable(format!("simulated: revision {at_least} is not known")));
         }
@@ -545,6 +552,8 @@ impl Storage for Memory {
     }
 
     async fn purge(&self, key: &SessionKey, marker: Revision) -> Result<(), StoreError> {
+        // It may be refused, and then is asked for again.
+        self.look(|_| ()).await?;
         let mut inner = self.inner();
         inner.logs.entry(key.clone()).or_default().retain(|frame| frame.sequence > marker.0);
         inner.forgotten.insert(key.clone());
@@ -554,7 +563,8 @@ impl Storage for Memory {
     }
 
     async fn clock(&self) -> Result<Timestamp, StoreError> {
-        Ok(time_of(self.inner().sequence))
+        let last = |inner: &Inner| inner.accepted.last().map_or(Timestamp::UNIX_EPOCH, Accepted::time);
+        self.look(last).await
     }
 
     async fn lease(&self, worker: &WorkerName) -> Result<LeaseSlot, StoreError> {
@@ -581,6 +591,7 @@ impl Storage for Memory {
     }
 
     async fn remember_answer(&self, request: &str, answer: Bytes) -> Result<(), StoreError> {
+        self.look(|_| ()).await?;
         self.inner().answers.entry(request.to_owned()).or_insert(answer);
         Ok(())
     }

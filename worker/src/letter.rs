@@ -6,9 +6,8 @@ use holdfast_protocol::internal::{Activate, Hint, MOVED_HEADER};
 use holdfast_protocol::record::EventType;
 use holdfast_protocol::subject::Verb;
 use holdfast_protocol::{Error, RequestId, Revision};
-use holdfast_store::chance;
 use holdfast_store::wire::{Outgoing, PublishError};
-use holdfast_store::{SharedWire, Wire};
+use holdfast_store::{SharedWire, Wire, chance};
 use tokio::sync::oneshot;
 use tokio::time::Instant;
 

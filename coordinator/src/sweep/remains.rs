@@ -5,8 +5,7 @@
 
 use holdfast_protocol::SessionRecord;
 use holdfast_protocol::record::State;
-use holdfast_store::chance;
-use holdfast_store::{StoreError, Stored};
+use holdfast_store::{StoreError, Stored, chance};
 use jiff::Timestamp;
 
 use crate::hub::Hub;

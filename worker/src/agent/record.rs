@@ -10,8 +10,7 @@ use holdfast_protocol::error::Reason;
 use holdfast_protocol::internal::LeaseView;
 use holdfast_protocol::record::{Event, EventType, State, Urgency};
 use holdfast_protocol::{Error, RequestId, Revision, SessionRecord};
-use holdfast_store::chance;
-use holdfast_store::{LEASE_TTL, StoreError};
+use holdfast_store::{LEASE_TTL, StoreError, chance};
 use tokio::time::Instant;
 
 use super::{Agent, Doubt, End, LockClock};

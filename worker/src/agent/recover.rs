@@ -16,8 +16,7 @@ use holdfast_protocol::frame::{Frame, Op, Snapshot};
 use holdfast_protocol::internal::Hint;
 use holdfast_protocol::record::{EventType, SessionRecord, Urgency};
 use holdfast_protocol::{Error, RequestId, Revision, SessionKey};
-use holdfast_store::chance;
-use holdfast_store::{Rollup, StoreError, StoredFrame};
+use holdfast_store::{Rollup, StoreError, StoredFrame, chance};
 use tokio::time::Instant;
 
 use super::record::{Standing, storage_unavailable, without_event};
