@@ -228,6 +228,13 @@ impl Worker {
         self.shared.name_taken.cancelled().await;
     }
 
+    /// Ends at once, wherever its tasks are, as a process that is killed: its sessions are left to failover. For
+    /// simulations.
+    pub fn abandon(self) {
+        self.drop_tasks();
+        self.shared.supervisor.abandon();
+    }
+
     /// Hands all sessions over and ends, within `grace` whatever is away. What is left is failed over by the next
     /// request.
     pub async fn stop(self, grace: Duration) {

@@ -11,7 +11,8 @@ use async_trait::async_trait;
 use holdfast_protocol::subject::Root;
 use tokio::time::Instant;
 
-use super::{Accepted, Inner, Memory};
+use super::inner::Inner;
+use super::{Accepted, Memory};
 use crate::StoreError;
 use crate::feed::{Batch, Deliveries, Delivery, Feed, FeedConfig, FeedState, Posted};
 
