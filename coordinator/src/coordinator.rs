@@ -102,6 +102,12 @@ impl Coordinator {
         }
     }
 
+    /// Ends at once, wherever its tasks are, as a process that is killed: nothing is answered and nothing given up. For
+    /// simulations.
+    pub fn abandon(self) {
+        self.hub.abort.cancel();
+    }
+
     /// Stops taking requests, answers those that were taken, lets another coordinator relay, and ends, within `grace`
     /// whatever is away. What has not ended by then is dropped where it is: clients see a timeout, and ask again with
     /// the same `request_id`.

@@ -4,9 +4,8 @@ use std::time::Duration;
 
 use holdfast_protocol::{Error, Limits, Reason, SessionKey};
 use holdfast_records::NotDone;
-use holdfast_store::StoreError;
-use holdfast_store::chance;
 use holdfast_store::wire::WireError;
+use holdfast_store::{StoreError, chance};
 
 /// Why a coordinator does not start.
 #[derive(Debug, thiserror::Error)]

@@ -7,8 +7,7 @@ use std::time::Duration;
 
 use holdfast_protocol::token::Secret;
 use holdfast_protocol::{Error, Reason, Revision};
-use holdfast_store::chance;
-use holdfast_store::{Floor, SharedFeed, SharedWire, Store};
+use holdfast_store::{Floor, SharedFeed, SharedWire, Store, chance};
 use tokio::sync::{OnceCell, Semaphore};
 use tokio::time::{Instant, timeout_at};
 use tokio_util::sync::CancellationToken;

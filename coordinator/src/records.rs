@@ -11,8 +11,7 @@ use std::time::Duration;
 use holdfast_protocol::{Error, Revision, SessionKey, SessionRecord};
 use holdfast_records::{Found, Known, past_of};
 use holdfast_rules::Past;
-use holdfast_store::chance;
-use holdfast_store::{Store, StoreError, Stored};
+use holdfast_store::{Store, StoreError, Stored, chance};
 use tokio::sync::{Mutex, MutexGuard};
 use tokio::time::{Instant, timeout_at};
 

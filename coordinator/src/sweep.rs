@@ -17,8 +17,7 @@ use holdfast_protocol::{Boot, Error, SessionKey, SessionRecord, WorkerName};
 use holdfast_records::{Change, Done, Known, Wrote, change};
 use holdfast_rules::sweep::{self, SweepDecision};
 use holdfast_rules::{Author, Decision};
-use holdfast_store::chance;
-use holdfast_store::{Found, Page, StoreError, Walk};
+use holdfast_store::{Found, Page, StoreError, Walk, chance};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 

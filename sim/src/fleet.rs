@@ -108,9 +108,12 @@ impl Fleet {
     /// When there is none of that name.
     pub fn kill(&mut self, name: &str) -> Result<()> {
         self.set_link(name, Link::Dead)?;
-        // What is left of it reaches nothing.
-        self.coordinators.remove(name);
-        self.workers.remove(name);
+        if let Some(part) = self.coordinators.remove(name) {
+            part.running.abandon();
+        }
+        if let Some(part) = self.workers.remove(name) {
+            part.running.abandon();
+        }
         Ok(())
     }
 

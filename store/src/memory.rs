@@ -3,22 +3,22 @@
 //! For simulations: the same seed gives the same faults. It keeps the whole history of accepted writes, so that a test can
 //! read back what was accepted, in order.
 
-use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use async_trait::async_trait;
 use bytes::Bytes;
 use holdfast_protocol::internal::WorkerLease;
 use holdfast_protocol::{Revision, SessionKey, WorkerName};
 use jiff::Timestamp;
 use tokio::sync::Notify;
-use tokio::time::Instant;
 
 mod feed;
+mod inner;
+mod storage;
 
-use crate::page::Sorted;
-use crate::{Found, LEASE_TTL, LeaseSlot, Page, Rollup, Storage, StoreError, Stored, StoredFrame, Walk, WriteId};
+use inner::{Fate, Inner, What, Write};
+
+use crate::{Rollup, StoreError, Stored, StoredFrame, chance};
 
 /// How often which fault comes, in parts of 1,000 calls.
 #[derive(Clone, Copy, Debug, Default)]
@@ -62,10 +62,20 @@ pub enum Accepted {
         value: Bytes,
         /// Whether it replaced those before it.
         rollup: Rollup,
+        /// When it was stored.
+        time: Timestamp,
     },
 }
 
 impl Accepted {
+    /// When it was stored.
+    fn time(&self) -> Timestamp {
+        match self {
+            Self::Record(stored) => stored.time,
+            Self::Frame { time, .. } => *time,
+        }
+    }
+
     /// Its sequence in the stream.
     pub fn sequence(&self) -> u64 {
         match self {
@@ -75,210 +85,7 @@ impl Accepted {
     }
 }
 
-#[derive(Default)]
-struct Inner {
-    faults: Faults,
-    sequence: u64,
-    records: BTreeMap<SessionKey, Vec<Stored>>,
-    logs: BTreeMap<SessionKey, Vec<StoredFrame>>,
-    /// The last sequence of the bucket of workers, which is another stream.
-    lease_sequence: u64,
-    leases: BTreeMap<WorkerName, (LeaseSlot, Instant)>,
-    consumer: Option<feed::Consumer>,
-    answers: BTreeMap<String, Bytes>,
-    accepted: Vec<Accepted>,
-    written: BTreeMap<WriteId, u64>,
-    /// Sessions whose logs are not what the accepted writes make of them.
-    forgotten: BTreeSet<SessionKey>,
-    late: Vec<Write>,
-    random: u64,
-    reads: u64,
-}
-
-/// One conditional write.
-struct Write {
-    key: SessionKey,
-    expected: Revision,
-    id: WriteId,
-    value: Bytes,
-    what: What,
-}
-
-#[derive(Clone, Copy)]
-enum What {
-    Record,
-    Frame(Rollup),
-}
-
-/// What becomes of one write.
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Fate {
-    Fine,
-    Unavailable,
-    LostAck,
-    LostWrite,
-    Late,
-}
-
-impl Inner {
-    fn next(&mut self) -> u64 {
-        self.sequence += 1;
-        self.sequence
-    }
-
-    fn revision(&self, key: &SessionKey) -> Revision {
-        self.records.get(key).and_then(|revisions| revisions.last()).map_or(Revision(0), |stored| stored.revision)
-    }
-
-    /// A number below `bound` (splitmix64).
-    fn roll(&mut self, bound: u64) -> u64 {
-        self.random = self.random.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mut z = self.random ^ self.faults.seed.wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        (z ^ (z >> 31)) % bound
-    }
-
-    fn draw(&mut self) -> Fate {
-        let Faults { unavailable, lost_ack, lost_write, late, .. } = self.faults;
-        let mut roll = self.roll(1000);
-        for (share, fate) in [
-            (unavailable, Fate::Unavailable),
-            (lost_ack, Fate::LostAck),
-            (lost_write, Fate::LostWrite),
-            (late, Fate::Late),
-        ] {
-            if roll < share {
-                return fate;
-            }
-            roll -= share;
-        }
-        Fate::Fine
-    }
-
-    /// Some of the writes that are late arrive now.
-    fn arrive(&mut self) {
-        for write in std::mem::take(&mut self.late) {
-            if self.roll(4) > 0 {
-                self.late.push(write);
-            } else {
-                // Nobody waits for the answer any more.
-                self.apply(write).ok();
-            }
-        }
-    }
-
-    fn apply(&mut self, write: Write) -> Result<u64, StoreError> {
-        let Write { key, expected, id, value, what } = write;
-        if let Some(sequence) = self.written.get(&id) {
-            return Ok(*sequence);
-        }
-        if self.revision(&key) != expected {
-            return Err(StoreError::Moved { expected });
-        }
-        let sequence = self.next();
-        self.written.insert(id.clone(), sequence);
-        match what {
-            What::Record => {
-                let value = (!value.is_empty()).then_some(value);
-                let time = time_of(sequence);
-                self.put(Stored { key, revision: Revision(sequence), value, write_id: Some(id), time });
-            }
-            What::Frame(rollup) => {
-                self.accepted.push(Accepted::Frame {
-                    key: key.clone(),
-                    fence: expected,
-                    sequence,
-                    value: value.clone(),
-                    rollup,
-                });
-                let log = self.logs.entry(key).or_default();
-                if rollup == Rollup::Replace {
-                    log.clear();
-                }
-                log.push(StoredFrame { sequence, value });
-                let surplus = log.len().saturating_sub(64);
-                log.drain(..surplus);
-            }
-        }
-        Ok(sequence)
-    }
-
-    /// The log as a replica has it that has the stream up to `at`.
-    fn log_at(&self, key: &SessionKey, at: u64) -> Vec<StoredFrame> {
-        if at >= self.sequence || self.forgotten.contains(key) {
-            return self.logs.get(key).cloned().unwrap_or_default();
-        }
-        let mut log: Vec<StoredFrame> = Vec::new();
-        for accepted in &self.accepted {
-            match accepted {
-                Accepted::Frame { key: of, sequence, value, rollup, .. } if of == key && *sequence <= at => {
-                    if *rollup == Rollup::Replace {
-                        log.clear();
-                    }
-                    log.push(StoredFrame { sequence: *sequence, value: value.clone() });
-                }
-                Accepted::Frame { .. } | Accepted::Record(_) => {}
-            }
-        }
-        log.drain(..log.len().saturating_sub(64));
-        log
-    }
-
-    /// The revisions that one stretch of `walk` passes.
-    fn stretch(&self, walk: &Walk<'_>) -> Vec<Stored> {
-        let is_in = |stored: &&Stored| {
-            let is_wanted = walk.namespace.is_none_or(|namespace| stored.key.namespace == *namespace);
-            is_wanted && stored.revision.0 > walk.after && stored.revision.0 <= walk.until
-        };
-        let mut all: Vec<Stored> = self.records.values().flatten().filter(is_in).cloned().collect();
-        all.sort_unstable_by_key(|stored| stored.revision);
-        all.truncate(walk.most);
-        all
-    }
-
-    /// Leases that were not written again in time are gone; what is left of them has a revision of its own.
-    fn expire_leases(&mut self) {
-        let now = Instant::now();
-        for (slot, until) in self.leases.values_mut().filter(|(slot, until)| slot.lease.is_some() && *until <= now) {
-            self.lease_sequence += 1;
-            *slot = LeaseSlot { revision: Revision(self.lease_sequence), lease: None };
-            *until = now;
-        }
-    }
-
-    fn put_lease(
-        &mut self,
-        worker: &WorkerName,
-        lease: Option<WorkerLease>,
-        expected: Revision,
-    ) -> Result<Revision, StoreError> {
-        self.expire_leases();
-        let current = self.leases.get(worker).map_or(Revision(0), |(slot, _)| slot.revision);
-        if current != expected {
-            return Err(StoreError::Moved { expected });
-        }
-        self.lease_sequence += 1;
-        let revision = Revision(self.lease_sequence);
-        self.leases.insert(worker.clone(), (LeaseSlot { revision, lease }, Instant::now() + LEASE_TTL));
-        Ok(revision)
-    }
-
-    fn put(&mut self, stored: Stored) {
-        self.accepted.push(Accepted::Record(stored.clone()));
-        let revisions = self.records.entry(stored.key.clone()).or_default();
-        revisions.push(stored);
-        let surplus = revisions.len().saturating_sub(64);
-        revisions.drain(..surplus);
-    }
-}
-
-/// Its clock: one second a write.
-fn time_of(sequence: u64) -> Timestamp {
-    Timestamp::from_second(i64::try_from(sequence).unwrap_or(i64::MAX)).unwrap_or(Timestamp::MAX)
-}
-
-/// [`Storage`] and [`crate::Feed`] in memory. Clones are the same storage.
+/// [`crate::Storage`] and [`crate::Feed`] in memory. Clones are the same storage.
 #[derive(Clone, Default)]
 pub struct Memory {
     shared: Arc<Shared>,
@@ -326,7 +133,7 @@ impl Memory {
     pub fn edit_by_hand(&self, key: &SessionKey, value: Option<Bytes>) -> Revision {
         let mut inner = self.inner();
         let revision = Revision(inner.next());
-        inner.put(Stored { key: key.clone(), revision, value, write_id: None, time: time_of(revision.0) });
+        inner.put(Stored { key: key.clone(), revision, value, write_id: None, time: chance::now() });
         drop(inner);
         self.shared.grown.notify_waiters();
         revision
@@ -438,150 +245,5 @@ impl Memory {
         };
         self.delay().await;
         seen
-    }
-}
-
-#[async_trait]
-impl Storage for Memory {
-    fn stream(&self) -> &str {
-        "KV_sessions"
-    }
-
-    async fn read(&self, key: &SessionKey) -> Result<Option<Stored>, StoreError> {
-        let is_stale = {
-            let mut inner = self.inner();
-            inner.reads += 1;
-            let stale = inner.faults.stale;
-            stale > 0 && inner.roll(1000) < stale
-        };
-        self.look(|inner| {
-            let revisions = inner.records.get(key).map(Vec::as_slice).unwrap_or_default();
-            let known = if is_stale && revisions.len() > 1 { revisions.len() - 1 } else { revisions.len() };
-            revisions[..known].last().cloned()
-        })
-        .await
-    }
-
-    async fn commit(
-        &self,
-        key: &SessionKey,
-        expected: Revision,
-        record: Bytes,
-        id: WriteId,
-    ) -> Result<Revision, StoreError> {
-        self.write(Write { key: key.clone(), expected, id, value: record, what: What::Record }).await.map(Revision)
-    }
-
-    async fn append(
-        &self,
-        key: &SessionKey,
-        fence: Revision,
-        frame: Bytes,
-        rollup: Rollup,
-        id: WriteId,
-    ) -> Result<u64, StoreError> {
-        self.write(Write { key: key.clone(), expected: fence, id, value: frame, what: What::Frame(rollup) }).await
-    }
-
-    async fn log_end(&self, key: &SessionKey, through: u64) -> Result<u64, StoreError> {
-        let is_behind = self.is_behind();
-        self.look(|inner| {
-            let log = inner.log_at(key, if is_behind { through } else { inner.sequence });
-            log.last().map_or(0, |frame| frame.sequence)
-        })
-        .await
-    }
-
-    async fn read_log(&self, key: &SessionKey, after: u64, until: u64) -> Result<Vec<StoredFrame>, StoreError> {
-        let is_behind = self.is_behind();
-        let read: Vec<StoredFrame> = self
-            .look(|inner| {
-                let frames = inner.log_at(key, if is_behind { until } else { inner.sequence });
-                frames.into_iter().filter(|frame| frame.sequence > after && frame.sequence <= until).collect()
-            })
-            .await?;
-        if read.last().is_none_or(|last| last.sequence != until) {
-            return Err(StoreError::Unavailable("simulated: the log was replaced while it was read".to_owned()));
-        }
-        Ok(read)
-    }
-
-    async fn history(&self, key: &SessionKey, at_least: Revision) -> Result<Vec<Stored>, StoreError> {
-        let history = self.inner().records.get(key).cloned().unwrap_or_default();
-        if history.last().map_or(Revision(0), |last| last.revision) < at_least {
-            return Err(StoreError::Unavailable(format!("simulated: revision {at_least} is not known")));
-        }
-        Ok(history)
-    }
-
-    async fn page(&self, walk: &Walk<'_>) -> Result<Page, StoreError> {
-        let stretch = self.look(|inner| inner.stretch(walk)).await?;
-        let looked_until =
-            if stretch.len() < walk.most { walk.until } else { stretch.last().map_or(0, |seen| seen.revision.0) };
-        let newest: BTreeMap<SessionKey, Stored> = stretch.into_iter().map(|seen| (seen.key.clone(), seen)).collect();
-        // A moment later, as on a server.
-        let last = |inner: &Inner| newest.keys().filter_map(|key| inner.records.get(key)?.last().cloned()).collect();
-        let last: Vec<Stored> = self.look(last).await?;
-        let last = last.into_iter().map(|stored| (stored.key.clone(), stored)).collect();
-        let Sorted { mut records, moved } = Sorted::of(newest.into_values(), last, walk.until);
-        let is_between = |found: &Found, revision: u64| revision > found.at && revision <= walk.until;
-        let has_another = |inner: &Inner, found: &Found| {
-            let revisions = inner.records.get(&found.stored.key);
-            revisions.is_some_and(|all| all.iter().any(|stored| is_between(found, stored.revision.0)))
-        };
-        let kept = |inner: &Inner| moved.into_iter().filter(|found| !has_another(inner, found)).collect();
-        let kept: Vec<Found> = self.look(kept).await?;
-        records.extend(kept);
-        records.sort_unstable_by_key(|found| found.at);
-        Ok(Page { records, looked_until })
-    }
-
-    async fn last(&self) -> Result<u64, StoreError> {
-        self.look(|inner| inner.sequence).await
-    }
-
-    async fn delete(&self, key: &SessionKey, expected: Revision, id: WriteId) -> Result<Revision, StoreError> {
-        self.commit(key, expected, Bytes::new(), id).await
-    }
-
-    async fn purge(&self, key: &SessionKey, marker: Revision) -> Result<(), StoreError> {
-        let mut inner = self.inner();
-        inner.logs.entry(key.clone()).or_default().retain(|frame| frame.sequence > marker.0);
-        inner.forgotten.insert(key.clone());
-        inner.records.entry(key.clone()).or_default().retain(|stored| stored.revision > marker);
-        inner.records.retain(|_, revisions| !revisions.is_empty());
-        Ok(())
-    }
-
-    async fn clock(&self) -> Result<Timestamp, StoreError> {
-        Ok(time_of(self.inner().sequence))
-    }
-
-    async fn lease(&self, worker: &WorkerName) -> Result<LeaseSlot, StoreError> {
-        self.inner().expire_leases();
-        self.look(|inner| inner.leases.get(worker).map(|(slot, _)| slot.clone()).unwrap_or_default()).await
-    }
-
-    async fn put_lease(&self, lease: &WorkerLease, expected: Revision) -> Result<Revision, StoreError> {
-        self.write_lease(&lease.worker, Some(lease.clone()), expected).await
-    }
-
-    async fn drop_lease(&self, worker: &WorkerName, expected: Revision) -> Result<(), StoreError> {
-        self.write_lease(worker, None, expected).await.map(|_| ())
-    }
-
-    async fn leases(&self) -> Result<Vec<(Revision, WorkerLease)>, StoreError> {
-        self.inner().expire_leases();
-        let there = |(slot, _): &(LeaseSlot, Instant)| Some((slot.revision, slot.lease.clone()?));
-        self.look(|inner| inner.leases.values().filter_map(there).collect()).await
-    }
-
-    async fn answered(&self, request: &str) -> Result<Option<Bytes>, StoreError> {
-        self.look(|inner| inner.answers.get(request).cloned()).await
-    }
-
-    async fn remember_answer(&self, request: &str, answer: Bytes) -> Result<(), StoreError> {
-        self.inner().answers.entry(request.to_owned()).or_insert(answer);
-        Ok(())
     }
 }

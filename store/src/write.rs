@@ -15,8 +15,7 @@ use holdfast_protocol::Revision;
 use serde::Deserialize;
 use tokio::time::Instant;
 
-use crate::StoreError;
-use crate::chance;
+use crate::{StoreError, chance};
 
 /// How long one copy may stay unanswered before the next is sent.
 const COPY_TIMEOUT: Duration = Duration::from_millis(1_500);

@@ -11,8 +11,7 @@ use holdfast_protocol::internal::{Activate, Hint, LIFE_HEADER, REQUEST_ID_HEADER
 use holdfast_protocol::request::check_size;
 use holdfast_protocol::subject::{Root, Verb};
 use holdfast_protocol::{Error, Limits, RequestId, Revision, SessionKey};
-use holdfast_store::SharedWire;
-use holdfast_store::chance;
+use holdfast_store::{SharedWire, chance};
 use serde::de::DeserializeOwned;
 use tokio::time::Instant;
 

@@ -191,6 +191,11 @@ impl Supervisor {
         }
     }
 
+    /// Drops all agents where they are.
+    pub(crate) fn abandon(&self) {
+        self.agents().by_key.drain().for_each(|(_, handle)| handle.task.abort());
+    }
+
     /// Lets go of all agents and waits for them; those that are still at work at `until` are dropped where they are.
     /// Their records stay as they are.
     pub(crate) async fn stop(&self, until: Instant) {

@@ -10,9 +10,8 @@ use holdfast_protocol::WorkerName;
 use holdfast_protocol::id::Boot;
 use holdfast_protocol::internal::{RelayFloor, WorkerLease};
 use holdfast_protocol::reply::WorkerState;
-use holdfast_store::chance;
 use holdfast_store::wire::Subscription;
-use holdfast_store::{Floor, SharedWire, Store, StoreError};
+use holdfast_store::{Floor, SharedWire, Store, StoreError, chance};
 use tokio::sync::Notify;
 use tokio::time::{Instant, MissedTickBehavior};
 use tokio_util::sync::CancellationToken;
@@ -227,6 +226,13 @@ impl Worker {
     /// Ends when another process has taken this worker's name, so that this one should stop.
     pub async fn name_taken(&self) {
         self.shared.name_taken.cancelled().await;
+    }
+
+    /// Ends at once, wherever its tasks are, as a process that is killed: its sessions are left to failover. For
+    /// simulations.
+    pub fn abandon(self) {
+        self.drop_tasks();
+        self.shared.supervisor.abandon();
     }
 
     /// Hands all sessions over and ends, within `grace` whatever is away. What is left is failed over by the next

@@ -1,4 +1,7 @@
 //! Simulations of whole fleets.
 
+#![allow(clippy::unwrap_used, reason = "a test may panic")]
+
 mod failover;
+mod sources;
 mod storm;

@@ -11,7 +11,8 @@ use async_trait::async_trait;
 use holdfast_protocol::subject::Root;
 use tokio::time::Instant;
 
-use super::{Accepted, Inner, Memory, time_of};
+use super::inner::Inner;
+use super::{Accepted, Memory};
 use crate::StoreError;
 use crate::feed::{Batch, Deliveries, Delivery, Feed, FeedConfig, FeedState, Posted};
 
@@ -145,9 +146,9 @@ fn posted(accepted: &Accepted) -> Posted {
             has_write_id: stored.write_id.is_some(),
             payload: stored.value.clone().unwrap_or_default(),
         },
-        Accepted::Frame { key, sequence, value, .. } => Posted {
+        Accepted::Frame { key, sequence, value, time, .. } => Posted {
             sequence: *sequence,
-            time: time_of(*sequence),
+            time: *time,
             subject: root.log(key).into(),
             has_write_id: true,
             payload: value.clone(),

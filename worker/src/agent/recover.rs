@@ -19,8 +19,7 @@ use holdfast_protocol::{Error, RequestId, Revision, SessionKey};
 use holdfast_records::{Change, Known, NotDone, change};
 use holdfast_rules::place::fenced;
 use holdfast_rules::{Author, Decision};
-use holdfast_store::chance;
-use holdfast_store::{Rollup, StoreError, StoredFrame};
+use holdfast_store::{Rollup, StoreError, StoredFrame, chance};
 use tokio::time::Instant;
 
 use super::record::{Standing, storage_unavailable, without_event};

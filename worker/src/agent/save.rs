@@ -11,8 +11,7 @@ use holdfast_protocol::error::Reason;
 use holdfast_protocol::frame::Op;
 use holdfast_protocol::subject::Verb;
 use holdfast_protocol::{Error, RequestId};
-use holdfast_store::StoreError;
-use holdfast_store::chance;
+use holdfast_store::{StoreError, chance};
 use serde_json::value::RawValue;
 use tokio::time::Instant;
 
