@@ -1,10 +1,8 @@
 //! `holdfast doc`: get, edit, load, save, undo, redo.
 
-use clap::{ArgGroup, Args, Subcommand, ValueEnum};
-use holdfast_client::Edit;
-use holdfast_client::document::{Get, Load, Redo, Save, Undo};
+use clap::{ArgGroup, Args, Subcommand};
 use holdfast_client::protocol::document::Splice;
-use holdfast_client::protocol::request::Consistency;
+use holdfast_client::protocol::request::{Consistency, DocGet, Edit, Load, Save, Undo};
 
 use crate::ask::{Asker, Audit};
 use crate::connect::Connection;
@@ -13,6 +11,10 @@ use crate::exit::Failure;
 use crate::lock::OptionalToken;
 use crate::output::Format;
 use crate::session::Of;
+use crate::words::{Words, one_of};
+
+const CONSISTENCIES: Words =
+    &[("local", "What the session's agent has"), ("linearizable", "What it has while it provably owns the session")];
 
 /// The group's requests.
 #[derive(Args, Debug)]
@@ -30,8 +32,8 @@ enum Request {
         #[command(flatten)]
         session: Of,
         /// How current the answer must be [default: local]
-        #[arg(long)]
-        consistency: Option<ConsistencyArg>,
+        #[arg(long, value_name = "HOW", value_parser = one_of::<Consistency>(CONSISTENCIES))]
+        consistency: Option<Consistency>,
     },
     /// Change the document: a whole new text, or splices of it, or its fields
     Edit(Box<EditArgs>),
@@ -97,23 +99,6 @@ struct UndoArgs {
     expected_revision: Option<u64>,
 }
 
-#[derive(Clone, Copy, Debug, ValueEnum)]
-enum ConsistencyArg {
-    /// What the session's agent has
-    Local,
-    /// What it has while it provably owns the session
-    Linearizable,
-}
-
-impl From<ConsistencyArg> for Consistency {
-    fn from(consistency: ConsistencyArg) -> Self {
-        match consistency {
-            ConsistencyArg::Local => Self::Local,
-            ConsistencyArg::Linearizable => Self::Linearizable,
-        }
-    }
-}
-
 impl EditArgs {
     fn edit(self) -> Result<Edit, Failure> {
         Ok(Edit {
@@ -122,7 +107,14 @@ impl EditArgs {
             body: self.body.read()?,
             splices: self.splices,
             fields: self.fields,
+            ..Edit::default()
         })
+    }
+}
+
+impl UndoArgs {
+    fn undo(self) -> Undo {
+        Undo { token: self.token.token, expected_revision: self.expected_revision, ..Undo::default() }
     }
 }
 
@@ -132,7 +124,7 @@ impl Group {
         let asker = Asker::connect(connection, self.audit, format).await?;
         match self.request {
             Request::Get { session, consistency } => {
-                let get = Get { consistency: consistency.map(Consistency::from) };
+                let get = DocGet { consistency, ..DocGet::default() };
                 asker.ask(asker.session(&session).document(get)).await
             }
             Request::Edit(edit) => {
@@ -140,19 +132,15 @@ impl Group {
                 asker.ask(session.edit(edit.edit()?)).await
             }
             Request::Load { session, token, discard } => {
-                let load = Load { token: token.token, discard: discard.then_some(true) };
+                let load = Load { token: token.token, discard: discard.then_some(true), ..Load::default() };
                 asker.ask(asker.session(&session).load(load)).await
             }
             Request::Save { session, token, overwrite } => {
-                let save = Save { token: token.token, overwrite: overwrite.then_some(true) };
+                let save = Save { token: token.token, overwrite: overwrite.then_some(true), ..Save::default() };
                 asker.ask(asker.session(&session).save(save)).await
             }
-            Request::Undo(UndoArgs { session, token, expected_revision }) => {
-                asker.ask(asker.session(&session).undo(Undo { token: token.token, expected_revision })).await
-            }
-            Request::Redo(UndoArgs { session, token, expected_revision }) => {
-                asker.ask(asker.session(&session).redo(Redo { token: token.token, expected_revision })).await
-            }
+            Request::Undo(undo) => asker.ask(asker.session(&undo.session).undo(undo.undo())).await,
+            Request::Redo(redo) => asker.ask(asker.session(&redo.session).redo(redo.undo())).await,
         }
     }
 }

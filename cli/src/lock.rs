@@ -1,7 +1,5 @@
 //! `holdfast lock`: acquire, validate, renew, release; and how a token is given.
 
-use std::convert::Infallible;
-
 use clap::{Args, Subcommand};
 use holdfast_client::{Acquire, Token};
 
@@ -46,7 +44,7 @@ struct AcquireArgs {
     #[arg(long, value_name = "MS")]
     wait_ms: Option<u64>,
     /// The token that should be current: the same grant again
-    #[arg(long, value_name = "TOKEN", value_parser = token)]
+    #[arg(long, value_name = "TOKEN")]
     expected_token: Option<Token>,
     /// Ask for a new token in place of the expected one
     #[arg(long, requires = "expected_token")]
@@ -58,7 +56,7 @@ struct ShowToken {
     #[command(flatten)]
     session: Of,
     /// The lock's token
-    #[arg(long, value_name = "TOKEN", env = "HOLDFAST_TOKEN", hide_env_values = true, value_parser = token)]
+    #[arg(long, value_name = "TOKEN", env = "HOLDFAST_TOKEN", hide_env_values = true)]
     token: Token,
 }
 
@@ -66,12 +64,8 @@ struct ShowToken {
 #[derive(Args, Debug)]
 pub(crate) struct OptionalToken {
     /// The lock's token, while it is held
-    #[arg(long, value_name = "TOKEN", env = "HOLDFAST_TOKEN", hide_env_values = true, value_parser = token)]
+    #[arg(long, value_name = "TOKEN", env = "HOLDFAST_TOKEN", hide_env_values = true)]
     pub(crate) token: Option<Token>,
-}
-
-fn token(text: &str) -> Result<Token, Infallible> {
-    Ok(Token::new(text))
 }
 
 impl AcquireArgs {
@@ -82,6 +76,7 @@ impl AcquireArgs {
             rotate: self.rotate.then_some(true),
             ttl_ms: self.ttl_ms,
             wait_ms: self.wait_ms,
+            ..Acquire::default()
         }
     }
 }

@@ -1,12 +1,10 @@
 //! `holdfast session`: open, get, list, touch, close.
 
-use clap::{Args, Subcommand, ValueEnum};
-use holdfast_client::Open;
+use clap::{Args, Subcommand};
 use holdfast_client::protocol::document::Content;
 use holdfast_client::protocol::record::{LockMode, OnIdle, State};
-use holdfast_client::protocol::request::Mode;
+use holdfast_client::protocol::request::{Close, List, Mode, Open, OpenConfig};
 use holdfast_client::protocol::{SessionId, WorkerName};
-use holdfast_client::session::{Close, Config, List};
 
 use crate::ask::{Asker, Audit};
 use crate::connect::Connection;
@@ -15,6 +13,14 @@ use crate::exit::Failure;
 use crate::list;
 use crate::lock::OptionalToken;
 use crate::output::Format;
+use crate::words::{Words, one_of};
+
+const MODES: Words =
+    &[("ensure", "Create on demand"), ("create", "Refuse an existing one"), ("attach", "Refuse a missing one")];
+const ON_IDLE: Words = &[("passivate", "It leaves memory and comes back when asked for"), ("close", "It ends")];
+const LOCKS: Words =
+    &[("optional", "While the lock is free, anybody may change the document"), ("required", "Only the holder may")];
+const STATES: Words = &[("active", "An agent owns it"), ("passive", "Nobody owns it"), ("closed", "It is over")];
 
 /// Which session.
 #[derive(Args, Debug)]
@@ -73,17 +79,17 @@ struct OpenArgs {
     #[arg(long, requires = "path", value_name = "NAME")]
     workspace: Option<String>,
     /// How to treat existence [default: ensure]
-    #[arg(long)]
-    mode: Option<ModeArg>,
+    #[arg(long, value_name = "HOW", value_parser = one_of::<Mode>(MODES))]
+    mode: Option<Mode>,
     /// How long without activity counts as idle
     #[arg(long, value_name = "MS")]
     idle_timeout_ms: Option<u64>,
     /// What then happens [default: passivate]
-    #[arg(long)]
-    on_idle: Option<OnIdleArg>,
+    #[arg(long, value_name = "HOW", value_parser = one_of::<OnIdle>(ON_IDLE))]
+    on_idle: Option<OnIdle>,
     /// Whether changes need the lock [default: optional]
-    #[arg(long)]
-    lock: Option<LockArg>,
+    #[arg(long, value_name = "HOW", value_parser = one_of::<LockMode>(LOCKS))]
+    lock: Option<LockMode>,
     #[command(flatten)]
     body: Body,
     /// The fields that a new session begins with
@@ -100,102 +106,26 @@ struct ListArgs {
     #[arg(long, value_name = "CURSOR")]
     after: Option<String>,
     /// Only sessions in this state
-    #[arg(long)]
-    state: Option<StateArg>,
+    #[arg(long, value_name = "STATE", value_parser = one_of::<State>(STATES))]
+    state: Option<State>,
     /// Only sessions on this worker
     #[arg(long, value_name = "NAME", value_parser = WorkerName::parse)]
     worker: Option<WorkerName>,
-}
-
-#[derive(Clone, Copy, Debug, ValueEnum)]
-enum ModeArg {
-    /// Create on demand
-    Ensure,
-    /// Refuse an existing one
-    Create,
-    /// Refuse a missing one
-    Attach,
-}
-
-#[derive(Clone, Copy, Debug, ValueEnum)]
-enum OnIdleArg {
-    /// It leaves memory and comes back when asked for
-    Passivate,
-    /// It ends
-    Close,
-}
-
-#[derive(Clone, Copy, Debug, ValueEnum)]
-enum LockArg {
-    /// While the lock is free, anybody may change the document
-    Optional,
-    /// Only the holder may
-    Required,
-}
-
-#[derive(Clone, Copy, Debug, ValueEnum)]
-enum StateArg {
-    /// An agent owns it
-    Active,
-    /// Nobody owns it
-    Passive,
-    /// It is over
-    Closed,
-}
-
-impl From<ModeArg> for Mode {
-    fn from(mode: ModeArg) -> Self {
-        match mode {
-            ModeArg::Ensure => Self::Ensure,
-            ModeArg::Create => Self::Create,
-            ModeArg::Attach => Self::Attach,
-        }
-    }
-}
-
-impl From<OnIdleArg> for OnIdle {
-    fn from(on_idle: OnIdleArg) -> Self {
-        match on_idle {
-            OnIdleArg::Passivate => Self::Passivate,
-            OnIdleArg::Close => Self::Close,
-        }
-    }
-}
-
-impl From<LockArg> for LockMode {
-    fn from(lock: LockArg) -> Self {
-        match lock {
-            LockArg::Optional => Self::Optional,
-            LockArg::Required => Self::Required,
-        }
-    }
-}
-
-impl From<StateArg> for State {
-    fn from(state: StateArg) -> Self {
-        match state {
-            StateArg::Active => Self::Active,
-            StateArg::Passive => Self::Passive,
-            StateArg::Closed => Self::Closed,
-        }
-    }
 }
 
 impl OpenArgs {
     fn open(self) -> Result<Open, Failure> {
         let body = self.body.read()?;
         let content = (body.is_some() || self.fields.is_some()).then_some(Content { body, fields: self.fields });
+        let config = OpenConfig { idle_timeout_ms: self.idle_timeout_ms, on_idle: self.on_idle, lock: self.lock };
         Ok(Open {
             id: self.session.map(|id| id.to_string()),
             path: self.path,
             workspace: self.workspace,
-            mode: self.mode.map(Mode::from),
-            config: Config {
-                idle_timeout_ms: self.idle_timeout_ms,
-                on_idle: self.on_idle.map(OnIdle::from),
-                lock: self.lock.map(LockMode::from),
-            },
+            mode: self.mode,
+            config: Some(config).filter(|config| *config != OpenConfig::default()),
             content,
+            ..Open::default()
         })
     }
 }
@@ -209,12 +139,12 @@ impl Group {
             Request::Open(open) => asker.ask(client.open(open.open()?)).await,
             Request::Get { session } => asker.ask(asker.session(&session).get()).await,
             Request::List(ListArgs { limit, after, state, worker }) => {
-                let state = state.map(State::from);
-                asker.show_page(&list::all(&asker, List { limit, after, state, worker }).await?)
+                let list = List { limit, after, state, worker, ..List::default() };
+                asker.show_page(&list::all(&asker, list).await?)
             }
             Request::Touch { session } => asker.ask(asker.session(&session).touch()).await,
             Request::Close { session, token, discard } => {
-                let close = Close { token: token.token, discard: discard.then_some(true) };
+                let close = Close { token: token.token, discard: discard.then_some(true), ..Close::default() };
                 asker.ask(asker.session(&session).close(close)).await
             }
         }

@@ -18,8 +18,10 @@ pub mod reply;
 pub mod request;
 pub mod signal;
 pub mod subject;
+mod token;
 
 pub use error::{Code, Error, Reason};
 pub use id::{Activation, Boot, Namespace, RequestId, Revision, SessionId, SessionKey, WorkerName};
 pub use limits::Limits;
 pub use record::SessionRecord;
+pub use token::Token;

@@ -11,6 +11,7 @@ use crate::id::{RequestId, Revision, SessionKey};
 use crate::record::{Event, EventType, Lock, LockMode, SessionRecord};
 use crate::reply::{Grant, Released, TakenOver, Unlocked, Validated};
 use crate::request::{Acquire, Takeover, Unlock};
+use crate::token::Token;
 
 /// The secret that tokens are derived from. It has no `Debug`: it must not reach a log line.
 #[derive(Clone)]
@@ -23,12 +24,12 @@ impl Secret {
     }
 
     /// The token of one grant: keyed blake3 over namespace, id, lock revision and nonce, 160 bits in hex.
-    pub fn token(&self, key: &SessionKey, lock_revision: u64, nonce: Uuid) -> String {
+    pub fn token(&self, key: &SessionKey, lock_revision: u64, nonce: Uuid) -> Token {
         let mut hasher = blake3::Hasher::new_keyed(&self.0);
         hasher.update(key.namespace.as_str().as_bytes()).update(&[0]);
         hasher.update(key.id.as_str().as_bytes()).update(&[0]);
         hasher.update(&lock_revision.to_be_bytes()).update(nonce.as_bytes());
-        format!("hft_{}", &hasher.finalize().to_hex()[..40])
+        format!("hft_{}", &hasher.finalize().to_hex()[..40]).into()
     }
 }
 
@@ -106,7 +107,7 @@ impl Asked<'_> {
     }
 }
 
-fn grant_of(record: &SessionRecord, lock: &Lock, lock_token: String) -> Grant {
+fn grant_of(record: &SessionRecord, lock: &Lock, lock_token: Token) -> Grant {
     Grant {
         session_id: record.id.clone(),
         owner: lock.owner.clone(),

@@ -5,6 +5,7 @@ use serde_json::{Map, Value};
 
 use crate::id::{Boot, Revision, SessionId, WorkerName};
 use crate::record::{Lock, Owner, SessionConfig, SessionRecord, State};
+use crate::token::Token;
 
 /// A lock as a client sees it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -161,7 +162,7 @@ pub struct Grant {
     /// Who holds it.
     pub owner: String,
     /// The proof, to be shown with every change.
-    pub lock_token: String,
+    pub lock_token: Token,
     /// The lock revision that granted it.
     pub lock_revision: u64,
     /// How long it lives without renewal, milliseconds.

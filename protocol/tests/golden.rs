@@ -163,7 +163,22 @@ fn parsed<R: Request>(value: &Value) -> Result<R, Error> {
     parse::<R>(&serde_json::to_vec(value).unwrap(), &Limits::default())
 }
 
-fn request<R: Request + Debug>(name: &str, value: Value) {
+/// Whatever of its members is set, a request is written as the parser reads it, and what is not set is left out.
+fn is_written_as_read<R: Request + Debug + PartialEq>(name: &str, value: &Value) {
+    let members: Vec<&String> = value.as_object().unwrap().keys().collect();
+    for left_out in 0u32..1 << members.len() {
+        let mut less = value.clone();
+        for (_, member) in members.iter().enumerate().filter(|(at, _)| left_out & (1 << at) != 0) {
+            less.as_object_mut().unwrap().remove(*member);
+        }
+        if let Ok(request) = parsed::<R>(&less) {
+            assert_eq!(serde_json::to_value(&request).unwrap(), less, "{name}");
+        }
+    }
+}
+
+fn request<R: Request + Debug + PartialEq>(name: &str, value: Value) {
+    is_written_as_read::<R>(name, &value);
     let request: R = parsed(&value).unwrap_or_else(|error| panic!("{name}: {error}"));
     assert_eq!((request.request_id(), request.actor()), (Some("r-1"), Some("client-a")), "{name}");
     assert!(!format!("{request:?}").contains("hft_"), "a token in a log line");

@@ -11,7 +11,7 @@ use holdfast_protocol::document::Content;
 use holdfast_protocol::error::Reason;
 use holdfast_protocol::frame::OpEvent;
 use holdfast_protocol::subject::Verb;
-use holdfast_protocol::{Error, Limits, RequestId, SessionRecord};
+use holdfast_protocol::{Error, Limits, RequestId, SessionRecord, Token};
 use serde_json::value::RawValue;
 
 use crate::workspace::Mount;
@@ -41,7 +41,7 @@ pub enum Access {
     /// The lock's token, or a free lock.
     Write {
         /// The token shown.
-        token: Option<String>,
+        token: Option<Token>,
     },
 }
 
