@@ -1,6 +1,6 @@
 //! Asking: what every request may carry, and how its reply is shown.
 
-use clap::Args;
+use clap::{Args, Subcommand};
 use holdfast_client::protocol::RequestId;
 use holdfast_client::protocol::reply::SessionPage;
 use holdfast_client::{Call, Client, SessionClient};
@@ -33,6 +33,28 @@ pub(crate) struct Audit {
     /// Who asks, for the audit trail
     #[arg(long, global = true, env = "USER", value_name = "TEXT")]
     actor: Option<String>,
+}
+
+/// A group of commands, each of which is one request of the contract.
+#[derive(Args, Debug)]
+pub(crate) struct Group<R: Subcommand> {
+    #[command(flatten)]
+    audit: Audit,
+    #[command(subcommand)]
+    request: R,
+}
+
+/// The requests of a group.
+pub(crate) trait Requests {
+    /// Asks, and shows the reply.
+    async fn ask(self, asker: &Asker) -> Result<(), Failure>;
+}
+
+impl<R: Subcommand + Requests> Group<R> {
+    /// Connects and asks.
+    pub(crate) async fn run(self, connection: &Connection, format: Format) -> Result<(), Failure> {
+        self.request.ask(&Asker::connect(connection, self.audit, format).await?).await
+    }
 }
 
 /// A client, and how its requests are made and its replies shown.

@@ -4,12 +4,10 @@ use clap::{ArgGroup, Args, Subcommand};
 use holdfast_client::protocol::document::Splice;
 use holdfast_client::protocol::request::{Consistency, DocGet, Edit, Load, Save, Undo};
 
-use crate::ask::{Asker, Audit};
-use crate::connect::Connection;
+use crate::ask::{Asker, Requests};
 use crate::content::{Body, Fields, fields, splice};
 use crate::exit::Failure;
 use crate::lock::OptionalToken;
-use crate::output::Format;
 use crate::session::Of;
 use crate::words::{Words, one_of};
 
@@ -17,16 +15,8 @@ const CONSISTENCIES: Words =
     &[("local", "What the session's agent has"), ("linearizable", "What it has while it provably owns the session")];
 
 /// The group's requests.
-#[derive(Args, Debug)]
-pub(crate) struct Group {
-    #[command(flatten)]
-    audit: Audit,
-    #[command(subcommand)]
-    request: Request,
-}
-
 #[derive(Subcommand, Debug)]
-enum Request {
+pub(crate) enum Request {
     /// Read the document
     Get {
         #[command(flatten)]
@@ -65,7 +55,7 @@ enum Request {
 
 #[derive(Args, Debug)]
 #[command(group(ArgGroup::new("change").required(true).multiple(true).args(["body", "body_file", "splices", "fields"])))]
-struct EditArgs {
+pub(crate) struct EditArgs {
     #[command(flatten)]
     session: Of,
     #[command(flatten)]
@@ -89,7 +79,7 @@ struct EditArgs {
 }
 
 #[derive(Args, Debug)]
-struct UndoArgs {
+pub(crate) struct UndoArgs {
     #[command(flatten)]
     session: Of,
     #[command(flatten)]
@@ -118,29 +108,27 @@ impl UndoArgs {
     }
 }
 
-impl Group {
-    /// Asks.
-    pub(crate) async fn run(self, connection: &Connection, format: Format) -> Result<(), Failure> {
-        let asker = Asker::connect(connection, self.audit, format).await?;
-        match self.request {
-            Request::Get { session, consistency } => {
+impl Requests for Request {
+    async fn ask(self, asker: &Asker) -> Result<(), Failure> {
+        match self {
+            Self::Get { session, consistency } => {
                 let get = DocGet { consistency, ..DocGet::default() };
                 asker.ask(asker.session(&session).document(get)).await
             }
-            Request::Edit(edit) => {
+            Self::Edit(edit) => {
                 let session = asker.session(&edit.session);
                 asker.ask(session.edit(edit.edit()?)).await
             }
-            Request::Load { session, token, discard } => {
+            Self::Load { session, token, discard } => {
                 let load = Load { token: token.token, discard: discard.then_some(true), ..Load::default() };
                 asker.ask(asker.session(&session).load(load)).await
             }
-            Request::Save { session, token, overwrite } => {
+            Self::Save { session, token, overwrite } => {
                 let save = Save { token: token.token, overwrite: overwrite.then_some(true), ..Save::default() };
                 asker.ask(asker.session(&session).save(save)).await
             }
-            Request::Undo(undo) => asker.ask(asker.session(&undo.session).undo(undo.undo())).await,
-            Request::Redo(redo) => asker.ask(asker.session(&redo.session).redo(redo.undo())).await,
+            Self::Undo(undo) => asker.ask(asker.session(&undo.session).undo(undo.undo())).await,
+            Self::Redo(redo) => asker.ask(asker.session(&redo.session).redo(redo.undo())).await,
         }
     }
 }

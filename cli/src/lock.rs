@@ -3,23 +3,13 @@
 use clap::{Args, Subcommand};
 use holdfast_client::{Acquire, Token};
 
-use crate::ask::{Asker, Audit};
-use crate::connect::Connection;
+use crate::ask::{Asker, Requests};
 use crate::exit::Failure;
-use crate::output::Format;
 use crate::session::Of;
 
 /// The group's requests.
-#[derive(Args, Debug)]
-pub(crate) struct Group {
-    #[command(flatten)]
-    audit: Audit,
-    #[command(subcommand)]
-    request: Request,
-}
-
 #[derive(Subcommand, Debug)]
-enum Request {
+pub(crate) enum Request {
     /// Take the lock; the reply has the token that proves it
     Acquire(AcquireArgs),
     /// Ask whether a token is the current one
@@ -31,7 +21,7 @@ enum Request {
 }
 
 #[derive(Args, Debug)]
-struct AcquireArgs {
+pub(crate) struct AcquireArgs {
     #[command(flatten)]
     session: Of,
     /// The holder's name; it is no proof
@@ -52,7 +42,7 @@ struct AcquireArgs {
 }
 
 #[derive(Args, Debug)]
-struct ShowToken {
+pub(crate) struct ShowToken {
     #[command(flatten)]
     session: Of,
     /// The lock's token
@@ -81,15 +71,13 @@ impl AcquireArgs {
     }
 }
 
-impl Group {
-    /// Asks.
-    pub(crate) async fn run(self, connection: &Connection, format: Format) -> Result<(), Failure> {
-        let asker = Asker::connect(connection, self.audit, format).await?;
-        match self.request {
-            Request::Acquire(args) => asker.ask(asker.session(&args.session).acquire(args.acquire())).await,
-            Request::Validate(shown) => asker.ask(asker.session(&shown.session).validate(&shown.token)).await,
-            Request::Renew(shown) => asker.ask(asker.session(&shown.session).renew(&shown.token)).await,
-            Request::Release(shown) => asker.ask(asker.session(&shown.session).release(&shown.token)).await,
+impl Requests for Request {
+    async fn ask(self, asker: &Asker) -> Result<(), Failure> {
+        match self {
+            Self::Acquire(args) => asker.ask(asker.session(&args.session).acquire(args.acquire())).await,
+            Self::Validate(shown) => asker.ask(asker.session(&shown.session).validate(&shown.token)).await,
+            Self::Renew(shown) => asker.ask(asker.session(&shown.session).renew(&shown.token)).await,
+            Self::Release(shown) => asker.ask(asker.session(&shown.session).release(&shown.token)).await,
         }
     }
 }

@@ -6,13 +6,11 @@ use holdfast_client::protocol::record::{LockMode, OnIdle, State};
 use holdfast_client::protocol::request::{Close, List, Mode, Open, OpenConfig};
 use holdfast_client::protocol::{SessionId, WorkerName};
 
-use crate::ask::{Asker, Audit};
-use crate::connect::Connection;
+use crate::ask::{Asker, Requests};
 use crate::content::{Body, Fields, fields};
 use crate::exit::Failure;
 use crate::list;
 use crate::lock::OptionalToken;
-use crate::output::Format;
 use crate::words::{Words, one_of};
 
 const MODES: Words =
@@ -31,16 +29,8 @@ pub(crate) struct Of {
 }
 
 /// The group's requests.
-#[derive(Args, Debug)]
-pub(crate) struct Group {
-    #[command(flatten)]
-    audit: Audit,
-    #[command(subcommand)]
-    request: Request,
-}
-
 #[derive(Subcommand, Debug)]
-enum Request {
+pub(crate) enum Request {
     /// Find a session or create it: by id, by file, or a new one with an id of its own
     Open(Box<OpenArgs>),
     /// Show a session, without activating or touching it
@@ -68,7 +58,7 @@ enum Request {
 }
 
 #[derive(Args, Debug)]
-struct OpenArgs {
+pub(crate) struct OpenArgs {
     /// The session's id
     #[arg(value_name = "ID", value_parser = SessionId::parse, conflicts_with_all = ["path", "workspace"])]
     session: Option<SessionId>,
@@ -98,7 +88,7 @@ struct OpenArgs {
 }
 
 #[derive(Args, Debug)]
-struct ListArgs {
+pub(crate) struct ListArgs {
     /// Most sessions to show, 1 to 1000; all when left out
     #[arg(long, value_name = "N")]
     limit: Option<u64>,
@@ -130,20 +120,18 @@ impl OpenArgs {
     }
 }
 
-impl Group {
-    /// Asks.
-    pub(crate) async fn run(self, connection: &Connection, format: Format) -> Result<(), Failure> {
-        let asker = Asker::connect(connection, self.audit, format).await?;
+impl Requests for Request {
+    async fn ask(self, asker: &Asker) -> Result<(), Failure> {
         let client = &asker.client;
-        match self.request {
-            Request::Open(open) => asker.ask(client.open(open.open()?)).await,
-            Request::Get { session } => asker.ask(asker.session(&session).get()).await,
-            Request::List(ListArgs { limit, after, state, worker }) => {
+        match self {
+            Self::Open(open) => asker.ask(client.open(open.open()?)).await,
+            Self::Get { session } => asker.ask(asker.session(&session).get()).await,
+            Self::List(ListArgs { limit, after, state, worker }) => {
                 let list = List { limit, after, state, worker, ..List::default() };
-                asker.show_page(&list::all(&asker, list).await?)
+                asker.show_page(&list::all(asker, list).await?)
             }
-            Request::Touch { session } => asker.ask(asker.session(&session).touch()).await,
-            Request::Close { session, token, discard } => {
+            Self::Touch { session } => asker.ask(asker.session(&session).touch()).await,
+            Self::Close { session, token, discard } => {
                 let close = Close { token: token.token, discard: discard.then_some(true), ..Close::default() };
                 asker.ask(asker.session(&session).close(close)).await
             }

@@ -17,8 +17,10 @@ pub mod record;
 pub mod reply;
 pub mod request;
 pub mod signal;
+mod stored;
 pub mod subject;
 mod token;
+mod words;
 
 pub use error::{Code, Error, Reason};
 pub use id::{Activation, Boot, Namespace, RequestId, Revision, SessionId, SessionKey, WorkerName};

@@ -5,6 +5,7 @@ use serde_json::{Map, Value};
 
 use crate::id::{Boot, Revision, SessionId, WorkerName};
 use crate::record::{Lock, Owner, SessionConfig, SessionRecord, State};
+use crate::stored::is_zero;
 use crate::token::Token;
 
 /// A lock as a client sees it.
@@ -293,11 +294,6 @@ pub struct Saved {
     /// some.
     #[serde(default, skip_serializing_if = "is_zero")]
     pub links_cut: u64,
-}
-
-#[allow(clippy::trivially_copy_pass_by_ref, reason = "serde hands it a reference")]
-fn is_zero(count: &u64) -> bool {
-    *count == 0
 }
 
 /// Reply of `admin.reclaim`.
