@@ -2,6 +2,7 @@
 
 use clap::{Args, Subcommand};
 use holdfast_client::protocol::document::Content;
+use holdfast_client::protocol::id::KindName;
 use holdfast_client::protocol::record::{LockMode, OnIdle, State};
 use holdfast_client::protocol::request::{Close, List, Mode, Open, OpenConfig};
 use holdfast_client::protocol::{SessionId, WorkerName};
@@ -68,6 +69,9 @@ pub(crate) struct OpenArgs {
     /// The file's workspace [default: main]
     #[arg(long, requires = "path", value_name = "NAME")]
     workspace: Option<String>,
+    /// The kind of session, one that a worker hosts [default: document]
+    #[arg(long, value_name = "NAME", value_parser = KindName::parse)]
+    kind: Option<KindName>,
     /// How to treat existence [default: ensure]
     #[arg(long, value_name = "HOW", value_parser = one_of::<Mode>(MODES))]
     mode: Option<Mode>,
@@ -112,6 +116,7 @@ impl OpenArgs {
             id: self.session.map(|id| id.to_string()),
             path: self.path,
             workspace: self.workspace,
+            kind: self.kind,
             mode: self.mode,
             config: Some(config).filter(|config| *config != OpenConfig::default()),
             content,

@@ -234,11 +234,12 @@ impl Shown for WorkerList {
                 word(worker.state),
                 worker.sessions.to_string(),
                 workspaces(worker),
+                worker.kinds.join(", "),
                 worker.version.clone(),
                 worker.boot.to_string(),
             ]
         });
-        list(&["worker", "state", "sessions", "workspaces", "version", "boot"], rows)
+        list(&["worker", "state", "sessions", "workspaces", "kinds", "version", "boot"], rows)
     }
 }
 

@@ -46,15 +46,21 @@ pub struct Call<T> {
     reply: PhantomData<fn() -> T>,
 }
 
+/// The members of `request`.
+pub(crate) fn members_of(request: &impl Request) -> Map<String, Value> {
+    match serde_json::to_value(request) {
+        Ok(Value::Object(members)) => members,
+        // Not shown: it may have a token.
+        _ => unreachable!("a request is an object of strings, numbers and JSON values"),
+    }
+}
+
 impl<T> Call<T> {
-    pub(crate) fn new(client: Client, verb: Verb, subject: String, request: &impl Request) -> Self {
-        let Ok(Value::Object(mut members)) = serde_json::to_value(request) else {
-            unreachable!("a request is an object of strings, numbers and JSON values")
-        };
+    pub(crate) fn new(client: Client, verb: Verb, subject: String, mut members: Map<String, Value>) -> Self {
         if let Some(actor) = client.actor.clone() {
             members.entry("actor").or_insert_with(|| actor.into());
         }
-        let given = request.request_id().and_then(|id| RequestId::parse(id).ok());
+        let given = members.get("request_id").and_then(Value::as_str).and_then(|id| RequestId::parse(id).ok());
         let request_id = given.unwrap_or_else(|| RequestId::made(Uuid::now_v7()));
         members.entry("request_id").or_insert_with(|| request_id.as_str().into());
         let patience = client.patience;

@@ -5,8 +5,9 @@ use std::time::Duration;
 use holdfast_protocol::request::Request;
 use holdfast_protocol::subject::{Root, Target, Verb};
 use holdfast_protocol::{Namespace, SessionId, SessionKey, WorkerName};
+use serde_json::{Map, Value};
 
-use crate::call::Call;
+use crate::call::{Call, members_of};
 
 /// How long a request may take with all its retries, unless the caller says otherwise.
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -69,13 +70,13 @@ impl Client {
             Target::Fleet => self.root.sys_request(verb, None),
             _ => self.root.namespace_request(verb, &self.namespace),
         };
-        Call::new(self.clone(), verb, subject, request)
+        Call::new(self.clone(), verb, subject, members_of(request))
     }
 
     /// A request about one worker.
     pub(crate) fn call_worker<T>(&self, verb: Verb, worker: &WorkerName, request: &impl Request) -> Call<T> {
         debug_assert_eq!(verb.target(), Target::Worker);
-        Call::new(self.clone(), verb, self.root.sys_request(verb, Some(worker)), request)
+        Call::new(self.clone(), verb, self.root.sys_request(verb, Some(worker)), members_of(request))
     }
 }
 
@@ -92,9 +93,15 @@ impl SessionClient {
         &self.key.id
     }
 
-    pub(crate) fn call<T>(&self, verb: Verb, request: &impl Request) -> Call<T> {
+    /// Asks with members of the caller's own, for what a kind of session other than `document` answers. `verb` is one
+    /// about a session.
+    pub fn ask<T>(&self, verb: Verb, members: Map<String, Value>) -> Call<T> {
         debug_assert_eq!(verb.target(), Target::Session);
-        Call::new(self.client.clone(), verb, self.client.root.session_request(verb, &self.key), request)
+        Call::new(self.client.clone(), verb, self.client.root.session_request(verb, &self.key), members)
+    }
+
+    pub(crate) fn call<T>(&self, verb: Verb, request: &impl Request) -> Call<T> {
+        self.ask(verb, members_of(request))
     }
 
     /// The subject of the session's signals, or of one group of them.

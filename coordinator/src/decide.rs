@@ -10,16 +10,14 @@ use holdfast_protocol::record::{
 use holdfast_protocol::request::Mode;
 use holdfast_protocol::{Error, Reason, RequestId, Revision, SessionKey, WorkerName};
 
-use holdfast_protocol::id::WorkspaceName;
+use holdfast_protocol::id::{KindName, WorkspaceName};
 
+use crate::cache::Known;
 use crate::error;
 use crate::records::Found;
 
 #[cfg(test)]
 mod tests;
-
-/// The kind of session that is built in.
-const DOCUMENT: &str = "document";
 
 /// Who asks for a change of a record, and why.
 #[derive(Clone, Copy, Debug, Default)]
@@ -132,6 +130,17 @@ fn is_another(record: &SessionRecord, revision: Revision, path: &CanonicalPath) 
     exists(record, revision, why).advise(&[]).detail("requested_path", path.as_str()).detail("path", its_path)
 }
 
+/// The refusal to open what is there and of another kind than `kind`: it answers with bodies of its own.
+pub(crate) fn is_of_another_kind(found: &Found, kind: &KindName) -> Option<Error> {
+    let Found::Record(Known { record, revision, .. }) = found else { return None };
+    if record.state == State::Closed || record.kind == kind.as_str() {
+        return None;
+    }
+    let why = format!("session {} is there since {}, and is a {}", record.id, record.created_at, record.kind);
+    let refusal = exists(record, *revision, why).advise(&[]).detail("field", "kind");
+    Some(refusal.detail("kind", record.kind.as_str()).detail("requested_kind", kind.as_str()))
+}
+
 fn exists(record: &SessionRecord, revision: Revision, why: String) -> Error {
     Error::new(Reason::AlreadyExists, why)
         .detail("session_id", record.id.as_str())
@@ -148,6 +157,8 @@ pub(crate) struct Blank<'a> {
     pub(crate) key: &'a SessionKey,
     /// Its file, when it has one.
     pub(crate) file: Option<(WorkspaceName, CanonicalPath)>,
+    /// What it is.
+    pub(crate) kind: KindName,
     /// Its settings.
     pub(crate) config: SessionConfig,
     /// Who gets it.
@@ -165,7 +176,7 @@ pub(crate) fn created(blank: Blank<'_>, author: Author<'_>) -> SessionRecord {
         v: RECORD_VERSION,
         namespace: blank.key.namespace.clone(),
         id: blank.key.id.clone(),
-        kind: DOCUMENT.to_owned(),
+        kind: blank.kind.to_string(),
         workspace,
         path,
         state: State::Active,

@@ -15,6 +15,7 @@ use crate::call::{Call, now};
 use crate::decide::{self, Standing};
 use crate::error;
 use crate::hub::Hub;
+use crate::placement::Needs;
 use crate::records::CommitError;
 use crate::registry::Liveness;
 
@@ -54,7 +55,7 @@ pub(crate) async fn place(hub: &Hub, key: &SessionKey, call: &Call, beginning: &
 /// whoever needs one places it.
 pub(crate) fn bring_back(hub: &Arc<Hub>, known: &Known) {
     let is_held = matches!(stands(hub, known), Standing::Active(_) | Standing::Closed);
-    if is_held || !hub.registry.has_taker(known.record.workspace.as_ref()) {
+    if is_held || !hub.registry.has_taker(Needs::of(&known.record)) {
         return;
     }
     let key = known.record.key();
@@ -116,7 +117,7 @@ async fn attempt(hub: &Hub, key: &SessionKey, call: &Call) -> Result<Step, Error
             }
         }
     };
-    let chosen = hub.registry.choose(key, known.record.workspace.as_ref(), None, call.deadline).await?;
+    let chosen = hub.registry.choose(key, Needs::of(&known.record), None, call.deadline).await?;
     let next = decide::placed(&known.record, new_owner(chosen), call.author(reason.as_deref()));
     write(hub, key, &known, next, call).await
 }

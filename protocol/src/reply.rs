@@ -3,7 +3,7 @@
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
-use crate::id::{Boot, Revision, SessionId, WorkerName};
+use crate::id::{Boot, KindName, Revision, SessionId, WorkerName};
 use crate::record::{Lock, Owner, SessionConfig, SessionRecord, State};
 use crate::stored::is_zero;
 use crate::token::Token;
@@ -329,8 +329,19 @@ pub struct WorkerView {
     /// Those of them that it may not write in.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub read_only: Vec<String>,
+    /// Kinds of session that it hosts. Left out where that is `document` alone, as it is by versions without kinds.
+    #[serde(default = "documents", skip_serializing_if = "are_documents")]
+    pub kinds: Vec<String>,
     /// Version of Holdfast.
     pub version: String,
+}
+
+fn documents() -> Vec<String> {
+    vec![KindName::DOCUMENT.to_owned()]
+}
+
+fn are_documents(kinds: &[String]) -> bool {
+    kinds == [KindName::DOCUMENT]
 }
 
 /// Reply of `worker.list`.

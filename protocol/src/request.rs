@@ -9,7 +9,7 @@ use serde_json::{Map, Value};
 
 use crate::document::{Content, Splice};
 use crate::error::{Error, Reason};
-use crate::id::{SessionId, WorkerName, WorkspaceName};
+use crate::id::{KindName, SessionId, WorkerName, WorkspaceName};
 use crate::json;
 use crate::limits::Limits;
 use crate::path::CanonicalPath;
@@ -137,6 +137,8 @@ request!(
         path: String,
         /// The file's workspace, `main` when left out.
         workspace: String,
+        /// The kind of session, `document` when left out.
+        kind: KindName,
         /// How to treat existence.
         mode: Mode,
         /// Settings.

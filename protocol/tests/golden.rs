@@ -35,7 +35,7 @@ type Check = fn(&str, Value);
 
 /// Every file, and the type that it belongs to.
 const FILES: &[(&str, &[&str], Check)] = &[
-    ("request", &["session.open", "session.open.path"], request::<Open>),
+    ("request", &["session.open", "session.open.path", "session.open.kind"], request::<Open>),
     ("request", &["session.get", "session.touch", "worker.list"], request::<Empty>),
     ("request", &["session.list"], request::<List>),
     ("request", &["session.close"], request::<Close>),
@@ -66,7 +66,7 @@ const FILES: &[(&str, &[&str], Check)] = &[
     ("reply", &["admin.takeover", "admin.takeover.free"], reply::<TakenOver>),
     ("reply", &["admin.unlock"], reply::<Unlocked>),
     ("reply", &["admin.reclaim"], reply::<Reclaimed>),
-    ("reply", &["worker.list"], reply::<WorkerList>),
+    ("reply", &["worker.list", "worker.list.kinds"], reply::<WorkerList>),
     ("reply", &["worker.drain", "worker.undrain"], reply::<Drained>),
     ("record", &["opened", "opened_again", "locked", "locked.fenced", "file_passive", "closed"], record),
     ("record", &["by_hand"], record_by_hand),
@@ -76,7 +76,7 @@ const FILES: &[(&str, &[&str], Check)] = &[
 
 /// The contract's table of requests: members that must be there, and members that may.
 const MEMBERS: &[(&str, &[&str], &[&str])] = &[
-    ("session.open", &[], &["id", "path", "workspace", "mode", "config", "content"]),
+    ("session.open", &[], &["id", "path", "workspace", "kind", "mode", "config", "content"]),
     ("session.get", &[], &[]),
     ("session.list", &[], &["limit", "after", "state", "worker"]),
     ("session.touch", &[], &[]),

@@ -302,6 +302,7 @@ impl Shared {
             sessions: self.supervisor.len() as u64,
             workspaces: config.workspaces.keys().map(ToString::to_string).collect(),
             read_only: read_only.map(|(name, _)| name.to_string()).collect(),
+            kinds: config.kinds.keys().map(ToString::to_string).collect(),
             version: env!("CARGO_PKG_VERSION").to_owned(),
         }
     }

@@ -6,7 +6,6 @@ use holdfast_protocol::record::Lock;
 use tokio::time::Instant;
 
 use super::*;
-use crate::cache::Known;
 use crate::fixture::{active, closed, key, owner, passive};
 
 fn found(record: SessionRecord) -> Found {
@@ -93,13 +92,34 @@ fn a_session_made_over_a_closed_one_leaves_its_frames_behind_and_its_mark_in_pla
     let OpenDecision::Create { expected, mark } = open(&found(before), Mode::Ensure, &key("s1"), None) else {
         panic!()
     };
-    let blank =
-        Blank { key: &key("s1"), file: None, config: active("s1", "w1").config, owner: owner("w1"), expected, mark };
+    let blank = Blank {
+        key: &key("s1"),
+        file: None,
+        kind: KindName::default(),
+        config: active("s1", "w1").config,
+        owner: owner("w1"),
+        expected,
+        mark,
+    };
     let record = created(blank, Author::default());
     assert_eq!(record.log_after, 7);
     assert_eq!(record.mark, Mark { at: Revision(3), changes: 20 });
     assert_eq!(record.event.as_ref().unwrap().kind, EventType::SessionOpened);
     assert_eq!(SessionRecord::from_json(&record.to_json(), &key("s1")).unwrap(), record);
+}
+
+#[test]
+fn a_session_of_another_kind_is_not_opened() {
+    let (counter, document) = (KindName::parse("counter").unwrap(), KindName::default());
+    assert_eq!(document.as_str(), "document");
+    for there in [active("s1", "w1"), passive("s1")] {
+        assert!(is_of_another_kind(&found(there.clone()), &document).is_none());
+        let refusal = is_of_another_kind(&found(there), &counter).unwrap();
+        assert_eq!(refusal.reason, Reason::AlreadyExists);
+        assert_eq!((&refusal.details["kind"], &refusal.details["field"]), (&"document".into(), &"kind".into()));
+    }
+    assert!(is_of_another_kind(&found(closed("s1")), &counter).is_none(), "what is over is opened anew, as anything");
+    assert!(is_of_another_kind(&Found::Nothing { revision: Revision(0) }, &counter).is_none());
 }
 
 #[test]

@@ -8,7 +8,7 @@ mod real;
 use std::sync::Arc;
 
 use holdfast_protocol::document::Content;
-use holdfast_protocol::id::WorkspaceName;
+use holdfast_protocol::id::{KindName, WorkspaceName};
 use holdfast_protocol::path::CanonicalPath;
 use holdfast_protocol::record::{EventType, Mark, SessionConfig};
 use holdfast_protocol::reply::{Opened, Session};
@@ -25,12 +25,14 @@ use crate::error;
 use crate::hub::Hub;
 use crate::past::is_made_by;
 use crate::place;
+use crate::placement::Needs;
 use crate::records::{CommitError, Found};
 
 /// What is to be opened.
 struct Wanted {
     key: SessionKey,
     file: Option<(WorkspaceName, CanonicalPath)>,
+    kind: KindName,
     mode: Mode,
     config: SessionConfig,
     content: Option<Content>,
@@ -55,6 +57,7 @@ fn wanted(request: Open, namespace: &Namespace, call: &Call, limits: &Limits) ->
     Ok(Wanted {
         key: SessionKey::new(namespace.clone(), id),
         file,
+        kind: request.kind.unwrap_or_default(),
         mode: request.mode.unwrap_or_default(),
         config: config(request.config.unwrap_or_default(), limits),
         content: request.content,
@@ -83,6 +86,12 @@ fn derived(namespace: &Namespace, request_id: &RequestId) -> Uuid {
     let mut bytes = [0; 16];
     bytes.copy_from_slice(&hasher.finalize().as_bytes()[..16]);
     Builder::from_random_bytes(bytes).with_version(uuid::Version::SortRand).into_uuid()
+}
+
+impl Wanted {
+    fn needs(&self) -> Needs<'_> {
+        Needs { kind: self.kind.as_str(), workspace: self.file.as_ref().map(|(workspace, _)| workspace) }
+    }
 }
 
 enum Step {
@@ -124,7 +133,11 @@ async fn attempt(hub: &Hub, wanted: &Wanted, call: &Call, guess: Option<Found>) 
         (None, Some(guess)) => guess,
         (None, None) => hub.records.read(key, call.deadline).await?,
     };
-    match (decide::open(&found, wanted.mode, key, wanted.file.as_ref()), found) {
+    let decision = match decide::is_of_another_kind(&found, &wanted.kind) {
+        Some(refusal) => OpenDecision::Refuse(refusal),
+        None => decide::open(&found, wanted.mode, key, wanted.file.as_ref()),
+    };
+    match (decision, found) {
         (OpenDecision::Create { expected, mark }, _) => {
             // What this very request opened once, and is over, is not opened again.
             match opened_before(hub, key, expected, call).await? {
@@ -146,11 +159,11 @@ async fn attempt(hub: &Hub, wanted: &Wanted, call: &Call, guess: Option<Found>) 
 }
 
 async fn create(hub: &Hub, wanted: &Wanted, call: &Call, expected: Revision, mark: Mark) -> Result<Step, Error> {
-    let workspace = wanted.file.as_ref().map(|(workspace, _)| workspace);
-    let chosen = hub.registry.choose(&wanted.key, workspace, None, call.deadline).await?;
+    let chosen = hub.registry.choose(&wanted.key, wanted.needs(), None, call.deadline).await?;
     let blank = Blank {
         key: &wanted.key,
         file: wanted.file.clone(),
+        kind: wanted.kind.clone(),
         config: wanted.config.clone(),
         owner: place::new_owner(chosen),
         expected,
