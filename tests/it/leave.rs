@@ -68,6 +68,15 @@ async fn a_move_with_nowhere_to_go_is_refused_at_once_and_says_that_it_is_final(
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_worker_ends_as_soon_as_its_sessions_are_elsewhere() {
+    let mut fleet = Fleet::start(server::shared().await.unwrap().url()).await.unwrap();
+    fleet.open("s1").await;
+    let (grace, begun) = (Duration::from_secs(30), Instant::now());
+    fleet.take_worker("w1").stop(grace).await;
+    assert!(begun.elapsed() < Duration::from_secs(5), "{:?}", begun.elapsed());
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_second_worker_of_a_name_does_not_start_while_the_first_is_alive() {
     let url = server::shared().await.unwrap().url();
     let mut fleet = Fleet::start(url).await.unwrap();

@@ -161,7 +161,7 @@ impl Worker {
 
     async fn begin(&self, watch: Arc<Watch>) -> Result<(), StartError> {
         self.subscribe().await?;
-        self.spawn(beat(self.shared.core.clone()));
+        self.tasks.spawn(self.stop.clone().run_until_cancelled_owned(beat(self.shared.core.clone())));
         self.tasks.spawn(look_at_files(self.shared.supervisor.clone(), watch, self.stop.clone()));
         self.register().await
     }
@@ -333,7 +333,7 @@ impl Shared {
     }
 }
 
-/// Has sessions look at their files when something happened to them.
+/// Shows that this process runs, as [`Pulse`] wants it.
 async fn beat(core: Arc<Core>) {
     let mut beats = tokio::time::interval(pulse::BEAT);
     beats.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -343,6 +343,7 @@ async fn beat(core: Arc<Core>) {
     }
 }
 
+/// Has sessions look at their files when something happened to them.
 async fn look_at_files(supervisor: Arc<Supervisor>, watch: Arc<Watch>, stop: CancellationToken) {
     stop.run_until_cancelled(watch.run(move |key| supervisor.stir(key))).await;
 }
