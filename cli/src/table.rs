@@ -3,6 +3,7 @@
 //! Invariant: a token is shown where it was granted, in the replies of acquire and takeover, and nowhere else.
 
 use comfy_table::{Table, presets};
+use holdfast_client::protocol::id::KindName;
 use holdfast_client::protocol::reply::{
     Closed, Document, Drained, Edited, Grant, Opened, Reclaimed, Released, Renewed, Saved, Session, SessionPage,
     TakenOver, Touched, Unlocked, Validated, WorkerList, WorkerView,
@@ -64,6 +65,7 @@ fn session(session: &Session) -> Facts {
     let lock = session.lock.as_ref().map_or("free".to_owned(), |lock| format!("held by {}", lock.owner));
     Facts::new()
         .add("session", &session.id)
+        .add_some("kind", (session.kind != KindName::DOCUMENT).then_some(&session.kind))
         .add("state", word(session.state))
         .add_some("worker", session.owner.as_ref().map(|owner| &owner.worker))
         .add_some("file", file(session.workspace.as_ref(), session.path.as_ref()))
