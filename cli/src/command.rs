@@ -14,11 +14,12 @@ use crate::{admin, doc, lock, serve, session, signals, up, worker};
 #[derive(Parser, Debug)]
 #[command(name = "holdfast", version, after_help = STATUS, max_term_width = 110)]
 pub(crate) struct Cli {
-    #[command(flatten)]
-    connection: Connection,
     /// Print replies and errors as JSON, as they came
     #[arg(long, global = true)]
     json: bool,
+    // The last one: what is behind it would stand under its heading in the help.
+    #[command(flatten)]
+    connection: Connection,
     #[command(subcommand)]
     command: Command,
 }
