@@ -12,8 +12,8 @@ use tokio::time::Instant;
 
 use crate::error::Error;
 
-/// One attempt is given up after this long, plus what the request waits on purpose. A coordinator answers within 5 seconds, so
-/// one that has not is gone, and the next attempt reaches another one.
+/// One attempt is given up after this long, plus what the request waits on purpose. A coordinator answers within 5
+/// seconds, so one that has not is gone, and the next attempt reaches another one.
 const ATTEMPT: Duration = Duration::from_secs(6);
 /// The pause before the second attempt; it doubles with every further one.
 const FIRST_PAUSE: Duration = Duration::from_millis(25);

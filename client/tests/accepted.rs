@@ -1,5 +1,5 @@
-//! Whatever this client asks goes to a subject that coordinators know, and the contract's parser takes its body for what
-//! was asked. How each type is written and read is tested with the golden files of `protocol`.
+//! Whatever this client asks goes to a subject that coordinators know, and the contract's parser takes its body for
+//! what was asked. How each type is written and read is tested with the golden files of `protocol`.
 
 #![allow(clippy::unwrap_used, reason = "a test")]
 

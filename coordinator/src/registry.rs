@@ -252,8 +252,8 @@ impl Registry {
         self.workers().may_write(owner, workspace)
     }
 
-    /// A worker for `key` that can also save files of its workspace. Leases are read again before the answer is no, if they can be at
-    /// once.
+    /// A worker for `key` that can also save files of its workspace. Leases are read again before the answer is no, if
+    /// they can be at once.
     pub(crate) async fn choose_writer(
         &self,
         key: &SessionKey,

@@ -67,7 +67,9 @@ proptest! {
             let change = match act {
                 Act::Acquire => {
                     let request = serde_json::from_slice(&body(json!({"owner": "a"}))).unwrap();
-                    written(acquire(&record, revision, &request, &asked), |grant| Some((grant.lock_token.to_string(), grant.fence)))
+                    written(acquire(&record, revision, &request, &asked), |grant| {
+                        Some((grant.lock_token.to_string(), grant.fence))
+                    })
                 }
                 Act::TakeOver => {
                     let request = serde_json::from_slice(&body(json!({"owner": "ops", "reason": "stuck"}))).unwrap();

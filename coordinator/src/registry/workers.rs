@@ -281,8 +281,8 @@ impl Workers {
             .map(|entry| &entry.lease)
     }
 
-    /// Those that may take a session with these needs, leaving out `except`. One that cannot write in its workspace is no
-    /// choice while another can.
+    /// Those that may take a session with these needs, leaving out `except`. One that cannot write in its workspace is
+    /// no choice while another can.
     ///
     /// # Errors
     /// `no_live_worker` when none is there, or none that hosts the kind; `no_workspace` when none of these has the

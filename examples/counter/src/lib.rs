@@ -1,7 +1,7 @@
 //! A kind of session of one's own: a counter. `doc.edit` adds to it, `doc.get` reads it.
 //!
-//! Invariant: the value after a log is the sum of the changes in it: `apply` only adds, and `decide` has refused whatever
-//! would overflow.
+//! Invariant: the value after a log is the sum of the changes in it: `apply` only adds, and `decide` has refused
+//! whatever would overflow.
 //!
 //! Deliberately absent: locks, retries, failover, signals and idleness. The agent around every machine does these.
 
@@ -152,10 +152,6 @@ impl Machine for Counter {
 
     fn revision(&self) -> u64 {
         self.state.revision
-    }
-
-    fn unsaved_changes(&self) -> Option<Error> {
-        None
     }
 }
 
