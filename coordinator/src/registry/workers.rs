@@ -594,6 +594,14 @@ mod tests {
     }
 
     #[test]
+    fn a_lease_that_says_nothing_of_kinds_is_of_a_worker_of_documents() {
+        let mut lease = serde_json::to_value(lease("w1", 5)).unwrap();
+        assert!(lease.as_object_mut().unwrap().remove("kinds").is_none(), "nor is it said where it need not be");
+        let lease: WorkerLease = serde_json::from_value(lease).unwrap();
+        assert!(hosts(&lease, "document") && !hosts(&lease, "counter"));
+    }
+
+    #[test]
     fn only_who_hosts_a_kind_is_a_candidate_for_it() {
         let mut workers = Workers::new(TTL, GRACE);
         let main = WorkspaceName::parse("main").unwrap();

@@ -66,6 +66,13 @@ async fn a_counter_counts_behind_its_lock_wherever_it_moves() {
     fleet.ask("admin.unlock", "c1", json!({"reason": "r"})).await.ok();
     let added = fleet.ask("doc.edit", "c1", json!({"add": -6})).await.ok();
     assert_eq!(added["value"], -1, "it is back, with what it had");
+
+    fleet.stop_worker("w3").await;
+    let nowhere = fleet.ask("doc.get", "c1", json!({})).await.refused("unavailable", "no_live_worker");
+    assert_eq!(nowhere["details"]["kind"], "counter", "a worker of documents alone is no place for it");
+    assert_eq!(fleet.ask("session.get", "c1", json!({})).await.ok()["state"], "passive");
+    add_counters(&mut fleet, "w4").await;
+    assert_eq!(fleet.ask("doc.get", "c1", json!({})).await.ok()["value"], -1);
 }
 
 #[tokio::test(flavor = "multi_thread")]
