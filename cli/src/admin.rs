@@ -1,28 +1,16 @@
 //! `holdfast admin`: takeover, unlock, move, reclaim.
 
-use std::time::Duration;
-
 use clap::{Args, Subcommand};
-use holdfast_client::admin::{Move, Takeover, Unlock};
 use holdfast_client::protocol::WorkerName;
+use holdfast_client::protocol::request::{Move, Reclaim, Takeover, Unlock};
 
-use crate::ask::{Asker, Audit};
-use crate::connect::Connection;
+use crate::ask::{Asker, Requests};
 use crate::exit::Failure;
-use crate::output::Format;
 use crate::session::Of;
 
 /// The group's requests.
-#[derive(Args, Debug)]
-pub(crate) struct Group {
-    #[command(flatten)]
-    audit: Audit,
-    #[command(subcommand)]
-    request: Request,
-}
-
 #[derive(Subcommand, Debug)]
-enum Request {
+pub(crate) enum Request {
     /// Take the lock from whoever holds it; the reply has the new token
     Takeover {
         #[command(flatten)]
@@ -75,24 +63,23 @@ pub(crate) struct Reason {
     pub(crate) reason: String,
 }
 
-impl Group {
-    /// Asks.
-    pub(crate) async fn run(self, connection: &Connection, format: Format) -> Result<(), Failure> {
-        let asker = Asker::connect(connection, self.audit, format).await?;
-        match self.request {
-            Request::Takeover { session, owner, reason, ttl_ms, expected_lock_revision } => {
-                let takeover = Takeover { owner, reason: reason.reason, ttl_ms, expected_lock_revision };
+impl Requests for Request {
+    async fn ask(self, asker: &Asker) -> Result<(), Failure> {
+        match self {
+            Self::Takeover { session, owner, reason: Reason { reason }, ttl_ms, expected_lock_revision } => {
+                let takeover = Takeover { owner, reason, ttl_ms, expected_lock_revision, ..Takeover::default() };
                 asker.ask(asker.session(&session).take_over(takeover)).await
             }
-            Request::Unlock { session, reason, expected_lock_revision } => {
-                let unlock = Unlock { reason: reason.reason, expected_lock_revision };
+            Self::Unlock { session, reason: Reason { reason }, expected_lock_revision } => {
+                let unlock = Unlock { reason, expected_lock_revision, ..Unlock::default() };
                 asker.ask(asker.session(&session).unlock(unlock)).await
             }
-            Request::Move { session, worker, reason } => {
-                asker.ask(asker.session(&session).move_away(Move { worker, reason: reason.reason })).await
+            Self::Move { session, worker, reason: Reason { reason } } => {
+                let request = Move { worker, reason, ..Move::default() };
+                asker.ask(asker.session(&session).move_away(request)).await
             }
-            Request::Reclaim { max_idle_ms } => {
-                asker.ask(asker.client.reclaim(Duration::from_millis(max_idle_ms))).await
+            Self::Reclaim { max_idle_ms } => {
+                asker.ask(asker.client.reclaim(Reclaim { max_idle_ms, ..Reclaim::default() })).await
             }
         }
     }

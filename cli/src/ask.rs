@@ -1,9 +1,10 @@
 //! Asking: what every request may carry, and how its reply is shown.
 
-use clap::Args;
+use clap::{Args, Subcommand};
 use holdfast_client::protocol::RequestId;
 use holdfast_client::protocol::reply::SessionPage;
-use holdfast_client::{Ask, Call, Client, SessionClient};
+use holdfast_client::{Call, Client, SessionClient};
+use serde::de::DeserializeOwned;
 use tokio_util::sync::CancellationToken;
 
 use crate::connect::Connection;
@@ -34,6 +35,28 @@ pub(crate) struct Audit {
     actor: Option<String>,
 }
 
+/// A group of commands, each of which is one request of the contract.
+#[derive(Args, Debug)]
+pub(crate) struct Group<R: Subcommand> {
+    #[command(flatten)]
+    audit: Audit,
+    #[command(subcommand)]
+    request: R,
+}
+
+/// The requests of a group.
+pub(crate) trait Requests {
+    /// Asks, and shows the reply.
+    async fn ask(self, asker: &Asker) -> Result<(), Failure>;
+}
+
+impl<R: Subcommand + Requests> Group<R> {
+    /// Connects and asks.
+    pub(crate) async fn run(self, connection: &Connection, format: Format) -> Result<(), Failure> {
+        self.request.ask(&Asker::connect(connection, self.audit, format).await?).await
+    }
+}
+
 /// A client, and how its requests are made and its replies shown.
 pub(crate) struct Asker {
     pub(crate) client: Client,
@@ -53,18 +76,14 @@ impl Asker {
     }
 
     /// Sends one request and shows its reply.
-    pub(crate) async fn ask<A>(&self, call: Call<A>) -> Result<(), Failure>
-    where
-        A: Ask,
-        A::Reply: Shown,
-    {
+    pub(crate) async fn ask<T: DeserializeOwned + Shown>(&self, call: Call<T>) -> Result<(), Failure> {
         let call = self.signed(call);
         let reply = call.send_raw().await?;
         self.show(&call, &reply)
     }
 
     /// `call` with what every request may carry.
-    pub(crate) fn signed<A: Ask>(&self, mut call: Call<A>) -> Call<A> {
+    pub(crate) fn signed<T>(&self, mut call: Call<T>) -> Call<T> {
         if let Some(request_id) = self.audit.request_id.clone() {
             call = call.request_id(request_id);
         }
@@ -84,11 +103,7 @@ impl Asker {
     }
 
     /// Shows the reply to `call`.
-    pub(crate) fn show<A>(&self, call: &Call<A>, reply: &[u8]) -> Result<(), Failure>
-    where
-        A: Ask,
-        A::Reply: Shown,
-    {
+    pub(crate) fn show<T: DeserializeOwned + Shown>(&self, call: &Call<T>, reply: &[u8]) -> Result<(), Failure> {
         let written = match self.format {
             Format::Json => output::line(reply),
             Format::People => output::text(&call.read(reply)?.shown()),

@@ -4,7 +4,7 @@ use clap::parser::ValueSource;
 use clap::{ArgMatches, CommandFactory, FromArgMatches, Parser, Subcommand};
 use tokio_util::sync::CancellationToken;
 
-use crate::ask::until;
+use crate::ask::{Group, until};
 use crate::connect::Connection;
 use crate::exit::Failure;
 use crate::output::Format;
@@ -14,11 +14,12 @@ use crate::{admin, doc, lock, serve, session, signals, up, worker};
 #[derive(Parser, Debug)]
 #[command(name = "holdfast", version, after_help = STATUS, max_term_width = 110)]
 pub(crate) struct Cli {
-    #[command(flatten)]
-    connection: Connection,
     /// Print replies and errors as JSON, as they came
     #[arg(long, global = true)]
     json: bool,
+    // The last one: what is behind it would stand under its heading in the help.
+    #[command(flatten)]
+    connection: Connection,
     #[command(subcommand)]
     command: Command,
 }
@@ -35,13 +36,13 @@ enum Command {
     /// Run a worker, or list, drain and undrain workers
     Worker(worker::Worker),
     /// Open, show, list, touch and close sessions
-    Session(session::Group),
+    Session(Group<session::Request>),
     /// Acquire, validate, renew and release locks
-    Lock(lock::Group),
+    Lock(Group<lock::Request>),
     /// Read and change documents
-    Doc(doc::Group),
+    Doc(Group<doc::Request>),
     /// Take over and free locks, move and reclaim sessions
-    Admin(admin::Group),
+    Admin(Group<admin::Request>),
     /// Follow the signals of a session
     Signals(signals::Signals),
 }

@@ -1,5 +1,6 @@
 //! Where and as whom to connect: the settings of the `nats` CLI, and what all of Holdfast's requests share.
 
+use std::convert::Infallible;
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
@@ -17,34 +18,28 @@ const LEAST_PATIENCE: Duration = Duration::from_millis(50);
 
 /// Options of every command.
 #[derive(Args, Clone, Debug)]
+#[command(next_help_heading = "Connection")]
 pub(crate) struct Connection {
     /// NATS server addresses, comma separated [default: nats://127.0.0.1:4222]
-    #[arg(long, global = true, env = "NATS_URL", value_name = "URL", help_heading = "Connection")]
+    #[arg(long, global = true, env = "NATS_URL", value_name = "URL")]
     pub(crate) nats: Option<String>,
     /// User credentials file
-    #[arg(long, global = true, env = "NATS_CREDS", value_name = "FILE", help_heading = "Connection")]
+    #[arg(long, global = true, env = "NATS_CREDS", value_name = "FILE")]
     creds: Option<PathBuf>,
     /// File with an NKey seed
-    #[arg(long, global = true, env = "NATS_NKEY", value_name = "FILE", help_heading = "Connection")]
+    #[arg(long, global = true, env = "NATS_NKEY", value_name = "FILE")]
     nkey: Option<PathBuf>,
     /// Certificates of the authorities to trust
-    #[arg(long, global = true, env = "NATS_CA", value_name = "FILE", help_heading = "Connection")]
+    #[arg(long, global = true, env = "NATS_CA", value_name = "FILE")]
     tlsca: Option<PathBuf>,
     /// Client certificate
-    #[arg(long, global = true, env = "NATS_CERT", value_name = "FILE", help_heading = "Connection")]
+    #[arg(long, global = true, env = "NATS_CERT", value_name = "FILE")]
     tlscert: Option<PathBuf>,
     /// Key of the client certificate
-    #[arg(long, global = true, env = "NATS_KEY", value_name = "FILE", help_heading = "Connection")]
+    #[arg(long, global = true, env = "NATS_KEY", value_name = "FILE")]
     tlskey: Option<PathBuf>,
     /// User, or a token when there is no password
-    #[arg(
-        long,
-        global = true,
-        env = "NATS_USER",
-        hide_env_values = true,
-        value_name = "USER",
-        help_heading = "Connection"
-    )]
+    #[arg(long, global = true, env = "NATS_USER", hide_env_values = true, value_name = "USER")]
     user: Option<String>,
     /// Password
     #[arg(
@@ -53,15 +48,14 @@ pub(crate) struct Connection {
         env = "NATS_PASSWORD",
         hide_env_values = true,
         value_name = "PASSWORD",
-        value_parser = password,
-        help_heading = "Connection"
+        value_parser = |text: &str| Ok::<_, Infallible>(Password(text.to_owned()))
     )]
     password: Option<Password>,
     /// Context of the nats CLI, by name or path: the settings that are not given otherwise
-    #[arg(long, global = true, env = "NATS_CONTEXT", value_name = "NAME", help_heading = "Connection")]
+    #[arg(long, global = true, env = "NATS_CONTEXT", value_name = "NAME")]
     pub(crate) context: Option<String>,
     /// First token of all subjects
-    #[arg(long, global = true, default_value = "hf", value_parser = Root::parse, help_heading = "Connection")]
+    #[arg(long, global = true, default_value = "hf", value_parser = Root::parse)]
     pub(crate) root: Root,
     /// Namespace of the sessions
     #[arg(
@@ -69,18 +63,13 @@ pub(crate) struct Connection {
         short,
         global = true,
         default_value = "default",
-        value_parser = Namespace::parse_open,
-        help_heading = "Connection"
+        value_parser = Namespace::parse_open
     )]
     pub(crate) namespace: Namespace,
     /// How long a request may take with all its retries, like 500ms or 1m; a plain number is seconds. What it waits for
     /// on purpose, as with --wait-ms, comes on top
-    #[arg(long, global = true, default_value = "10s", value_parser = duration, help_heading = "Connection")]
+    #[arg(long, global = true, default_value = "10s", value_parser = duration)]
     pub(crate) timeout: Duration,
-}
-
-fn password(text: &str) -> Result<Password, std::convert::Infallible> {
-    Ok(Password(text.to_owned()))
 }
 
 /// Reads a duration, as `5s`, `500ms`, `1m`, or seconds.

@@ -1,37 +1,29 @@
 //! `holdfast doc`: get, edit, load, save, undo, redo.
 
-use clap::{ArgGroup, Args, Subcommand, ValueEnum};
-use holdfast_client::Edit;
-use holdfast_client::document::{Get, Load, Redo, Save, Undo};
+use clap::{ArgGroup, Args, Subcommand};
 use holdfast_client::protocol::document::Splice;
-use holdfast_client::protocol::request::Consistency;
+use holdfast_client::protocol::request::{Consistency, DocGet, Edit, Load, Save, Undo};
 
-use crate::ask::{Asker, Audit};
-use crate::connect::Connection;
+use crate::ask::{Asker, Requests};
 use crate::content::{Body, Fields, fields, splice};
 use crate::exit::Failure;
 use crate::lock::OptionalToken;
-use crate::output::Format;
 use crate::session::Of;
+use crate::words::{Words, one_of};
+
+const CONSISTENCIES: Words =
+    &[("local", "What the session's agent has"), ("linearizable", "What it has while it provably owns the session")];
 
 /// The group's requests.
-#[derive(Args, Debug)]
-pub(crate) struct Group {
-    #[command(flatten)]
-    audit: Audit,
-    #[command(subcommand)]
-    request: Request,
-}
-
 #[derive(Subcommand, Debug)]
-enum Request {
+pub(crate) enum Request {
     /// Read the document
     Get {
         #[command(flatten)]
         session: Of,
         /// How current the answer must be [default: local]
-        #[arg(long)]
-        consistency: Option<ConsistencyArg>,
+        #[arg(long, value_name = "HOW", value_parser = one_of::<Consistency>(CONSISTENCIES))]
+        consistency: Option<Consistency>,
     },
     /// Change the document: a whole new text, or splices of it, or its fields
     Edit(Box<EditArgs>),
@@ -63,7 +55,7 @@ enum Request {
 
 #[derive(Args, Debug)]
 #[command(group(ArgGroup::new("change").required(true).multiple(true).args(["body", "body_file", "splices", "fields"])))]
-struct EditArgs {
+pub(crate) struct EditArgs {
     #[command(flatten)]
     session: Of,
     #[command(flatten)]
@@ -87,7 +79,7 @@ struct EditArgs {
 }
 
 #[derive(Args, Debug)]
-struct UndoArgs {
+pub(crate) struct UndoArgs {
     #[command(flatten)]
     session: Of,
     #[command(flatten)]
@@ -95,23 +87,6 @@ struct UndoArgs {
     /// Only if the document is at this revision
     #[arg(long, value_name = "N")]
     expected_revision: Option<u64>,
-}
-
-#[derive(Clone, Copy, Debug, ValueEnum)]
-enum ConsistencyArg {
-    /// What the session's agent has
-    Local,
-    /// What it has while it provably owns the session
-    Linearizable,
-}
-
-impl From<ConsistencyArg> for Consistency {
-    fn from(consistency: ConsistencyArg) -> Self {
-        match consistency {
-            ConsistencyArg::Local => Self::Local,
-            ConsistencyArg::Linearizable => Self::Linearizable,
-        }
-    }
 }
 
 impl EditArgs {
@@ -122,37 +97,38 @@ impl EditArgs {
             body: self.body.read()?,
             splices: self.splices,
             fields: self.fields,
+            ..Edit::default()
         })
     }
 }
 
-impl Group {
-    /// Asks.
-    pub(crate) async fn run(self, connection: &Connection, format: Format) -> Result<(), Failure> {
-        let asker = Asker::connect(connection, self.audit, format).await?;
-        match self.request {
-            Request::Get { session, consistency } => {
-                let get = Get { consistency: consistency.map(Consistency::from) };
+impl UndoArgs {
+    fn undo(self) -> Undo {
+        Undo { token: self.token.token, expected_revision: self.expected_revision, ..Undo::default() }
+    }
+}
+
+impl Requests for Request {
+    async fn ask(self, asker: &Asker) -> Result<(), Failure> {
+        match self {
+            Self::Get { session, consistency } => {
+                let get = DocGet { consistency, ..DocGet::default() };
                 asker.ask(asker.session(&session).document(get)).await
             }
-            Request::Edit(edit) => {
+            Self::Edit(edit) => {
                 let session = asker.session(&edit.session);
                 asker.ask(session.edit(edit.edit()?)).await
             }
-            Request::Load { session, token, discard } => {
-                let load = Load { token: token.token, discard: discard.then_some(true) };
+            Self::Load { session, token, discard } => {
+                let load = Load { token: token.token, discard: discard.then_some(true), ..Load::default() };
                 asker.ask(asker.session(&session).load(load)).await
             }
-            Request::Save { session, token, overwrite } => {
-                let save = Save { token: token.token, overwrite: overwrite.then_some(true) };
+            Self::Save { session, token, overwrite } => {
+                let save = Save { token: token.token, overwrite: overwrite.then_some(true), ..Save::default() };
                 asker.ask(asker.session(&session).save(save)).await
             }
-            Request::Undo(UndoArgs { session, token, expected_revision }) => {
-                asker.ask(asker.session(&session).undo(Undo { token: token.token, expected_revision })).await
-            }
-            Request::Redo(UndoArgs { session, token, expected_revision }) => {
-                asker.ask(asker.session(&session).redo(Redo { token: token.token, expected_revision })).await
-            }
+            Self::Undo(undo) => asker.ask(asker.session(&undo.session).undo(undo.undo())).await,
+            Self::Redo(redo) => asker.ask(asker.session(&redo.session).redo(redo.undo())).await,
         }
     }
 }

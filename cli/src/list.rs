@@ -7,7 +7,7 @@ use std::collections::HashMap;
 
 use holdfast_client::protocol::SessionId;
 use holdfast_client::protocol::reply::{Session, SessionPage};
-use holdfast_client::session::List;
+use holdfast_client::protocol::request::List;
 
 use crate::ask::Asker;
 use crate::exit::Failure;

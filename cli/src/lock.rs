@@ -1,27 +1,15 @@
 //! `holdfast lock`: acquire, validate, renew, release; and how a token is given.
 
-use std::convert::Infallible;
-
 use clap::{Args, Subcommand};
 use holdfast_client::{Acquire, Token};
 
-use crate::ask::{Asker, Audit};
-use crate::connect::Connection;
+use crate::ask::{Asker, Requests};
 use crate::exit::Failure;
-use crate::output::Format;
 use crate::session::Of;
 
 /// The group's requests.
-#[derive(Args, Debug)]
-pub(crate) struct Group {
-    #[command(flatten)]
-    audit: Audit,
-    #[command(subcommand)]
-    request: Request,
-}
-
 #[derive(Subcommand, Debug)]
-enum Request {
+pub(crate) enum Request {
     /// Take the lock; the reply has the token that proves it
     Acquire(AcquireArgs),
     /// Ask whether a token is the current one
@@ -33,7 +21,7 @@ enum Request {
 }
 
 #[derive(Args, Debug)]
-struct AcquireArgs {
+pub(crate) struct AcquireArgs {
     #[command(flatten)]
     session: Of,
     /// The holder's name; it is no proof
@@ -46,7 +34,7 @@ struct AcquireArgs {
     #[arg(long, value_name = "MS")]
     wait_ms: Option<u64>,
     /// The token that should be current: the same grant again
-    #[arg(long, value_name = "TOKEN", value_parser = token)]
+    #[arg(long, value_name = "TOKEN")]
     expected_token: Option<Token>,
     /// Ask for a new token in place of the expected one
     #[arg(long, requires = "expected_token")]
@@ -54,11 +42,11 @@ struct AcquireArgs {
 }
 
 #[derive(Args, Debug)]
-struct ShowToken {
+pub(crate) struct ShowToken {
     #[command(flatten)]
     session: Of,
     /// The lock's token
-    #[arg(long, value_name = "TOKEN", env = "HOLDFAST_TOKEN", hide_env_values = true, value_parser = token)]
+    #[arg(long, value_name = "TOKEN", env = "HOLDFAST_TOKEN", hide_env_values = true)]
     token: Token,
 }
 
@@ -66,12 +54,8 @@ struct ShowToken {
 #[derive(Args, Debug)]
 pub(crate) struct OptionalToken {
     /// The lock's token, while it is held
-    #[arg(long, value_name = "TOKEN", env = "HOLDFAST_TOKEN", hide_env_values = true, value_parser = token)]
+    #[arg(long, value_name = "TOKEN", env = "HOLDFAST_TOKEN", hide_env_values = true)]
     pub(crate) token: Option<Token>,
-}
-
-fn token(text: &str) -> Result<Token, Infallible> {
-    Ok(Token::new(text))
 }
 
 impl AcquireArgs {
@@ -82,19 +66,18 @@ impl AcquireArgs {
             rotate: self.rotate.then_some(true),
             ttl_ms: self.ttl_ms,
             wait_ms: self.wait_ms,
+            ..Acquire::default()
         }
     }
 }
 
-impl Group {
-    /// Asks.
-    pub(crate) async fn run(self, connection: &Connection, format: Format) -> Result<(), Failure> {
-        let asker = Asker::connect(connection, self.audit, format).await?;
-        match self.request {
-            Request::Acquire(args) => asker.ask(asker.session(&args.session).acquire(args.acquire())).await,
-            Request::Validate(shown) => asker.ask(asker.session(&shown.session).validate(&shown.token)).await,
-            Request::Renew(shown) => asker.ask(asker.session(&shown.session).renew(&shown.token)).await,
-            Request::Release(shown) => asker.ask(asker.session(&shown.session).release(&shown.token)).await,
+impl Requests for Request {
+    async fn ask(self, asker: &Asker) -> Result<(), Failure> {
+        match self {
+            Self::Acquire(args) => asker.ask(asker.session(&args.session).acquire(args.acquire())).await,
+            Self::Validate(shown) => asker.ask(asker.session(&shown.session).validate(&shown.token)).await,
+            Self::Renew(shown) => asker.ask(asker.session(&shown.session).renew(&shown.token)).await,
+            Self::Release(shown) => asker.ask(asker.session(&shown.session).release(&shown.token)).await,
         }
     }
 }

@@ -22,6 +22,7 @@ mod signals;
 mod stop;
 mod table;
 mod up;
+mod words;
 mod worker;
 mod workspace;
 

@@ -1,20 +1,25 @@
 //! `holdfast session`: open, get, list, touch, close.
 
-use clap::{Args, Subcommand, ValueEnum};
-use holdfast_client::Open;
+use clap::{Args, Subcommand};
 use holdfast_client::protocol::document::Content;
+use holdfast_client::protocol::id::KindName;
 use holdfast_client::protocol::record::{LockMode, OnIdle, State};
-use holdfast_client::protocol::request::Mode;
+use holdfast_client::protocol::request::{Close, List, Mode, Open, OpenConfig};
 use holdfast_client::protocol::{SessionId, WorkerName};
-use holdfast_client::session::{Close, Config, List};
 
-use crate::ask::{Asker, Audit};
-use crate::connect::Connection;
+use crate::ask::{Asker, Requests};
 use crate::content::{Body, Fields, fields};
 use crate::exit::Failure;
 use crate::list;
 use crate::lock::OptionalToken;
-use crate::output::Format;
+use crate::words::{Words, one_of};
+
+const MODES: Words =
+    &[("ensure", "Create on demand"), ("create", "Refuse an existing one"), ("attach", "Refuse a missing one")];
+const ON_IDLE: Words = &[("passivate", "It leaves memory and comes back when asked for"), ("close", "It ends")];
+const LOCKS: Words =
+    &[("optional", "While the lock is free, anybody may change the document"), ("required", "Only the holder may")];
+const STATES: Words = &[("active", "An agent owns it"), ("passive", "Nobody owns it"), ("closed", "It is over")];
 
 /// Which session.
 #[derive(Args, Debug)]
@@ -25,16 +30,8 @@ pub(crate) struct Of {
 }
 
 /// The group's requests.
-#[derive(Args, Debug)]
-pub(crate) struct Group {
-    #[command(flatten)]
-    audit: Audit,
-    #[command(subcommand)]
-    request: Request,
-}
-
 #[derive(Subcommand, Debug)]
-enum Request {
+pub(crate) enum Request {
     /// Find a session or create it: by id, by file, or a new one with an id of its own
     Open(Box<OpenArgs>),
     /// Show a session, without activating or touching it
@@ -62,7 +59,7 @@ enum Request {
 }
 
 #[derive(Args, Debug)]
-struct OpenArgs {
+pub(crate) struct OpenArgs {
     /// The session's id
     #[arg(value_name = "ID", value_parser = SessionId::parse, conflicts_with_all = ["path", "workspace"])]
     session: Option<SessionId>,
@@ -72,18 +69,21 @@ struct OpenArgs {
     /// The file's workspace [default: main]
     #[arg(long, requires = "path", value_name = "NAME")]
     workspace: Option<String>,
+    /// The kind of session, one that a worker hosts [default: document]
+    #[arg(long, value_name = "NAME", value_parser = KindName::parse)]
+    kind: Option<KindName>,
     /// How to treat existence [default: ensure]
-    #[arg(long)]
-    mode: Option<ModeArg>,
+    #[arg(long, value_name = "HOW", value_parser = one_of::<Mode>(MODES))]
+    mode: Option<Mode>,
     /// How long without activity counts as idle
     #[arg(long, value_name = "MS")]
     idle_timeout_ms: Option<u64>,
     /// What then happens [default: passivate]
-    #[arg(long)]
-    on_idle: Option<OnIdleArg>,
+    #[arg(long, value_name = "HOW", value_parser = one_of::<OnIdle>(ON_IDLE))]
+    on_idle: Option<OnIdle>,
     /// Whether changes need the lock [default: optional]
-    #[arg(long)]
-    lock: Option<LockArg>,
+    #[arg(long, value_name = "HOW", value_parser = one_of::<LockMode>(LOCKS))]
+    lock: Option<LockMode>,
     #[command(flatten)]
     body: Body,
     /// The fields that a new session begins with
@@ -92,7 +92,7 @@ struct OpenArgs {
 }
 
 #[derive(Args, Debug)]
-struct ListArgs {
+pub(crate) struct ListArgs {
     /// Most sessions to show, 1 to 1000; all when left out
     #[arg(long, value_name = "N")]
     limit: Option<u64>,
@@ -100,121 +100,44 @@ struct ListArgs {
     #[arg(long, value_name = "CURSOR")]
     after: Option<String>,
     /// Only sessions in this state
-    #[arg(long)]
-    state: Option<StateArg>,
+    #[arg(long, value_name = "STATE", value_parser = one_of::<State>(STATES))]
+    state: Option<State>,
     /// Only sessions on this worker
     #[arg(long, value_name = "NAME", value_parser = WorkerName::parse)]
     worker: Option<WorkerName>,
-}
-
-#[derive(Clone, Copy, Debug, ValueEnum)]
-enum ModeArg {
-    /// Create on demand
-    Ensure,
-    /// Refuse an existing one
-    Create,
-    /// Refuse a missing one
-    Attach,
-}
-
-#[derive(Clone, Copy, Debug, ValueEnum)]
-enum OnIdleArg {
-    /// It leaves memory and comes back when asked for
-    Passivate,
-    /// It ends
-    Close,
-}
-
-#[derive(Clone, Copy, Debug, ValueEnum)]
-enum LockArg {
-    /// While the lock is free, anybody may change the document
-    Optional,
-    /// Only the holder may
-    Required,
-}
-
-#[derive(Clone, Copy, Debug, ValueEnum)]
-enum StateArg {
-    /// An agent owns it
-    Active,
-    /// Nobody owns it
-    Passive,
-    /// It is over
-    Closed,
-}
-
-impl From<ModeArg> for Mode {
-    fn from(mode: ModeArg) -> Self {
-        match mode {
-            ModeArg::Ensure => Self::Ensure,
-            ModeArg::Create => Self::Create,
-            ModeArg::Attach => Self::Attach,
-        }
-    }
-}
-
-impl From<OnIdleArg> for OnIdle {
-    fn from(on_idle: OnIdleArg) -> Self {
-        match on_idle {
-            OnIdleArg::Passivate => Self::Passivate,
-            OnIdleArg::Close => Self::Close,
-        }
-    }
-}
-
-impl From<LockArg> for LockMode {
-    fn from(lock: LockArg) -> Self {
-        match lock {
-            LockArg::Optional => Self::Optional,
-            LockArg::Required => Self::Required,
-        }
-    }
-}
-
-impl From<StateArg> for State {
-    fn from(state: StateArg) -> Self {
-        match state {
-            StateArg::Active => Self::Active,
-            StateArg::Passive => Self::Passive,
-            StateArg::Closed => Self::Closed,
-        }
-    }
 }
 
 impl OpenArgs {
     fn open(self) -> Result<Open, Failure> {
         let body = self.body.read()?;
         let content = (body.is_some() || self.fields.is_some()).then_some(Content { body, fields: self.fields });
+        let config = OpenConfig { idle_timeout_ms: self.idle_timeout_ms, on_idle: self.on_idle, lock: self.lock };
         Ok(Open {
             id: self.session.map(|id| id.to_string()),
             path: self.path,
             workspace: self.workspace,
-            mode: self.mode.map(Mode::from),
-            config: Config {
-                idle_timeout_ms: self.idle_timeout_ms,
-                on_idle: self.on_idle.map(OnIdle::from),
-                lock: self.lock.map(LockMode::from),
-            },
+            kind: self.kind,
+            mode: self.mode,
+            config: Some(config).filter(|config| *config != OpenConfig::default()),
             content,
+            ..Open::default()
         })
     }
 }
 
-impl Group {
-    /// Asks.
-    pub(crate) async fn run(self, connection: &Connection, format: Format) -> Result<(), Failure> {
-        let asker = Asker::connect(connection, self.audit, format).await?;
+impl Requests for Request {
+    async fn ask(self, asker: &Asker) -> Result<(), Failure> {
         let client = &asker.client;
-        match self.request {
-            Request::Open(open) => asker.ask(client.open(open.open()?)).await,
-            Request::Get { session } => asker.ask(asker.session(&session).get()).await,
-            Request::List(ListArgs { limit, after, state, worker }) => {
-                let state = state.map(State::from);
-                asker.show_page(&list::all(&asker, List { limit, after, state, worker }).await?)
+        match self {
+            Self::Open(open) => asker.ask(client.open(open.open()?)).await,
+            Self::Get { session } => asker.ask(asker.session(&session).get()).await,
+            Self::List(ListArgs { limit, after, state, worker }) => {
+                let list = List { limit, after, state, worker, ..List::default() };
+                asker.show_page(&list::all(asker, list).await?)
             }
-            Request::Touch { session } => asker.ask(asker.session(&session).touch()).await,
-            Request::Close { session, token, discard } => {
-                let close = Close { token: token.token, discard: discard.then_some(true) };
+            Self::Touch { session } => asker.ask(asker.session(&session).touch()).await,
+            Self::Close { session, token, discard } => {
+                let close = Close { token: token.token, discard: discard.then_some(true), ..Close::default() };
                 asker.ask(asker.session(&session).close(close)).await
             }
         }

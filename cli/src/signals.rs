@@ -1,6 +1,6 @@
 //! `holdfast signals`: what happens to one session, line by line, until the reader has enough.
 
-use clap::{Args, ValueEnum};
+use clap::Args;
 use holdfast_client::Event;
 use holdfast_client::protocol::SessionId;
 use holdfast_client::protocol::signal::Signal;
@@ -12,6 +12,13 @@ use crate::ask::until;
 use crate::connect::Connection;
 use crate::exit::Failure;
 use crate::output::{self, Format};
+use crate::words::{Words, one_of};
+
+const GROUPS: Words = &[
+    ("session", "Opened, activated, moved, passivated, reclaimed, closed"),
+    ("lock", "Acquired, rotated, released, expired, taken_over, changed, conflict"),
+    ("doc", "Loaded, edited, saved, undone, redone, failed, diverged, converged"),
+];
 
 /// Which signals.
 #[derive(Args, Debug)]
@@ -20,31 +27,11 @@ pub(crate) struct Signals {
     #[arg(value_name = "ID", value_parser = SessionId::parse)]
     session: SessionId,
     /// Only one group
-    #[arg(long)]
-    group: Option<GroupArg>,
+    #[arg(long, value_parser = one_of::<Group>(GROUPS))]
+    group: Option<Group>,
     /// End after this many
     #[arg(long, value_name = "N")]
     count: Option<u64>,
-}
-
-#[derive(Clone, Copy, Debug, ValueEnum)]
-enum GroupArg {
-    /// Opened, activated, moved, passivated, reclaimed, closed
-    Session,
-    /// Acquired, rotated, released, expired, taken_over, changed, conflict
-    Lock,
-    /// Loaded, edited, saved, undone, redone, failed, diverged, converged
-    Doc,
-}
-
-impl From<GroupArg> for Group {
-    fn from(group: GroupArg) -> Self {
-        match group {
-            GroupArg::Session => Self::Session,
-            GroupArg::Lock => Self::Lock,
-            GroupArg::Doc => Self::Doc,
-        }
-    }
 }
 
 impl Signals {
@@ -57,7 +44,7 @@ impl Signals {
     ) -> Result<(), Failure> {
         let following = async {
             let session = connection.client().await?.session(self.session);
-            let follower = session.follow(self.group.map(Group::from)).await;
+            let follower = session.follow(self.group).await;
             let follower = follower.map_err(|error| Failure::Connect(error.into()))?;
             show(follower, self.count.unwrap_or(u64::MAX), format).await
         };

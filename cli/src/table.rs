@@ -3,13 +3,14 @@
 //! Invariant: a token is shown where it was granted, in the replies of acquire and takeover, and nowhere else.
 
 use comfy_table::{Table, presets};
-use holdfast_client::protocol::record::State;
+use holdfast_client::protocol::id::KindName;
 use holdfast_client::protocol::reply::{
     Closed, Document, Drained, Edited, Grant, Opened, Reclaimed, Released, Renewed, Saved, Session, SessionPage,
-    TakenOver, Touched, Unlocked, Validated, WorkerList, WorkerState, WorkerView,
+    TakenOver, Touched, Unlocked, Validated, WorkerList, WorkerView,
 };
 
 use crate::output::plain;
+use crate::words::word;
 
 /// A reply for a person.
 pub(crate) trait Shown {
@@ -52,14 +53,6 @@ fn list(header: &[&str], rows: impl Iterator<Item = Vec<String>>) -> String {
     format!("{table}\n")
 }
 
-fn state(state: State) -> &'static str {
-    match state {
-        State::Active => "active",
-        State::Passive => "passive",
-        State::Closed => "closed",
-    }
-}
-
 fn ttl(ttl_ms: Option<u64>) -> String {
     ttl_ms.map_or("until released".to_owned(), |ttl| format!("{ttl} ms without renewal"))
 }
@@ -72,7 +65,8 @@ fn session(session: &Session) -> Facts {
     let lock = session.lock.as_ref().map_or("free".to_owned(), |lock| format!("held by {}", lock.owner));
     Facts::new()
         .add("session", &session.id)
-        .add("state", state(session.state))
+        .add_some("kind", (session.kind != KindName::DOCUMENT).then_some(&session.kind))
+        .add("state", word(session.state))
         .add_some("worker", session.owner.as_ref().map(|owner| &owner.worker))
         .add_some("file", file(session.workspace.as_ref(), session.path.as_ref()))
         .add("lock", lock)
@@ -100,7 +94,7 @@ impl Shown for SessionPage {
         let row = |session: &Session| {
             vec![
                 session.id.to_string(),
-                state(session.state).to_owned(),
+                word(session.state),
                 session.owner.as_ref().map(|owner| owner.worker.to_string()).unwrap_or_default(),
                 session.lock.as_ref().map(|lock| lock.owner.clone()).unwrap_or_default(),
                 file(session.workspace.as_ref(), session.path.as_ref()).unwrap_or_default(),
@@ -116,7 +110,7 @@ impl Shown for SessionPage {
 
 impl Shown for Touched {
     fn shown(&self) -> String {
-        Facts::new().add("session", &self.session_id).add("state", state(self.state)).shown()
+        Facts::new().add("session", &self.session_id).add("state", word(self.state)).shown()
     }
 }
 
@@ -130,7 +124,7 @@ fn grant(grant: &Grant) -> Facts {
     Facts::new()
         .add("session", &grant.session_id)
         .add("owner", &grant.owner)
-        .add("token", &grant.lock_token)
+        .add("token", &*grant.lock_token)
         .add("lock revision", grant.lock_revision)
         .add("lives", ttl(grant.ttl_ms))
 }
@@ -228,13 +222,6 @@ impl Shown for Reclaimed {
     }
 }
 
-fn worker_state(state: WorkerState) -> &'static str {
-    match state {
-        WorkerState::Ready => "ready",
-        WorkerState::Draining => "draining",
-    }
-}
-
 /// As they are given to a worker: `main, notes:ro`.
 fn workspaces(worker: &WorkerView) -> String {
     let shown = |name: &String| format!("{name}{}", if worker.read_only.contains(name) { ":ro" } else { "" });
@@ -246,14 +233,15 @@ impl Shown for WorkerList {
         let rows = self.workers.iter().map(|worker| {
             vec![
                 worker.worker.to_string(),
-                worker_state(worker.state).to_owned(),
+                word(worker.state),
                 worker.sessions.to_string(),
                 workspaces(worker),
+                worker.kinds.join(", "),
                 worker.version.clone(),
                 worker.boot.to_string(),
             ]
         });
-        list(&["worker", "state", "sessions", "workspaces", "version", "boot"], rows)
+        list(&["worker", "state", "sessions", "workspaces", "kinds", "version", "boot"], rows)
     }
 }
 
@@ -261,7 +249,7 @@ impl Shown for Drained {
     fn shown(&self) -> String {
         Facts::new()
             .add("worker", &self.worker)
-            .add("state", worker_state(self.state))
+            .add("state", word(self.state))
             .add("sessions left", self.sessions_left)
             .shown()
     }

@@ -5,7 +5,7 @@ use holdfast_client::protocol::WorkerName;
 use tokio_util::sync::CancellationToken;
 
 use crate::admin::Reason;
-use crate::ask::{Asker, Audit, until};
+use crate::ask::{Asker, Audit, Requests, until};
 use crate::connect::Connection;
 use crate::drain;
 use crate::exit::Failure;
@@ -82,16 +82,15 @@ impl Worker {
                 "--name, --replace and --workspace are of a worker that is to run here".to_owned(),
             ));
         }
-        until(stop, request.ask(connection, self.audit, format)).await
+        until(stop, async { request.ask(&Asker::connect(connection, self.audit, format).await?).await }).await
     }
 }
 
-impl Request {
-    async fn ask(self, connection: &Connection, audit: Audit, format: Format) -> Result<(), Failure> {
-        let asker = Asker::connect(connection, audit, format).await?;
+impl Requests for Request {
+    async fn ask(self, asker: &Asker) -> Result<(), Failure> {
         match self {
             Self::List => asker.ask(asker.client.workers()).await,
-            Self::Drain { worker, reason, no_wait } => drain::drain(&asker, &worker, reason.reason, no_wait).await,
+            Self::Drain { worker, reason, no_wait } => drain::drain(asker, &worker, reason.reason, no_wait).await,
             Self::Undrain { worker, reason } => asker.ask(asker.client.undrain(&worker, reason.reason)).await,
         }
     }

@@ -2,10 +2,12 @@
 
 use std::time::Duration;
 
+use holdfast_protocol::request::Request;
 use holdfast_protocol::subject::{Root, Target, Verb};
 use holdfast_protocol::{Namespace, SessionId, SessionKey, WorkerName};
+use serde_json::{Map, Value};
 
-use crate::request::{Ask, Call};
+use crate::call::{Call, members_of};
 
 /// How long a request may take with all its retries, unless the caller says otherwise.
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -62,19 +64,19 @@ impl Client {
     }
 
     /// A request about the namespace or the fleet as a whole.
-    pub(crate) fn call<A: Ask>(&self, ask: A) -> Call<A> {
-        debug_assert!(matches!(A::VERB.target(), Target::Namespace | Target::Fleet));
-        let subject = match A::VERB.target() {
-            Target::Fleet => self.root.sys_request(A::VERB, None),
-            _ => self.root.namespace_request(A::VERB, &self.namespace),
+    pub(crate) fn call<T>(&self, verb: Verb, request: &impl Request) -> Call<T> {
+        debug_assert!(matches!(verb.target(), Target::Namespace | Target::Fleet));
+        let subject = match verb.target() {
+            Target::Fleet => self.root.sys_request(verb, None),
+            _ => self.root.namespace_request(verb, &self.namespace),
         };
-        Call::new(self.clone(), subject, ask)
+        Call::new(self.clone(), verb, subject, members_of(request))
     }
 
     /// A request about one worker.
-    pub(crate) fn call_worker<A: Ask>(&self, worker: &WorkerName, ask: A) -> Call<A> {
-        debug_assert_eq!(A::VERB.target(), Target::Worker);
-        Call::new(self.clone(), self.root.sys_request(A::VERB, Some(worker)), ask)
+    pub(crate) fn call_worker<T>(&self, verb: Verb, worker: &WorkerName, request: &impl Request) -> Call<T> {
+        debug_assert_eq!(verb.target(), Target::Worker);
+        Call::new(self.clone(), verb, self.root.sys_request(verb, Some(worker)), members_of(request))
     }
 }
 
@@ -91,13 +93,15 @@ impl SessionClient {
         &self.key.id
     }
 
-    pub(crate) fn call<A: Ask>(&self, ask: A) -> Call<A> {
-        debug_assert_eq!(A::VERB.target(), Target::Session);
-        Call::new(self.client.clone(), self.subject(A::VERB), ask)
+    /// Asks with members of the caller's own, for what a kind of session other than `document` answers. `verb` is one
+    /// about a session.
+    pub fn ask<T>(&self, verb: Verb, members: Map<String, Value>) -> Call<T> {
+        debug_assert_eq!(verb.target(), Target::Session);
+        Call::new(self.client.clone(), verb, self.client.root.session_request(verb, &self.key), members)
     }
 
-    fn subject(&self, verb: Verb) -> String {
-        self.client.root.session_request(verb, &self.key)
+    pub(crate) fn call<T>(&self, verb: Verb, request: &impl Request) -> Call<T> {
+        self.ask(verb, members_of(request))
     }
 
     /// The subject of the session's signals, or of one group of them.

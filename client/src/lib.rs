@@ -24,23 +24,23 @@
 //! Every method that asks returns a [`Call`], which is sent when it is awaited and can be given a `request_id`, an actor or a
 //! deadline of its own before that.
 
-pub mod admin;
+mod admin;
+mod call;
 mod client;
-pub mod document;
+mod document;
 mod error;
-pub mod lock;
-mod request;
+mod lock;
 mod retry;
-pub mod session;
+mod session;
 pub mod signals;
 
+pub use call::Call;
 pub use client::{Client, SessionClient};
-pub use document::Edit;
 pub use error::Error;
-pub use lock::{Acquire, HeldLock, Token};
-pub use request::{Ask, Call};
-pub use session::Open;
+pub use lock::HeldLock;
 pub use signals::{Event, Follower};
 
-/// The words of the contract: ids, replies, errors and signals.
+/// The words of the contract: ids, requests, replies, errors and signals.
 pub use holdfast_protocol as protocol;
+pub use holdfast_protocol::Token;
+pub use holdfast_protocol::request::{Acquire, DocGet, Edit, Open};

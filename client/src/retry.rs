@@ -12,8 +12,8 @@ use tokio::time::Instant;
 
 use crate::error::Error;
 
-/// One attempt is given up after this long, plus what the request may rightly take. A coordinator answers within 5 seconds, so
-/// one that has not is gone, and the next attempt reaches another one.
+/// One attempt is given up after this long, plus what the request waits on purpose. A coordinator answers within 5
+/// seconds, so one that has not is gone, and the next attempt reaches another one.
 const ATTEMPT: Duration = Duration::from_secs(6);
 /// The pause before the second attempt; it doubles with every further one.
 const FIRST_PAUSE: Duration = Duration::from_millis(25);
@@ -30,7 +30,7 @@ pub(crate) struct Sending<'a> {
     pub(crate) request_id: &'a RequestId,
     /// Whether asking does nothing, so that silence is no unknown outcome.
     pub(crate) is_read: bool,
-    pub(crate) may_take: Duration,
+    pub(crate) wait: Duration,
 }
 
 /// Asks until there is a definite answer or `patience` is over.
@@ -59,7 +59,7 @@ pub(crate) async fn until_answered(sending: &Sending<'_>, patience: Duration) ->
 
 impl Sending<'_> {
     async fn once(&self, left: Duration) -> Result<Bytes, Error> {
-        let timeout = left.min(ATTEMPT + self.may_take);
+        let timeout = left.min(ATTEMPT + self.wait);
         let request = async_nats::Request::new().payload(self.body.clone()).timeout(Some(timeout));
         let reply = self.nats.send_request(self.subject.to_owned(), request).await.map_err(|error| {
             let why = error.to_string();

@@ -14,6 +14,7 @@ use std::time::Duration;
 use async_nats::{Message, SubscribeError, Subscriber};
 use futures_util::StreamExt;
 use holdfast_protocol::signal::Signal;
+use serde::Deserialize;
 use tokio::time::{Interval, MissedTickBehavior, interval};
 
 use crate::client::SessionClient;
@@ -23,7 +24,8 @@ use chain::{Chain, Link};
 const LOOK: Duration = Duration::from_millis(500);
 
 /// A group of signals.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "snake_case")]
 pub enum Group {
     /// Opened, activated, moved, passivated, reclaimed, closed.
     Session,
@@ -165,14 +167,14 @@ impl SessionClient {
     /// changes in between is signalled.
     ///
     /// ```no_run
-    /// # use holdfast_client::{Event, SessionClient, document::Get};
+    /// # use holdfast_client::{DocGet, Event, SessionClient};
     /// # async fn example(session: SessionClient) -> Result<(), Box<dyn std::error::Error>> {
     /// let mut follower = session.follow(None).await?;
-    /// let mut document = session.document(Get::default()).await?;
+    /// let mut document = session.document(DocGet::default()).await?;
     /// while let Some(event) = follower.next().await {
     ///     match event {
     ///         Event::Signal(signal) => println!("{} {:?}", signal.kind, signal.data),
-    ///         Event::Gap(_) => document = session.document(Get::default()).await?,
+    ///         Event::Gap(_) => document = session.document(DocGet::default()).await?,
     ///     }
     /// }
     /// # let _ = document;

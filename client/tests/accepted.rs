@@ -1,107 +1,109 @@
-//! Whatever this client can ask, the contract's parser accepts, with every member where it belongs.
+//! Whatever this client asks goes to a subject that coordinators know, and the contract's parser takes its body for
+//! what was asked. How each type is written and read is tested with the golden files of `protocol`.
 
 #![allow(clippy::unwrap_used, reason = "a test")]
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
-use holdfast_client::admin::{Drain, ListWorkers, Move, Reclaim, Takeover, Undrain, Unlock};
-use holdfast_client::document::{Load, Redo, Save, Undo};
-use holdfast_client::lock::{Release, Renew, Validate};
-use holdfast_client::protocol::document::Splice;
-use holdfast_client::protocol::record::{LockMode, OnIdle, State};
-use holdfast_client::protocol::request::{self, Consistency, Mode, Request, parse};
-use holdfast_client::protocol::{Limits, SessionId, WorkerName};
-use holdfast_client::session::{Close, Config, List, Touch};
-use holdfast_client::{Acquire, Ask, Edit, Open, Token, document, session};
+use holdfast_client::protocol::request::{
+    Acquire, Close, DocGet, Drain, Edit, Empty, List, Load, Move, Open, Reclaim, Request, Save, ShowToken, Takeover,
+    Undo, Unlock, parse,
+};
+use holdfast_client::protocol::subject::{Root, Verb};
+use holdfast_client::protocol::{Limits, Namespace, RequestId, SessionId, Token, WorkerName};
+use holdfast_client::{Call, Client};
 
-fn accepted<R: Request>(ask: &impl Ask) -> R {
-    let mut body = serde_json::to_value(ask).unwrap();
-    body["request_id"] = "r1".into();
-    body["actor"] = "ann".into();
-    let request: R = parse(body.to_string().as_bytes(), &Limits::default()).unwrap();
-    assert_eq!((request.request_id(), request.actor()), (Some("r1"), Some("ann")));
-    request
+/// A client whose server is never asked.
+fn client() -> Client {
+    let server = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    let options = async_nats::ConnectOptions::new().retry_on_initial_connect();
+    let nats = server.block_on(options.connect("127.0.0.1:1")).unwrap();
+    Client::new(nats).acting_as("ann").in_namespace(Namespace::parse("team").unwrap())
 }
 
-fn token() -> Token {
-    Token::new("t1")
-}
+#[derive(Default)]
+struct Asked(BTreeMap<&'static str, String>);
 
-#[test]
-fn opening_is_accepted() {
-    accepted::<request::Open>(&Open::fresh());
-    let config = Config { idle_timeout_ms: Some(5_000), on_idle: Some(OnIdle::Close), lock: Some(LockMode::Required) };
-    let open = Open::file("a.md").workspace("w").mode(Mode::Create).config(config).body("x").fields(Default::default());
-    let open: request::Open = accepted(&open);
-    assert_eq!(open.mode, Some(Mode::Create));
-    assert_eq!(open.config.unwrap().lock, Some(LockMode::Required));
-    assert_eq!(open.content.unwrap().body.as_deref(), Some("x"));
-    for mode in [Mode::Ensure, Mode::Create, Mode::Attach] {
-        let id = SessionId::parse("s1").unwrap();
-        assert_eq!(accepted::<request::Open>(&Open::id(&id).mode(mode)).mode, Some(mode));
+impl Asked {
+    /// The parser takes the body of `call` for `request`, which the client signed.
+    fn is<T, R: Request + PartialEq + std::fmt::Debug>(&mut self, call: Call<T>, request: R) {
+        let limits = Limits::default();
+        let verb = Root::default().parse_request(call.subject()).unwrap().verb();
+        let sent: R = parse(&call.body(), &limits).unwrap();
+        assert_eq!(sent.actor(), Some("ann"), "{verb}");
+        let request_id = sent.request_id().unwrap().to_owned();
+        assert_eq!(call.body(), call.body(), "a retry sends the same bytes");
+        let mut expected = serde_json::to_value(&request).unwrap();
+        (expected["request_id"], expected["actor"]) = (request_id.as_str().into(), "ann".into());
+        assert!(sent == parse(expected.to_string().as_bytes(), &limits).unwrap(), "{verb}: {expected}");
+        let known = self.0.insert(verb.as_str(), request_id);
+        assert!(known.is_none(), "{verb} was asked already");
     }
 }
 
 #[test]
-fn the_rest_of_a_session_is_accepted() {
-    accepted::<request::Empty>(&session::Get {});
-    accepted::<request::Empty>(&Touch {});
-    let close: request::Close = accepted(&Close::default().token(&token()).discarding());
-    assert_eq!((close.token.as_deref(), close.discard), (Some("t1"), Some(true)));
-    let worker = WorkerName::parse("w1").ok();
-    let list = List { limit: Some(10), after: Some("s1".into()), state: Some(State::Passive), worker };
-    assert_eq!(accepted::<request::List>(&list).state, Some(State::Passive));
+fn every_verb_is_asked_with_the_request_that_was_given() {
+    let client = client();
+    let session = client.session(SessionId::parse("s1").unwrap());
+    let (worker, token) = (WorkerName::parse("w1").unwrap(), Token::from("t1"));
+    let shown = || ShowToken { token: token.clone(), ..ShowToken::default() };
+    let why = |reason: &str| Drain { reason: reason.into(), ..Drain::default() };
+    let mut asked = Asked::default();
+    asked.is(client.open(Open::file("a.md")), Open::file("a.md"));
+    asked.is(client.list(List::default()), List::default());
+    asked.is(
+        client.reclaim(Reclaim { max_idle_ms: 5, ..Reclaim::default() }),
+        Reclaim { max_idle_ms: 5, ..Reclaim::default() },
+    );
+    asked.is(client.workers(), Empty::default());
+    asked.is(client.drain(&worker, "kernel"), why("kernel"));
+    asked.is(client.undrain(&worker, "done"), why("done"));
+    asked.is(session.get(), Empty::default());
+    asked.is(session.touch(), Empty::default());
+    let close = Close { token: Some(token.clone()), discard: Some(true), ..Close::default() };
+    asked.is(session.close(close.clone()), close);
+    asked.is(session.acquire(Acquire::by("a").rotating(&token)), Acquire::by("a").rotating(&token));
+    asked.is(session.validate(&token), shown());
+    asked.is(session.renew(&token), shown());
+    asked.is(session.release(&token), shown());
+    asked.is(session.document(DocGet::linearizable()), DocGet::linearizable());
+    asked.is(session.edit(Edit::body("x").expecting(7)), Edit::body("x").expecting(7));
+    asked.is(session.load(Load::default()), Load::default());
+    asked.is(session.save(Save::default()), Save::default());
+    let undo = Undo { expected_revision: Some(3), ..Undo::default() };
+    asked.is(session.undo(undo.clone()), undo);
+    asked.is(session.redo(Undo::default()), Undo::default());
+    let takeover = Takeover { owner: "ops".into(), reason: "stuck".into(), ..Takeover::default() };
+    asked.is(session.take_over(takeover.clone()), takeover);
+    let unlock = Unlock { reason: "stuck".into(), expected_lock_revision: Some(3), ..Unlock::default() };
+    asked.is(session.unlock(unlock.clone()), unlock);
+    let to = Move { reason: "hot".into(), worker: Some(worker), ..Move::default() };
+    asked.is(session.move_away(to.clone()), to);
+    assert!(Verb::ALL.iter().all(|verb| asked.0.contains_key(verb.as_str())), "a verb that no method asks");
+    let ids: BTreeSet<&String> = asked.0.values().collect();
+    assert_eq!(ids.len(), Verb::ALL.len(), "every request has an id of its own");
 }
 
 #[test]
 fn only_a_request_that_waits_on_purpose_takes_longer_than_its_callers_patience() {
-    let other = WorkerName::parse("w2").unwrap();
-    let moves = [Move::because("r").may_take(), Move::because("r").to(other).may_take()];
-    assert_eq!(moves, [Duration::ZERO; 2]);
-    assert_eq!(Reclaim { max_idle_ms: 0 }.may_take(), Duration::ZERO);
-    assert_eq!(Drain { reason: String::new() }.may_take(), Duration::ZERO);
-    assert_eq!(Acquire::by("a").wait(Duration::from_secs(3)).may_take(), Duration::from_secs(3));
+    let (client, patience) = (client().patience(Duration::from_secs(2)), Duration::from_secs(2));
+    let session = client.session(SessionId::parse("s1").unwrap());
+    assert_eq!(session.move_away(Move::default()).may_take(), patience);
+    assert_eq!(client.reclaim(Reclaim::default()).may_take(), patience);
+    let waiting = || session.acquire(Acquire::by("a").wait(Duration::from_secs(3)));
+    assert_eq!(waiting().may_take(), Duration::from_secs(5));
+    assert_eq!(waiting().within(Duration::from_secs(1)).may_take(), Duration::from_secs(4));
 }
 
 #[test]
-fn locks_are_accepted() {
-    let acquire = Acquire::by("a").ttl(Duration::from_secs(2)).wait(Duration::from_secs(1)).rotating(&token());
-    assert_eq!(acquire.may_take(), Duration::from_secs(1));
-    let acquire: request::Acquire = accepted(&acquire);
-    assert_eq!((acquire.ttl_ms, acquire.wait_ms, acquire.rotate), (Some(2_000), Some(1_000), Some(true)));
-    assert_eq!(acquire.expected_token.as_deref(), Some("t1"));
-    accepted::<request::ShowToken>(&Validate { token: token() });
-    accepted::<request::ShowToken>(&Renew { token: token() });
-    assert_eq!(accepted::<request::ShowToken>(&Release { token: token() }).token, "t1");
-}
-
-#[test]
-fn documents_are_accepted() {
-    let get: request::DocGet = accepted(&document::Get::linearizable());
-    assert_eq!(get.consistency, Some(Consistency::Linearizable));
-    accepted::<request::DocGet>(&document::Get { consistency: Some(Consistency::Local) });
-    let splice = Splice { at: 1, delete: 2, insert: "é".into() };
-    let edit = Edit::splices(vec![splice.clone()]).token(&token()).expecting(7);
-    let patch = [("gone".to_owned(), serde_json::Value::Null)].into_iter().collect();
-    let edit: request::Edit = accepted(&edit.and_fields(patch));
-    assert_eq!((edit.splices, edit.expected_revision), (Some(vec![splice]), Some(7)));
-    assert!(edit.fields.unwrap()["gone"].is_null(), "a null takes a field away, so it must not be left out");
-    accepted::<request::Edit>(&Edit::body("x"));
-    accepted::<request::Load>(&Load { token: Some(token()), discard: Some(true) });
-    accepted::<request::Save>(&Save { token: Some(token()), overwrite: Some(true) });
-    accepted::<request::Undo>(&Undo { token: Some(token()), expected_revision: Some(1) });
-    accepted::<request::Undo>(&Redo::default());
-}
-
-#[test]
-fn operations_are_accepted() {
-    let takeover: request::Takeover = accepted(&Takeover::by("ops", "stuck").ttl(Duration::from_secs(9)).expecting(3));
-    assert_eq!((takeover.ttl_ms, takeover.expected_lock_revision), (Some(9_000), Some(3)));
-    assert_eq!(accepted::<request::Unlock>(&Unlock::because("stuck").expecting(3)).expected_lock_revision, Some(3));
-    let to = WorkerName::parse("w2").unwrap();
-    assert_eq!(accepted::<request::Move>(&Move::because("hot").to(to.clone())).worker, Some(to));
-    assert_eq!(accepted::<request::Reclaim>(&Reclaim { max_idle_ms: 5 }).max_idle_ms, 5);
-    accepted::<request::Empty>(&ListWorkers {});
-    accepted::<request::Drain>(&Drain { reason: "new kernel".into() });
-    accepted::<request::Drain>(&Undrain { reason: "done".into() });
+fn a_request_may_name_itself_and_its_actor() {
+    let session = client().session(SessionId::parse("s1").unwrap());
+    let own = Edit { request_id: Some("mine".into()), actor: Some("bob".into()), ..Edit::body("x") };
+    let sent: Edit = parse(&session.edit(own.clone()).body(), &Limits::default()).unwrap();
+    assert_eq!(sent, own);
+    let renamed = session.edit(own).request_id(RequestId::parse("r2").unwrap()).actor("eve");
+    let sent: Edit = parse(&renamed.body(), &Limits::default()).unwrap();
+    assert_eq!((sent.request_id(), sent.actor()), (Some("r2"), Some("eve")));
+    assert!(!format!("{renamed:?}").contains("eve"), "a body does not belong into a log line: {renamed:?}");
 }

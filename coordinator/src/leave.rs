@@ -12,12 +12,13 @@ use crate::error;
 use crate::hub::Hub;
 use crate::link::{self, Activated, Beginning, Presence};
 use crate::place::{self, Giving};
+use crate::placement::Needs;
 
 /// Moves the session of `known` away from a worker that is gone or does not answer, if there is another one: whoever
 /// took the lock over is to work with it at once, and not after a lease has run out. Best effort: the takeover is done.
 pub(crate) async fn silent(hub: &Hub, known: &Known, call: &Call) {
     let Some(owner) = &known.record.owner else { return };
-    let (key, workspace) = (known.record.key(), known.record.workspace.as_ref());
+    let key = known.record.key();
     match link::presence(hub, known, owner).await {
         Presence::There => {}
         Presence::Gone => {
@@ -26,7 +27,7 @@ pub(crate) async fn silent(hub: &Hub, known: &Known, call: &Call) {
             }
         }
         Presence::Silent => {
-            let chosen = hub.registry.choose(&key, workspace, Some(&owner.worker), call.deadline).await;
+            let chosen = hub.registry.choose(&key, Needs::of(&known.record), Some(&owner.worker), call.deadline).await;
             let Ok(chosen) = chosen else { return };
             leave(hub, known, chosen, &format!("worker {} does not answer", owner.worker), call).await;
         }
@@ -44,7 +45,9 @@ pub(crate) async fn read_only(hub: &Hub, key: &SessionKey, call: &Call) -> Resul
         return Ok(Some(known));
     }
     let (Some(owner), Some(workspace)) = (&known.record.owner, &known.record.workspace) else { return Ok(None) };
-    let Some(chosen) = hub.registry.choose_writer(key, workspace, call.deadline).await else { return Ok(None) };
+    let Some(chosen) = hub.registry.choose_writer(key, Needs::of(&known.record), call.deadline).await else {
+        return Ok(None);
+    };
     link::handover(hub, owner, key, HANDOVER_TIMEOUT.min(call.left() / 2)).await;
     let reason = format!("worker {} has workspace {workspace} read-only", owner.worker);
     if let Some(known) = leave(hub, &known, chosen, &reason, call).await {

@@ -16,6 +16,7 @@ use crate::call::{Call, now};
 use crate::error;
 use crate::hub::Hub;
 use crate::link::{self, Activated, Beginning};
+use crate::placement::Needs;
 use crate::registry::Liveness;
 use crate::writer::Writer;
 
@@ -64,7 +65,7 @@ impl Change<Writer<'_>> for Placing {
             }
         };
         let record = &known.record;
-        let chosen = hub.registry.choose(key, record.workspace.as_ref(), None, call.deadline).await?;
+        let chosen = hub.registry.choose(key, Needs::of(record), None, call.deadline).await?;
         let next = placed(record, new_owner(chosen), call.author(gone.as_deref()));
         Ok(Decision::Commit { next: Box::new(next), reply: () })
     }
@@ -112,7 +113,7 @@ impl Change<Writer<'_>> for Giving<'_> {
 /// whoever needs one places it.
 pub(crate) fn bring_back(hub: &Arc<Hub>, known: &Known) {
     let is_held = matches!(stands(hub, known), Standing::Active(_) | Standing::Closed);
-    if is_held || !hub.registry.has_taker(known.record.workspace.as_ref()) {
+    if is_held || !hub.registry.has_taker(Needs::of(&known.record)) {
         return;
     }
     let key = known.record.key();

@@ -6,12 +6,29 @@
 //!
 //! Deliberately absent: who is alive (`registry`).
 
-use holdfast_protocol::{Boot, SessionKey, WorkerName};
+use holdfast_protocol::id::WorkspaceName;
+use holdfast_protocol::{Boot, SessionKey, SessionRecord, WorkerName};
 
 /// How far above the mean a worker's load may be, in percent.
 const BOUND_PERCENT: u64 = 125;
 /// What a worker may have on top of that, so that few sessions go where they hash to.
 const SLACK: u64 = 8;
+
+/// What a session needs of the worker that takes it.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Needs<'a> {
+    /// It hosts this kind of session.
+    pub(crate) kind: &'a str,
+    /// It mounts this workspace.
+    pub(crate) workspace: Option<&'a WorkspaceName>,
+}
+
+impl<'a> Needs<'a> {
+    /// What the session of `record` needs.
+    pub(crate) fn of(record: &'a SessionRecord) -> Self {
+        Self { kind: &record.kind, workspace: record.workspace.as_ref() }
+    }
+}
 
 /// A worker that may take the session.
 #[derive(Clone, Debug, PartialEq, Eq)]

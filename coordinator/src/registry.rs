@@ -19,7 +19,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::config::Config;
 use crate::error;
-use crate::placement::{self, Candidate};
+use crate::placement::{self, Candidate, Needs};
 
 mod workers;
 
@@ -205,11 +205,11 @@ impl Registry {
     pub(crate) async fn choose(
         &self,
         key: &SessionKey,
-        workspace: Option<&WorkspaceName>,
+        needs: Needs<'_>,
         except: Option<&WorkerName>,
         deadline: Instant,
     ) -> Result<(WorkerName, Boot), Error> {
-        let (worker, boot) = self.pick(key, workspace, except, deadline).await?;
+        let (worker, boot) = self.pick(key, needs, except, deadline).await?;
         self.workers_mut().placed(&worker);
         Ok((worker, boot))
     }
@@ -218,30 +218,30 @@ impl Registry {
     pub(crate) async fn pick(
         &self,
         key: &SessionKey,
-        workspace: Option<&WorkspaceName>,
+        needs: Needs<'_>,
         except: Option<&WorkerName>,
         deadline: Instant,
     ) -> Result<(WorkerName, Boot), Error> {
-        if let Ok(picked) = self.pick_known(key, workspace, except) {
+        if let Ok(picked) = self.pick_known(key, needs, except) {
             return Ok(picked);
         }
         self.refresh_or_explain(deadline).await?;
-        self.pick_known(key, workspace, except)
+        self.pick_known(key, needs, except)
     }
 
-    /// Whether a worker is known that may take a session of `workspace`.
-    pub(crate) fn has_taker(&self, workspace: Option<&WorkspaceName>) -> bool {
-        self.workers().candidates(workspace, None).is_ok()
+    /// Whether a worker is known that may take a session with these needs.
+    pub(crate) fn has_taker(&self, needs: Needs<'_>) -> bool {
+        self.workers().candidates(needs, None).is_ok()
     }
 
     fn pick_known(
         &self,
         key: &SessionKey,
-        workspace: Option<&WorkspaceName>,
+        needs: Needs<'_>,
         except: Option<&WorkerName>,
     ) -> Result<(WorkerName, Boot), Error> {
         let workers = self.workers();
-        let candidates = workers.candidates(workspace, except)?;
+        let candidates = workers.candidates(needs, except)?;
         let Some(Candidate { worker, boot, .. }) = placement::choose(key, &candidates) else {
             return Err(error::no_live_worker("no worker is there to take the session"));
         };
@@ -253,16 +253,16 @@ impl Registry {
         self.workers().may_write(owner, workspace)
     }
 
-    /// A worker for `key` that can save files of `workspace`. Leases are read again before the answer is no, if they can be at
-    /// once.
+    /// A worker for `key` that can also save files of its workspace. Leases are read again before the answer is no, if
+    /// they can be at once.
     pub(crate) async fn choose_writer(
         &self,
         key: &SessionKey,
-        workspace: &WorkspaceName,
+        needs: Needs<'_>,
         deadline: Instant,
     ) -> Option<(WorkerName, Boot)> {
         let find = || {
-            let writers = self.workers().writers(workspace);
+            let writers = self.workers().writers(needs);
             placement::choose(key, &writers).map(|found| (found.worker.clone(), found.boot))
         };
         let found = match find() {
@@ -276,14 +276,15 @@ impl Registry {
         Some(found)
     }
 
-    /// The worker of that name, which must be able to take a session of `workspace`.
+    /// The worker of that name, which must be able to take a session with these needs.
     ///
     /// # Errors
-    /// `no_worker` when it is not there or takes none, `no_workspace` when it does not have the workspace.
+    /// `no_worker` when it is not there, takes none, or none of that kind; `no_workspace` when it does not have the
+    /// workspace.
     pub(crate) async fn named(
         &self,
         name: &WorkerName,
-        workspace: Option<&WorkspaceName>,
+        needs: Needs<'_>,
         deadline: Instant,
     ) -> Result<(WorkerName, Boot), Error> {
         let lease = self.find(name, deadline).await?;
@@ -291,7 +292,13 @@ impl Registry {
             let message = format!("worker {name} is draining and takes no sessions");
             return Err(Error::new(Reason::NoWorker, message).detail("worker", name.as_str()));
         }
-        match workspace.filter(|workspace| !workers::has(&lease, workspace)) {
+        if !workers::hosts(&lease, needs.kind) {
+            let message = format!("worker {name} does not host sessions of kind {}", needs.kind);
+            return Err(Error::new(Reason::NoWorker, message)
+                .detail("worker", name.as_str())
+                .detail("kind", needs.kind));
+        }
+        match needs.workspace.filter(|workspace| !workers::has(&lease, workspace)) {
             Some(workspace) => Err(workers::no_workspace(workspace).detail("worker", name.as_str())),
             None => Ok((lease.worker, lease.boot)),
         }

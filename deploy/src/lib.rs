@@ -1,13 +1,11 @@
 //! A nats-server for `holdfast up` and for the tests, found, installed and run by the same code.
 //!
 //! [`Finder`] says which executable to use, [`Server`] runs one of it on loopback with our
-//! `nats.conf`, and [`Cluster`] runs several as one cluster. A server never outlives the process
-//! that started it, however that process ends (see `lifeline.rs`).
+//! `nats.conf`. A server never outlives the process that started it, however that process ends (see `lifeline.rs`).
 //!
-//! Deliberately absent: everything that is about Holdfast's streams. What stands in a server is the
+//! Deliberately absent: clusters, which only tests start, and everything that is about Holdfast's streams. What stands in a server is the
 //! business of the `store` crate, and servers that somebody else runs are named by their URL.
 
-mod cluster;
 mod data;
 mod error;
 mod find;
@@ -17,11 +15,11 @@ mod port;
 mod server;
 mod version;
 
-pub use cluster::{Cluster, ClusterError};
 pub use error::StartError;
 pub use find::{Binary, FindError, Finder, NATS_SERVER_VARIABLE, Source};
 pub use install::InstallError;
-pub use server::{ClusterOptions, KILL_TIME, Server, ServerOptions};
+pub use port::free_port;
+pub use server::{KILL_TIME, Server, ServerOptions};
 pub use version::{INSTALLED, MINIMUM, Version, VersionError, version_of};
 
 /// The settings of every nats-server that Holdfast starts: the file `nats.conf` of the repository.

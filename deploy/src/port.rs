@@ -12,7 +12,7 @@ const COUNT: u32 = 10_000;
 
 /// A port that nobody listens on now. Somebody may do so a moment later: who starts a server on it
 /// must be ready to try another.
-pub(crate) fn free_port() -> Option<u16> {
+pub fn free_port() -> Option<u16> {
     static ASKED: AtomicU32 = AtomicU32::new(0);
     // Processes that run side by side begin at different places.
     let begin = std::process::id().wrapping_mul(97);

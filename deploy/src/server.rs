@@ -47,19 +47,8 @@ pub struct ServerOptions {
     pub name: String,
     /// The settings: [`NATS_CONF`], unless a test needs a server that is set up wrongly.
     pub conf: Cow<'static, str>,
-    /// The cluster this server is part of, if any.
-    pub cluster: Option<ClusterOptions>,
-}
-
-/// The cluster that one server is part of; all of it is on 127.0.0.1.
-#[derive(Debug, Clone)]
-pub struct ClusterOptions {
-    /// The name of the cluster.
-    pub name: String,
-    /// The port that this server listens on for other servers.
-    pub port: u16,
-    /// The `port` of each server of the cluster, this one included.
-    pub routes: Vec<u16>,
+    /// More of its arguments, as those of a cluster.
+    pub args: Vec<String>,
 }
 
 impl ServerOptions {
@@ -71,7 +60,7 @@ impl ServerOptions {
             data: data.into(),
             name: name.to_owned(),
             conf: Cow::Borrowed(NATS_CONF),
-            cluster: None,
+            args: Vec::new(),
         }
     }
 }
@@ -154,13 +143,7 @@ impl Server {
         command.arg("-sd").arg(self.data.path());
         command.arg("-P").arg(self.data.pid());
         command.arg("--ports_file_dir").arg(self.data.path());
-        if let Some(cluster) = &self.options.cluster {
-            let route = |port: &u16| format!("nats://127.0.0.1:{port}");
-            let routes: Vec<String> = cluster.routes.iter().map(route).collect();
-            command.args(["--cluster_name", &cluster.name]);
-            command.args(["--cluster", &route(&cluster.port)]);
-            command.args(["--routes", &routes.join(",")]);
-        }
+        command.args(&self.options.args);
         command
     }
 

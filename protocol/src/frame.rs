@@ -7,8 +7,9 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use serde_json::value::RawValue;
 
-use crate::error::{Error, Reason, bounded};
+use crate::error::{Error, Reason};
 use crate::id::{Activation, RequestId, SessionKey};
+use crate::stored::{self, is_zero};
 
 /// The version of frames that this build reads and writes.
 pub const FRAME_VERSION: u32 = 1;
@@ -140,32 +141,13 @@ pub struct Frame {
     pub opened: u64,
 }
 
-fn is_zero(number: &u64) -> bool {
-    *number == 0
-}
-
 impl Frame {
     /// Reads a frame of the log of `key`.
     ///
     /// # Errors
     /// `conflict` / `record_invalid` when it is not a frame of this version.
     pub fn from_json(json: &[u8], key: &SessionKey) -> Result<Self, Error> {
-        #[derive(Deserialize)]
-        struct Version {
-            v: u32,
-        }
-        let invalid = |why: String| {
-            let why = bounded(&why);
-            Error::new(Reason::RecordInvalid, format!("a stored frame of session {} is not valid: {why}", key.id))
-                .detail("session_id", key.id.as_str())
-                .detail("problem", why)
-                .advise(&[])
-        };
-        let version: Version = serde_json::from_slice(json).map_err(|error| invalid(error.to_string()))?;
-        if version.v != FRAME_VERSION {
-            return Err(invalid(format!("it has version {}, and this build reads version {FRAME_VERSION}", version.v)));
-        }
-        serde_json::from_slice(json).map_err(|error| invalid(error.to_string()))
+        stored::read(json, FRAME_VERSION).map_err(|why| stored::invalid("a stored frame", key, &why).advise(&[]))
     }
 
     /// The frame as it is stored.

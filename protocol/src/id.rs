@@ -2,6 +2,7 @@
 //!
 //! Invariant: a value of these types is valid; `parse` is the only way in from outside.
 
+use std::borrow::Borrow;
 use std::fmt;
 
 use serde::{Deserialize, Deserializer, Serialize};
@@ -91,6 +92,28 @@ text_id!(
     /// A workspace's name, `[A-Za-z0-9_-]{1,64}`.
     WorkspaceName, 64, is_token_byte, Reason::BadValue, "a workspace's name is 1 to 64 of A-Z, a-z, 0-9, _ and -"
 );
+
+text_id!(
+    /// The name of a kind of session, `[a-z0-9_-]{1,32}`; `document` is built in.
+    KindName, 32, is_namespace_byte, Reason::BadValue, "a kind of session is 1 to 32 of a-z, 0-9, _ and -"
+);
+
+impl KindName {
+    /// The built-in kind, which is meant where none is named.
+    pub const DOCUMENT: &'static str = "document";
+}
+
+impl Default for KindName {
+    fn default() -> Self {
+        Self(Self::DOCUMENT.into())
+    }
+}
+
+impl Borrow<str> for KindName {
+    fn borrow(&self) -> &str {
+        &self.0
+    }
+}
 
 impl Namespace {
     /// Checks a namespace that a client named.

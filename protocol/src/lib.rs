@@ -15,10 +15,13 @@ pub mod record;
 pub mod reply;
 pub mod request;
 pub mod signal;
+mod stored;
 pub mod subject;
 pub mod token;
+mod words;
 
 pub use error::{Code, Error, Reason};
 pub use id::{Activation, Boot, Namespace, RequestId, Revision, SessionId, SessionKey, WorkerName};
 pub use limits::Limits;
 pub use record::SessionRecord;
+pub use token::Token;

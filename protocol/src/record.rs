@@ -6,9 +6,11 @@
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
-use crate::error::{Error, Reason, bounded};
+use crate::error::Error;
 use crate::id::{Activation, Boot, Namespace, RequestId, Revision, SessionId, SessionKey, WorkerName, WorkspaceName};
 use crate::path::CanonicalPath;
+use crate::stored::{self, is_zero};
+use crate::words::words;
 
 /// The version of records that this build reads and writes.
 pub const RECORD_VERSION: u32 = 1;
@@ -136,66 +138,35 @@ pub struct Lock {
     pub reasked: bool,
 }
 
-/// What a change of the record was.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
-pub enum EventType {
-    /// Created.
-    #[serde(rename = "session.opened")]
-    SessionOpened,
-    /// Given to a worker.
-    #[serde(rename = "session.activated")]
-    SessionActivated,
-    /// Given to another worker.
-    #[serde(rename = "session.moved")]
-    SessionMoved,
-    /// Left memory.
-    #[serde(rename = "session.passivated")]
-    SessionPassivated,
-    /// Taken from a worker that is gone, or from memory by an operator.
-    #[serde(rename = "session.reclaimed")]
-    SessionReclaimed,
-    /// Ended.
-    #[serde(rename = "session.closed")]
-    SessionClosed,
-    /// Granted.
-    #[serde(rename = "lock.acquired")]
-    LockAcquired,
-    /// Given a new token.
-    #[serde(rename = "lock.rotated")]
-    LockRotated,
-    /// Given back.
-    #[serde(rename = "lock.released")]
-    LockReleased,
-    /// Ran out.
-    #[serde(rename = "lock.expired")]
-    LockExpired,
-    /// Taken by an operator.
-    #[serde(rename = "lock.taken_over")]
-    LockTakenOver,
-    /// Edited by hand.
-    #[serde(rename = "lock.changed")]
-    LockChanged,
-}
-
-impl EventType {
-    /// `group.event`, as in the signal's subject.
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Self::SessionOpened => "session.opened",
-            Self::SessionActivated => "session.activated",
-            Self::SessionMoved => "session.moved",
-            Self::SessionPassivated => "session.passivated",
-            Self::SessionReclaimed => "session.reclaimed",
-            Self::SessionClosed => "session.closed",
-            Self::LockAcquired => "lock.acquired",
-            Self::LockRotated => "lock.rotated",
-            Self::LockReleased => "lock.released",
-            Self::LockExpired => "lock.expired",
-            Self::LockTakenOver => "lock.taken_over",
-            Self::LockChanged => "lock.changed",
-        }
+words!(
+    /// What a change of the record was.
+    EventType {
+        /// Created.
+        SessionOpened = "session.opened",
+        /// Given to a worker.
+        SessionActivated = "session.activated",
+        /// Given to another worker.
+        SessionMoved = "session.moved",
+        /// Left memory.
+        SessionPassivated = "session.passivated",
+        /// Taken from a worker that is gone, or from memory by an operator.
+        SessionReclaimed = "session.reclaimed",
+        /// Ended.
+        SessionClosed = "session.closed",
+        /// Granted.
+        LockAcquired = "lock.acquired",
+        /// Given a new token.
+        LockRotated = "lock.rotated",
+        /// Given back.
+        LockReleased = "lock.released",
+        /// Ran out.
+        LockExpired = "lock.expired",
+        /// Taken by an operator.
+        LockTakenOver = "lock.taken_over",
+        /// Edited by hand.
+        LockChanged = "lock.changed",
     }
-}
+);
 
 /// Why a revision of the record exists.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -276,35 +247,14 @@ pub struct SessionRecord {
     pub event: Option<Event>,
 }
 
-#[allow(clippy::trivially_copy_pass_by_ref, reason = "serde passes a reference")]
-fn is_zero(value: &u64) -> bool {
-    *value == 0
-}
-
 impl SessionRecord {
     /// Reads the record of `key`.
     ///
     /// # Errors
     /// `conflict` / `record_invalid` with the parse error, when it is not a record of this version and key.
     pub fn from_json(json: &[u8], key: &SessionKey) -> Result<Self, Error> {
-        #[derive(Deserialize)]
-        struct Version {
-            v: u32,
-        }
-        let invalid = |why: String| {
-            let why = bounded(&why);
-            Error::new(Reason::RecordInvalid, format!("the stored record of session {} is not valid: {why}", key.id))
-                .detail("session_id", key.id.as_str())
-                .detail("problem", why)
-        };
-        let version: Version = serde_json::from_slice(json).map_err(|error| invalid(error.to_string()))?;
-        if version.v != RECORD_VERSION {
-            return Err(invalid(format!(
-                "it has version {}, and this build reads version {RECORD_VERSION}",
-                version.v
-            )));
-        }
-        let record: Self = serde_json::from_slice(json).map_err(|error| invalid(error.to_string()))?;
+        let invalid = |why: String| stored::invalid("the stored record", key, &why);
+        let record: Self = stored::read(json, RECORD_VERSION).map_err(invalid)?;
         if record.namespace != key.namespace || record.id != key.id {
             return Err(invalid(format!("it says that it is {}.{}", record.namespace, record.id)));
         }

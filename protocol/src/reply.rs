@@ -3,8 +3,10 @@
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
-use crate::id::{Boot, Revision, SessionId, WorkerName};
+use crate::id::{Boot, KindName, Revision, SessionId, WorkerName};
 use crate::record::{Lock, Owner, SessionConfig, SessionRecord, State};
+use crate::stored::is_zero;
+use crate::token::Token;
 
 /// A lock as a client sees it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -161,7 +163,7 @@ pub struct Grant {
     /// Who holds it.
     pub owner: String,
     /// The proof, to be shown with every change.
-    pub lock_token: String,
+    pub lock_token: Token,
     /// The lock revision that granted it.
     pub lock_revision: u64,
     /// How long it lives without renewal, milliseconds.
@@ -294,11 +296,6 @@ pub struct Saved {
     pub links_cut: u64,
 }
 
-#[allow(clippy::trivially_copy_pass_by_ref, reason = "serde hands it a reference")]
-fn is_zero(count: &u64) -> bool {
-    *count == 0
-}
-
 /// Reply of `admin.reclaim`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Reclaimed {
@@ -332,8 +329,19 @@ pub struct WorkerView {
     /// Those of them that it may not write in.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub read_only: Vec<String>,
+    /// Kinds of session that it hosts. Left out where that is `document` alone, as it is by versions without kinds.
+    #[serde(default = "documents", skip_serializing_if = "are_documents")]
+    pub kinds: Vec<String>,
     /// Version of Holdfast.
     pub version: String,
+}
+
+fn documents() -> Vec<String> {
+    vec![KindName::DOCUMENT.to_owned()]
+}
+
+fn are_documents(kinds: &[String]) -> bool {
+    kinds == [KindName::DOCUMENT]
 }
 
 /// Reply of `worker.list`.

@@ -3,19 +3,21 @@
 //! Invariant: whatever arrives, [`parse()`] answers with a checked request or with a clear error of the contract: it does not
 //! panic and does not recurse without bound (`read.rs`, `json.rs`). Every refusal names the member that it is about.
 
-use serde::Deserialize;
 use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
 use crate::document::{Content, Splice};
 use crate::error::{Error, Reason};
-use crate::id::{SessionId, WorkerName, WorkspaceName};
+use crate::id::{KindName, SessionId, WorkerName, WorkspaceName};
 use crate::json;
 use crate::limits::Limits;
 use crate::path::CanonicalPath;
 use crate::record::{LockMode, OnIdle, State};
+use crate::token::Token;
 
 mod bounds;
+mod build;
 mod fault;
 mod parse;
 mod read;
@@ -23,8 +25,8 @@ mod read;
 use bounds::{invalid, text, token_shape, within};
 pub use parse::{Peeked, check_size, parse, peek, peek_request_id};
 
-/// A parsed body.
-pub trait Request: DeserializeOwned {
+/// The body of a request: what a client sends and a coordinator or an agent parses.
+pub trait Request: Serialize + DeserializeOwned {
     /// The caller's idempotency key, unchecked.
     fn request_id(&self) -> Option<&str>;
     /// Who asks, for the audit trail.
@@ -36,18 +38,30 @@ pub trait Request: DeserializeOwned {
     fn check(&self, limits: &Limits) -> Result<(), Error>;
 }
 
+/// Declares a request by the members that it needs, those that it may have, and how both are checked.
 macro_rules! request {
-    ($(#[$doc:meta])* $name:ident { $($(#[$field_doc:meta])* $field:ident: $type:ty,)* } $check:expr) => {
+    (
+        $(#[$doc:meta])*
+        $name:ident
+        { $($(#[$needed_doc:meta])* $needed:ident: $needed_type:ty,)* }
+        may { $($(#[$member_doc:meta])* $member:ident: $type:ty,)* }
+        $check:expr
+    ) => {
         $(#[$doc])*
-        #[derive(Clone, Deserialize)]
+        #[derive(Clone, Default, PartialEq, Serialize, Deserialize)]
         #[serde(deny_unknown_fields)]
         pub struct $name {
-            $($(#[$field_doc])* pub $field: $type,)*
+            $($(#[$needed_doc])* pub $needed: $needed_type,)*
+            $(
+                $(#[$member_doc])*
+                #[serde(default, skip_serializing_if = "Option::is_none")]
+                pub $member: Option<$type>,
+            )*
             /// Idempotency key.
-            #[serde(default)]
+            #[serde(default, skip_serializing_if = "Option::is_none")]
             pub request_id: Option<String>,
             /// Who asks, for the audit trail.
-            #[serde(default)]
+            #[serde(default, skip_serializing_if = "Option::is_none")]
             pub actor: Option<String>,
         }
 
@@ -76,7 +90,7 @@ macro_rules! request {
 }
 
 /// How `session.open` treats existence.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Mode {
     /// Create on demand.
@@ -89,7 +103,7 @@ pub enum Mode {
 }
 
 /// How current a read must be.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Consistency {
     /// What the owner's agent has.
@@ -100,35 +114,37 @@ pub enum Consistency {
 }
 
 /// Settings that an opener may give; the rest are the defaults.
-#[derive(Clone, Debug, Default, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct OpenConfig {
     /// How long without activity counts as idle, milliseconds.
-    #[serde(default)]
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub idle_timeout_ms: Option<u64>,
     /// What then happens.
-    #[serde(default)]
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub on_idle: Option<OnIdle>,
     /// Whether changes need the lock.
-    #[serde(default)]
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub lock: Option<LockMode>,
 }
 
 request!(
     /// `session.open`
-    Open {
+    Open {} may {
         /// The session's id; excludes `path`.
-        #[serde(default)] id: Option<String>,
+        id: String,
         /// The file's path; excludes `id`.
-        #[serde(default)] path: Option<String>,
+        path: String,
         /// The file's workspace, `main` when left out.
-        #[serde(default)] workspace: Option<String>,
+        workspace: String,
+        /// The kind of session, `document` when left out.
+        kind: KindName,
         /// How to treat existence.
-        #[serde(default)] mode: Option<Mode>,
+        mode: Mode,
         /// Settings.
-        #[serde(default)] config: Option<OpenConfig>,
+        config: OpenConfig,
         /// What a new session begins with.
-        #[serde(default)] content: Option<Content>,
+        content: Content,
     }
     |open, limits| {
         open.target(limits)?;
@@ -180,31 +196,31 @@ impl Open {
 
 request!(
     /// A request without members of its own.
-    Empty {} |_, _| Ok(())
+    Empty {} may {} |_, _| Ok(())
 );
 
 request!(
     /// `session.list`
-    List {
+    List {} may {
         /// Page size, 1 to 1000; 100 when left out.
-        #[serde(default)] limit: Option<u64>,
+        limit: u64,
         /// `next` of the page before.
-        #[serde(default)] after: Option<String>,
+        after: String,
         /// Only sessions in this state.
-        #[serde(default)] state: Option<State>,
+        state: State,
         /// Only sessions on this worker.
-        #[serde(default)] worker: Option<WorkerName>,
+        worker: WorkerName,
     }
     |list, _| within("limit", list.limit, (1, 1000))
 );
 
 request!(
     /// `session.close`
-    Close {
+    Close {} may {
         /// The lock's token, when it is held.
-        #[serde(default)] token: Option<String>,
+        token: Token,
         /// Give unsaved changes up.
-        #[serde(default)] discard: Option<bool>,
+        discard: bool,
     }
     |close, _| token_shape("token", close.token.as_deref())
 );
@@ -214,14 +230,15 @@ request!(
     Acquire {
         /// The holder's name.
         owner: String,
+    } may {
         /// The token that the caller believes is current.
-        #[serde(default)] expected_token: Option<String>,
+        expected_token: Token,
         /// Ask for a new token in place of `expected_token`.
-        #[serde(default)] rotate: Option<bool>,
+        rotate: bool,
         /// How long it lives without renewal.
-        #[serde(default)] ttl_ms: Option<u64>,
+        ttl_ms: u64,
         /// How long to wait while another holds it.
-        #[serde(default)] wait_ms: Option<u64>,
+        wait_ms: u64,
     }
     |acquire, limits| {
         text("owner", Some(&acquire.owner), limits)?;
@@ -235,33 +252,34 @@ request!(
     /// `lock.validate`, `lock.renew` and `lock.release`
     ShowToken {
         /// The token.
-        token: String,
-    }
+        token: Token,
+    } may {}
     |show, _| token_shape("token", Some(&show.token))
 );
 
 request!(
     /// `doc.get`
-    DocGet {
+    DocGet {} may {
         /// How current the answer must be.
-        #[serde(default)] consistency: Option<Consistency>,
+        consistency: Consistency,
     }
     |_, _| Ok(())
 );
 
 request!(
     /// `doc.edit`
-    Edit {
+    Edit {} may {
         /// The lock's token.
-        #[serde(default)] token: Option<String>,
+        token: Token,
         /// The revision that the change is meant for.
-        #[serde(default)] expected_revision: Option<u64>,
+        expected_revision: u64,
         /// A whole new text; excludes `splices`.
-        #[serde(default)] body: Option<String>,
+        body: String,
         /// Changes of the text, each on the result of the one before.
-        #[serde(default)] splices: Option<Vec<Splice>>,
+        splices: Vec<Splice>,
         /// JSON merge patch (RFC 7396) of the fields.
-        #[serde(default, deserialize_with = "json::optional_unique_map")] fields: Option<Map<String, Value>>,
+        #[serde(deserialize_with = "json::optional_unique_map")]
+        fields: Map<String, Value>,
     }
     |edit, limits| {
         token_shape("token", edit.token.as_deref())?;
@@ -280,33 +298,33 @@ request!(
 
 request!(
     /// `doc.load`
-    Load {
+    Load {} may {
         /// The lock's token.
-        #[serde(default)] token: Option<String>,
+        token: Token,
         /// Give unsaved changes up.
-        #[serde(default)] discard: Option<bool>,
+        discard: bool,
     }
     |load, _| token_shape("token", load.token.as_deref())
 );
 
 request!(
     /// `doc.save`
-    Save {
+    Save {} may {
         /// The lock's token.
-        #[serde(default)] token: Option<String>,
+        token: Token,
         /// Write over what somebody else wrote.
-        #[serde(default)] overwrite: Option<bool>,
+        overwrite: bool,
     }
     |save, _| token_shape("token", save.token.as_deref())
 );
 
 request!(
     /// `doc.undo` and `doc.redo`
-    Undo {
+    Undo {} may {
         /// The lock's token.
-        #[serde(default)] token: Option<String>,
+        token: Token,
         /// The revision that the change is meant for.
-        #[serde(default)] expected_revision: Option<u64>,
+        expected_revision: u64,
     }
     |undo, _| token_shape("token", undo.token.as_deref())
 );
@@ -318,10 +336,11 @@ request!(
         owner: String,
         /// Why.
         reason: String,
+    } may {
         /// How long it lives without renewal.
-        #[serde(default)] ttl_ms: Option<u64>,
+        ttl_ms: u64,
         /// The lock revision that the operator saw.
-        #[serde(default)] expected_lock_revision: Option<u64>,
+        expected_lock_revision: u64,
     }
     |takeover, limits| {
         text("owner", Some(&takeover.owner), limits)?;
@@ -335,8 +354,9 @@ request!(
     Unlock {
         /// Why.
         reason: String,
+    } may {
         /// The lock revision that the operator saw.
-        #[serde(default)] expected_lock_revision: Option<u64>,
+        expected_lock_revision: u64,
     }
     |unlock, limits| text("reason", Some(&unlock.reason), limits)
 );
@@ -344,10 +364,11 @@ request!(
 request!(
     /// `admin.move`
     Move {
-        /// Where to; any other worker when left out.
-        #[serde(default)] worker: Option<WorkerName>,
         /// Why.
         reason: String,
+    } may {
+        /// Where to; any other worker when left out.
+        worker: WorkerName,
     }
     |request, limits| text("reason", Some(&request.reason), limits)
 );
@@ -357,7 +378,7 @@ request!(
     Reclaim {
         /// Idle for at least this long.
         max_idle_ms: u64,
-    }
+    } may {}
     |_, _| Ok(())
 );
 
@@ -366,6 +387,6 @@ request!(
     Drain {
         /// Why.
         reason: String,
-    }
+    } may {}
     |drain, limits| text("reason", Some(&drain.reason), limits)
 );

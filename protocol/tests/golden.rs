@@ -35,7 +35,7 @@ type Check = fn(&str, Value);
 
 /// Every file, and the type that it belongs to.
 const FILES: &[(&str, &[&str], Check)] = &[
-    ("request", &["session.open", "session.open.path"], request::<Open>),
+    ("request", &["session.open", "session.open.path", "session.open.kind"], request::<Open>),
     ("request", &["session.get", "session.touch", "worker.list"], request::<Empty>),
     ("request", &["session.list"], request::<List>),
     ("request", &["session.close"], request::<Close>),
@@ -66,7 +66,7 @@ const FILES: &[(&str, &[&str], Check)] = &[
     ("reply", &["admin.takeover", "admin.takeover.free"], reply::<TakenOver>),
     ("reply", &["admin.unlock"], reply::<Unlocked>),
     ("reply", &["admin.reclaim"], reply::<Reclaimed>),
-    ("reply", &["worker.list"], reply::<WorkerList>),
+    ("reply", &["worker.list", "worker.list.kinds"], reply::<WorkerList>),
     ("reply", &["worker.drain", "worker.undrain"], reply::<Drained>),
     ("record", &["opened", "opened_again", "locked", "locked.fenced", "file_passive", "closed"], record),
     ("record", &["by_hand"], record_by_hand),
@@ -76,7 +76,7 @@ const FILES: &[(&str, &[&str], Check)] = &[
 
 /// The contract's table of requests: members that must be there, and members that may.
 const MEMBERS: &[(&str, &[&str], &[&str])] = &[
-    ("session.open", &[], &["id", "path", "workspace", "mode", "config", "content"]),
+    ("session.open", &[], &["id", "path", "workspace", "kind", "mode", "config", "content"]),
     ("session.get", &[], &[]),
     ("session.list", &[], &["limit", "after", "state", "worker"]),
     ("session.touch", &[], &[]),
@@ -163,7 +163,22 @@ fn parsed<R: Request>(value: &Value) -> Result<R, Error> {
     parse::<R>(&serde_json::to_vec(value).unwrap(), &Limits::default())
 }
 
-fn request<R: Request + Debug>(name: &str, value: Value) {
+/// Whatever of its members is set, a request is written as the parser reads it, and what is not set is left out.
+fn is_written_as_read<R: Request + Debug + PartialEq>(name: &str, value: &Value) {
+    let members: Vec<&String> = value.as_object().unwrap().keys().collect();
+    for left_out in 0u32..1 << members.len() {
+        let mut less = value.clone();
+        for (_, member) in members.iter().enumerate().filter(|(at, _)| left_out & (1 << at) != 0) {
+            less.as_object_mut().unwrap().remove(*member);
+        }
+        if let Ok(request) = parsed::<R>(&less) {
+            assert_eq!(serde_json::to_value(&request).unwrap(), less, "{name}");
+        }
+    }
+}
+
+fn request<R: Request + Debug + PartialEq>(name: &str, value: Value) {
+    is_written_as_read::<R>(name, &value);
     let request: R = parsed(&value).unwrap_or_else(|error| panic!("{name}: {error}"));
     assert_eq!((request.request_id(), request.actor()), (Some("r-1"), Some("client-a")), "{name}");
     assert!(!format!("{request:?}").contains("hft_"), "a token in a log line");

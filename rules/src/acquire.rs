@@ -4,7 +4,7 @@ use holdfast_protocol::Revision;
 use holdfast_protocol::record::{Event, EventType, Lock, SessionRecord};
 use holdfast_protocol::reply::Grant;
 use holdfast_protocol::request::Acquire;
-use holdfast_protocol::token::hash_token;
+use holdfast_protocol::token::{Token, hash_token};
 
 use crate::conflict::{lock_held, over, stale_token};
 use crate::{Asked, Decision};
@@ -84,7 +84,7 @@ impl Asked<'_> {
     }
 }
 
-fn grant_of(record: &SessionRecord, lock: &Lock, lock_token: String) -> Grant {
+fn grant_of(record: &SessionRecord, lock: &Lock, lock_token: Token) -> Grant {
     Grant {
         session_id: record.id.clone(),
         owner: lock.owner.clone(),

@@ -1,6 +1,6 @@
 //! `session.open`: finding a session or making it.
 
-use holdfast_protocol::id::WorkspaceName;
+use holdfast_protocol::id::{KindName, WorkspaceName};
 use holdfast_protocol::path::CanonicalPath;
 use holdfast_protocol::record::{
     EventType, MARK_EVERY, Mark, Owner, RECORD_VERSION, SessionConfig, SessionRecord, State,
@@ -9,9 +9,6 @@ use holdfast_protocol::request::Mode;
 use holdfast_protocol::{Error, Reason, Revision, SessionKey};
 
 use crate::Author;
-
-/// The kind of session that is built in.
-const DOCUMENT: &str = "document";
 
 /// What to do about `session.open`.
 #[derive(Debug)]
@@ -29,17 +26,27 @@ pub enum OpenDecision {
     Refuse(Error),
 }
 
-/// Decides on `session.open` of `key`, which is the session of `file` if there is one. `revision` is the key's, also where
-/// there is no record (any more).
-pub fn open(
-    found: Option<&SessionRecord>,
-    revision: Revision,
-    mode: Mode,
-    key: &SessionKey,
-    file: Option<&(WorkspaceName, CanonicalPath)>,
-) -> OpenDecision {
+/// What is to be opened.
+#[derive(Clone, Copy, Debug)]
+pub struct Wanted<'a> {
+    /// Which.
+    pub key: &'a SessionKey,
+    /// Its file, when it has one.
+    pub file: Option<&'a (WorkspaceName, CanonicalPath)>,
+    /// What it is.
+    pub kind: &'a KindName,
+    /// What to do where it is there, and where not.
+    pub mode: Mode,
+}
+
+/// Decides on `session.open`. `revision` is the key's, also where there is no record (any more).
+pub fn open(found: Option<&SessionRecord>, revision: Revision, wanted: Wanted<'_>) -> OpenDecision {
+    let Wanted { key, file, kind, mode } = wanted;
     let (expected, mark) = match found {
         Some(record) if record.state != State::Closed => {
+            if let Some(refusal) = is_of_another_kind(record, revision, kind) {
+                return OpenDecision::Refuse(refusal);
+            }
             if let Some((workspace, path)) = file
                 && (record.workspace.as_ref(), record.path.as_ref()) != (Some(workspace), Some(path))
             {
@@ -78,6 +85,16 @@ fn is_another(record: &SessionRecord, revision: Revision, path: &CanonicalPath) 
     exists(record, revision, why).advise(&[]).detail("requested_path", path.as_str()).detail("path", its_path)
 }
 
+/// The refusal to open what is there and of another kind than `kind`: it answers with bodies of its own.
+fn is_of_another_kind(record: &SessionRecord, revision: Revision, kind: &KindName) -> Option<Error> {
+    if record.kind == kind.as_str() {
+        return None;
+    }
+    let why = format!("session {} is there since {}, and is a {}", record.id, record.created_at, record.kind);
+    let refusal = exists(record, revision, why).advise(&[]).detail("field", "kind");
+    Some(refusal.detail("kind", record.kind.as_str()).detail("requested_kind", kind.as_str()))
+}
+
 fn exists(record: &SessionRecord, revision: Revision, why: String) -> Error {
     Error::new(Reason::AlreadyExists, why)
         .detail("session_id", record.id.as_str())
@@ -94,6 +111,8 @@ pub struct Blank<'a> {
     pub key: &'a SessionKey,
     /// Its file, when it has one.
     pub file: Option<(WorkspaceName, CanonicalPath)>,
+    /// What it is.
+    pub kind: KindName,
     /// Its settings.
     pub config: SessionConfig,
     /// Who gets it.
@@ -111,7 +130,7 @@ pub fn created(blank: Blank<'_>, author: Author<'_>) -> SessionRecord {
         v: RECORD_VERSION,
         namespace: blank.key.namespace.clone(),
         id: blank.key.id.clone(),
-        kind: DOCUMENT.to_owned(),
+        kind: blank.kind.to_string(),
         workspace,
         path,
         state: State::Active,

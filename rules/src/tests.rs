@@ -1,16 +1,21 @@
 //! Decision tables.
 
-use holdfast_protocol::id::WorkspaceName;
+use holdfast_protocol::id::{KindName, WorkspaceName};
 use holdfast_protocol::path::CanonicalPath;
 use holdfast_protocol::record::{EventType, Lock, Mark, SessionRecord, State};
 use holdfast_protocol::request::Mode;
-use holdfast_protocol::{Error, Reason, Revision};
+use holdfast_protocol::{Error, Reason, Revision, SessionKey};
 
 use crate::Author;
 use crate::fixture::{active, closed, key, owner, passive};
-use crate::open::{Blank, OpenDecision, created, is_final, open, unmade};
+use crate::open::{Blank, OpenDecision, Wanted, created, is_final, open, unmade};
 use crate::place::{Standing, placed, standing};
 use crate::sweep::{SweepDecision, reclaimed, sweep};
+
+fn wanted<'a>(key: &'a SessionKey, mode: Mode, file: Option<&'a (WorkspaceName, CanonicalPath)>) -> Wanted<'a> {
+    static DOCUMENT: std::sync::LazyLock<KindName> = std::sync::LazyLock::new(KindName::default);
+    Wanted { key, file, kind: &DOCUMENT, mode }
+}
 
 #[test]
 fn a_session_stands_where_its_record_and_its_owners_worker_say() {
@@ -51,7 +56,7 @@ fn opening_follows_mode_and_existence() {
         (found(active("s1", "w1")), Mode::Attach, Existing),
     ];
     for ((record, revision), mode, expected) in table {
-        match (open(record.as_ref(), revision, mode, &key("s1"), None), expected) {
+        match (open(record.as_ref(), revision, wanted(&key("s1"), mode, None)), expected) {
             (OpenDecision::Create { expected, .. }, Create(revision)) => assert_eq!(expected, Revision(revision)),
             (OpenDecision::Existing, Existing) => {}
             (OpenDecision::Refuse(error), Refuse(reason)) => assert_eq!(error.reason, reason),
@@ -73,7 +78,7 @@ fn an_id_of_a_file_is_for_the_session_of_that_file() {
         OpenDecision::Refuse(error) => Some(error.reason),
         OpenDecision::Create { .. } | OpenDecision::Existing => None,
     };
-    let on = |record: Option<&SessionRecord>, mode, file| open(record, Revision(7), mode, &key, file);
+    let on = |record: Option<&SessionRecord>, mode, file| open(record, Revision(7), wanted(&key, mode, file));
     for mode in [Mode::Ensure, Mode::Create] {
         assert_eq!(refusal(on(None, mode, None)), Some(Reason::InvalidSessionId));
         assert_eq!(refusal(on(Some(&closed(id)), mode, None)), Some(Reason::InvalidSessionId));
@@ -90,17 +95,45 @@ fn an_id_of_a_file_is_for_the_session_of_that_file() {
 fn a_session_made_over_a_closed_one_leaves_its_frames_behind_and_its_mark_in_place() {
     let mut before = closed("s1");
     before.mark = Mark { at: Revision(3), changes: 20 };
-    let OpenDecision::Create { expected, mark } = open(Some(&before), Revision(7), Mode::Ensure, &key("s1"), None)
+    let OpenDecision::Create { expected, mark } =
+        open(Some(&before), Revision(7), wanted(&key("s1"), Mode::Ensure, None))
     else {
         panic!()
     };
-    let blank =
-        Blank { key: &key("s1"), file: None, config: active("s1", "w1").config, owner: owner("w1"), expected, mark };
+    let blank = Blank {
+        key: &key("s1"),
+        file: None,
+        kind: KindName::default(),
+        config: active("s1", "w1").config,
+        owner: owner("w1"),
+        expected,
+        mark,
+    };
     let record = created(blank, Author::default());
     assert_eq!(record.log_after, 7);
     assert_eq!(record.mark, Mark { at: Revision(3), changes: 20 });
     assert_eq!(record.event.as_ref().unwrap().kind, EventType::SessionOpened);
     assert_eq!(SessionRecord::from_json(&record.to_json(), &key("s1")).unwrap(), record);
+}
+
+#[test]
+fn a_session_of_another_kind_is_not_opened() {
+    let (counter, key) = (KindName::parse("counter").unwrap(), key("s1"));
+    assert_eq!(KindName::default().as_str(), "document");
+    let as_counter = |record: Option<&SessionRecord>| {
+        open(record, Revision(7), Wanted { kind: &counter, ..wanted(&key, Mode::Ensure, None) })
+    };
+    for there in [active("s1", "w1"), passive("s1")] {
+        assert!(matches!(open(Some(&there), Revision(7), wanted(&key, Mode::Ensure, None)), OpenDecision::Existing));
+        let OpenDecision::Refuse(refusal) = as_counter(Some(&there)) else { panic!("it was opened") };
+        assert_eq!(refusal.reason, Reason::AlreadyExists);
+        assert_eq!((&refusal.details["kind"], &refusal.details["field"]), (&"document".into(), &"kind".into()));
+    }
+    assert!(
+        matches!(as_counter(Some(&closed("s1"))), OpenDecision::Create { .. }),
+        "what is over is opened as anything"
+    );
+    assert!(matches!(as_counter(None), OpenDecision::Create { .. }));
 }
 
 #[test]

@@ -72,12 +72,14 @@ proptest! {
             let change = match act {
                 Act::Acquire => {
                     let request = serde_json::from_slice(&body(json!({"owner": "a"}))).unwrap();
-                    written(acquire(&record, revision, &request, &asked), |grant| Some((grant.lock_token.clone(), grant.fence)))
+                    written(acquire(&record, revision, &request, &asked), |grant| {
+                        Some((grant.lock_token.to_string(), grant.fence))
+                    })
                 }
                 Act::TakeOver => {
                     let request = serde_json::from_slice(&body(json!({"owner": "ops", "reason": "stuck"}))).unwrap();
                     let decision = takeover(&record, revision, &request, &asked);
-                    written(decision, |taken| Some((taken.grant.lock_token.clone(), taken.grant.fence)))
+                    written(decision, |taken| Some((taken.grant.lock_token.to_string(), taken.grant.fence)))
                 }
                 Act::Release => written(release(&record, revision, &token, &asked), |_| None),
                 Act::Unlock => {

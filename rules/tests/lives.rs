@@ -2,12 +2,13 @@
 
 #![allow(clippy::unwrap_used, reason = "a test may panic")]
 
+use holdfast_protocol::id::KindName;
 use holdfast_protocol::record::{Lock, Owner, SessionConfig, SessionRecord, State};
 use holdfast_protocol::request::{Acquire, Mode, Takeover, Unlock};
 use holdfast_protocol::signal::of_event;
 use holdfast_protocol::token::Secret;
 use holdfast_protocol::{Activation, Boot, Error, RequestId, Revision, SessionKey, WorkerName};
-use holdfast_rules::open::{Blank, OpenDecision, created, open};
+use holdfast_rules::open::{Blank, OpenDecision, Wanted, created, open};
 use holdfast_rules::passivate::{Cause, passivate};
 use holdfast_rules::place::{fenced, placed};
 use holdfast_rules::{Asked, Author, Decision, Past, acquire, close, expire, release, sweep, takeover, unlock};
@@ -103,7 +104,10 @@ fn owner(number: u8) -> Owner {
 fn blank(expected: Revision, mark: holdfast_protocol::record::Mark, key: &SessionKey) -> SessionRecord {
     let config: SessionConfig =
         serde_json::from_value(json!({"idle_timeout_ms": 1000, "on_idle": "close", "lock": "optional"})).unwrap();
-    created(Blank { key, file: None, config, owner: owner(0), expected, mark }, Author::default())
+    created(
+        Blank { key, file: None, kind: Default::default(), config, owner: owner(0), expected, mark },
+        Author::default(),
+    )
 }
 
 impl Life {
@@ -137,7 +141,7 @@ impl Life {
         match request {
             Request::Acquire(wants) => {
                 let replay = past.grant(&asked).filter(|grant| grant.owner == wants.owner);
-                self.settle(acquire::acquire(&record, at, wants, &asked), replay, |grant| grant.lock_token.clone())
+                self.settle(acquire::acquire(&record, at, wants, &asked), replay, |grant| grant.lock_token.to_string())
             }
             Request::Release(token) => {
                 let replay = past.release(id);
@@ -148,7 +152,7 @@ impl Life {
             Request::TakeOver(wants) => {
                 let replay = past.takeover(&asked).filter(|taken| taken.grant.owner == wants.owner);
                 let decision = takeover::takeover(&record, at, wants, &asked);
-                self.settle(decision, replay, |taken| taken.grant.lock_token.clone())
+                self.settle(decision, replay, |taken| taken.grant.lock_token.to_string())
             }
             Request::Unlock(wants) => {
                 let replay = past.unlock(id);
@@ -187,10 +191,12 @@ impl Life {
         let is_over = self.record.state == State::Closed;
         match act {
             Act::Open => {
-                let decision = open(Some(&self.record), self.revision, Mode::Ensure, &key(), None);
+                let (key, kind) = (key(), KindName::default());
+                let wanted = Wanted { key: &key, file: None, kind: &kind, mode: Mode::Ensure };
+                let decision = open(Some(&self.record), self.revision, wanted);
                 if let OpenDecision::Create { expected, mark } = decision {
                     prop_assert!(is_over);
-                    self.write(blank(expected, mark, &key()));
+                    self.write(blank(expected, mark, &key));
                 }
             }
             Act::Place(number) if !is_over => self.write(placed(&self.record, owner(number), author)),

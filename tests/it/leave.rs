@@ -2,6 +2,7 @@
 
 use std::time::{Duration, Instant};
 
+use holdfast_protocol::request::Move;
 use holdfast_store::connect::{ConnectOptions, Password};
 use holdfast_tests::fleet::{Fleet, SOON};
 use holdfast_tests::server;
@@ -62,8 +63,17 @@ async fn a_move_with_nowhere_to_go_is_refused_at_once_and_says_that_it_is_final(
     let client = holdfast_client::Client::new(fleet.nats.clone()).below(fleet.root.clone());
     let session = client.session(holdfast_protocol::SessionId::parse("s1").unwrap());
     let begun = Instant::now();
-    session.move_away(holdfast_client::admin::Move::because("r")).send().await.unwrap_err();
+    session.move_away(Move { reason: "r".to_owned(), ..Move::default() }).send().await.unwrap_err();
     assert!(begun.elapsed() < Duration::from_secs(2), "{:?}", begun.elapsed());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_worker_ends_as_soon_as_its_sessions_are_elsewhere() {
+    let mut fleet = Fleet::start(server::shared().await.unwrap().url()).await.unwrap();
+    fleet.open("s1").await;
+    let (grace, begun) = (Duration::from_secs(30), Instant::now());
+    fleet.take_worker("w1").stop(grace).await;
+    assert!(begun.elapsed() < Duration::from_secs(5), "{:?}", begun.elapsed());
 }
 
 #[tokio::test(flavor = "multi_thread")]

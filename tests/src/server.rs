@@ -10,6 +10,7 @@
 //! its own. Statics are never dropped, so shared servers end by the lifeline that holds every server to
 //! its process (see `deploy`), and shared containers by a like one (`container.rs`).
 
+mod cluster;
 mod container;
 mod folder;
 #[cfg(test)]
@@ -20,9 +21,10 @@ use std::io::Write;
 use std::ops::{Deref, DerefMut};
 
 use anyhow::{Context, Result, bail};
-use holdfast_deploy::{Binary, Cluster, Finder, Server, ServerOptions};
+use holdfast_deploy::{Binary, Finder, Server, ServerOptions};
 use tokio::sync::OnceCell;
 
+pub use cluster::Cluster;
 use container::Container;
 use folder::Folder;
 

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use holdfast_protocol::id::WorkspaceName;
+use holdfast_protocol::id::{KindName, WorkspaceName};
 use holdfast_protocol::subject::Root;
 use holdfast_protocol::{Limits, WorkerName};
 
@@ -35,7 +35,7 @@ pub struct WorkerConfig {
     /// Workspaces that it mounts.
     pub workspaces: BTreeMap<WorkspaceName, Workspace>,
     /// Kinds of session that it hosts, by name.
-    pub kinds: BTreeMap<String, Arc<dyn Kind>>,
+    pub kinds: BTreeMap<KindName, Arc<dyn Kind>>,
     /// How many requests may wait for one session.
     pub mailbox: usize,
     /// How many bytes of requests may wait for one session.
@@ -58,7 +58,7 @@ impl WorkerConfig {
             root: Root::default(),
             limits: Limits::default(),
             workspaces: BTreeMap::new(),
-            kinds: BTreeMap::from([("document".to_owned(), document)]),
+            kinds: BTreeMap::from([(KindName::default(), document)]),
             mailbox: 256,
             session_bytes: 4 * 1024 * 1024,
             worker_bytes: 64 * 1024 * 1024,

@@ -125,6 +125,7 @@ mod tests {
             sessions: 0,
             workspaces: Vec::new(),
             read_only: Vec::new(),
+            kinds: Vec::new(),
             version: String::new(),
         }
     }

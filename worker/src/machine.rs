@@ -1,4 +1,5 @@
-//! What a kind of session is to its agent: a state machine. Implement [`Kind`] and [`Machine`] to host one of your own.
+//! What a kind of session is to its agent: a state machine. Implement [`Kind`] and [`Machine`] to host one of your own,
+//! as `examples/counter` does.
 //!
 //! Invariant: the state after a log is a function of the log alone. `apply` reads no clock, file or random number; what
 //! needs those happens in `decide`, whose result is a change that says all there is to know.
@@ -11,7 +12,7 @@ use holdfast_protocol::document::Content;
 use holdfast_protocol::error::Reason;
 use holdfast_protocol::frame::OpEvent;
 use holdfast_protocol::subject::Verb;
-use holdfast_protocol::{Error, Limits, RequestId, SessionRecord};
+use holdfast_protocol::{Error, Limits, RequestId, SessionRecord, Token};
 use serde_json::value::RawValue;
 
 use crate::workspace::Mount;
@@ -41,7 +42,7 @@ pub enum Access {
     /// The lock's token, or a free lock.
     Write {
         /// The token shown.
-        token: Option<String>,
+        token: Option<Token>,
     },
 }
 
@@ -185,7 +186,9 @@ pub trait Machine: Send + Sync {
     fn revision(&self) -> u64;
 
     /// Why ending the session now would lose something that a file should have; `None`: it would not.
-    fn unsaved_changes(&self) -> Option<Error>;
+    fn unsaved_changes(&self) -> Option<Error> {
+        None
+    }
 
     /// Looks at what is outside of the log: the state was just built from it, or something happened there. What the log should
     /// know of it, in a word or none.

@@ -160,7 +160,7 @@ impl Worker {
 
     async fn begin(&self, watch: Arc<Watch>) -> Result<(), StartError> {
         self.subscribe().await?;
-        self.spawn(beat(self.shared.core.clone()));
+        self.tasks.spawn(self.stop.clone().run_until_cancelled_owned(beat(self.shared.core.clone())));
         self.tasks.spawn(look_at_files(self.shared.supervisor.clone(), watch, self.stop.clone()));
         self.register().await
     }
@@ -308,6 +308,7 @@ impl Shared {
             sessions: self.supervisor.len() as u64,
             workspaces: config.workspaces.keys().map(ToString::to_string).collect(),
             read_only: read_only.map(|(name, _)| name.to_string()).collect(),
+            kinds: config.kinds.keys().map(ToString::to_string).collect(),
             version: env!("CARGO_PKG_VERSION").to_owned(),
         }
     }
@@ -339,7 +340,7 @@ impl Shared {
     }
 }
 
-/// Has sessions look at their files when something happened to them.
+/// Shows that this process runs, as [`Pulse`] wants it.
 async fn beat(core: Arc<Core>) {
     let mut beats = tokio::time::interval(pulse::BEAT);
     beats.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -349,6 +350,7 @@ async fn beat(core: Arc<Core>) {
     }
 }
 
+/// Has sessions look at their files when something happened to them.
 async fn look_at_files(supervisor: Arc<Supervisor>, watch: Arc<Watch>, stop: CancellationToken) {
     stop.run_until_cancelled(watch.run(move |key| supervisor.stir(key))).await;
 }

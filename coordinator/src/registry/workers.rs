@@ -14,7 +14,7 @@ use holdfast_protocol::{Boot, Error, Reason, Revision, WorkerName};
 use tokio::time::Instant;
 
 use crate::error;
-use crate::placement::Candidate;
+use crate::placement::{Candidate, Needs};
 
 /// How long a worker that is gone is remembered, so that its return is recognised.
 const REMEMBERED: Duration = Duration::from_secs(600);
@@ -282,22 +282,24 @@ impl Workers {
             .map(|entry| &entry.lease)
     }
 
-    /// Those that may take a session of `workspace`, leaving out `except`. One that cannot write there is no choice while
-    /// another can.
+    /// Those that may take a session with these needs, leaving out `except`. One that cannot write in its workspace is
+    /// no choice while another can.
     ///
     /// # Errors
-    /// `no_live_worker` when none is there, `no_workspace` when none of them has the workspace.
-    pub(crate) fn candidates(
-        &self,
-        workspace: Option<&WorkspaceName>,
-        except: Option<&WorkerName>,
-    ) -> Result<Vec<Candidate>, Error> {
-        let takers: Vec<&WorkerLease> =
+    /// `no_live_worker` when none is there, or none that hosts the kind; `no_workspace` when none of these has the
+    /// workspace.
+    pub(crate) fn candidates(&self, needs: Needs<'_>, except: Option<&WorkerName>) -> Result<Vec<Candidate>, Error> {
+        let Needs { kind, workspace } = needs;
+        let mut fitting: Vec<&WorkerLease> =
             self.live().filter(|lease| lease.state == WorkerState::Ready && Some(&lease.worker) != except).collect();
-        if takers.is_empty() {
+        if fitting.is_empty() {
             return Err(error::no_live_worker("no worker is there to take the session"));
         }
-        let mut fitting = takers;
+        fitting.retain(|lease| hosts(lease, kind));
+        if fitting.is_empty() {
+            let message = format!("no worker is there that hosts sessions of kind {kind}");
+            return Err(error::no_live_worker(&message).detail("kind", kind));
+        }
         fitting.retain(|lease| workspace.is_none_or(|workspace| has(lease, workspace)));
         if fitting.iter().any(|lease| may_write(lease, workspace)) {
             fitting.retain(|lease| may_write(lease, workspace));
@@ -316,10 +318,15 @@ impl Workers {
             .is_some_and(|lease| lease.boot == owner.boot && has(lease, workspace) && may_write(lease, Some(workspace)))
     }
 
-    /// Those that may take a session of `workspace` and save its file.
-    pub(crate) fn writers(&self, workspace: &WorkspaceName) -> Vec<Candidate> {
-        let takers = self.live().filter(|lease| lease.state == WorkerState::Ready && has(lease, workspace));
-        takers.filter(|lease| may_write(lease, Some(workspace))).map(|lease| self.candidate(lease)).collect()
+    /// Those that may take a session with these needs and save its file.
+    pub(crate) fn writers(&self, needs: Needs<'_>) -> Vec<Candidate> {
+        let fits = |lease: &&WorkerLease| {
+            lease.state == WorkerState::Ready
+                && hosts(lease, needs.kind)
+                && needs.workspace.is_some_and(|workspace| has(lease, workspace))
+                && may_write(lease, needs.workspace)
+        };
+        self.live().filter(fits).map(|lease| self.candidate(lease)).collect()
     }
 
     fn candidate(&self, lease: &WorkerLease) -> Candidate {
@@ -344,6 +351,11 @@ impl Entry {
     fn is_present(&self, now: Instant, ttl: Duration) -> bool {
         self.missing_since.is_none() && self.unheard.is_none() && now.saturating_duration_since(self.changed_at) < ttl
     }
+}
+
+/// Whether a worker hosts sessions of `kind`.
+pub(crate) fn hosts(lease: &WorkerLease, kind: &str) -> bool {
+    lease.kinds.iter().any(|hosted| hosted == kind)
 }
 
 /// Whether a worker mounts `workspace`.
@@ -378,8 +390,13 @@ mod tests {
             sessions: 0,
             workspaces: vec!["main".to_owned()],
             read_only: Vec::new(),
+            kinds: vec!["document".to_owned()],
             version: String::new(),
         }
+    }
+
+    fn document(workspace: Option<&WorkspaceName>) -> Needs<'_> {
+        Needs { kind: "document", workspace }
     }
 
     fn owner(worker: &str, boot: u128) -> Owner {
@@ -419,7 +436,7 @@ mod tests {
             let lost = workers.learn(vec![(Revision(2 + n), lease("w2", 6))], second(start, n));
             assert_eq!(lost, n == 5, "told once, at the end of the grace");
             assert_eq!(workers.liveness(&owner("w1", 5)) == Liveness::Gone, n == 5);
-            assert_eq!(workers.candidates(None, None).unwrap().len(), 1);
+            assert_eq!(workers.candidates(document(None), None).unwrap().len(), 1);
         }
     }
 
@@ -432,7 +449,7 @@ mod tests {
         assert!(
             !workers.learn(vec![(Revision(10), lease("w2", 6)), (Revision(11), lease("w1", 5))], second(start, 61))
         );
-        assert_eq!(workers.candidates(None, None).unwrap().len(), 2);
+        assert_eq!(workers.candidates(document(None), None).unwrap().len(), 2);
     }
 
     #[test]
@@ -455,12 +472,12 @@ mod tests {
         let boot = owner("w1", 5).boot;
         assert!(!workers.unheard(&owner("w1", 5).worker, boot, start), "to be confirmed");
         assert_eq!(workers.liveness(&owner("w1", 5)), Liveness::Live);
-        assert_eq!(workers.candidates(None, None).unwrap().len(), 1, "it takes no sessions in doubt");
+        assert_eq!(workers.candidates(document(None), None).unwrap().len(), 1, "it takes no sessions in doubt");
         assert!(workers.unheard(&owner("w1", 5).worker, boot, start + CONFIRM));
         assert!(!workers.unheard(&owner("w1", 5).worker, boot, start + CONFIRM), "no news");
         assert_eq!(workers.liveness(&owner("w1", 5)), Liveness::Suspect);
         assert!(workers.is_lost(&owner("w1", 5)));
-        assert_eq!(workers.candidates(None, None).unwrap().len(), 1);
+        assert_eq!(workers.candidates(document(None), None).unwrap().len(), 1);
         workers.learn(vec![(Revision(3), lease("w1", 5)), (Revision(4), lease("w2", 6))], second(start, 1));
         assert_eq!(workers.liveness(&owner("w1", 5)), Liveness::Live);
     }
@@ -481,7 +498,7 @@ mod tests {
         workers.heard(&owner);
         assert!(!workers.is_doubted(&owner));
         assert!(!workers.unheard(&owner.worker, owner.boot, start + CONFIRM), "the time counts anew");
-        assert_eq!(workers.candidates(None, None).unwrap().len(), 1);
+        assert_eq!(workers.candidates(document(None), None).unwrap().len(), 1);
     }
 
     #[test]
@@ -565,16 +582,43 @@ mod tests {
         let mut workers = Workers::new(TTL, GRACE);
         let reason = |result: Result<Vec<Candidate>, Error>| result.unwrap_err().reason;
         let (main, other) = (WorkspaceName::parse("main").unwrap(), WorkspaceName::parse("other").unwrap());
-        assert_eq!(reason(workers.candidates(None, None)), Reason::NoLiveWorker);
+        assert_eq!(reason(workers.candidates(document(None), None)), Reason::NoLiveWorker);
         workers.learn(vec![(Revision(1), lease("w1", 5)), (Revision(2), lease("w2", 6))], Instant::now());
-        assert_eq!(workers.candidates(Some(&main), None).unwrap().len(), 2);
-        assert_eq!(reason(workers.candidates(Some(&other), None)), Reason::NoWorkspace);
+        assert_eq!(workers.candidates(document(Some(&main)), None).unwrap().len(), 2);
+        assert_eq!(reason(workers.candidates(document(Some(&other)), None)), Reason::NoWorkspace);
         let w1 = owner("w1", 5).worker;
-        assert_eq!(workers.candidates(None, Some(&w1)).unwrap().len(), 1);
+        assert_eq!(workers.candidates(document(None), Some(&w1)).unwrap().len(), 1);
         workers.told(&owner("w2", 6).worker, WorkerState::Draining);
-        assert_eq!(reason(workers.candidates(None, Some(&w1))), Reason::NoLiveWorker);
+        assert_eq!(reason(workers.candidates(document(None), Some(&w1))), Reason::NoLiveWorker);
         workers.placed(&w1);
-        assert_eq!(workers.candidates(None, None).unwrap()[0].sessions, 1);
+        assert_eq!(workers.candidates(document(None), None).unwrap()[0].sessions, 1);
+    }
+
+    #[test]
+    fn a_lease_that_says_nothing_of_kinds_is_of_a_worker_of_documents() {
+        let mut lease = serde_json::to_value(lease("w1", 5)).unwrap();
+        assert!(lease.as_object_mut().unwrap().remove("kinds").is_none(), "nor is it said where it need not be");
+        let lease: WorkerLease = serde_json::from_value(lease).unwrap();
+        assert!(hosts(&lease, "document") && !hosts(&lease, "counter"));
+    }
+
+    #[test]
+    fn only_who_hosts_a_kind_is_a_candidate_for_it() {
+        let mut workers = Workers::new(TTL, GRACE);
+        let main = WorkspaceName::parse("main").unwrap();
+        let counters = WorkerLease { kinds: vec!["counter".to_owned()], ..lease("w2", 6) };
+        workers.learn(vec![(Revision(1), lease("w1", 5)), (Revision(2), counters)], Instant::now());
+        let names = |kind, workspace| -> Vec<String> {
+            let found = workers.candidates(Needs { kind, workspace }, None).unwrap();
+            found.into_iter().map(|candidate| candidate.worker.to_string()).collect()
+        };
+        assert_eq!((names("document", None), names("counter", None)), (vec!["w1".to_owned()], vec!["w2".to_owned()]));
+        assert_eq!(names("counter", Some(&main)), ["w2"]);
+        let writers = workers.writers(Needs { kind: "counter", workspace: Some(&main) });
+        assert_eq!(writers.len(), 1);
+        let refusal = workers.candidates(Needs { kind: "clock", workspace: None }, None).unwrap_err();
+        assert_eq!((refusal.reason, &refusal.details["kind"]), (Reason::NoLiveWorker, &"clock".into()));
+        assert!(refusal.retryable, "a worker that hosts it may come");
     }
 
     #[test]
@@ -584,14 +628,15 @@ mod tests {
         let reader = WorkerLease { read_only: vec!["main".to_owned()], ..lease("w1", 5) };
         workers.learn(vec![(Revision(1), reader), (Revision(2), lease("w2", 6))], Instant::now());
         let names = |workspace, except| -> Vec<String> {
-            let found: Vec<Candidate> = workers.candidates(workspace, except).unwrap();
+            let found: Vec<Candidate> = workers.candidates(document(workspace), except).unwrap();
             found.into_iter().map(|candidate| candidate.worker.to_string()).collect()
         };
         assert_eq!(names(Some(&main), None), ["w2"]);
         assert_eq!(names(None, None).len(), 2, "what has no file is everybody's");
         let w2 = owner("w2", 6).worker;
         assert_eq!(names(Some(&main), Some(&w2)), ["w1"]);
-        let writers: Vec<WorkerName> = workers.writers(&main).into_iter().map(|writer| writer.worker).collect();
+        let writers: Vec<WorkerName> =
+            workers.writers(document(Some(&main))).into_iter().map(|writer| writer.worker).collect();
         assert_eq!(writers, [w2]);
         assert!(!workers.may_write(&owner("w1", 5), &main));
         assert!(workers.may_write(&owner("w2", 6), &main));

@@ -72,7 +72,7 @@ impl Agent {
             return Err(End::Moved);
         }
         let activation = record.owner.as_ref().map(|owner| owner.activation).ok_or(End::Moved)?;
-        let kind = core.config.kinds.get(&record.kind).ok_or_else(|| {
+        let kind = core.config.kinds.get(record.kind.as_str()).ok_or_else(|| {
             let message = format!("this worker does not host sessions of kind {:?}", record.kind);
             End::Failed(Box::new(Error::new(Reason::RecordInvalid, message)))
         })?;
@@ -281,7 +281,7 @@ impl Agent {
     }
 
     fn reset(&mut self) {
-        if let Some(kind) = self.core.config.kinds.get(&self.record.kind) {
+        if let Some(kind) = self.core.config.kinds.get(self.record.kind.as_str()) {
             self.machine = kind.create(&self.record, self.core.surroundings(&self.record));
         }
         self.answered = Answered::default();

@@ -59,6 +59,7 @@ fn lease(boot: u128) -> WorkerLease {
         sessions: 0,
         workspaces: Vec::new(),
         read_only: Vec::new(),
+        kinds: Vec::new(),
         version: String::new(),
     }
 }

@@ -15,6 +15,7 @@ use crate::error;
 use crate::hub::Hub;
 use crate::link::{self, Activated, Beginning};
 use crate::place::Giving;
+use crate::placement::Needs;
 
 /// Moves a session to the worker that was named, or to any other.
 pub(crate) async fn answer(hub: &Hub, key: &SessionKey, incoming: &Incoming) -> Result<Answer, Error> {
@@ -72,12 +73,12 @@ async fn target(
     known: &Known,
     call: &Call,
 ) -> Result<(WorkerName, Boot), Error> {
-    let workspace = known.record.workspace.as_ref();
+    let needs = Needs::of(&known.record);
     if let Some(name) = &request.worker {
-        return hub.registry.named(name, workspace, call.deadline).await;
+        return hub.registry.named(name, needs, call.deadline).await;
     }
     let now_at = known.record.owner.as_ref().map(|owner| &owner.worker);
-    let chosen = hub.registry.choose(key, workspace, now_at, call.deadline).await;
+    let chosen = hub.registry.choose(key, needs, now_at, call.deadline).await;
     chosen.map_err(|error| if error.reason == Reason::NoLiveWorker { nowhere_to_go(key) } else { error })
 }
 

@@ -8,7 +8,7 @@ mod real;
 use std::sync::Arc;
 
 use holdfast_protocol::document::Content;
-use holdfast_protocol::id::WorkspaceName;
+use holdfast_protocol::id::{KindName, WorkspaceName};
 use holdfast_protocol::path::CanonicalPath;
 use holdfast_protocol::record::{EventType, SessionConfig, SessionRecord};
 use holdfast_protocol::reply::{Opened, Session};
@@ -28,12 +28,14 @@ use crate::error;
 use crate::hub::Hub;
 use crate::link::{self, Activated, Beginning};
 use crate::place;
+use crate::placement::Needs;
 use crate::writer::Writer;
 
 /// What is to be opened.
 struct Wanted {
     key: SessionKey,
     file: Option<(WorkspaceName, CanonicalPath)>,
+    kind: KindName,
     mode: Mode,
     config: SessionConfig,
     content: Option<Content>,
@@ -58,6 +60,7 @@ fn wanted(request: Open, namespace: &Namespace, call: &Call, limits: &Limits) ->
     Ok(Wanted {
         key: SessionKey::new(namespace.clone(), id),
         file,
+        kind: request.kind.unwrap_or_default(),
         mode: request.mode.unwrap_or_default(),
         config: config(request.config.unwrap_or_default(), limits),
         content: request.content,
@@ -88,6 +91,16 @@ fn derived(namespace: &Namespace, request_id: &RequestId) -> Uuid {
     Builder::from_random_bytes(bytes).with_version(uuid::Version::SortRand).into_uuid()
 }
 
+impl Wanted {
+    fn needs(&self) -> Needs<'_> {
+        Needs { kind: self.kind.as_str(), workspace: self.file.as_ref().map(|(workspace, _)| workspace) }
+    }
+
+    fn rule(&self) -> open::Wanted<'_> {
+        open::Wanted { key: &self.key, file: self.file.as_ref(), kind: &self.kind, mode: self.mode }
+    }
+}
+
 async fn opened(hub: &Hub, wanted: &Wanted, call: &Call) -> Result<(Known, bool), Error> {
     let opening = Opening { wanted, is_known: hub.records.cached(&wanted.key).is_some() };
     let done = change(&mut Writer::new(hub, &wanted.key, call), &opening).await;
@@ -112,7 +125,7 @@ impl Opening<'_> {
         revision: Revision,
     ) -> Result<Decision<()>, Error> {
         let (hub, call, wanted) = (writer.hub, writer.call, self.wanted);
-        let (expected, mark) = match open::open(record, revision, wanted.mode, &wanted.key, wanted.file.as_ref()) {
+        let (expected, mark) = match open::open(record, revision, wanted.rule()) {
             OpenDecision::Existing => return Ok(Decision::Unchanged(())),
             OpenDecision::Refuse(refusal) => return Ok(Decision::Refuse(refusal)),
             OpenDecision::Create { expected, mark } => (expected, mark),
@@ -121,11 +134,11 @@ impl Opening<'_> {
         if opened_before(hub, &wanted.key, expected, call).await?.is_some() {
             return Err(Error::no_session(&wanted.key));
         }
-        let workspace = wanted.file.as_ref().map(|(workspace, _)| workspace);
-        let chosen = hub.registry.choose(&wanted.key, workspace, None, call.deadline).await?;
+        let chosen = hub.registry.choose(&wanted.key, wanted.needs(), None, call.deadline).await?;
         let blank = Blank {
             key: &wanted.key,
             file: wanted.file.clone(),
+            kind: wanted.kind.clone(),
             config: wanted.config.clone(),
             owner: place::new_owner(chosen),
             expected,

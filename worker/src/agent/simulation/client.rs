@@ -262,7 +262,7 @@ impl Client {
 
     fn hold(&mut self, grant: Option<&Grant>) {
         if let Some(grant) = grant {
-            self.token = Some(grant.lock_token.clone());
+            self.token = Some(grant.lock_token.to_string());
         }
     }
 

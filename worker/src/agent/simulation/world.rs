@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use bytes::Bytes;
-use holdfast_protocol::id::{Activation, Boot, WorkspaceName};
+use holdfast_protocol::id::{Activation, Boot, KindName, WorkspaceName};
 use holdfast_protocol::internal::{Activate, Hint};
 use holdfast_protocol::record::{Event, EventType, Owner, State, Urgency};
 use holdfast_protocol::subject::Verb;
@@ -47,7 +47,8 @@ impl Node {
     fn start(world: &World, name: WorkerName) -> Arc<Self> {
         let (memory, boot) = (&world.memory, Boot(world.fresh()));
         let mut config = WorkerConfig::new(name.clone());
-        config.kinds.extend(world.opening.kinds.clone());
+        let kinds = world.opening.kinds.iter();
+        config.kinds.extend(kinds.map(|(name, kind)| (KindName::parse(name).unwrap(), kind.clone())));
         config.mailbox = world.opening.mailbox;
         (config.session_bytes, config.worker_bytes) = world.opening.bytes;
         let mounts = world.opening.folder.iter().map(|folder| {

@@ -74,7 +74,7 @@ async fn resolve_at_once(
 ) -> Result<FilePath, Error> {
     let (worker, boot) = match &known.record.owner {
         Some(owner) => (owner.worker.clone(), owner.boot),
-        None => hub.registry.pick(&wanted.key, Some(&asked.workspace), None, call.deadline).await?,
+        None => hub.registry.pick(&wanted.key, wanted.needs(), None, call.deadline).await?,
     };
     let patience = call.left().min(PATIENCE);
     match ask_boot(hub, (&worker, boot), control::RESOLVE, asked, patience).await {
@@ -91,7 +91,7 @@ fn silent(worker: &WorkerName, asked: &FilePath) -> Error {
 async fn resolve(hub: &Hub, wanted: &Wanted, asked: &FilePath, call: &Call) -> Result<FilePath, Error> {
     loop {
         call.in_time(&wanted.key)?;
-        let (worker, boot) = hub.registry.pick(&wanted.key, Some(&asked.workspace), None, call.deadline).await?;
+        let (worker, boot) = hub.registry.pick(&wanted.key, wanted.needs(), None, call.deadline).await?;
         match ask_boot(hub, (&worker, boot), control::RESOLVE, asked, call.left()).await {
             Ok(real) => return Ok(real),
             Err(Fault::Refused(refusal)) => return Err(refusal),

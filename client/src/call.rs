@@ -3,35 +3,25 @@
 //! Invariant: the bytes of a [`Call`] are made once. A retry sends the very same ones, so a coordinator that has done the
 //! thing already answers as it did the first time.
 
+use std::fmt;
 use std::future::{Future, IntoFuture};
+use std::marker::PhantomData;
 use std::pin::Pin;
 use std::time::Duration;
 
 use bytes::Bytes;
 use holdfast_protocol::RequestId;
+use holdfast_protocol::request::Request;
 use holdfast_protocol::subject::Verb;
-use serde::Serialize;
 use serde::de::DeserializeOwned;
+use serde_json::{Map, Value};
 use uuid::Uuid;
 
 use crate::client::Client;
 use crate::error::Error;
 use crate::retry;
 
-/// A request's own members, beside `request_id` and `actor`, and what answers it.
-pub trait Ask: Serialize + Send + Sync {
-    /// What is asked.
-    const VERB: Verb;
-    /// What comes back.
-    type Reply: DeserializeOwned;
-
-    /// How long the request waits on purpose, as for a lock: so much longer than its caller's patience it may take.
-    fn may_take(&self) -> Duration {
-        Duration::ZERO
-    }
-}
-
-/// A request that is ready to be sent: await it, or change it before.
+/// A request that is ready to be sent, and answered with a `T`: await it, or change it before.
 ///
 /// ```no_run
 /// # use std::time::Duration;
@@ -45,48 +35,63 @@ pub trait Ask: Serialize + Send + Sync {
 /// # }
 /// ```
 #[must_use = "nothing is asked until a call is awaited"]
-#[derive(Debug)]
-pub struct Call<A> {
+pub struct Call<T> {
     client: Client,
+    verb: Verb,
     subject: String,
-    ask: A,
+    members: Map<String, Value>,
     request_id: RequestId,
-    actor: Option<String>,
     patience: Duration,
+    wait: Duration,
+    reply: PhantomData<fn() -> T>,
 }
 
-#[derive(Serialize)]
-struct Body<'a, A> {
-    #[serde(flatten)]
-    ask: &'a A,
-    request_id: &'a RequestId,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    actor: Option<&'a str>,
+/// The members of `request`.
+pub(crate) fn members_of(request: &impl Request) -> Map<String, Value> {
+    match serde_json::to_value(request) {
+        Ok(Value::Object(members)) => members,
+        // Not shown: it may have a token.
+        _ => unreachable!("a request is an object of strings, numbers and JSON values"),
+    }
 }
 
-impl<A: Ask> Call<A> {
-    pub(crate) fn new(client: Client, subject: String, ask: A) -> Self {
-        let actor = client.actor.clone();
-        let patience = client.patience + ask.may_take();
-        Self { client, subject, ask, request_id: RequestId::made(Uuid::now_v7()), actor, patience }
+impl<T> Call<T> {
+    pub(crate) fn new(client: Client, verb: Verb, subject: String, mut members: Map<String, Value>) -> Self {
+        if let Some(actor) = client.actor.clone() {
+            members.entry("actor").or_insert_with(|| actor.into());
+        }
+        let given = members.get("request_id").and_then(Value::as_str).and_then(|id| RequestId::parse(id).ok());
+        let request_id = given.unwrap_or_else(|| RequestId::made(Uuid::now_v7()));
+        members.entry("request_id").or_insert_with(|| request_id.as_str().into());
+        let patience = client.patience;
+        Self { client, verb, subject, members, request_id, patience, wait: Duration::ZERO, reply: PhantomData }
+    }
+
+    pub(crate) fn waiting(self, wait: Duration) -> Self {
+        Self { wait, ..self }
     }
 
     /// Names the request, so that a program that starts anew can ask for the same outcome again.
     pub fn request_id(mut self, request_id: RequestId) -> Self {
+        self.members.insert("request_id".to_owned(), request_id.as_str().into());
         self.request_id = request_id;
         self
     }
 
     /// Says who asks, for the audit trail.
     pub fn actor(mut self, actor: impl Into<String>) -> Self {
-        self.actor = Some(actor.into());
+        self.members.insert("actor".to_owned(), actor.into().into());
         self
     }
 
     /// How long it may take with all its retries, in place of the client's patience.
-    pub fn within(mut self, patience: Duration) -> Self {
-        self.patience = patience + self.ask.may_take();
-        self
+    pub fn within(self, patience: Duration) -> Self {
+        Self { patience, ..self }
+    }
+
+    /// How long it may take at most: its patience, and what it waits for on purpose, as for a lock.
+    pub fn may_take(&self) -> Duration {
+        self.patience + self.wait
     }
 
     /// The subject it is sent to.
@@ -96,8 +101,7 @@ impl<A: Ask> Call<A> {
 
     /// The body that is sent, JSON.
     pub fn body(&self) -> Bytes {
-        let body = Body { ask: &self.ask, request_id: &self.request_id, actor: self.actor.as_deref() };
-        serde_json::to_vec(&body).expect("a request is strings, numbers and JSON values").into()
+        serde_json::to_vec(&self.members).expect("JSON values serialize").into()
     }
 
     /// Sends it, and returns the reply's body as it came.
@@ -110,17 +114,19 @@ impl<A: Ask> Call<A> {
             subject: &self.subject,
             body: self.body(),
             request_id: &self.request_id,
-            is_read: A::VERB.is_read(),
-            may_take: self.ask.may_take(),
+            is_read: self.verb.is_read(),
+            wait: self.wait,
         };
-        retry::until_answered(&sending, self.patience).await
+        retry::until_answered(&sending, self.may_take()).await
     }
+}
 
+impl<T: DeserializeOwned> Call<T> {
     /// Reads a reply's body that [`Call::send_raw`] returned.
     ///
     /// # Errors
     /// [`Error::Refused`] with `internal` / `bug` when it does not have the shape of the contract.
-    pub fn read(&self, reply: &[u8]) -> Result<A::Reply, Error> {
+    pub fn read(&self, reply: &[u8]) -> Result<T, Error> {
         serde_json::from_slice(reply).map_err(|problem| Error::of_garbled(&problem, &self.request_id))
     }
 
@@ -128,16 +134,26 @@ impl<A: Ask> Call<A> {
     ///
     /// # Errors
     /// As [`Error`] has it.
-    pub async fn send(&self) -> Result<A::Reply, Error> {
+    pub async fn send(&self) -> Result<T, Error> {
         self.read(&self.send_raw().await?)
     }
 }
 
-impl<A: Ask + 'static> IntoFuture for Call<A> {
-    type Output = Result<A::Reply, Error>;
+impl<T: DeserializeOwned + 'static> IntoFuture for Call<T> {
+    type Output = Result<T, Error>;
     type IntoFuture = Pin<Box<dyn Future<Output = Self::Output> + Send>>;
 
     fn into_future(self) -> Self::IntoFuture {
         Box::pin(async move { self.send().await })
+    }
+}
+
+impl<T> fmt::Debug for Call<T> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        // The members may have a token or somebody's text, and neither belongs into a log line.
+        f.debug_struct("Call")
+            .field("subject", &self.subject)
+            .field("request_id", &self.request_id)
+            .finish_non_exhaustive()
     }
 }

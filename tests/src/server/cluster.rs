@@ -3,12 +3,10 @@
 use std::path::Path;
 use std::time::Duration;
 
+use anyhow::{Context, Result, bail};
 use async_nats::jetstream;
+use holdfast_deploy::{Server, ServerOptions, StartError, free_port};
 use tokio::time::Instant;
-
-use crate::error::StartError;
-use crate::port::free_port;
-use crate::server::{ClusterOptions, Server, ServerOptions};
 
 /// A fresh cluster of three elects its leader in one to two seconds.
 const FORM_DEADLINE: Duration = Duration::from_secs(60);
@@ -21,27 +19,6 @@ const ANSWER_DEADLINE: Duration = Duration::from_secs(1);
 /// How often other ports are tried.
 const PORT_TRIES: usize = 5;
 
-/// Why a cluster did not start. None of its servers is left running.
-#[derive(Debug, thiserror::Error)]
-pub enum ClusterError {
-    /// One of the servers did not start.
-    #[error("server {name} of the cluster did not start")]
-    Start {
-        /// Its name.
-        name: String,
-        /// Why.
-        source: StartError,
-    },
-    /// The servers run, but a stream with that many replicas cannot be made.
-    #[error("the cluster has no {replicas} replicas to give: {last}")]
-    NotFormed {
-        /// The size of the cluster.
-        replicas: usize,
-        /// What was last answered.
-        last: String,
-    },
-}
-
 /// A cluster of nats-servers that we started; they end with it.
 pub struct Cluster {
     servers: Vec<Server>,
@@ -52,30 +29,30 @@ impl Cluster {
     /// with that many replicas can be made.
     ///
     /// # Errors
-    /// [`ClusterError`]; no process is left then.
-    pub async fn start(binary: &Path, data: &Path, size: usize) -> Result<Self, ClusterError> {
+    /// When one of them does not start, or they do not find together; no process is left then.
+    pub async fn start(binary: &Path, data: &Path, size: usize) -> Result<Self> {
         let mut tried = 0;
         let cluster = loop {
             tried += 1;
             match Self::start_servers(binary, data, size).await {
-                Err(ClusterError::Start { source: StartError::PortTaken { .. }, .. }) if tried < PORT_TRIES => {}
-                other => break other?,
+                Err(StartError::PortTaken { .. }) if tried < PORT_TRIES => {}
+                other => break other.context("a server of the cluster did not start")?,
             }
         };
         cluster.wait_for_replicas(FORM_DEADLINE).await?;
         Ok(cluster)
     }
 
-    async fn start_servers(binary: &Path, data: &Path, size: usize) -> Result<Self, ClusterError> {
-        let ports = (0..size).map_while(|_| free_port());
-        let routes: Vec<u16> = ports.collect();
+    async fn start_servers(binary: &Path, data: &Path, size: usize) -> Result<Self, StartError> {
+        let routes: Vec<String> =
+            (0..size).map_while(|_| free_port()).map(|port| format!("nats://127.0.0.1:{port}")).collect();
         let mut servers = Vec::with_capacity(size);
-        for (&port, number) in routes.iter().zip(1..) {
+        for (route, number) in routes.iter().zip(1..) {
             let name = format!("n{number}");
             let mut options = ServerOptions::new(binary, data.join(&name), &name);
-            options.cluster = Some(ClusterOptions { name: "holdfast".to_owned(), port, routes: routes.clone() });
-            let started = Server::start(options).await;
-            servers.push(started.map_err(|source| ClusterError::Start { name, source })?);
+            let args = ["--cluster_name", "holdfast", "--cluster", route, "--routes", &routes.join(",")];
+            options.args = args.map(str::to_owned).to_vec();
+            servers.push(Server::start(options).await?);
         }
         Ok(Self { servers })
     }
@@ -84,8 +61,8 @@ impl Cluster {
     /// and all of its servers take part. So it is also the thing to wait for after a fault.
     ///
     /// # Errors
-    /// [`ClusterError::NotFormed`] after `deadline`, with what was last answered.
-    pub async fn wait_for_replicas(&self, deadline: Duration) -> Result<(), ClusterError> {
+    /// After `deadline`, with what was last answered.
+    pub async fn wait_for_replicas(&self, deadline: Duration) -> Result<()> {
         let end = Instant::now() + deadline;
         loop {
             let last = match tokio::time::timeout(ANSWER_DEADLINE, self.make_stream()).await {
@@ -94,7 +71,7 @@ impl Cluster {
                 Err(_) => "no answer".to_owned(),
             };
             if Instant::now() + POLL >= end {
-                return Err(ClusterError::NotFormed { replicas: self.servers.len(), last });
+                bail!("the cluster has no {} replicas to give: {last}", self.servers.len());
             }
             tokio::time::sleep(POLL).await;
         }
@@ -149,18 +126,17 @@ fn is_everywhere(stream: &jetstream::stream::Info, servers: usize) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::Finder;
+    use crate::server::binary;
 
     #[tokio::test]
-    async fn a_cluster_gives_three_replicas_again_after_one_server_was_killed() -> anyhow::Result<()> {
+    async fn a_cluster_gives_three_replicas_again_after_one_server_was_killed() -> Result<()> {
         let folder = tempfile::tempdir()?;
-        let binary = Finder::from_env().find(&|line| eprintln!("{line}")).await?;
-        let mut cluster = Cluster::start(&binary.path, folder.path(), 3).await?;
+        let mut cluster = Cluster::start(&binary().await?.path, folder.path(), 3).await?;
         assert_eq!(cluster.urls().len(), 3);
 
         cluster.servers_mut()[0].kill9()?;
         let error = cluster.wait_for_replicas(Duration::from_secs(1)).await;
-        assert!(matches!(error, Err(ClusterError::NotFormed { replicas: 3, .. })), "{error:?}");
+        assert!(error.unwrap_err().to_string().starts_with("the cluster has no 3 replicas to give: "));
 
         cluster.servers_mut()[0].restart().await?;
         cluster.wait_for_replicas(FORM_DEADLINE).await?;
