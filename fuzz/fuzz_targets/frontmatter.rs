@@ -2,12 +2,7 @@
 //! changed or gone, reads back so.
 #![no_main]
 
-#[path = "../../worker/src/document"]
-mod document {
-    pub(crate) mod frontmatter;
-}
-
-use document::frontmatter::{join, read, rewrite, split};
+use holdfast_frontmatter::{join, read, rewrite, split};
 use holdfast_protocol::Limits;
 use holdfast_protocol::json::parse_fields;
 use libfuzzer_sys::fuzz_target;

@@ -44,7 +44,7 @@ use crate::mailbox::Mailbox;
 use crate::pulse::Pulse;
 use crate::status::Status;
 use crate::supervisor::Departed;
-use crate::workspace::Mount;
+use holdfast_files::Mount;
 
 /// How many letters one frame may answer.
 const BATCH_LETTERS: usize = 256;

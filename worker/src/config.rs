@@ -10,7 +10,7 @@ use holdfast_protocol::{Limits, WorkerName};
 
 use crate::document::DocumentKind;
 use crate::machine::Kind;
-use crate::workspace::Workspace;
+use holdfast_files::Workspace;
 
 /// What to do about another process of the worker's name that is alive.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

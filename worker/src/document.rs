@@ -5,7 +5,6 @@
 
 mod disk;
 mod file;
-pub mod frontmatter;
 mod history;
 mod request;
 mod saving;
@@ -31,11 +30,9 @@ use serde_json::{Map, Value};
 
 use crate::machine::{Ask, Change, Decision, Effect, Kind, Machine, Memory, Noticed, Surroundings};
 use file::File;
-#[cfg(feature = "failpoints")]
-pub use file::STEPS as SAVE_STEPS;
 pub(crate) use file::resolve;
-use frontmatter::BYTE_ORDER_MARK;
 use history::Weight;
+use holdfast_frontmatter::BYTE_ORDER_MARK;
 use request::Body;
 use state::{DocumentChange, Stamp, State};
 use step::Step;

@@ -14,7 +14,7 @@ use holdfast_protocol::subject::Verb;
 use holdfast_protocol::{Error, Limits, RequestId, SessionRecord};
 use serde_json::value::RawValue;
 
-use crate::workspace::Mount;
+use holdfast_files::Mount;
 
 /// What a session is in.
 #[derive(Clone)]

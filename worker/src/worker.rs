@@ -26,8 +26,7 @@ use crate::inbox;
 use crate::lease::{self, LeaseHealth, NameTaken};
 use crate::pulse::{self, Pulse};
 use crate::supervisor::Supervisor;
-use crate::watch::Watch;
-use crate::workspace::Mount;
+use holdfast_files::{Mount, Watch};
 
 mod control;
 

@@ -5,14 +5,6 @@
 //! Deliberately absent: detection of hard links and of file systems that ignore case. There two paths can be two
 //! sessions of one file, and the second save is `disk_diverged`.
 
-mod attributes;
-mod beneath;
-mod failpoint;
-mod save;
-mod temporary;
-#[cfg(test)]
-mod tests;
-
 use std::io::ErrorKind;
 use std::sync::Arc;
 
@@ -21,69 +13,13 @@ use holdfast_protocol::error::Reason;
 use holdfast_protocol::frame::OpEvent;
 use holdfast_protocol::path::CanonicalPath;
 use holdfast_protocol::{Error, Limits, SessionKey, SessionRecord};
-use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
-use super::frontmatter;
-use crate::watch::Watched;
-use crate::workspace::{Mount, is_displaced};
-use beneath::Real;
-#[cfg(feature = "failpoints")]
-pub use failpoint::STEPS;
-use save::{Order, Protected, Save};
-pub(super) use save::{Placed, Prepared};
-
-/// Facts of a file when the session last read or wrote it.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub(super) struct Baseline {
-    /// blake3, hex.
-    pub(super) digest: String,
-    /// Size.
-    pub(super) bytes: u64,
-    /// Its modification time then, by the clock of its file system. For people.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub(super) mtime: Option<String>,
-}
-
-impl Baseline {
-    pub(super) fn of(bytes: &[u8]) -> Self {
-        Self { digest: blake3::hash(bytes).to_hex().to_string(), bytes: bytes.len() as u64, mtime: None }
-    }
-}
-
-/// A regular file that was found.
-#[derive(Clone, Debug)]
-pub(super) struct Seen {
-    /// blake3, hex; `None`: the file is larger than a document's file may be.
-    pub(super) digest: Option<String>,
-    pub(super) bytes: u64,
-    pub(super) mtime: Option<String>,
-    /// Who owns it.
-    pub(super) uid: u32,
-}
-
-/// What was found at the file's path.
-#[derive(Clone, Debug)]
-pub(super) enum Found {
-    Nothing,
-    File(Seen),
-    /// A symbolic link, at the path itself or in place of one of its folders. The session never writes one.
-    Link,
-    /// A folder, a pipe, a device.
-    Irregular,
-    /// A file that this worker may not read.
-    Unreadable,
-}
-
-impl Found {
-    pub(super) fn digest(&self) -> Option<&str> {
-        match self {
-            Self::File(seen) => seen.digest.as_deref(),
-            Self::Nothing | Self::Link | Self::Irregular | Self::Unreadable => None,
-        }
-    }
-}
+use holdfast_files::{
+    Baseline, Found, Known, Mount, Order, Over, Placed, Prepared, Protected, Real, Save, Watched, is_displaced,
+    is_linked, real_path, save,
+};
+use holdfast_frontmatter as frontmatter;
 
 /// A file's content.
 pub(super) struct Content {
@@ -91,44 +27,6 @@ pub(super) struct Content {
     pub(super) fields: Map<String, Value>,
     pub(super) body: String,
     pub(super) baseline: Baseline,
-}
-
-/// What a save may replace.
-pub(super) enum Over {
-    Anything,
-    /// Only what the session knows.
-    Known(Known),
-}
-
-/// What a session knows of its file.
-#[derive(Clone, Debug, Default)]
-pub(super) struct Known {
-    /// Digest of what was last read or written; `None`: there was none.
-    pub(super) baseline: Option<String>,
-    /// Digests of saves that may have reached the file, although the log has no outcome of them.
-    pub(super) begun: Vec<String>,
-}
-
-impl Over {
-    fn allows(&self, found: &Found) -> bool {
-        match self {
-            Self::Anything => true,
-            Self::Known(known) => known.has(found),
-        }
-    }
-}
-
-impl Known {
-    /// Whether `found` is what this session last read, or what one of its own saves wrote.
-    pub(super) fn has(&self, found: &Found) -> bool {
-        match found {
-            Found::Nothing => self.baseline.is_none(),
-            Found::File(Seen { digest: Some(digest), .. }) => {
-                self.begun.contains(digest) || self.baseline.as_ref() == Some(digest)
-            }
-            Found::File(_) | Found::Link | Found::Irregular | Found::Unreadable => false,
-        }
-    }
 }
 
 /// The outcome of a save, or of its first half.
@@ -264,7 +162,7 @@ impl File {
     pub(super) async fn look(&self, limits: &Limits) -> Result<Found, Error> {
         let (mount, path, max) = (self.mount()?, self.path.clone(), bytes_max(limits));
         match self.watching(move || save::look(&mount, &path, max)).await {
-            Err(error) if beneath::is_linked(&error) => Ok(Found::Link),
+            Err(error) if is_linked(&error) => Ok(Found::Link),
             looked => looked.map_err(|error| self.io("read", &error)),
         }
     }
@@ -298,9 +196,7 @@ impl File {
         let order = Order { session, path, text, baseline, over, max: bytes_max(limits) };
         match blocking(move || save::prepare(&mount, order)).await {
             // One of the path's folders is a link now: what is behind it belongs to another session.
-            Err(error) if beneath::is_linked(&error) && !is_asked_to && !self.leaves() => {
-                Ok(Written::Diverged(Found::Link))
-            }
+            Err(error) if is_linked(&error) && !is_asked_to && !self.leaves() => Ok(Written::Diverged(Found::Link)),
             prepared => self.written("write", prepared),
         }
     }
@@ -330,7 +226,7 @@ impl File {
         if is_displaced(error) {
             return self.describe(displaced(error));
         }
-        if beneath::is_linked(error) && self.leaves() {
+        if is_linked(error) && self.leaves() {
             return self.describe(escape(&self.path));
         }
         self.describe(Error::new(Reason::Io, format!("cannot {doing} {}: {error}", self.path)))
@@ -349,7 +245,7 @@ impl File {
 
     /// Whether links at the path lead out of the workspace now.
     fn leaves(&self) -> bool {
-        let real = self.mount().map(|mount| beneath::real_path(&mount, &self.path));
+        let real = self.mount().map(|mount| real_path(&mount, &self.path));
         matches!(real, Ok(Ok(Real::Outside)))
     }
 }
@@ -382,7 +278,7 @@ async fn blocking<T: Send + 'static>(work: impl FnOnce() -> std::io::Result<T> +
 /// `path_escape`, `invalid_path`, `no_workspace`, `io`.
 pub(crate) async fn resolve(mount: Arc<Mount>, path: &CanonicalPath, limits: &Limits) -> Result<CanonicalPath, Error> {
     let name = path.to_string();
-    let real = blocking(move || beneath::real_path(&mount, &name)).await;
+    let real = blocking(move || real_path(&mount, &name)).await;
     let nameless = || Error::new(Reason::InvalidPath, format!("the real path of {path} is not a valid path"));
     let refused = |error: std::io::Error| match error.kind() {
         _ if is_displaced(&error) => displaced(&error),

@@ -6,6 +6,8 @@
 use std::sync::Arc;
 
 use async_trait::async_trait;
+use holdfast_files::{Baseline, Over, Placed, Prepared};
+use holdfast_frontmatter as frontmatter;
 use holdfast_protocol::error::Reason;
 use holdfast_protocol::reply::Saved;
 use holdfast_protocol::request::Save;
@@ -13,9 +15,9 @@ use holdfast_protocol::{Error, Limits, RequestId, SessionId};
 use uuid::Uuid;
 
 use super::disk::Standpoint;
-use super::file::{Baseline, File, Finished, Over, Placed, Prepared, Written};
+use super::file::{File, Finished, Written};
 use super::state::{Begun, BegunSave};
-use super::{Document, DocumentChange, Stamp, frontmatter, raw};
+use super::{Document, DocumentChange, Stamp, raw};
 use crate::machine::{Ask, Change, Effect, Memory, Unfinished, Work};
 
 impl Document {

@@ -2,11 +2,11 @@
 //!
 //! Law: the same changes in the same order make the same state.
 
+use holdfast_files::{Baseline, Known};
 use holdfast_protocol::{Error, RequestId, json};
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
-use super::file::{Baseline, Known};
 use super::history::{History, Weight};
 use super::not_replayable;
 use super::step::Step;

@@ -10,7 +10,7 @@ use ropey::Rope;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
-use super::frontmatter::BYTE_ORDER_MARK;
+use holdfast_frontmatter::BYTE_ORDER_MARK;
 
 /// How many splices of one edit are made on the text itself.
 const FEW: usize = 16;

@@ -30,7 +30,7 @@ use crate::letter::{Answer, Call, Letter, ReplyTo};
 use crate::machine::Kind;
 use crate::pulse::Pulse;
 use crate::supervisor::Supervisor;
-use crate::workspace::{Mount, Workspace};
+use holdfast_files::{Mount, Workspace};
 
 /// One worker's process.
 pub(crate) struct Node {

@@ -24,21 +24,21 @@ pub struct Workspace {
 
 /// A workspace that is there.
 pub struct Mount {
-    pub(crate) folder: Dir,
+    pub folder: Dir,
     /// What its folder is called, as configured and without symbolic links: absolute links may lead back here.
-    pub(crate) names: [PathBuf; 2],
-    pub(crate) writable: bool,
+    pub names: [PathBuf; 2],
+    pub writable: bool,
     /// What tells of changes in it.
-    pub(crate) watch: Option<Arc<Watch>>,
+    pub watch: Option<Arc<Watch>>,
 }
 
 /// The folder is not at its name any more.
 #[derive(Debug, thiserror::Error)]
 #[error("the folder of the workspace is not at {} any more, or is another one", .0.display())]
-pub(crate) struct Displaced(PathBuf);
+pub struct Displaced(PathBuf);
 
 /// Whether `error` is about the workspace's folder itself.
-pub(crate) fn is_displaced(error: &Error) -> bool {
+pub fn is_displaced(error: &Error) -> bool {
     error.get_ref().is_some_and(|inner| inner.is::<Displaced>())
 }
 
@@ -47,7 +47,7 @@ impl Mount {
     ///
     /// # Errors
     /// One that [`is_displaced`], where it is not.
-    pub(crate) fn check(&self) -> Result<()> {
+    pub fn check(&self) -> Result<()> {
         let held = self.folder.dir_metadata()?;
         let is_it = |there: std::fs::Metadata| (there.dev(), there.ino()) == (held.dev(), held.ino());
         if std::fs::metadata(self.real_name()).is_ok_and(is_it) {
@@ -57,7 +57,7 @@ impl Mount {
     }
 
     /// The folder without symbolic links, which is what the system calls it.
-    pub(crate) fn real_name(&self) -> &Path {
+    pub fn real_name(&self) -> &Path {
         &self.names[1]
     }
 
@@ -65,7 +65,7 @@ impl Mount {
     ///
     /// # Errors
     /// As opening a folder does.
-    pub(crate) fn open(workspace: &Workspace, watch: Option<Arc<Watch>>) -> Result<Self> {
+    pub fn open(workspace: &Workspace, watch: Option<Arc<Watch>>) -> Result<Self> {
         let folder = Dir::open_ambient_dir(&workspace.dir, ambient_authority())?;
         let names = [workspace.dir.clone(), workspace.dir.canonicalize()?];
         Ok(Self { folder, names, writable: workspace.writable, watch })

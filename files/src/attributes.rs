@@ -7,7 +7,7 @@ use std::os::unix::fs::{MetadataExt as _, PermissionsExt};
 use cap_std::fs::{File, Metadata, MetadataExt as _};
 use rustix::fs::{Gid, Uid, fchown};
 
-use super::beneath::Spot;
+use crate::beneath::Spot;
 
 /// Attributes that sign the content of a file or give it privileges. They must not pass to another content.
 #[cfg(target_os = "linux")]

@@ -10,18 +10,17 @@ use std::time::SystemTime;
 use cap_std::fs::{Metadata, MetadataExt as _};
 use holdfast_protocol::SessionKey;
 
-use super::attributes::{self, Old};
-use super::beneath::{self, Made, Missing, Spot};
-use super::failpoint::reached;
-use super::temporary::{self, Exchange, Kind, Temporary};
-use super::{Baseline, Found, Known, Over, Seen};
-use crate::workspace::Mount;
+use crate::attributes::{self, Old};
+use crate::beneath::{self, Made, Missing, Spot};
+use crate::failpoint::reached;
+use crate::temporary::{self, Exchange, Kind, Temporary};
+use crate::{Baseline, Found, Known, Mount, Over, Seen};
 
 /// How often the exchange is undone while another program keeps replacing the file.
 const PUT_BACK_MAX: usize = 16;
 
 /// The outcome of a save, or of its first half.
-pub(super) enum Save<T> {
+pub enum Save<T> {
     /// It is done.
     Done(T),
     /// This was found, and the save may not replace it.
@@ -34,23 +33,23 @@ pub(super) enum Save<T> {
 
 /// A file that this process may not write.
 #[derive(Debug)]
-pub(super) struct Protected {
-    pub(super) mode: u32,
-    pub(super) uid: u32,
+pub struct Protected {
+    pub mode: u32,
+    pub uid: u32,
     /// What the kernel says.
-    pub(super) error: Error,
+    pub error: Error,
 }
 
 /// The new file, in its place.
 #[derive(Debug)]
-pub(in super::super) struct Placed {
-    pub(in super::super) baseline: Baseline,
+pub struct Placed {
+    pub baseline: Baseline,
     /// How many other names the file had that it replaced: they keep the old content.
-    pub(in super::super) links_cut: u64,
+    pub links_cut: u64,
 }
 
 /// A save whose temporary file is durable. Only the last step is missing.
-pub(in super::super) struct Prepared {
+pub struct Prepared {
     spot: Spot,
     temporary: Temporary,
     baseline: Baseline,
@@ -62,7 +61,7 @@ pub(in super::super) struct Prepared {
 }
 
 /// Reads at most `max` + 1 bytes; `None` where there is no file.
-pub(super) fn read(mount: &Mount, path: &str, max: u64) -> Result<Option<(Vec<u8>, Metadata)>> {
+pub fn read(mount: &Mount, path: &str, max: u64) -> Result<Option<(Vec<u8>, Metadata)>> {
     let Some(spot) = beneath::spot(mount, path, Missing::Leave)? else { return Ok(None) };
     let Some(file) = spot.open()? else { return Ok(None) };
     let metadata = file.metadata()?;
@@ -72,7 +71,7 @@ pub(super) fn read(mount: &Mount, path: &str, max: u64) -> Result<Option<(Vec<u8
 }
 
 /// What is at the path, with the digest of a file of at most `max` bytes.
-pub(super) fn look(mount: &Mount, path: &str, max: u64) -> Result<Found> {
+pub fn look(mount: &Mount, path: &str, max: u64) -> Result<Found> {
     let Some(spot) = beneath::spot(mount, path, Missing::Leave)? else { return Ok(Found::Nothing) };
     look_at(&spot, max)
 }
@@ -126,7 +125,7 @@ fn other_names(spot: &Spot) -> u64 {
 }
 
 /// The modification time of a file, for people.
-pub(super) fn mtime(metadata: &Metadata) -> Option<String> {
+pub fn mtime(metadata: &Metadata) -> Option<String> {
     metadata.modified().ok().and_then(|time| when(time.into_std()))
 }
 
@@ -135,19 +134,19 @@ fn when(time: SystemTime) -> Option<String> {
 }
 
 /// What to write, where, for which session, and what it may replace.
-pub(super) struct Order {
-    pub(super) session: SessionKey,
-    pub(super) path: String,
-    pub(super) text: String,
+pub struct Order {
+    pub session: SessionKey,
+    pub path: String,
+    pub text: String,
     /// Digest and size of `text`.
-    pub(super) baseline: Baseline,
-    pub(super) over: Over,
+    pub baseline: Baseline,
+    pub over: Over,
     /// How many bytes a document's file may have.
-    pub(super) max: u64,
+    pub max: u64,
 }
 
 /// Writes the temporary file and makes it durable, if the save may replace what is there.
-pub(super) fn prepare(mount: &Mount, order: Order) -> Result<Save<Prepared>> {
+pub fn prepare(mount: &Mount, order: Order) -> Result<Save<Prepared>> {
     let mut made = Made::default();
     let mut prepared = prepare_in(mount, order, &mut made);
     match &mut prepared {
@@ -209,14 +208,14 @@ enum Put {
 impl Prepared {
     /// Behaves as on a file system without unnamed files.
     #[cfg(test)]
-    pub(super) fn make_named(&mut self, is_named: bool) {
+    pub fn make_named(&mut self, is_named: bool) {
         if is_named {
             self.temporary.name().unwrap();
         }
     }
 
     /// Puts the temporary file in the real one's place.
-    pub(super) fn finish(mut self) -> Result<Save<Placed>> {
+    pub fn finish(mut self) -> Result<Save<Placed>> {
         let made = std::mem::take(&mut self.made);
         let finished = self.place();
         if !matches!(finished, Ok(Save::Done(_) | Save::Unsure(_))) {
@@ -311,7 +310,7 @@ impl Prepared {
 /// Removes temporary files that a crash left of saves of this session, and makes the folder durable. After a crash
 /// right behind the exchange, the temporary name can have a file that another program put at the path in the last
 /// moment: that goes back.
-pub(super) fn tidy(mount: &Mount, session: &SessionKey, path: &str, known: &Known, max: u64) -> Result<()> {
+pub fn tidy(mount: &Mount, session: &SessionKey, path: &str, known: &Known, max: u64) -> Result<()> {
     let Some(spot) = beneath::spot(mount, path, Missing::Leave)? else { return Ok(()) };
     for name in temporary::left(&spot.folder, session)? {
         let left = Spot { folder: spot.folder.try_clone()?, name };

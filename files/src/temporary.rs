@@ -9,7 +9,7 @@ use cap_std::fs::{Dir, OpenOptions, OpenOptionsExt};
 use holdfast_protocol::SessionKey;
 use holdfast_protocol::path::TEMPORARY_PREFIX;
 
-use super::failpoint::reached;
+use crate::failpoint::reached;
 
 /// Mode of a temporary file that is to replace another: nobody else may read it before it has that one's mode.
 const PRIVATE: u32 = 0o600;

@@ -29,7 +29,7 @@ const REST: Duration = Duration::from_secs(1);
 
 /// All watches of a worker.
 #[derive(Default)]
-pub(crate) struct Watch {
+pub struct Watch {
     /// Made with the first session that has a file. Its thread takes `seen`, so nobody who holds that may ask it anything.
     watcher: Mutex<Option<RecommendedWatcher>>,
     seen: Arc<Seen>,
@@ -47,7 +47,7 @@ struct Seen {
 }
 
 /// One session's file, told of as long as this lives.
-pub(crate) struct Watched {
+pub struct Watched {
     watch: Arc<Watch>,
     folder: PathBuf,
     name: String,
@@ -60,7 +60,7 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 
 impl Watch {
     /// Notes that `session` has the file at `path` below `root`.
-    pub(crate) fn register(self: &Arc<Self>, root: &Path, path: &str, session: &SessionKey) -> Option<Watched> {
+    pub fn register(self: &Arc<Self>, root: &Path, path: &str, session: &SessionKey) -> Option<Watched> {
         let path = root.join(path);
         let (folder, name) = (path.parent()?.to_owned(), path.file_name()?.to_str()?.to_owned());
         lock(&self.seen.folders).add(root, &folder, &name, session);
@@ -68,7 +68,7 @@ impl Watch {
     }
 
     /// Tells of what happens, for ever. `tell` says whether the session was told; if not, it is told again.
-    pub(crate) async fn run(self: Arc<Self>, tell: impl Fn(&SessionKey) -> bool) {
+    pub async fn run(self: Arc<Self>, tell: impl Fn(&SessionKey) -> bool) {
         let mut told: HashMap<SessionKey, Instant> = HashMap::new();
         loop {
             self.seen.any.notified().await;
@@ -144,7 +144,7 @@ fn watch(watcher: &mut Option<RecommendedWatcher>, seen: &Arc<Seen>, folder: &Pa
 
 impl Watched {
     /// From now on its session is told. Again after its folder was made. It may have to wait for the watching thread.
-    pub(crate) fn begin(&self) {
+    pub fn begin(&self) {
         self.watch.begin(&self.folder);
     }
 }

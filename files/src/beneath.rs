@@ -33,7 +33,7 @@ pub(super) fn is_irregular(error: &Error) -> bool {
 }
 
 /// Whether `error` says that there is a symbolic link in the path.
-pub(super) fn is_linked(error: &Error) -> bool {
+pub fn is_linked(error: &Error) -> bool {
     error.get_ref().is_some_and(|inner| inner.is::<Linked>())
 }
 
@@ -181,7 +181,7 @@ fn explained(folder: &Dir, name: &Path, error: Error) -> Error {
 
 /// The target of a path.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) enum Real {
+pub enum Real {
     /// This path, which has no link in it. Names that do not exist yet are kept.
     Path(String),
     /// It is outside of the workspace.
@@ -191,7 +191,7 @@ pub(super) enum Real {
 }
 
 /// Follows the links of `path` by name. The result may be outdated at once: whoever opens it follows no links.
-pub(super) fn real_path(mount: &Mount, path: &str) -> Result<Real> {
+pub fn real_path(mount: &Mount, path: &str) -> Result<Real> {
     mount.check()?;
     let mut folders = vec![mount.folder.try_clone()?];
     let mut real: Vec<OsString> = Vec::new();

@@ -12,11 +12,11 @@ use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use holdfast_protocol::id::WorkspaceName;
-use holdfast_protocol::{Namespace, SessionId};
+use holdfast_protocol::path::CanonicalPath;
+use holdfast_protocol::{Namespace, SessionId, SessionKey};
 
 use super::beneath::real_path;
 use super::*;
-use crate::workspace::Workspace;
 
 const MAX: u64 = 1 << 20;
 
