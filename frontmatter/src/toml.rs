@@ -9,29 +9,24 @@ mod write;
 
 pub(super) use amend::{amend, amend_plainly, anew};
 
-use holdfast_protocol::Limits;
 use serde_json::{Map, Number, Value};
 use toml_edit::{Document, DocumentMut, Item, TableLike};
 
-use super::Flaw;
 use super::place::Place;
+use super::{Error, Limits};
 
 /// Reads the text between the fences.
-pub(super) fn read(inner: &str, limits: &Limits) -> Result<Map<String, Value>, Flaw> {
-    object(document(inner, limits)?.as_table(), limits.fields_levels).ok_or_else(|| too_deep(limits, Place::default()))
+pub(super) fn read(inner: &str, limits: &Limits) -> Result<Map<String, Value>, Error> {
+    object(document(inner, limits)?.as_table(), limits.levels).ok_or_else(|| Error::too_deep(limits, Place::default()))
 }
 
-fn document(inner: &str, limits: &Limits) -> Result<DocumentMut, Flaw> {
+fn document(inner: &str, limits: &Limits) -> Result<DocumentMut, Error> {
     Document::parse(inner).map(Document::into_mut).map_err(|error| {
         let at = error.span().map_or(Place::default(), |span| Place::of(inner, span.start));
         let why = error.message();
         // The parser has a bound of its own, in brackets and in dots, above ours.
-        if why.contains("recur") { too_deep(limits, at) } else { Flaw::bad(at, why.replace('\n', "; ")) }
+        if why.contains("recur") { Error::too_deep(limits, at) } else { Error::bad(at, why.replace('\n', "; ")) }
     })
-}
-
-fn too_deep(limits: &Limits, at: Place) -> Flaw {
-    Flaw::Large { at, why: format!("fields may be nested at most {} levels deep", limits.fields_levels) }
 }
 
 /// The members of a table; `None` when they are nested deeper than `levels`.

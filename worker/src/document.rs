@@ -5,6 +5,7 @@
 
 mod disk;
 mod file;
+mod front;
 mod history;
 mod request;
 mod saving;

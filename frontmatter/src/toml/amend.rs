@@ -4,12 +4,11 @@
 
 use std::collections::HashSet;
 
-use holdfast_protocol::Limits;
 use serde_json::{Map, Value};
 use toml_edit::{Array, ArrayOfTables, DocumentMut, InlineTable, Item, Table, TableLike};
 
 use super::super::same::Same;
-use super::super::{Fenced, Flaw};
+use super::super::{Error, Fenced, Limits};
 use super::comments::{Loose, lift, lift_table, settle};
 use super::items::{put_in, take_out};
 use super::write::{fresh, fresh_item, section};
@@ -29,7 +28,7 @@ pub(in super::super) fn amend(
     fenced: &Fenced<'_>,
     fields: &Map<String, Value>,
     limits: &Limits,
-) -> Result<String, Flaw> {
+) -> Result<String, Error> {
     amend_plainly(fenced, fields, limits).map(|text| with_ends(text, fenced.end_of_line()))
 }
 
@@ -38,9 +37,9 @@ pub(in super::super) fn amend_plainly(
     fenced: &Fenced<'_>,
     fields: &Map<String, Value>,
     limits: &Limits,
-) -> Result<String, Flaw> {
+) -> Result<String, Error> {
     let mut document = document(fenced.inner, limits)?;
-    let mut amendment = Amendment { eol: fenced.end_of_line(), levels: limits.fields_levels, loose: Vec::new() };
+    let mut amendment = Amendment { eol: fenced.end_of_line(), levels: limits.levels, loose: Vec::new() };
     amendment.section(document.as_table_mut(), fields, Some(-1))?;
     settle(&mut document, amendment.loose);
     Ok(document.to_string())
@@ -51,7 +50,7 @@ pub(in super::super) fn anew(
     fenced: &Fenced<'_>,
     fields: &Map<String, Value>,
     limits: &Limits,
-) -> Result<String, Flaw> {
+) -> Result<String, Error> {
     let old = document(fenced.inner, limits).unwrap_or_default();
     let known = old.iter().filter_map(|(name, _)| fields.get_key_value(name));
     let new = fields.iter().filter(|(name, _)| !old.contains_key(name));
@@ -65,7 +64,7 @@ pub(in super::super) fn anew(
 impl Amendment<'_> {
     /// Gives a section exactly `fields`, and leaves alone what has its value already. `header` is where it stands among
     /// the others, if it has one.
-    fn section(&mut self, table: &mut Table, fields: &Map<String, Value>, header: Option<isize>) -> Result<(), Flaw> {
+    fn section(&mut self, table: &mut Table, fields: &Map<String, Value>, header: Option<isize>) -> Result<(), Error> {
         let mut stay = Vec::new();
         let mut gone = HashSet::new();
         let names: Vec<String> = table.iter().map(|(name, _)| name.to_owned()).collect();
@@ -84,12 +83,12 @@ impl Amendment<'_> {
     }
 
     /// As `section`, for a table on one line, where any value can take the place of any other.
-    fn line(&mut self, table: &mut InlineTable, fields: &Map<String, Value>) -> Result<(), Flaw> {
+    fn line(&mut self, table: &mut InlineTable, fields: &Map<String, Value>) -> Result<(), Error> {
         table.retain(|name, _| fields.contains_key(name));
         self.members(table, fields)
     }
 
-    fn members(&mut self, table: &mut dyn TableLike, fields: &Map<String, Value>) -> Result<(), Flaw> {
+    fn members(&mut self, table: &mut dyn TableLike, fields: &Map<String, Value>) -> Result<(), Error> {
         for (name, value) in fields {
             match table.get_mut(name) {
                 None => {
@@ -102,7 +101,7 @@ impl Amendment<'_> {
         Ok(())
     }
 
-    fn item(&mut self, name: &str, item: &mut Item, value: &Value) -> Result<(), Flaw> {
+    fn item(&mut self, name: &str, item: &mut Item, value: &Value) -> Result<(), Error> {
         match (&mut *item, value) {
             (Item::Table(table), Value::Object(fields)) => {
                 let header = table.position();
@@ -118,7 +117,7 @@ impl Amendment<'_> {
     }
 
     /// A value keeps the space and the comment around the one before it.
-    fn value(&mut self, name: &str, old: &mut toml_edit::Value, value: &Value) -> Result<(), Flaw> {
+    fn value(&mut self, name: &str, old: &mut toml_edit::Value, value: &Value) -> Result<(), Error> {
         match (&mut *old, value) {
             (toml_edit::Value::InlineTable(table), Value::Object(fields)) => self.line(table, fields),
             (toml_edit::Value::Array(array), Value::Array(items)) if !array.is_empty() && !items.is_empty() => {
@@ -138,7 +137,7 @@ impl Amendment<'_> {
         }
     }
 
-    fn tables(&mut self, name: &str, tables: &mut ArrayOfTables, new: &[Value]) -> Result<(), Flaw> {
+    fn tables(&mut self, name: &str, tables: &mut ArrayOfTables, new: &[Value]) -> Result<(), Error> {
         let old: Vec<_> = tables.iter().map(|table| super::object(table, self.levels)).collect();
         let old: Vec<Value> = old.into_iter().map(|fields| Value::Object(fields.unwrap_or_default())).collect();
         let same = Same::of(&old, new);
@@ -161,7 +160,7 @@ impl Amendment<'_> {
         Ok(())
     }
 
-    fn array(&mut self, name: &str, array: &mut Array, new: &[Value]) -> Result<(), Flaw> {
+    fn array(&mut self, name: &str, array: &mut Array, new: &[Value]) -> Result<(), Error> {
         let old = array.iter().map(|item| json_value(item, self.levels));
         let old: Vec<Value> = old.map(Option::unwrap_or_default).collect();
         let same = Same::of(&old, new);

@@ -7,20 +7,20 @@ use serde_json::{Map, Value};
 use toml_edit::{Array, InlineTable, Item, Table};
 
 use super::super::place::Place;
-use super::super::{Flaw, bare};
+use super::super::{Error, bare};
 
 /// The fence that ends a front matter in TOML.
 const FENCE: &str = "+++";
 
 /// A table at the top is a section; whatever is in it stands on one line.
-pub(super) fn fresh_item(name: &str, value: &Value, eol: &str) -> Result<Item, Flaw> {
+pub(super) fn fresh_item(name: &str, value: &Value, eol: &str) -> Result<Item, Error> {
     match value {
         Value::Object(members) => Ok(Item::Table(section(name, members, eol)?)),
         value => Ok(Item::Value(fresh(name, value, eol)?)),
     }
 }
 
-pub(super) fn section(name: &str, members: &Map<String, Value>, eol: &str) -> Result<Table, Flaw> {
+pub(super) fn section(name: &str, members: &Map<String, Value>, eol: &str) -> Result<Table, Error> {
     let mut table = Table::new();
     for (inner, value) in members {
         table.insert(inner, Item::Value(fresh(name, value, eol)?));
@@ -28,8 +28,8 @@ pub(super) fn section(name: &str, members: &Map<String, Value>, eol: &str) -> Re
     Ok(table)
 }
 
-pub(super) fn fresh(name: &str, value: &Value, eol: &str) -> Result<toml_edit::Value, Flaw> {
-    let cannot = |what: &str| Flaw::bad(Place::default(), format!("{name:?}: TOML cannot say {what}"));
+pub(super) fn fresh(name: &str, value: &Value, eol: &str) -> Result<toml_edit::Value, Error> {
+    let cannot = |what: &str| Error::bad(Place::default(), format!("{name:?}: TOML cannot say {what}"));
     Ok(match value {
         Value::Null => return Err(cannot("null")),
         Value::Bool(yes) => (*yes).into(),
@@ -39,10 +39,12 @@ pub(super) fn fresh(name: &str, value: &Value, eol: &str) -> Result<toml_edit::V
             _ => return Err(cannot(&number.to_string())),
         },
         Value::String(text) => string(text, eol),
-        Value::Array(items) => items.iter().map(|item| fresh(name, item, eol)).collect::<Result<Array, Flaw>>()?.into(),
+        Value::Array(items) => {
+            items.iter().map(|item| fresh(name, item, eol)).collect::<Result<Array, Error>>()?.into()
+        }
         Value::Object(members) => {
             let members = members.iter().map(|(inner, value)| Ok((inner.as_str(), fresh(name, value, eol)?)));
-            members.collect::<Result<InlineTable, Flaw>>()?.into()
+            members.collect::<Result<InlineTable, Error>>()?.into()
         }
     })
 }

@@ -1,25 +1,26 @@
-//! Changing YAML text: only the nodes that changed, each in its place, however deep.
+//! Changing YAML in place by `yaml-edit`, whose syntax tree keeps every byte: only the nodes that changed, however deep.
 //!
-//! Deliberately absent: a proof that the result is right. The caller reads it back, and takes another way where it is not.
+//! Deliberately absent: a proof that the result is right. The caller reads it back, by another parser, and takes another
+//! way where it is not.
 
-mod block;
-mod flow;
+use std::str::FromStr;
 
-use std::collections::{HashMap, HashSet};
-use std::ops::Range;
-
-use granit_parser::StructureStyle::{Block, Flow};
-use holdfast_protocol::Limits;
 use serde_json::{Map, Value};
+use yaml_edit::{Mapping, MappingEntry, ScalarValue, Sequence, YamlFile, YamlNode, YamlValue};
 
 use super::super::place::Place;
-use super::super::{Fenced, Flaw};
-use super::shape::{Kind, Shape};
-use super::write::{Ordered, entry, json, shifted};
-use super::{Read, read, scalar};
+use super::super::same::Same;
+use super::super::{Error, Fenced, Limits};
+use super::read;
 
-/// How often aliases may be written out because what they lead to changed, and so on along them.
-const ROUNDS: usize = 8;
+/// How often the text is read and changed again because aliases of what changed have the new value as well.
+const ROUNDS: u32 = 8;
+
+/// How many changes are made one by one, times the bytes of the text: each takes the longer the more text there is.
+const WORK_MAX: usize = 512 * 1024;
+
+/// A longer list is written again as a whole: the time of one change in it grows with its square.
+const ITEMS_MAX: usize = 1000;
 
 /// How far down a change goes before all of a value is written.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -27,30 +28,16 @@ enum Reach {
     /// To the member or item that changed.
     Leaves,
     /// To the top-level member that it is in.
-    Top,
+    Tops,
 }
 
 /// A change of a text, being made.
-struct Amendment<'a, 'v> {
-    text: &'a str,
-    eol: &'a str,
+struct Amendment {
     reach: Reach,
-    /// What to put where, in order but for nested ones that end where others begin.
-    edits: Vec<(Range<usize>, String)>,
-    /// What nodes with anchors are now, as far as they changed and kept their anchors.
-    anchored: HashMap<usize, &'v Value>,
-    /// Anchors of nodes that are no longer what they were.
-    touched: HashSet<usize>,
-    /// Anchors whose aliases are to be written out.
-    broken: HashSet<usize>,
-}
-
-/// A node that is to have another value.
-#[derive(Clone, Copy)]
-struct Node<'v> {
-    shape: &'v Shape,
-    old: &'v Value,
-    new: &'v Value,
+    /// How many more changes may be made one by one.
+    changes: usize,
+    /// How many more aliases may be written out in this round.
+    aliases: u32,
 }
 
 /// The text between the fences with `fields`, everything else as it was.
@@ -58,7 +45,7 @@ pub(in super::super) fn amend(
     fenced: &Fenced<'_>,
     fields: &Map<String, Value>,
     limits: &Limits,
-) -> Result<String, Flaw> {
+) -> Result<String, Error> {
     reaching(Reach::Leaves, fenced, fields, limits)
 }
 
@@ -67,142 +54,183 @@ pub(in super::super) fn amend_tops(
     fenced: &Fenced<'_>,
     fields: &Map<String, Value>,
     limits: &Limits,
-) -> Result<String, Flaw> {
-    reaching(Reach::Top, fenced, fields, limits)
+) -> Result<String, Error> {
+    reaching(Reach::Tops, fenced, fields, limits)
 }
 
-/// The text between the fences of nothing but `fields`, in the order that they had.
-pub(in super::super) fn anew(
-    fenced: &Fenced<'_>,
-    fields: &Map<String, Value>,
-    limits: &Limits,
-) -> Result<String, Flaw> {
-    let old = read(fenced.inner, limits).map_or_else(|_| Shape::nothing(), |old| old.shape);
-    let members = Ordered::members(fields, &old).into_iter();
-    members.map(|(name, value)| Ok(shifted(&entry(name, value)?, 0, fenced.end_of_line()))).collect()
+/// The text between the fences of nothing but `fields`, each on one line as JSON: plain, and nothing that could be read
+/// otherwise.
+pub(in super::super) fn as_json(fenced: &Fenced<'_>, fields: &Map<String, Value>, _: &Limits) -> Result<String, Error> {
+    let line = |(name, value): (&String, &Value)| {
+        format!("{}: {}{}", json(&Value::from(name.as_str())), json(value), fenced.end_of_line())
+    };
+    Ok(fields.iter().map(line).collect())
 }
 
-/// As `anew`, each on one line as JSON: plain, and nothing that could be read otherwise.
-pub(in super::super) fn as_json(
-    fenced: &Fenced<'_>,
-    fields: &Map<String, Value>,
-    limits: &Limits,
-) -> Result<String, Flaw> {
-    let old = read(fenced.inner, limits).map_or_else(|_| Shape::nothing(), |old| old.shape);
-    let members = Ordered::members(fields, &old).into_iter();
-    members
-        .map(|(name, value)| Ok(format!("{}: {}{}", json(name, name)?, json(name, &value)?, fenced.end_of_line())))
-        .collect()
+fn reaching(reach: Reach, fenced: &Fenced<'_>, fields: &Map<String, Value>, limits: &Limits) -> Result<String, Error> {
+    let mut text = fenced.inner.to_owned();
+    let mut amendment = Amendment { reach, changes: WORK_MAX / text.len().max(1), aliases: 0 };
+    for round in 0..ROUNDS {
+        let old = read(&text, limits)?;
+        if old == *fields {
+            break;
+        }
+        // An alias of what changed may be right again once another one is written out, so a few go at a time.
+        amendment.aliases = if round == 0 { 0 } else { 1 << (round - 1) };
+        let changed = amendment.document(&text, &old, fields, fenced.end_of_line());
+        text = changed.ok_or_else(|| Error::bad(Place::default(), "it cannot be changed in its place"))?;
+    }
+    Ok(text)
 }
 
-fn reaching(reach: Reach, fenced: &Fenced<'_>, fields: &Map<String, Value>, limits: &Limits) -> Result<String, Flaw> {
-    let old = read(fenced.inner, limits)?;
-    let (text, eol) = (fenced.inner, fenced.end_of_line());
-    let mut broken = HashSet::new();
-    for _ in 0..ROUNDS {
-        let mut amendment = Amendment {
-            text,
-            eol,
-            reach,
-            edits: Vec::new(),
-            anchored: HashMap::new(),
-            touched: HashSet::new(),
-            broken: broken.clone(),
-        };
-        amendment.whole(&old, fields)?;
-        // An alias of what changed has the old value still: written out, and all again, since it may have an anchor too.
-        amendment.touched.retain(|anchor| !broken.contains(anchor));
-        if !old.shape.leads_to(&amendment.touched) {
-            return Ok(amendment.finish());
+impl Amendment {
+    /// `None` where the text is not what this can change.
+    fn document(
+        &mut self,
+        text: &str,
+        old: &Map<String, Value>,
+        new: &Map<String, Value>,
+        eol: &str,
+    ) -> Option<String> {
+        if old.is_empty() {
+            // Nothing but comments, or no text at all.
+            return Some(text.to_owned() + &fresh(new, eol));
         }
-        broken.extend(amendment.touched);
+        let file = YamlFile::from_str(text).ok()?;
+        let document = file.document()?;
+        let mapping = document.as_mapping().or_else(|| document.as_tagged()?.as_mapping())?;
+        self.mapping(&mapping, old, new)?;
+        let text = file.to_string();
+        // A front matter without fields is empty but for its comments.
+        Some(if new.is_empty() {
+            text.split_inclusive('\n').filter(|line| line.trim() != "{}").collect()
+        } else {
+            text
+        })
     }
-    Err(Flaw::bad(Place::default(), "its aliases lead too far"))
+
+    fn mapping(&mut self, mapping: &Mapping, old: &Map<String, Value>, new: &Map<String, Value>) -> Option<()> {
+        for entry in mapping.entries().collect::<Vec<_>>() {
+            let name = name(&entry)?;
+            match (old.get(&name)?, new.get(&name)) {
+                (_, None) => {
+                    self.count()?;
+                    mapping.remove(entry.key_node()?)?;
+                }
+                (old, Some(new)) => {
+                    if let Some(value) = self.node(|| entry.value_node(), old, new)? {
+                        entry.set_value(value, false);
+                    }
+                }
+            }
+        }
+        for (name, value) in new.iter().filter(|(name, _)| !old.contains_key(*name)) {
+            self.count()?;
+            mapping.set(name.as_str(), yaml(value));
+        }
+        Some(())
+    }
+
+    fn sequence(&mut self, sequence: &Sequence, old: &[Value], new: &[Value]) -> Option<()> {
+        let same = Same::of(old, new);
+        for place in (0..old.len()).rev() {
+            match same.place_of(place, old, new) {
+                None => {
+                    self.count()?;
+                    sequence.remove(place)?;
+                }
+                Some(at) => {
+                    if let Some(value) = self.node(|| sequence.get(place), &old[place], &new[at])? {
+                        sequence.set(place, value);
+                    }
+                }
+            }
+        }
+        for at in same.added(old, new) {
+            self.count()?;
+            sequence.insert(at, yaml(&new[at]));
+        }
+        Some(())
+    }
+
+    /// Changes what is in a node. Returns what is to take its place where that cannot be; `None` is for too many changes.
+    fn node(&mut self, node: impl Fn() -> Option<YamlNode>, old: &Value, new: &Value) -> Option<Option<YamlValue>> {
+        if old == new {
+            return Some(None);
+        }
+        let (mut mapping, mut sequence, mut tag) = (None, None, None);
+        match node() {
+            Some(YamlNode::Mapping(node)) => mapping = Some(node),
+            Some(YamlNode::Sequence(node)) => sequence = Some(node),
+            Some(YamlNode::TaggedNode(node)) => {
+                (mapping, sequence, tag) = (node.as_mapping(), node.as_sequence(), node.tag());
+            }
+            Some(YamlNode::Alias(_)) => match self.aliases.checked_sub(1) {
+                Some(left) => self.aliases = left,
+                None => return Some(None),
+            },
+            Some(YamlNode::Scalar(_)) | None => {}
+        }
+        if self.reach == Reach::Leaves {
+            match (mapping, sequence, old, new) {
+                (Some(node), _, Value::Object(old), Value::Object(new)) if !new.is_empty() => {
+                    return self.mapping(&node, old, new).map(|()| None);
+                }
+                (_, Some(node), Value::Array(old), Value::Array(new)) if !new.is_empty() && old.len() <= ITEMS_MAX => {
+                    return self.sequence(&node, old, new).map(|()| None);
+                }
+                _ => {}
+            }
+        }
+        self.count()?;
+        // A tag of somebody else's makes a string of any scalar; those of the core schema say what the old value was.
+        let tag = tag.filter(|tag| !tag.starts_with("!!") && (new.is_string() || new.is_object() || new.is_array()));
+        Some(Some(tag.into_iter().fold(yaml(new), |value, tag| YamlValue::tagged(tag, value))))
+    }
+
+    /// Takes one change off those that may be made.
+    fn count(&mut self) -> Option<()> {
+        self.changes = self.changes.checked_sub(1)?;
+        Some(())
+    }
 }
 
-impl<'v> Amendment<'_, 'v> {
-    fn whole(&mut self, old: &'v Read, fields: &'v Map<String, Value>) -> Result<(), Flaw> {
-        let made = match &old.shape.kind {
-            Kind::Mapping(Block, members) => self.block_mapping(members, &old.fields, fields, self.text.len())?,
-            Kind::Mapping(Flow, members) if self.reach == Reach::Leaves => {
-                self.flow_mapping(&old.shape, members, &old.fields, fields)?
-            }
-            _ => None,
-        };
-        made.ok_or_else(|| Flaw::bad(Place::default(), "it cannot be changed in its place"))
-    }
+/// `fields` where nothing is yet.
+fn fresh(fields: &Map<String, Value>, eol: &str) -> String {
+    let lines = yaml(&Value::Object(fields.clone())).to_yaml_string(0);
+    lines.lines().map(|line| line.to_owned() + eol).collect()
+}
 
-    /// Whether there is nothing to do for a node.
-    fn stays(&self, node: Node<'_>) -> bool {
-        if let Kind::Alias(anchor) = node.shape.kind
-            && let Some(now) = self.anchored.get(&anchor)
-        {
-            return *now == node.new;
-        }
-        node.old == node.new && !node.shape.leads_to(&self.broken)
+/// The name of a member, as the reader has it.
+fn name(entry: &MappingEntry) -> Option<String> {
+    match entry.key_node()? {
+        YamlNode::Scalar(key) if key.value().is_empty() => Some("~".to_owned()),
+        YamlNode::Scalar(key) => Some(key.as_string()),
+        YamlNode::TaggedNode(key) => key.as_string(),
+        _ => None,
     }
+}
 
-    /// Changes what is in a node and leaves the node; `None` where that cannot be. `limit` is where its lines end.
-    fn within(&mut self, node: Node<'v>, limit: usize) -> Result<Option<()>, Flaw> {
-        if self.reach == Reach::Top {
-            return Ok(None);
-        }
-        let (edits, shape) = (self.edits.len(), node.shape);
-        let made = match (&shape.kind, node.old, node.new) {
-            (Kind::Mapping(Block, members), Value::Object(old), Value::Object(new)) if !new.is_empty() => {
-                self.block_mapping(members, old, new, limit)?
-            }
-            (Kind::Mapping(Flow, members), Value::Object(old), Value::Object(new)) => {
-                self.flow_mapping(shape, members, old, new)?
-            }
-            (Kind::Sequence(Block, items), Value::Array(old), Value::Array(new)) if !new.is_empty() => {
-                self.block_sequence(items, old, new, limit)?
-            }
-            (Kind::Sequence(Flow, items), Value::Array(old), Value::Array(new)) => {
-                self.flow_sequence(shape, items, old, new)?
-            }
-            _ => None,
-        };
-        if made.is_none() {
-            self.edits.truncate(edits);
-        } else if node.old != node.new {
-            self.keeps_anchor(node);
-        }
-        Ok(made)
-    }
-
-    fn keeps_anchor(&mut self, node: Node<'v>) {
-        if node.shape.anchor != 0 {
-            self.touched.insert(node.shape.anchor);
-            self.anchored.insert(node.shape.anchor, node.new);
+fn yaml(value: &Value) -> YamlValue {
+    match value {
+        Value::Null => ScalarValue::null().into(),
+        Value::Bool(yes) => (*yes).into(),
+        Value::Number(number) => ScalarValue::parse(number.to_string()).into(),
+        Value::String(text) => text.as_str().into(),
+        Value::Array(items) => YamlValue::Sequence(items.iter().map(yaml).collect()),
+        Value::Object(members) => {
+            YamlValue::Mapping(members.iter().map(|(name, value)| (name.clone(), yaml(value))).collect())
         }
     }
+}
 
-    /// What changes from one date to another: a plain one, where it was, since other readers may tell it from a string.
-    fn date(&self, node: Node<'_>) -> Option<String> {
-        let new = node.new.as_str().filter(|new| scalar::is_date(new))?;
-        scalar::is_date(&self.text[node.shape.range.clone()]).then(|| new.to_owned())
-    }
-
-    fn put(&mut self, range: Range<usize>, text: String) {
-        self.edits.push((range, text));
-    }
-
-    fn finish(mut self) -> String {
-        // Stable: what is put at the end of a nested block comes before what follows it.
-        self.edits.sort_by_key(|(range, _)| (range.start, range.end));
-        let mut text = String::with_capacity(self.text.len() + 64);
-        let mut at = 0;
-        for (range, new) in &self.edits {
-            // One within another that goes anyway.
-            if range.start < at {
-                continue;
-            }
-            text.push_str(&self.text[at..range.start]);
-            text.push_str(new);
-            at = range.end;
+/// JSON is YAML, but for characters that YAML does not print.
+fn json(value: &Value) -> String {
+    let escaped = |char: char| match char {
+        '\u{7f}'..='\u{9f}' | '\u{2028}' | '\u{2029}' | '\u{feff}' | '\u{fffe}' | '\u{ffff}' => {
+            format!("\\u{:04x}", u32::from(char))
         }
-        text.push_str(&self.text[at..]);
-        text
-    }
+        char => char.to_string(),
+    };
+    value.to_string().chars().map(escaped).collect()
 }

@@ -12,18 +12,6 @@ pub(super) fn resolve(text: &str, style: ScalarStyle, tag: Option<&Tag>) -> Valu
     if is_plain { plain(text) } else { Value::String(text.to_owned()) }
 }
 
-/// How many bytes at the end of a scalar's `source` are blank lines that are not in its `text`.
-pub(super) fn blank_lines_behind(text: &str, style: ScalarStyle, source: &str) -> usize {
-    let is_block = matches!(style, ScalarStyle::Literal | ScalarStyle::Folded);
-    // Only `|+` and `>+` have them in their text.
-    if !is_block || text.ends_with("\n\n") || text == "\n" {
-        return 0;
-    }
-    let content = source.trim_end_matches([' ', '\t', '\r', '\n']).len();
-    let line = source[content..].find('\n').map_or(source.len(), |at| content + at + 1);
-    source.len() - line
-}
-
 fn plain(text: &str) -> Value {
     match text {
         "" | "~" | "null" | "Null" | "NULL" => Value::Null,
@@ -58,15 +46,4 @@ fn is_float(text: &str) -> bool {
     let (whole, part) = mantissa.split_once('.').unwrap_or((mantissa, ""));
     let has_digits = !whole.is_empty() || !part.is_empty();
     has_digits && digits(whole) && digits(part) && exponent.is_none_or(|text| !text.is_empty() && digits(text))
-}
-
-/// Whether a plain scalar is a day or a time for readers of YAML 1.1, as `2026-11-22` or `2026-11-22T12:00:00Z`.
-pub(super) fn is_date(text: &str) -> bool {
-    let is_day = |day: &str| {
-        day.len() == 10
-            && day.char_indices().all(|(at, char)| if at == 4 || at == 7 { char == '-' } else { char.is_ascii_digit() })
-    };
-    let Some((day, time)) = text.split_at_checked(10) else { return false };
-    let time_chars = |char: char| char.is_ascii_digit() || matches!(char, ':' | '.' | '+' | '-' | 'Z');
-    is_day(day) && (time.is_empty() || time.len() > 8 && time.starts_with('T') && time[1..].chars().all(time_chars))
 }

@@ -15,11 +15,13 @@ use holdfast_protocol::path::CanonicalPath;
 use holdfast_protocol::{Error, Limits, SessionKey, SessionRecord};
 use serde_json::{Map, Value};
 
+use super::front;
+
 use holdfast_files::{
     Baseline, Found, Known, Mount, Order, Over, Placed, Prepared, Protected, Real, Save, Watched, is_displaced,
     is_linked, real_path, save,
 };
-use holdfast_frontmatter as frontmatter;
+use holdfast_frontmatter::split;
 
 /// A file's content.
 pub(super) struct Content {
@@ -147,11 +149,11 @@ impl File {
             let at = error.utf8_error().valid_up_to();
             self.describe(Error::new(Reason::NotUtf8, format!("{} is not UTF-8 at byte {at}", self.path)))
         })?;
-        let parts = frontmatter::split(&text);
+        let parts = split(&text);
         if parts.body.len() > limits.body_bytes {
             return Err(self.describe(body_too_large(limits)));
         }
-        let fields = frontmatter::read(parts.front, limits).map_err(|error| self.describe(error))?;
+        let fields = front::read(parts.front, limits).map_err(|error| self.describe(error))?;
         Ok(Some(Content { front: parts.front.to_owned(), fields, body: parts.body.to_owned(), baseline }))
     }
 
@@ -256,7 +258,7 @@ const EPERM: i32 = rustix::io::Errno::PERM.raw_os_error();
 
 /// How many bytes the file of a document may have.
 fn bytes_max(limits: &Limits) -> u64 {
-    (limits.body_bytes + frontmatter::text_limit(limits)) as u64
+    (limits.body_bytes + front::text_bytes(limits)) as u64
 }
 
 /// The refusal where the workspace's folder was moved or unmounted.

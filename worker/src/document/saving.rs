@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use async_trait::async_trait;
 use holdfast_files::{Baseline, Over, Placed, Prepared};
-use holdfast_frontmatter as frontmatter;
+use holdfast_frontmatter::{join, split};
 use holdfast_protocol::error::Reason;
 use holdfast_protocol::reply::Saved;
 use holdfast_protocol::request::Save;
@@ -17,7 +17,7 @@ use uuid::Uuid;
 use super::disk::Standpoint;
 use super::file::{File, Finished, Written};
 use super::state::{Begun, BegunSave};
-use super::{Document, DocumentChange, Stamp, raw};
+use super::{Document, DocumentChange, Stamp, front, raw};
 use crate::machine::{Ask, Change, Effect, Memory, Unfinished, Work};
 
 impl Document {
@@ -27,7 +27,7 @@ impl Document {
         file.writable()?;
         let state = &self.state;
         let front = self.front_to_save().map_err(|error| file.describe(error))?;
-        let text = frontmatter::join(&front, &state.body);
+        let text = join(&front, &state.body);
         let baseline = Baseline::of(text.as_bytes());
         let front = (front != state.front).then_some(front);
         let request_id = ask.request_id.clone().unwrap_or_else(|| RequestId::made(Uuid::now_v7()));
@@ -46,9 +46,9 @@ impl Document {
     /// is, and the next load reads that as fields; so it must parse.
     fn front_to_save(&self) -> Result<String, Error> {
         let state = &self.state;
-        let front = frontmatter::rewrite(&state.front, &state.fields, &state.body, &self.limits)?;
+        let front = front::rewrite(&state.front, &state.fields, &state.body, &self.limits)?;
         if front.is_empty() {
-            frontmatter::read(frontmatter::split(&state.body).front, &self.limits)?;
+            front::read(split(&state.body).front, &self.limits)?;
         }
         Ok(front)
     }
