@@ -5,37 +5,17 @@
 
 use std::collections::VecDeque;
 use std::ffi::{OsStr, OsString};
-use std::io::{Error, ErrorKind, Result};
+use std::io::{Error as IoError, ErrorKind};
 use std::path::{Component, Path, PathBuf};
 
 use cap_fs_ext::{DirExt, FollowSymlinks, OpenOptionsFollowExt, OpenOptionsSyncExt};
 use cap_std::fs::{Dir, File, Metadata, MetadataExt, OpenOptions};
 use unicode_normalization::UnicodeNormalization;
 
-use crate::workspace::Mount;
+use crate::{FileError, Mount, Result};
 
 /// How many links one path may lead through, as in Linux.
 const LINKS_MAX: usize = 40;
-
-/// A symbolic link is in a path that had none when the session was opened.
-#[derive(Debug, thiserror::Error)]
-#[error("{0:?} is a symbolic link")]
-pub(super) struct Linked(OsString);
-
-/// There is a folder, a pipe or a device at the path of a file.
-#[derive(Debug, thiserror::Error)]
-#[error("not a regular file")]
-pub(super) struct Irregular;
-
-/// Whether `error` says that there is no regular file at the path.
-pub(super) fn is_irregular(error: &Error) -> bool {
-    error.get_ref().is_some_and(|inner| inner.is::<Irregular>())
-}
-
-/// Whether `error` says that there is a symbolic link in the path.
-pub fn is_linked(error: &Error) -> bool {
-    error.get_ref().is_some_and(|inner| inner.is::<Linked>())
-}
 
 /// The folder that a file is in, and the file's name in it.
 pub(super) struct Spot {
@@ -73,10 +53,10 @@ impl Made {
 /// Where `path` is; `None` when a folder of it is not there.
 pub(super) fn spot(mount: &Mount, path: &str, mut missing: Missing<'_>) -> Result<Option<Spot>> {
     let path = Path::new(path);
-    let name = path.file_name().ok_or_else(|| Error::other("the path has no file name"))?;
+    let name = path.file_name().ok_or_else(|| IoError::other("the path has no file name"))?;
     // Records have canonical paths only. This check does not rely on that.
     if path.components().any(|part| !matches!(part, Component::Normal(_))) {
-        return Err(Error::other("the path is not canonical"));
+        return Err(IoError::other("the path is not canonical").into());
     }
     mount.check()?;
     let mut folder = mount.folder.try_clone()?;
@@ -91,7 +71,7 @@ pub(super) fn spot(mount: &Mount, path: &str, mut missing: Missing<'_>) -> Resul
             Err(error) => {
                 let (is_file, error) = (error.kind() == ErrorKind::NotADirectory, explained(&folder, &part, error));
                 // A file is in place of the folder, so there is nothing at the path.
-                if is_file && matches!(missing, Missing::Leave) && !is_linked(&error) {
+                if is_file && matches!((&missing, &error), (Missing::Leave, FileError::Io(_))) {
                     return Ok(None);
                 }
                 return Err(error);
@@ -118,7 +98,7 @@ fn on_disk(folder: &Dir, name: &OsStr) -> Result<OsString> {
 
 fn make_folder(folder: &Dir, name: &Path, made: &mut Made) -> Result<Dir> {
     let is_new = match folder.create_dir(name) {
-        Err(error) if error.kind() != ErrorKind::AlreadyExists => return Err(error),
+        Err(error) if error.kind() != ErrorKind::AlreadyExists => return Err(error.into()),
         created => created.is_ok(),
     };
     let inner = folder.open_dir_nofollow(name).map_err(|error| explained(folder, name, error))?;
@@ -131,7 +111,7 @@ fn make_folder(folder: &Dir, name: &Path, made: &mut Made) -> Result<Dir> {
 
 /// Makes what was created and renamed in `folder` durable.
 pub(super) fn sync(folder: &Dir) -> Result<()> {
-    folder.open(".")?.sync_all()
+    Ok(folder.open(".")?.sync_all()?)
 }
 
 impl Spot {
@@ -140,9 +120,9 @@ impl Spot {
         match self.folder.symlink_metadata(&self.name) {
             Ok(found) if found.is_file() || found.is_symlink() => {}
             // Opening a device or a pipe can have effects.
-            Ok(_) => return Err(Error::other(Irregular)),
+            Ok(_) => return Err(FileError::Irregular),
             Err(error) if matches!(error.kind(), ErrorKind::NotFound) => return Ok(None),
-            Err(error) => return Err(error),
+            Err(error) => return Err(error.into()),
         }
         // It may have been replaced since. `nonblock`: the open of a pipe must not block this thread.
         let mut options = OpenOptions::new();
@@ -152,12 +132,12 @@ impl Spot {
             Err(error) if error.kind() == ErrorKind::NotFound => return Ok(None),
             Err(error) => return Err(explained(&self.folder, &self.name, error)),
         };
-        if file.metadata()?.is_file() { Ok(Some(file)) } else { Err(Error::other(Irregular)) }
+        if file.metadata()?.is_file() { Ok(Some(file)) } else { Err(FileError::Irregular) }
     }
 
     /// Why this process may not write the file, in the kernel's words; `None`: it may, or there is none any more. The
     /// kernel knows more than mode and owner: access control lists, attributes, and what root may do.
-    pub(super) fn refuses_writing(&self) -> Option<Error> {
+    pub(super) fn refuses_writing(&self) -> Option<IoError> {
         use rustix::fs::{Access, AtFlags, accessat};
         let flags = AtFlags::EACCESS | AtFlags::SYMLINK_NOFOLLOW;
         if accessat(&self.folder, &self.name, Access::WRITE_OK, flags).is_ok() {
@@ -171,11 +151,11 @@ impl Spot {
     }
 }
 
-/// `error`, or `Linked` where a symbolic link caused it.
-fn explained(folder: &Dir, name: &Path, error: Error) -> Error {
+/// `error`, or [`FileError::Linked`] where a symbolic link caused it.
+fn explained(folder: &Dir, name: &Path, error: IoError) -> FileError {
     match folder.symlink_metadata(name) {
-        Ok(found) if found.is_symlink() => Error::other(Linked(name.into())),
-        _ => error,
+        Ok(found) if found.is_symlink() => FileError::Linked(name.into()),
+        _ => error.into(),
     }
 }
 
@@ -214,7 +194,7 @@ pub fn real_path(mount: &Mount, path: &str) -> Result<Real> {
             Some((folder, name, found)) if found.is_symlink() => {
                 links += 1;
                 if links > LINKS_MAX {
-                    return Err(Error::other("too many symbolic links"));
+                    return Err(IoError::other("too many symbolic links").into());
                 }
                 let target = folder.read_link_contents(&name)?;
                 let target = match within(mount, &target) {
@@ -275,7 +255,7 @@ fn look_up(folder: &Dir, part: &OsStr) -> Result<Option<(OsString, Metadata)>> {
     match folder.symlink_metadata(&name) {
         Ok(found) => Ok(Some((name, found))),
         Err(error) if matches!(error.kind(), ErrorKind::NotFound | ErrorKind::NotADirectory) => Ok(None),
-        Err(error) => Err(error),
+        Err(error) => Err(error.into()),
     }
 }
 

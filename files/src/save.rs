@@ -4,45 +4,24 @@
 //! ends. The last step exchanges the two files atomically, then checks the one that was taken out. If the save may not
 //! replace that, it exchanges them back. So there is no moment in which another program's file can be lost.
 
-use std::io::{Error, ErrorKind, Read, Result, Write};
+use std::io::{Error, ErrorKind, Read, Write};
 use std::time::SystemTime;
 
 use cap_std::fs::{Metadata, MetadataExt as _};
-use holdfast_protocol::SessionKey;
 
 use crate::attributes::{self, Old};
 use crate::beneath::{self, Made, Missing, Spot};
 use crate::failpoint::reached;
-use crate::temporary::{self, Exchange, Kind, Temporary};
-use crate::{Baseline, Found, Known, Mount, Over, Seen};
+use crate::temporary::{self, Exchange, Temporary};
+use crate::{Baseline, Expected, FileError, Found, Mount, Over, Result, Seen, Tag};
 
 /// How often the exchange is undone while another program keeps replacing the file.
 const PUT_BACK_MAX: usize = 16;
 
-/// The outcome of a save, or of its first half.
-pub enum Save<T> {
-    /// It is done.
-    Done(T),
-    /// This was found, and the save may not replace it.
-    Diverged(Found),
-    /// The file is what the session knows, but this process may not write it.
-    Protected(Protected),
-    /// The new file is in its place, and may not be there after a power failure.
-    Unsure(Error),
-}
-
-/// A file that this process may not write.
-#[derive(Debug)]
-pub struct Protected {
-    pub mode: u32,
-    pub uid: u32,
-    /// What the kernel says.
-    pub error: Error,
-}
-
 /// The new file, in its place.
 #[derive(Debug)]
 pub struct Placed {
+    /// What it is.
     pub baseline: Baseline,
     /// How many other names the file had that it replaced: they keep the old content.
     pub links_cut: u64,
@@ -80,9 +59,9 @@ fn look_at(spot: &Spot, max: u64) -> Result<Found> {
     let file = match spot.open() {
         Ok(Some(file)) => file,
         Ok(None) => return Ok(Found::Nothing),
-        Err(error) if beneath::is_linked(&error) => return Ok(Found::Link),
-        Err(error) if beneath::is_irregular(&error) => return Ok(Found::Irregular),
-        Err(error) if error.kind() == ErrorKind::PermissionDenied => return Ok(Found::Unreadable),
+        Err(FileError::Linked(_)) => return Ok(Found::Link),
+        Err(FileError::Irregular) => return Ok(Found::Irregular),
+        Err(FileError::Io(error)) if error.kind() == ErrorKind::PermissionDenied => return Ok(Found::Unreadable),
         Err(error) => return Err(error),
     };
     let metadata = file.metadata()?;
@@ -94,28 +73,22 @@ fn look_at(spot: &Spot, max: u64) -> Result<Found> {
     Ok(Found::File(Seen { digest, bytes, mtime: mtime(&metadata), uid: metadata.uid() }))
 }
 
-/// Whether a save may replace what is at the file's path.
-enum Checked {
-    /// It may.
-    Free(Found),
-    Diverged(Found),
-    Protected(Protected),
-}
-
-fn check(spot: &Spot, over: &Over, max: u64) -> Result<Checked> {
-    let found = look_at(spot, max)?;
-    if !over.allows(&found) {
-        return Ok(Checked::Diverged(found));
-    }
+/// What is at the path, where a save may replace it.
+fn check(spot: &Spot, over: &Over, max: u64) -> Result<Found> {
+    let found = allowed(look_at(spot, max)?, over)?;
     // Renaming over a file takes the right to write its folder only. A save asks for the right to write the file as
     // well.
-    if let (Over::Known(_), Found::File(_)) = (over, &found)
-        && let Some(error) = spot.refuses_writing()
+    if let (Over::Expected(_), Found::File(_)) = (over, &found)
+        && let Some(source) = spot.refuses_writing()
     {
         let metadata = spot.folder.symlink_metadata(&spot.name)?;
-        return Ok(Checked::Protected(Protected { mode: metadata.mode() & 0o7777, uid: metadata.uid(), error }));
+        return Err(FileError::Protected { mode: metadata.mode() & 0o7777, uid: metadata.uid(), source });
     }
-    Ok(Checked::Free(found))
+    Ok(found)
+}
+
+fn allowed(found: Found, over: &Over) -> Result<Found> {
+    if over.allows(&found) { Ok(found) } else { Err(FileError::Diverged(found)) }
 }
 
 /// How many other hard links the file has.
@@ -133,55 +106,57 @@ fn when(time: SystemTime) -> Option<String> {
     jiff::Timestamp::try_from(time).ok().map(|time| time.to_string())
 }
 
-/// What to write, where, for which session, and what it may replace.
+/// What to write, where, and what it may replace.
 pub struct Order {
-    pub session: SessionKey,
+    /// What names of temporary files begin with.
+    pub tag: Tag,
+    /// Where, beneath the workspace's folder.
     pub path: String,
+    /// The whole new file.
     pub text: String,
     /// Digest and size of `text`.
     pub baseline: Baseline,
+    /// What it may replace.
     pub over: Over,
     /// How many bytes a document's file may have.
     pub max: u64,
 }
 
 /// Writes the temporary file and makes it durable, if the save may replace what is there.
-pub fn prepare(mount: &Mount, order: Order) -> Result<Save<Prepared>> {
+///
+/// # Errors
+/// [`FileError`]; nothing is left behind then.
+pub fn prepare(mount: &Mount, order: Order) -> Result<Prepared> {
     let mut made = Made::default();
-    let mut prepared = prepare_in(mount, order, &mut made);
-    match &mut prepared {
-        Ok(Save::Done(prepared)) => prepared.made = made,
-        _ => made.remove(),
+    match prepare_in(mount, order, &mut made) {
+        Ok(prepared) => Ok(Prepared { made, ..prepared }),
+        Err(error) => {
+            made.remove();
+            Err(error)
+        }
     }
-    prepared
 }
 
-fn prepare_in(mount: &Mount, order: Order, made: &mut Made) -> Result<Save<Prepared>> {
-    let Order { session, path, text, baseline, over, max } = order;
+fn prepare_in(mount: &Mount, order: Order, made: &mut Made) -> Result<Prepared> {
+    let Order { tag, path, text, baseline, over, max } = order;
     // Before any folder is made. The last step checks again.
-    let checked = match beneath::spot(mount, &path, Missing::Leave)? {
+    match beneath::spot(mount, &path, Missing::Leave)? {
         Some(spot) => check(&spot, &over, max)?,
-        None if over.allows(&Found::Nothing) => Checked::Free(Found::Nothing),
-        None => Checked::Diverged(Found::Nothing),
+        None => allowed(Found::Nothing, &over)?,
     };
-    match checked {
-        Checked::Free(_) => {}
-        Checked::Diverged(found) => return Ok(Save::Diverged(found)),
-        Checked::Protected(protected) => return Ok(Save::Protected(protected)),
-    }
     reached("checked");
     let spot = beneath::spot(mount, &path, Missing::Make(made))?.ok_or_else(|| Error::from(ErrorKind::NotFound))?;
     reached("folders");
     let old = Old::at(&spot);
-    let kind = if old.is_some() { Kind::Replacement } else { Kind::New };
-    let mut temporary = Temporary::create(&spot.folder, &session, kind)?;
+    let mode = if old.is_some() { temporary::PRIVATE } else { temporary::USUAL };
+    let mut temporary = Temporary::create(&spot.folder, &tag, mode)?;
     reached("created");
     let metadata = write(temporary.file(), text.as_bytes(), old.as_ref())?;
     let baseline = Baseline { mtime: metadata.modified().ok().and_then(when), ..baseline };
-    Ok(Save::Done(Prepared { spot, temporary, baseline, over, max, made: Made::default() }))
+    Ok(Prepared { spot, temporary, baseline, over, max, made: Made::default() })
 }
 
-fn write(file: &mut std::fs::File, bytes: &[u8], old: Option<&Old>) -> Result<std::fs::Metadata> {
+fn write(file: &mut std::fs::File, bytes: &[u8], old: Option<&Old>) -> std::io::Result<std::fs::Metadata> {
     let (begin, end) = bytes.split_at(bytes.len() / 2);
     file.write_all(begin)?;
     reached("half-written");
@@ -196,15 +171,6 @@ fn write(file: &mut std::fs::File, bytes: &[u8], old: Option<&Old>) -> Result<st
     file.metadata()
 }
 
-/// The outcome of the last step.
-enum Put {
-    Placed {
-        links_cut: u64,
-    },
-    /// This was found in the last moment. It is at the path.
-    Diverged(Found),
-}
-
 impl Prepared {
     /// Behaves as on a file system without unnamed files.
     #[cfg(test)]
@@ -215,64 +181,59 @@ impl Prepared {
     }
 
     /// Puts the temporary file in the real one's place.
-    pub fn finish(mut self) -> Result<Save<Placed>> {
+    ///
+    /// # Errors
+    /// [`FileError::Unsure`] where it is in its place and may not be durable; with any other, nothing was changed.
+    pub fn finish(mut self) -> Result<Placed> {
         let made = std::mem::take(&mut self.made);
-        let finished = self.place();
-        if !matches!(finished, Ok(Save::Done(_) | Save::Unsure(_))) {
+        let placed = self.place();
+        if !matches!(placed, Ok(_) | Err(FileError::Unsure(_))) {
             made.remove();
         }
-        finished
+        placed
     }
 
-    fn place(mut self) -> Result<Save<Placed>> {
+    fn place(mut self) -> Result<Placed> {
         reached("proven");
-        let found = match check(&self.spot, &self.over, self.max)? {
-            Checked::Free(found) => found,
-            Checked::Diverged(found) => return Ok(Save::Diverged(found)),
-            Checked::Protected(protected) => return Ok(Save::Protected(protected)),
-        };
-        let links_cut = match self.put(&found)? {
-            Put::Placed { links_cut } => links_cut,
-            Put::Diverged(found) => return Ok(Save::Diverged(found)),
-        };
+        let found = check(&self.spot, &self.over, self.max)?;
+        let links_cut = self.put(&found)?;
         reached("placed");
         // The replaced file is removed before the folder is made durable, so that it is not back after a power failure.
         let Self { spot, temporary, baseline, .. } = self;
         drop(temporary);
         reached("removed");
-        if let Err(error) = beneath::sync(&spot.folder) {
-            return Ok(Save::Unsure(error));
-        }
+        beneath::sync(&spot.folder).map_err(|error| FileError::Unsure(Box::new(error)))?;
         reached("durable");
-        Ok(Save::Done(Placed { baseline, links_cut }))
+        Ok(Placed { baseline, links_cut })
     }
 
-    /// Puts the temporary file at the path, where `found` is.
-    fn put(&mut self, found: &Found) -> Result<Put> {
+    /// Puts the temporary file at the path, where `found` is. Returns how many links that cut.
+    fn put(&mut self, found: &Found) -> Result<u64> {
         let Self { spot, temporary, over, max, .. } = self;
         if matches!(found, Found::Nothing) {
             if temporary.put(&spot.name)? {
-                return Ok(Put::Placed { links_cut: 0 });
+                return Ok(0);
             }
-            let found = look_at(spot, *max)?;
-            if !over.allows(&found) {
-                return Ok(Put::Diverged(found));
-            }
+            allowed(look_at(spot, *max)?, over)?;
         }
         let links_cut = other_names(spot);
         if matches!(over, Over::Anything) {
-            return temporary.replace(&spot.name).map(|()| Put::Placed { links_cut });
+            temporary.replace(&spot.name)?;
+            return Ok(links_cut);
         }
         let beside = Spot { folder: spot.folder.try_clone()?, name: temporary.name()?.to_owned() };
         match temporary.exchange(&spot.name)? {
             Exchange::Done => {}
             // This file system cannot exchange, so the check before must do.
-            Exchange::Unknown => return temporary.replace(&spot.name).map(|()| Put::Placed { links_cut }),
-            Exchange::Nothing => return Ok(Put::Diverged(Found::Nothing)),
+            Exchange::Unknown => {
+                temporary.replace(&spot.name)?;
+                return Ok(links_cut);
+            }
+            Exchange::Nothing => return Err(FileError::Diverged(Found::Nothing)),
         }
         reached("exchanged");
         let taken = match look_at(&beside, *max) {
-            Ok(taken) if over.allows(&taken) => return Ok(Put::Placed { links_cut: other_names(&beside) }),
+            Ok(taken) if over.allows(&taken) => return Ok(other_names(&beside)),
             taken => taken.unwrap_or(Found::Unreadable),
         };
         // Another program replaced the file between check and exchange.
@@ -282,7 +243,7 @@ impl Prepared {
             self.temporary.leave();
         }
         beneath::sync(&self.spot.folder)?;
-        found.map(Put::Diverged)
+        Err(FileError::Diverged(found?))
     }
 
     /// Exchanges back the file that was taken from the path. If that takes out the file that was put there, it is done.
@@ -307,18 +268,18 @@ impl Prepared {
     }
 }
 
-/// Removes temporary files that a crash left of saves of this session, and makes the folder durable. After a crash
+/// Removes temporary files that a crash left of saves with this tag, and makes the folder durable. After a crash
 /// right behind the exchange, the temporary name can have a file that another program put at the path in the last
 /// moment: that goes back.
-pub fn tidy(mount: &Mount, session: &SessionKey, path: &str, known: &Known, max: u64) -> Result<()> {
+pub fn tidy(mount: &Mount, tag: &str, path: &str, known: &Expected, max: u64) -> Result<()> {
     let Some(spot) = beneath::spot(mount, path, Missing::Leave)? else { return Ok(()) };
-    for name in temporary::left(&spot.folder, session)? {
+    for name in temporary::left(&spot.folder, tag)? {
         let left = Spot { folder: spot.folder.try_clone()?, name };
         if !temporary::is_half_written(&left.name) && !known.has(&look_at(&left, max)?) {
             let is_ours =
                 look_at(&spot, max)?.digest().is_some_and(|digest| known.begun.iter().any(|own| own == digest));
             if is_ours {
-                tracing::warn!(%session, path, "another program's file, which an interrupted save took out, goes back");
+                tracing::warn!(tag, path, "another program's file, which an interrupted save took out, goes back");
                 temporary::exchange(&left.folder, &left.name, &spot.name)?;
             }
         }

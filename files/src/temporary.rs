@@ -1,20 +1,18 @@
 //! The temporary file of a save. It is unnamed (`O_TMPFILE`) where the file system supports that, so that a crash
-//! leaves nothing. Else its name has the session's id, so that the session's next agent can remove it after a crash.
+//! leaves nothing. Else its name begins with the caller's tag, so that whoever has the tag next can remove it after a crash.
 
 use std::fs::File;
 use std::io::{ErrorKind, Result};
 use std::path::{Path, PathBuf};
 
 use cap_std::fs::{Dir, OpenOptions, OpenOptionsExt};
-use holdfast_protocol::SessionKey;
-use holdfast_protocol::path::TEMPORARY_PREFIX;
 
 use crate::failpoint::reached;
 
 /// Mode of a temporary file that is to replace another: nobody else may read it before it has that one's mode.
-const PRIVATE: u32 = 0o600;
+pub(super) const PRIVATE: u32 = 0o600;
 /// Mode of a new file, less the umask.
-const USUAL: u32 = 0o666;
+pub(super) const USUAL: u32 = 0o666;
 
 /// A temporary file in the folder of the real one. Dropping it removes its name, if it has one.
 pub(super) struct Temporary {
@@ -22,13 +20,6 @@ pub(super) struct Temporary {
     file: File,
     name: String,
     has_name: bool,
-}
-
-/// Whether the new file replaces another, whose mode it gets in the end.
-#[derive(Clone, Copy, PartialEq, Eq)]
-pub(super) enum Kind {
-    New,
-    Replacement,
 }
 
 /// The outcome of an exchange.
@@ -41,9 +32,8 @@ pub(super) enum Exchange {
 }
 
 impl Temporary {
-    pub(super) fn create(folder: &Dir, session: &SessionKey, kind: Kind) -> Result<Self> {
-        let mode = if kind == Kind::New { USUAL } else { PRIVATE };
-        let whole = format!("{}{}", prefix(session), uuid::Uuid::now_v7());
+    pub(super) fn create(folder: &Dir, tag: &str, mode: u32) -> Result<Self> {
+        let whole = format!("{tag}-{}", uuid::Uuid::now_v7());
         let (file, name, has_name) = match nameless(folder, mode)? {
             Some(file) => (file, whole, false),
             None => {
@@ -192,17 +182,13 @@ fn link(_: &File, _: &Dir, _: &Path) -> Result<()> {
     Err(ErrorKind::Unsupported.into())
 }
 
-fn prefix(session: &SessionKey) -> String {
-    format!("{TEMPORARY_PREFIX}{session}-")
-}
-
 /// The end of the name of an incomplete file.
 const PART: &str = ".part";
 
-/// Temporary files of this session in `folder`. Only the session's owner may remove them: a worker that lost the
-/// session and does not know it yet then cannot finish its save.
-pub(super) fn left(folder: &Dir, session: &SessionKey) -> Result<Vec<PathBuf>> {
-    let prefix = prefix(session);
+/// Temporary files with this tag in `folder`. Only who has the tag now may remove them: who had it before, and does not
+/// know that yet, then cannot finish its save.
+pub(super) fn left(folder: &Dir, tag: &str) -> Result<Vec<PathBuf>> {
+    let prefix = format!("{tag}-");
     let mut left = Vec::new();
     for entry in folder.entries()? {
         let name = entry?.file_name();

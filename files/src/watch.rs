@@ -12,7 +12,6 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use holdfast_protocol::SessionKey;
 use notify::event::{AccessKind, AccessMode, ModifyKind};
 use notify::{Event, EventKind, RecommendedWatcher, RecursiveMode, Watcher};
 use tokio::sync::Notify;
@@ -20,6 +19,7 @@ use tokio::time::Instant;
 
 mod folders;
 
+use crate::Tag;
 use folders::Folders;
 
 /// How long changes are gathered.
@@ -40,7 +40,7 @@ pub struct Watch {
 struct Seen {
     folders: Mutex<Folders>,
     /// Sessions that are to look at their files.
-    stirred: Mutex<HashSet<SessionKey>>,
+    stirred: Mutex<HashSet<Tag>>,
     /// Folders that may have no more files of sessions.
     left: Mutex<HashSet<PathBuf>>,
     any: Notify,
@@ -51,7 +51,7 @@ pub struct Watched {
     watch: Arc<Watch>,
     folder: PathBuf,
     name: String,
-    session: SessionKey,
+    session: Tag,
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
@@ -60,7 +60,7 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 
 impl Watch {
     /// Notes that `session` has the file at `path` below `root`.
-    pub fn register(self: &Arc<Self>, root: &Path, path: &str, session: &SessionKey) -> Option<Watched> {
+    pub fn register(self: &Arc<Self>, root: &Path, path: &str, session: &Tag) -> Option<Watched> {
         let path = root.join(path);
         let (folder, name) = (path.parent()?.to_owned(), path.file_name()?.to_str()?.to_owned());
         lock(&self.seen.folders).add(root, &folder, &name, session);
@@ -68,8 +68,8 @@ impl Watch {
     }
 
     /// Tells of what happens, for ever. `tell` says whether the session was told; if not, it is told again.
-    pub async fn run(self: Arc<Self>, tell: impl Fn(&SessionKey) -> bool) {
-        let mut told: HashMap<SessionKey, Instant> = HashMap::new();
+    pub async fn run(self: Arc<Self>, tell: impl Fn(&Tag) -> bool) {
+        let mut told: HashMap<Tag, Instant> = HashMap::new();
         loop {
             self.seen.any.notified().await;
             tokio::time::sleep(GATHER).await;
@@ -196,7 +196,7 @@ impl Seen {
         }
     }
 
-    fn stir(&self, sessions: impl IntoIterator<Item = SessionKey>) {
+    fn stir(&self, sessions: impl IntoIterator<Item = Tag>) {
         let mut stirred = lock(&self.stirred);
         stirred.extend(sessions);
         if !stirred.is_empty() {

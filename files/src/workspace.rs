@@ -3,7 +3,6 @@
 //! Invariant: files are opened beneath the folder that the operator meant, or not at all: where its name leads to another one by
 //! now (it was moved, or a file system unmounted), what is written would be where nobody looks for it.
 
-use std::io::{Error, Result};
 use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -11,7 +10,7 @@ use std::sync::Arc;
 use cap_std::ambient_authority;
 use cap_std::fs::{Dir, MetadataExt as _};
 
-use crate::watch::Watch;
+use crate::{FileError, Result, Watch};
 
 /// A workspace as it is configured.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -24,36 +23,27 @@ pub struct Workspace {
 
 /// A workspace that is there.
 pub struct Mount {
-    pub folder: Dir,
+    pub(crate) folder: Dir,
     /// What its folder is called, as configured and without symbolic links: absolute links may lead back here.
-    pub names: [PathBuf; 2],
+    pub(crate) names: [PathBuf; 2],
+    /// Whether files in it may be written.
     pub writable: bool,
     /// What tells of changes in it.
     pub watch: Option<Arc<Watch>>,
-}
-
-/// The folder is not at its name any more.
-#[derive(Debug, thiserror::Error)]
-#[error("the folder of the workspace is not at {} any more, or is another one", .0.display())]
-pub struct Displaced(PathBuf);
-
-/// Whether `error` is about the workspace's folder itself.
-pub fn is_displaced(error: &Error) -> bool {
-    error.get_ref().is_some_and(|inner| inner.is::<Displaced>())
 }
 
 impl Mount {
     /// Sees to it that the folder is still where it was.
     ///
     /// # Errors
-    /// One that [`is_displaced`], where it is not.
+    /// [`FileError::Displaced`] where it is not.
     pub fn check(&self) -> Result<()> {
         let held = self.folder.dir_metadata()?;
         let is_it = |there: std::fs::Metadata| (there.dev(), there.ino()) == (held.dev(), held.ino());
         if std::fs::metadata(self.real_name()).is_ok_and(is_it) {
             return Ok(());
         }
-        Err(Error::other(Displaced(self.real_name().to_owned())))
+        Err(FileError::Displaced(self.real_name().to_owned()))
     }
 
     /// The folder without symbolic links, which is what the system calls it.
@@ -65,7 +55,7 @@ impl Mount {
     ///
     /// # Errors
     /// As opening a folder does.
-    pub fn open(workspace: &Workspace, watch: Option<Arc<Watch>>) -> Result<Self> {
+    pub fn open(workspace: &Workspace, watch: Option<Arc<Watch>>) -> std::io::Result<Self> {
         let folder = Dir::open_ambient_dir(&workspace.dir, ambient_authority())?;
         let names = [workspace.dir.clone(), workspace.dir.canonicalize()?];
         Ok(Self { folder, names, writable: workspace.writable, watch })

@@ -1,6 +1,9 @@
 //! TOML: to JSON values.
 //!
 //! Dates and times are strings with their text, and so are `nan` and `inf`. TOML has no null.
+//!
+//! `toml_edit` changes text in its place. On top of it `comments` keeps the comments above what goes, and `items` those
+//! behind the commas of a list: without the first 4 tests of `sections` fail, without both 6.
 
 mod amend;
 mod comments;

@@ -17,6 +17,7 @@ mod tests;
 use std::sync::Arc;
 
 use async_trait::async_trait;
+use holdfast_frontmatter::BYTE_ORDER_MARK;
 use holdfast_protocol::document::{Content, check_fields};
 use holdfast_protocol::error::Reason;
 use holdfast_protocol::frame::OpEvent;
@@ -31,9 +32,8 @@ use serde_json::{Map, Value};
 
 use crate::machine::{Ask, Change, Decision, Effect, Kind, Machine, Memory, Noticed, Surroundings};
 use file::File;
-pub(crate) use file::resolve;
+pub(crate) use file::{resolve, session_of};
 use history::Weight;
-use holdfast_frontmatter::BYTE_ORDER_MARK;
 use request::Body;
 use state::{DocumentChange, Stamp, State};
 use step::Step;

@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use async_nats::{Client, Subscriber};
 use futures_util::StreamExt;
+use holdfast_files::{Mount, Tag, Watch};
 use holdfast_protocol::WorkerName;
 use holdfast_protocol::id::Boot;
 use holdfast_protocol::internal::{RelayFloor, WorkerLease};
@@ -26,7 +27,6 @@ use crate::inbox;
 use crate::lease::{self, LeaseHealth, NameTaken};
 use crate::pulse::{self, Pulse};
 use crate::supervisor::Supervisor;
-use holdfast_files::{Mount, Watch};
 
 mod control;
 
@@ -342,7 +342,8 @@ async fn beat(core: Arc<Core>) {
 }
 
 async fn look_at_files(supervisor: Arc<Supervisor>, watch: Arc<Watch>, stop: CancellationToken) {
-    stop.run_until_cancelled(watch.run(move |key| supervisor.stir(key))).await;
+    let tell = |tag: &Tag| crate::document::session_of(tag).is_none_or(|key| supervisor.stir(&key));
+    stop.run_until_cancelled(watch.run(tell)).await;
 }
 
 async fn read_agents(shared: Arc<Shared>, mut messages: Subscriber, stop: CancellationToken) {

@@ -11,7 +11,8 @@ fn too_long() -> String {
 fn a_save_that_fails_leaves_none_of_the_folders_that_it_made() {
     let place = place();
     std::fs::create_dir(place.at("there")).unwrap();
-    let refused = |path: String| assert!(place.save(&path, "x", nothing_known()).is_err(), "{path}");
+    let refused =
+        |path: String| assert!(matches!(place.save(&path, "x", nothing_known()), Err(FileError::Io(_))), "{path}");
     // Before anything is written, and at the last step.
     refused(format!("new/er/{}/a.md", too_long()));
     refused(format!("new/er/{}", too_long()));
@@ -27,33 +28,28 @@ fn a_save_that_fails_leaves_none_of_the_folders_that_it_made() {
 #[test]
 fn what_others_put_in_the_place_of_a_folder_that_a_save_made_stays() {
     let place = place();
-    let prepare = |path: &str| match place.prepare(path, "mine", nothing_known()).unwrap() {
-        Save::Done(prepared) => prepared,
-        _ => panic!("refused"),
-    };
+    let prepare = |path: &str| place.prepare(path, "mine", nothing_known()).unwrap();
     let prepared = prepare("new/er/a.md");
     std::fs::write(place.at("new/er/a.md"), "theirs").unwrap();
-    assert!(matches!(prepared.finish().unwrap(), Save::Diverged(Found::File(_))));
+    assert!(matches!(prepared.finish(), Err(FileError::Diverged(Found::File(_)))));
     assert_eq!(std::fs::read(place.at("new/er/a.md")).unwrap(), b"theirs");
     let prepared = prepare(&format!("other/{}", "x".repeat(300)));
     std::fs::remove_dir(place.at("other")).unwrap();
     // Made between so that it gets another number than the one that was removed.
     std::fs::create_dir(place.at("between")).unwrap();
     std::fs::create_dir(place.at("other")).unwrap();
-    assert!(prepared.finish().is_err());
+    assert!(matches!(prepared.finish(), Err(FileError::Io(_))));
     assert!(place.at("other").is_dir(), "it is somebody else's");
 }
 
 #[test]
 fn a_save_that_is_given_up_leaves_its_folders_to_whoever_has_the_session_now() {
     let place = place();
-    let (Save::Done(old), Save::Done(new)) = (
+    let (old, new) = (
         place.prepare("new/a.md", "old", nothing_known()).unwrap(),
         place.prepare("new/a.md", "new", nothing_known()).unwrap(),
-    ) else {
-        panic!("refused")
-    };
+    );
     drop(old);
-    assert!(matches!(new.finish().unwrap(), Save::Done(_)));
+    assert!(is_done(&new.finish()));
     assert_eq!(place.read("new/a.md").unwrap().as_deref(), Some("new"));
 }

@@ -7,8 +7,9 @@ use std::collections::{BTreeMap, HashMap};
 use std::ops::Bound;
 use std::path::{Path, PathBuf};
 
-use holdfast_protocol::SessionKey;
 use unicode_normalization::UnicodeNormalization;
+
+use crate::Tag;
 
 #[derive(Default)]
 struct Folder {
@@ -18,7 +19,7 @@ struct Folder {
     /// How many folders right below are here.
     below: usize,
     /// Sessions by the names of their files. One session is there as often as it was registered.
-    sessions: HashMap<String, Vec<SessionKey>>,
+    sessions: HashMap<String, Vec<Tag>>,
 }
 
 /// All of them, in the order of their names, so that those below one are together.
@@ -30,14 +31,14 @@ impl Folder {
         self.sessions.is_empty() && self.below == 0
     }
 
-    fn all(&self) -> impl Iterator<Item = SessionKey> {
+    fn all(&self) -> impl Iterator<Item = Tag> {
         self.sessions.values().flatten().cloned()
     }
 }
 
 impl Folders {
     /// Notes that `session` has a file called `name` in `folder`, in the workspace at `root`.
-    pub(super) fn add(&mut self, root: &Path, folder: &Path, name: &str, session: &SessionKey) {
+    pub(super) fn add(&mut self, root: &Path, folder: &Path, name: &str, session: &Tag) {
         let sessions = &mut self.0.entry(folder.to_owned()).or_default().sessions;
         sessions.entry(name.to_owned()).or_default().push(session.clone());
         let mut at = folder;
@@ -52,7 +53,7 @@ impl Folders {
     }
 
     /// Takes that back. Returns whether nobody needs the folder any more; it is here until [`Folders::take_over`].
-    pub(super) fn remove(&mut self, folder: &Path, name: &str, session: &SessionKey) -> bool {
+    pub(super) fn remove(&mut self, folder: &Path, name: &str, session: &Tag) -> bool {
         let Some(found) = self.0.get_mut(folder) else { return false };
         if let Some(sessions) = found.sessions.get_mut(name) {
             if let Some(place) = sessions.iter().position(|other| other == session) {
@@ -109,13 +110,13 @@ impl Folders {
     }
 
     /// Something was missed: any folder may be another one. All sessions.
-    pub(super) fn all_anew(&mut self) -> Vec<SessionKey> {
+    pub(super) fn all_anew(&mut self) -> Vec<Tag> {
         self.0.values_mut().for_each(|folder| folder.is_watched = false);
         self.0.values().flat_map(Folder::all).collect()
     }
 
     /// Whose file is at `path`, or whose files are in the folder there.
-    pub(super) fn at(&self, path: &Path) -> Vec<SessionKey> {
+    pub(super) fn at(&self, path: &Path) -> Vec<Tag> {
         if let Some(folder) = self.0.get(path) {
             return folder.all().collect();
         }
@@ -130,7 +131,7 @@ impl Folders {
     }
 
     /// As [`Folders::at`], where what is called so went, or came: in place of a folder, all below that are not what they were.
-    pub(super) fn at_another(&mut self, path: &Path) -> Vec<SessionKey> {
+    pub(super) fn at_another(&mut self, path: &Path) -> Vec<Tag> {
         if !self.0.contains_key(path) {
             return self.at(path);
         }
@@ -146,12 +147,10 @@ impl Folders {
 
 #[cfg(test)]
 mod tests {
-    use holdfast_protocol::{Namespace, SessionId};
-
     use super::*;
 
-    fn session(id: &str) -> SessionKey {
-        SessionKey::new(Namespace::parse("default").unwrap(), SessionId::parse(id).unwrap())
+    fn session(id: &str) -> Tag {
+        id.into()
     }
 
     fn known(folders: &Folders) -> Vec<&str> {

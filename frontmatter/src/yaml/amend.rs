@@ -13,7 +13,7 @@ use super::super::same::Same;
 use super::super::{Error, Fenced, Limits};
 use super::read;
 
-/// How often the text is read and changed again because aliases of what changed have the new value as well.
+/// How often the text is read and changed again, because aliases of what changed have its new value too.
 const ROUNDS: u32 = 8;
 
 /// How many changes are made one by one, times the bytes of the text: each takes the longer the more text there is.

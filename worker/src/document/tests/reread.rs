@@ -3,15 +3,15 @@
 
 use std::path::PathBuf;
 
+use holdfast_files::Baseline;
+use holdfast_files::{Mount, Workspace};
+use holdfast_frontmatter as frontmatter;
 use holdfast_protocol::{Namespace, SessionKey};
 use proptest::test_runner::TestCaseError;
 
 use super::front;
 use super::*;
 use crate::machine::Work;
-use holdfast_files::Baseline;
-use holdfast_files::{Mount, Workspace};
-use holdfast_frontmatter as frontmatter;
 
 /// What a user does to a document with a file.
 #[derive(Clone, Debug)]
