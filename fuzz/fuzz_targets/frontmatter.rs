@@ -2,29 +2,24 @@
 //! changed or gone, reads back so.
 #![no_main]
 
-#[path = "../../worker/src/document"]
-mod document {
-    pub(crate) mod frontmatter;
-}
-
-use document::frontmatter::{join, read, rewrite, split};
-use holdfast_protocol::Limits;
+use holdfast_frontmatter::{Limits, join, read, rewrite, split};
 use holdfast_protocol::json::parse_fields;
 use libfuzzer_sys::fuzz_target;
 use serde_json::{Map, Value};
 
+const LIMITS: Limits = Limits { bytes: 64 * 1024, levels: 32 };
+
 fuzz_target!(|data: &[u8]| {
     let Ok(text) = std::str::from_utf8(data) else { return };
-    let limits = Limits::default();
     let parts = split(text);
     assert_eq!([parts.front, parts.body].concat(), text);
     assert_eq!(join(parts.front, parts.body), text);
-    let Ok(fields) = read(parts.front, &limits) else { return };
+    let Ok(fields) = read(parts.front, &LIMITS) else { return };
     // The session's log and snapshots are JSON.
     let json = serde_json::to_string(&fields).expect("fields are JSON");
     let mut fields: Map<String, Value> = parse_fields(&json).expect("it was just written");
     assert_eq!(serde_json::to_string(&fields).expect("fields are JSON"), json);
-    let same = rewrite(parts.front, &fields, parts.body, &limits).expect("nothing changed");
+    let same = rewrite(parts.front, &fields, parts.body, &LIMITS).expect("nothing changed");
     assert_eq!(same, parts.front);
     let some: String = text.chars().take(40).collect();
     // Which leaf, and what to do about it, is in the text as well.
@@ -32,11 +27,11 @@ fuzz_target!(|data: &[u8]| {
     let mut changed = Value::Object(fields.clone());
     change(&mut changed, seed, &some);
     if let Value::Object(changed) = changed {
-        check(text, &changed, &limits);
+        check(text, &changed);
     }
     let name = fields.keys().next().cloned().unwrap_or_else(|| "new".to_owned());
     fields.insert(name, Value::String(some));
-    check(text, &fields, &limits);
+    check(text, &fields);
 });
 
 /// Changes what is deep in a value: the leaf or the container that `seed` leads to.
@@ -72,10 +67,10 @@ fn change(value: &mut Value, seed: usize, text: &str) {
 }
 
 /// What is written reads back as it was, and leaves the body alone.
-fn check(text: &str, fields: &Map<String, Value>, limits: &Limits) {
+fn check(text: &str, fields: &Map<String, Value>) {
     let parts = split(text);
-    let Ok(front) = rewrite(parts.front, fields, parts.body, limits) else { return };
-    assert_eq!(&read(&front, limits).expect("it was read back"), fields);
+    let Ok(front) = rewrite(parts.front, fields, parts.body, &LIMITS) else { return };
+    assert_eq!(&read(&front, &LIMITS).expect("it was read back"), fields);
     let whole = join(&front, parts.body);
     // A first front matter goes behind the byte order mark of the body.
     let is_first = parts.front.is_empty() && !front.is_empty();

@@ -117,6 +117,7 @@ mod tests {
             assert_eq!(canonical(path), Ok("a/b.md".to_owned()), "{path}");
         }
         assert_eq!(canonical("cafe\u{301}.md"), canonical("caf\u{e9}.md"));
+        assert_ne!(canonical("CAF\u{c9}.md"), canonical("caf\u{e9}.md"), "upper and lower case are two");
     }
 
     #[test]

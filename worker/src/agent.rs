@@ -32,6 +32,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::FutureExt;
+use holdfast_files::Mount;
 use holdfast_protocol::frame::{Op, SNAPSHOT_EVERY_BYTES};
 use holdfast_protocol::id::{Activation, Boot, WorkspaceName};
 use holdfast_protocol::internal::Activate;
@@ -49,7 +50,6 @@ use crate::mailbox::Mailbox;
 use crate::pulse::Pulse;
 use crate::status::Status;
 use crate::supervisor::Departed;
-use crate::workspace::Mount;
 
 /// How many letters one frame may answer.
 const BATCH_LETTERS: usize = 256;

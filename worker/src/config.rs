@@ -4,13 +4,13 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
+use holdfast_files::Workspace;
 use holdfast_protocol::id::{KindName, WorkspaceName};
 use holdfast_protocol::subject::Root;
 use holdfast_protocol::{Limits, WorkerName};
 
 use crate::document::DocumentKind;
 use crate::machine::Kind;
-use crate::workspace::Workspace;
 
 /// What to do about another process of the worker's name that is alive.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

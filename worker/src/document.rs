@@ -5,7 +5,7 @@
 
 mod disk;
 mod file;
-pub mod frontmatter;
+mod front;
 mod history;
 mod request;
 mod saving;
@@ -17,6 +17,7 @@ mod tests;
 use std::sync::Arc;
 
 use async_trait::async_trait;
+use holdfast_frontmatter::BYTE_ORDER_MARK;
 use holdfast_protocol::document::{Content, check_fields};
 use holdfast_protocol::error::Reason;
 use holdfast_protocol::frame::OpEvent;
@@ -31,10 +32,7 @@ use serde_json::{Map, Value};
 
 use crate::machine::{Ask, Change, Decision, Effect, Kind, Machine, Memory, Noticed, Surroundings};
 use file::File;
-#[cfg(feature = "failpoints")]
-pub use file::STEPS as SAVE_STEPS;
-pub(crate) use file::resolve;
-use frontmatter::BYTE_ORDER_MARK;
+pub(crate) use file::{resolve, session_of};
 use history::Weight;
 use holdfast_store::chance;
 use request::Body;

@@ -20,10 +20,8 @@ mod mailbox;
 mod pulse;
 mod status;
 mod supervisor;
-mod watch;
 mod worker;
-pub mod workspace;
 
 pub use config::{NameRule, WorkerConfig};
+pub use holdfast_files::Workspace;
 pub use worker::{StartError, Worker};
-pub use workspace::Workspace;

@@ -8,14 +8,13 @@ use std::any::Any;
 use std::sync::Arc;
 
 use async_trait::async_trait;
+use holdfast_files::Mount;
 use holdfast_protocol::document::Content;
 use holdfast_protocol::error::Reason;
 use holdfast_protocol::frame::OpEvent;
 use holdfast_protocol::subject::Verb;
 use holdfast_protocol::{Error, Limits, RequestId, SessionRecord, Token};
 use serde_json::value::RawValue;
-
-use crate::workspace::Mount;
 
 /// What a session is in.
 #[derive(Clone)]

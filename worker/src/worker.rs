@@ -6,6 +6,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use futures_util::StreamExt;
+use holdfast_files::{Mount, Tag, Watch};
 use holdfast_protocol::WorkerName;
 use holdfast_protocol::id::Boot;
 use holdfast_protocol::internal::{RelayFloor, WorkerLease};
@@ -25,8 +26,6 @@ use crate::inbox;
 use crate::lease::{self, LeaseHealth, NameTaken};
 use crate::pulse::{self, Pulse};
 use crate::supervisor::Supervisor;
-use crate::watch::Watch;
-use crate::workspace::Mount;
 
 mod control;
 
@@ -352,7 +351,8 @@ async fn beat(core: Arc<Core>) {
 
 /// Has sessions look at their files when something happened to them.
 async fn look_at_files(supervisor: Arc<Supervisor>, watch: Arc<Watch>, stop: CancellationToken) {
-    stop.run_until_cancelled(watch.run(move |key| supervisor.stir(key))).await;
+    let tell = |tag: &Tag| crate::document::session_of(tag).is_none_or(|key| supervisor.stir(&key));
+    stop.run_until_cancelled(watch.run(tell)).await;
 }
 
 async fn read_agents(shared: Arc<Shared>, mut messages: Subscription, stop: CancellationToken) {

@@ -174,7 +174,7 @@ async fn die_at(step: &str, case: Case) -> Option<bool> {
 
 async fn die_at_each_step(case: Case) -> Vec<&'static str> {
     let mut is_new = Vec::new();
-    for step in holdfast_worker::document::SAVE_STEPS {
+    for step in holdfast_files::STEPS {
         if die_at(step, case).await == Some(true) {
             is_new.push(*step);
         }

@@ -5,6 +5,7 @@
 
 use std::sync::Arc;
 
+use holdfast_files::{Baseline, Found, Placed, Seen};
 use holdfast_protocol::error::Reason;
 use holdfast_protocol::frame::{CONVERGED, DIVERGED, OpEvent};
 use holdfast_protocol::request::Load;
@@ -13,7 +14,7 @@ use holdfast_store::chance;
 use serde_json::value::RawValue;
 use serde_json::{Value, json};
 
-use super::file::{Baseline, File, Found, Placed, Seen};
+use super::file::File;
 use super::saving::saved;
 use super::state::State;
 use super::step::Step;

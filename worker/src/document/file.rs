@@ -1,89 +1,26 @@
-//! The file of a document, beneath the folder of its workspace.
+//! The file of a document, and what becomes of its errors: the one place where those of `files` are the contract's.
 //!
-//! Invariant: nothing outside of the folder is read or written, whatever links are in it. A save is atomic. Without
-//! `overwrite` it replaces only what the session knows and may write.
-//! Deliberately absent: detection of hard links and of file systems that ignore case. There two paths can be two
-//! sessions of one file, and the second save is `disk_diverged`.
-
-mod attributes;
-mod beneath;
-mod failpoint;
-mod save;
-mod temporary;
-#[cfg(test)]
-mod tests;
+//! Invariant: the session learns of a change of its file, since it is watched before it is read.
+//! Deliberately absent: how a file is opened, saved and watched; that is `files`.
 
 use std::io::ErrorKind;
 use std::sync::Arc;
 
+use holdfast_files::{
+    self as files, Baseline, Expected, FileError, Found, Mount, Order, Over, Placed, Prepared, Real, Tag, Watched,
+    real_path, save,
+};
+use holdfast_frontmatter::split;
 use holdfast_protocol::document::body_too_large;
 use holdfast_protocol::error::Reason;
 use holdfast_protocol::frame::OpEvent;
-use holdfast_protocol::path::CanonicalPath;
-use holdfast_protocol::{Error, Limits, SessionKey, SessionRecord};
-use serde::{Deserialize, Serialize};
+use holdfast_protocol::path::{CanonicalPath, TEMPORARY_PREFIX};
+use holdfast_protocol::{Error, Limits, Namespace, SessionId, SessionKey, SessionRecord};
 use serde_json::{Map, Value};
 
-use super::frontmatter;
-use crate::watch::Watched;
-use crate::workspace::{Mount, is_displaced};
-use beneath::Real;
-#[cfg(feature = "failpoints")]
-pub use failpoint::STEPS;
-use save::{Order, Protected, Save};
-pub(super) use save::{Placed, Prepared};
-
-/// Facts of a file when the session last read or wrote it.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub(super) struct Baseline {
-    /// blake3, hex.
-    pub(super) digest: String,
-    /// Size.
-    pub(super) bytes: u64,
-    /// Its modification time then, by the clock of its file system. For people.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub(super) mtime: Option<String>,
-}
-
-impl Baseline {
-    pub(super) fn of(bytes: &[u8]) -> Self {
-        Self { digest: blake3::hash(bytes).to_hex().to_string(), bytes: bytes.len() as u64, mtime: None }
-    }
-}
-
-/// A regular file that was found.
-#[derive(Clone, Debug)]
-pub(super) struct Seen {
-    /// blake3, hex; `None`: the file is larger than a document's file may be.
-    pub(super) digest: Option<String>,
-    pub(super) bytes: u64,
-    pub(super) mtime: Option<String>,
-    /// Who owns it.
-    pub(super) uid: u32,
-}
-
-/// What was found at the file's path.
-#[derive(Clone, Debug)]
-pub(super) enum Found {
-    Nothing,
-    File(Seen),
-    /// A symbolic link, at the path itself or in place of one of its folders. The session never writes one.
-    Link,
-    /// A folder, a pipe, a device.
-    Irregular,
-    /// A file that this worker may not read.
-    Unreadable,
-}
-
-impl Found {
-    pub(super) fn digest(&self) -> Option<&str> {
-        match self {
-            Self::File(seen) => seen.digest.as_deref(),
-            Self::Nothing | Self::Link | Self::Irregular | Self::Unreadable => None,
-        }
-    }
-}
+use super::disk::Standpoint;
+use super::front;
+use crate::machine::Unfinished;
 
 /// A file's content.
 pub(super) struct Content {
@@ -91,57 +28,6 @@ pub(super) struct Content {
     pub(super) fields: Map<String, Value>,
     pub(super) body: String,
     pub(super) baseline: Baseline,
-}
-
-/// What a save may replace.
-pub(super) enum Over {
-    Anything,
-    /// Only what the session knows.
-    Known(Known),
-}
-
-/// What a session knows of its file.
-#[derive(Clone, Debug, Default)]
-pub(super) struct Known {
-    /// Digest of what was last read or written; `None`: there was none.
-    pub(super) baseline: Option<String>,
-    /// Digests of saves that may have reached the file, although the log has no outcome of them.
-    pub(super) begun: Vec<String>,
-}
-
-impl Over {
-    fn allows(&self, found: &Found) -> bool {
-        match self {
-            Self::Anything => true,
-            Self::Known(known) => known.has(found),
-        }
-    }
-}
-
-impl Known {
-    /// Whether `found` is what this session last read, or what one of its own saves wrote.
-    pub(super) fn has(&self, found: &Found) -> bool {
-        match found {
-            Found::Nothing => self.baseline.is_none(),
-            Found::File(Seen { digest: Some(digest), .. }) => {
-                self.begun.contains(digest) || self.baseline.as_ref() == Some(digest)
-            }
-            Found::File(_) | Found::Link | Found::Irregular | Found::Unreadable => false,
-        }
-    }
-}
-
-/// The outcome of a save, or of its first half.
-pub(super) enum Written<T> {
-    Done(T),
-    Diverged(Found),
-}
-
-/// The outcome of the last step of a save.
-pub(super) enum Finished {
-    Known(Written<Placed>),
-    /// The file is in its place, and may not be there after a power failure.
-    Unsure(Error),
 }
 
 /// Where a document's file is.
@@ -160,7 +46,7 @@ impl File {
         let session = record.key();
         let watched = mount
             .as_ref()
-            .and_then(|mount| mount.watch.as_ref()?.register(mount.real_name(), &path, &session))
+            .and_then(|mount| mount.watch.as_ref()?.register(mount.real_name(), &path, &tag(&session)))
             .map(Arc::new);
         Some(Self { session, workspace, path, mount, watched })
     }
@@ -222,12 +108,11 @@ impl File {
     /// Starts the watch of the file, then does `work` with it, so that no change between the two is missed.
     async fn watching<T: Send + 'static>(
         &self,
-        work: impl FnOnce() -> std::io::Result<T> + Send + 'static,
-    ) -> std::io::Result<T> {
+        work: impl FnOnce() -> files::Result<T> + Send + 'static,
+    ) -> files::Result<T> {
         let watched = self.watched.clone();
-        let begin = move || watched.iter().for_each(|watched| watched.begin());
         blocking(move || {
-            begin();
+            watched.iter().for_each(|watched| watched.begin());
             work()
         })
         .await
@@ -240,7 +125,7 @@ impl File {
     pub(super) async fn read(&self, limits: &Limits) -> Result<Option<Content>, Error> {
         let (mount, path, max) = (self.mount()?, self.path.clone(), bytes_max(limits));
         let read = self.watching(move || save::read(&mount, &path, max)).await;
-        let Some((bytes, metadata)) = read.map_err(|error| self.io("read", &error))? else { return Ok(None) };
+        let Some((bytes, metadata)) = read.map_err(|error| self.refusal("read", error, None))? else { return Ok(None) };
         if bytes.len() as u64 > max {
             return Err(self.describe(body_too_large(limits)));
         }
@@ -249,11 +134,11 @@ impl File {
             let at = error.utf8_error().valid_up_to();
             self.describe(Error::new(Reason::NotUtf8, format!("{} is not UTF-8 at byte {at}", self.path)))
         })?;
-        let parts = frontmatter::split(&text);
+        let parts = split(&text);
         if parts.body.len() > limits.body_bytes {
             return Err(self.describe(body_too_large(limits)));
         }
-        let fields = frontmatter::read(parts.front, limits).map_err(|error| self.describe(error))?;
+        let fields = front::read(parts.front, limits).map_err(|error| self.describe(error))?;
         Ok(Some(Content { front: parts.front.to_owned(), fields, body: parts.body.to_owned(), baseline }))
     }
 
@@ -264,8 +149,8 @@ impl File {
     pub(super) async fn look(&self, limits: &Limits) -> Result<Found, Error> {
         let (mount, path, max) = (self.mount()?, self.path.clone(), bytes_max(limits));
         match self.watching(move || save::look(&mount, &path, max)).await {
-            Err(error) if beneath::is_linked(&error) => Ok(Found::Link),
-            looked => looked.map_err(|error| self.io("read", &error)),
+            Err(FileError::Linked(_)) => Ok(Found::Link),
+            looked => looked.map_err(|error| self.refusal("read", error, None)),
         }
     }
 
@@ -274,82 +159,73 @@ impl File {
     ///
     /// # Errors
     /// `no_workspace`, `workspace_denied`, `io`, `path_escape`.
-    pub(super) async fn tidy(&self, known: Known, limits: &Limits) -> Result<(), Error> {
-        let (mount, session, path) = (self.writable()?, self.session.clone(), self.path.clone());
-        let max = bytes_max(limits);
-        let tidied = blocking(move || save::tidy(&mount, &session, &path, &known, max)).await;
-        tidied.map_err(|error| self.io("clean up beside", &error))
+    pub(super) async fn tidy(&self, known: Expected, limits: &Limits) -> Result<(), Error> {
+        let (mount, path, max) = (self.writable()?, self.path.clone(), bytes_max(limits));
+        let tag = tag(&self.session);
+        let tidied = blocking(move || save::tidy(&mount, &tag, &path, &known, max)).await;
+        tidied.map_err(|error| self.refusal("clean up beside", error, None))
     }
 
     /// Writes a file beside the real one, which is not touched yet; its folders are made. `baseline` is of `text`.
     ///
     /// # Errors
-    /// `no_workspace`, `workspace_denied`, `io`, `path_escape`.
+    /// `no_workspace`, `workspace_denied`, `io`, `path_escape`, `disk_diverged`.
     pub(super) async fn prepare(
         &self,
         text: String,
         baseline: Baseline,
         over: Over,
+        known: &Standpoint,
         limits: &Limits,
-    ) -> Result<Written<Prepared>, Error> {
+    ) -> Result<Prepared, Error> {
         let mount = self.writable()?;
-        let (session, path) = (self.session.clone(), self.path.clone());
         let is_asked_to = matches!(over, Over::Anything);
-        let order = Order { session, path, text, baseline, over, max: bytes_max(limits) };
-        match blocking(move || save::prepare(&mount, order)).await {
+        let order =
+            Order { tag: tag(&self.session), path: self.path.clone(), text, baseline, over, max: bytes_max(limits) };
+        blocking(move || save::prepare(&mount, order)).await.map_err(|error| match error {
             // One of the path's folders is a link now: what is behind it belongs to another session.
-            Err(error) if beneath::is_linked(&error) && !is_asked_to && !self.leaves() => {
-                Ok(Written::Diverged(Found::Link))
-            }
-            prepared => self.written("write", prepared),
-        }
+            FileError::Linked(_) if !is_asked_to && !self.leaves() => known.diverged(self, &Found::Link),
+            error => self.refusal("write", error, Some(known)),
+        })
     }
 
     /// Puts it in the file's place.
     ///
     /// # Errors
-    /// `io`, `path_escape`.
-    pub(super) async fn finish(&self, prepared: Prepared) -> Result<Finished, Error> {
+    /// `io`, `path_escape`, `disk_diverged`.
+    pub(super) async fn finish(&self, prepared: Prepared, known: &Standpoint) -> Result<Placed, Unfinished> {
         // The folder exists only now, so the watch is started again.
-        match self.watching(move || prepared.finish()).await {
-            Ok(Save::Unsure(error)) => Ok(Finished::Unsure(self.io("write", &error))),
-            finished => self.written("write", finished).map(Finished::Known),
-        }
+        self.watching(move || prepared.finish()).await.map_err(|error| match error {
+            FileError::Unsure(error) => Unfinished::Unsure(self.refusal("write", *error, None)),
+            error => Unfinished::Refused(self.refusal("write", error, Some(known))),
+        })
     }
 
-    fn written<T>(&self, doing: &str, saved: std::io::Result<Save<T>>) -> Result<Written<T>, Error> {
-        match saved.map_err(|error| self.io(doing, &error))? {
-            Save::Done(done) => Ok(Written::Done(done)),
-            Save::Diverged(found) => Ok(Written::Diverged(found)),
-            Save::Protected(protected) => Err(self.protected(&protected)),
-            Save::Unsure(error) => Err(self.io(doing, &error)),
+    /// The contract's error for one of the file's. `known` is for saves, which alone compare.
+    fn refusal(&self, doing: &str, error: FileError, known: Option<&Standpoint>) -> Error {
+        match (error, known) {
+            (FileError::Diverged(found), Some(known)) => known.diverged(self, &found),
+            (FileError::Protected { mode, uid, source }, _) => self.protected(mode, uid, &source),
+            (error @ FileError::Displaced(_), _) => self.describe(displaced(&error)),
+            (FileError::Linked(_), _) if self.leaves() => self.describe(escape(&self.path)),
+            (error, _) => self.describe(Error::new(Reason::Io, format!("cannot {doing} {}: {error}", self.path))),
         }
-    }
-
-    fn io(&self, doing: &str, error: &std::io::Error) -> Error {
-        if is_displaced(error) {
-            return self.describe(displaced(error));
-        }
-        if beneath::is_linked(error) && self.leaves() {
-            return self.describe(escape(&self.path));
-        }
-        self.describe(Error::new(Reason::Io, format!("cannot {doing} {}: {error}", self.path)))
     }
 
     /// The refusal to replace a file that this worker may not write.
-    fn protected(&self, Protected { mode, uid, error }: &Protected) -> Error {
+    fn protected(&self, mode: u32, uid: u32, error: &std::io::Error) -> Error {
         let message = format!("{} is not written: its mode is {mode:04o}, its owner is uid {uid}: {error}", self.path);
         // An immutable file cannot be replaced either.
         let is_of_rights = error.kind() == ErrorKind::PermissionDenied && error.raw_os_error() != Some(EPERM);
         self.describe(Error::new(Reason::Io, message))
             .advise(if is_of_rights { &["save_overwrite"] } else { &[] })
             .detail("mode", format!("{mode:04o}"))
-            .detail("uid", *uid)
+            .detail("uid", uid)
     }
 
     /// Whether links at the path lead out of the workspace now.
     fn leaves(&self) -> bool {
-        let real = self.mount().map(|mount| beneath::real_path(&mount, &self.path));
+        let real = self.mount().map(|mount| real_path(&mount, &self.path));
         matches!(real, Ok(Ok(Real::Outside)))
     }
 }
@@ -358,13 +234,24 @@ impl File {
 /// `EACCES`.
 const EPERM: i32 = rustix::io::Errno::PERM.raw_os_error();
 
+/// What a session's files and watches are called.
+fn tag(session: &SessionKey) -> Tag {
+    format!("{TEMPORARY_PREFIX}{session}").into()
+}
+
+/// Whose tag it is.
+pub(crate) fn session_of(tag: &str) -> Option<SessionKey> {
+    let (namespace, id) = tag.strip_prefix(TEMPORARY_PREFIX)?.split_once('.')?;
+    Some(SessionKey::new(Namespace::parse(namespace).ok()?, SessionId::parse(id).ok()?))
+}
+
 /// How many bytes the file of a document may have.
 fn bytes_max(limits: &Limits) -> u64 {
-    (limits.body_bytes + frontmatter::text_limit(limits)) as u64
+    (limits.body_bytes + front::text_bytes(limits)) as u64
 }
 
 /// The refusal where the workspace's folder was moved or unmounted.
-fn displaced(error: &std::io::Error) -> Error {
+fn displaced(error: &FileError) -> Error {
     Error::new(Reason::NoWorkspace, format!("{error}; put it back, or start the worker again"))
 }
 
@@ -372,7 +259,7 @@ fn escape(path: &str) -> Error {
     Error::new(Reason::PathEscape, format!("a symbolic link leads {path} out of its workspace"))
 }
 
-async fn blocking<T: Send + 'static>(work: impl FnOnce() -> std::io::Result<T> + Send + 'static) -> std::io::Result<T> {
+async fn blocking<T: Send + 'static>(work: impl FnOnce() -> files::Result<T> + Send + 'static) -> files::Result<T> {
     tokio::task::spawn_blocking(work).await.map_err(std::io::Error::other)?
 }
 
@@ -382,12 +269,14 @@ async fn blocking<T: Send + 'static>(work: impl FnOnce() -> std::io::Result<T> +
 /// `path_escape`, `invalid_path`, `no_workspace`, `io`.
 pub(crate) async fn resolve(mount: Arc<Mount>, path: &CanonicalPath, limits: &Limits) -> Result<CanonicalPath, Error> {
     let name = path.to_string();
-    let real = blocking(move || beneath::real_path(&mount, &name)).await;
+    let real = blocking(move || real_path(&mount, &name)).await;
     let nameless = || Error::new(Reason::InvalidPath, format!("the real path of {path} is not a valid path"));
-    let refused = |error: std::io::Error| match error.kind() {
-        _ if is_displaced(&error) => displaced(&error),
-        ErrorKind::InvalidFilename => Error::new(Reason::InvalidPath, format!("no file can be called {path}: {error}")),
-        _ => Error::new(Reason::Io, format!("cannot follow {path}: {error}")),
+    let refused = |error: FileError| match error {
+        FileError::Displaced(_) => displaced(&error),
+        FileError::Io(error) if error.kind() == ErrorKind::InvalidFilename => {
+            Error::new(Reason::InvalidPath, format!("no file can be called {path}: {error}"))
+        }
+        error => Error::new(Reason::Io, format!("cannot follow {path}: {error}")),
     };
     match real.map_err(refused)? {
         Real::Outside => Err(escape(path.as_str())),

@@ -6,6 +6,8 @@
 use std::sync::Arc;
 
 use async_trait::async_trait;
+use holdfast_files::{Baseline, Over, Placed, Prepared};
+use holdfast_frontmatter::{join, split};
 use holdfast_protocol::error::Reason;
 use holdfast_protocol::reply::Saved;
 use holdfast_protocol::request::Save;
@@ -13,9 +15,9 @@ use holdfast_protocol::{Error, Limits, RequestId, SessionId};
 use holdfast_store::chance;
 
 use super::disk::Standpoint;
-use super::file::{Baseline, File, Finished, Over, Placed, Prepared, Written};
+use super::file::File;
 use super::state::{Begun, BegunSave};
-use super::{Document, DocumentChange, Stamp, frontmatter, raw};
+use super::{Document, DocumentChange, Stamp, front, raw};
 use crate::machine::{Ask, Change, Effect, Memory, Unfinished, Work};
 
 impl Document {
@@ -25,7 +27,7 @@ impl Document {
         file.writable()?;
         let state = &self.state;
         let front = self.front_to_save().map_err(|error| file.describe(error))?;
-        let text = frontmatter::join(&front, &state.body);
+        let text = join(&front, &state.body);
         let baseline = Baseline::of(text.as_bytes());
         let front = (front != state.front).then_some(front);
         let request_id = ask.request_id.clone().unwrap_or_else(|| RequestId::made(chance::id()));
@@ -33,10 +35,10 @@ impl Document {
         let begun = BegunSave { bytes, revision, front, request_id, stamp };
         let intent = DocumentChange::Saving(Begun { digest: baseline.digest.clone(), save: Some(begun.clone()) });
         let nothing = DocumentChange::NotSaved { digest: baseline.digest.clone() };
-        let over = if save.overwrite == Some(true) { Over::Anything } else { Over::Known(state.known()) };
+        let over = if save.overwrite == Some(true) { Over::Anything } else { Over::Expected(state.known()) };
         let known = Standpoint::of(self);
         let work =
-            Saving { file, limits: self.limits.clone(), known, begun, step: Step::Begun { text, baseline, over } };
+            Saving { file, limits: self.limits.clone(), known, begun, stage: Stage::Begun { text, baseline, over } };
         Ok(Effect { intent: raw(&intent), nothing: raw(&nothing), work: Box::new(work) })
     }
 
@@ -44,9 +46,9 @@ impl Document {
     /// is, and the next load reads that as fields; so it must parse.
     fn front_to_save(&self) -> Result<String, Error> {
         let state = &self.state;
-        let front = frontmatter::rewrite(&state.front, &state.fields, &state.body, &self.limits)?;
+        let front = front::rewrite(&state.front, &state.fields, &state.body, &self.limits)?;
         if front.is_empty() {
-            frontmatter::read(frontmatter::split(&state.body).front, &self.limits)?;
+            front::read(split(&state.body).front, &self.limits)?;
         }
         Ok(front)
     }
@@ -58,11 +60,11 @@ struct Saving {
     limits: Arc<Limits>,
     known: Standpoint,
     begun: BegunSave,
-    step: Step,
+    stage: Stage,
 }
 
 /// The stage of a save.
-enum Step {
+enum Stage {
     Begun {
         text: String,
         baseline: Baseline,
@@ -73,37 +75,24 @@ enum Step {
     Over,
 }
 
-impl Saving {
-    fn go_on<T>(&self, written: Written<T>) -> Result<T, Error> {
-        match written {
-            Written::Done(done) => Ok(done),
-            Written::Diverged(found) => Err(self.known.diverged(&self.file, &found)),
-        }
-    }
-}
-
 #[async_trait]
 impl Work for Saving {
     async fn prepare(&mut self) -> Result<(), Error> {
-        let Step::Begun { text, baseline, over } = std::mem::replace(&mut self.step, Step::Over) else {
+        let Stage::Begun { text, baseline, over } = std::mem::replace(&mut self.stage, Stage::Over) else {
             return Err(Error::new(Reason::Bug, "a save can be prepared only once"));
         };
-        let written = self.file.prepare(text, baseline, over, &self.limits).await?;
-        self.step = Step::Prepared(self.go_on(written)?);
+        self.stage = Stage::Prepared(self.file.prepare(text, baseline, over, &self.known, &self.limits).await?);
         Ok(())
     }
 
     async fn finish(mut self: Box<Self>) -> Result<Change, Unfinished> {
-        let Step::Prepared(prepared) = std::mem::replace(&mut self.step, Step::Over) else {
+        let Stage::Prepared(prepared) = std::mem::replace(&mut self.stage, Stage::Over) else {
             return Err(Unfinished::Refused(Error::new(
                 Reason::Bug,
                 "a save can be finished only once, after it was prepared",
             )));
         };
-        let placed = match self.file.finish(prepared).await.map_err(Unfinished::Refused)? {
-            Finished::Known(written) => self.go_on(written).map_err(Unfinished::Refused)?,
-            Finished::Unsure(error) => return Err(Unfinished::Unsure(error)),
-        };
+        let placed = self.file.finish(prepared, &self.known).await?;
         Ok(saved(&self.file, &self.known.session, &self.begun, placed))
     }
 }

@@ -2,12 +2,12 @@
 //!
 //! Law: the same changes in the same order make the same state.
 
+use holdfast_files::{Baseline, Expected};
 use holdfast_protocol::{Error, RequestId, json};
 use holdfast_store::chance;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
-use super::file::{Baseline, Known};
 use super::history::{History, Weight};
 use super::not_replayable;
 use super::step::Step;
@@ -310,8 +310,8 @@ impl State {
         self.begun.drain(..over);
     }
 
-    pub(super) fn known(&self) -> Known {
-        Known {
+    pub(super) fn known(&self) -> Expected {
+        Expected {
             baseline: self.baseline.as_ref().map(|baseline| baseline.digest.clone()),
             begun: self.begun.iter().map(|begun| begun.digest.clone()).collect(),
         }

@@ -2,6 +2,7 @@
 //!
 //! Law: applying a step and then its inverse changes nothing.
 
+use holdfast_frontmatter::BYTE_ORDER_MARK;
 use holdfast_protocol::document::{Splice, body_too_large, check_fields, merge_patch};
 use holdfast_protocol::error::Reason;
 use holdfast_protocol::request::Edit;
@@ -9,8 +10,6 @@ use holdfast_protocol::{Error, Limits, json};
 use ropey::Rope;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
-
-use super::frontmatter::BYTE_ORDER_MARK;
 
 /// How many splices of one edit are made on the text itself.
 const FEW: usize = 16;

@@ -6,6 +6,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use bytes::Bytes;
+use holdfast_files::{Mount, Workspace};
 use holdfast_protocol::id::{Activation, Boot, KindName, WorkspaceName};
 use holdfast_protocol::internal::{Activate, Hint};
 use holdfast_protocol::record::{Event, EventType, Owner, State, Urgency};
@@ -30,7 +31,6 @@ use crate::letter::{Answer, Call, Letter, ReplyTo};
 use crate::machine::Kind;
 use crate::pulse::Pulse;
 use crate::supervisor::Supervisor;
-use crate::workspace::{Mount, Workspace};
 
 /// One worker's process.
 pub(crate) struct Node {

@@ -3,13 +3,15 @@
 
 use std::path::PathBuf;
 
+use holdfast_files::Baseline;
+use holdfast_files::{Mount, Workspace};
+use holdfast_frontmatter as frontmatter;
 use holdfast_protocol::{Namespace, SessionKey};
 use proptest::test_runner::TestCaseError;
 
-use super::file::Baseline;
+use super::front;
 use super::*;
 use crate::machine::Work;
-use crate::workspace::{Mount, Workspace};
 
 /// What a user does to a document with a file.
 #[derive(Clone, Debug)]
@@ -168,7 +170,7 @@ impl Filed {
     fn anew(&self) -> (String, Map<String, Value>) {
         let text = std::fs::read_to_string(self.at()).unwrap();
         let parts = frontmatter::split(&text);
-        (parts.body.to_owned(), frontmatter::read(parts.front, &Limits::default()).unwrap())
+        (parts.body.to_owned(), front::read(parts.front, &Limits::default()).unwrap())
     }
 
     /// Whether the body has a front matter of its own and is the whole file, which PROTOCOL.md says is read as fields.
@@ -275,7 +277,7 @@ proptest! {
         begin in prop::option::of(text()),
         all in prop::collection::vec(doing(), 1..40),
     ) {
-        let is_good = |text: &String| frontmatter::read(frontmatter::split(text).front, &Limits::default()).is_ok();
+        let is_good = |text: &String| front::read(frontmatter::split(text).front, &Limits::default()).is_ok();
         prop_assume!(begin.as_ref().is_none_or(is_good));
         let mut model = Model { filed: Filed::new(begin.as_deref()), undo: Vec::new(), redo: Vec::new() };
         for doing in &all {
