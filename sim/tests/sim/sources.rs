@@ -1,7 +1,7 @@
 //! What would make two runs of one seed differ does not stand in the sources of what is simulated.
 
-use std::fs;
 use std::path::{Path, PathBuf};
+use std::{fs, io};
 
 /// What is not to be used, and what is used instead.
 const BANNED: [(&str, &str); 7] = [
@@ -22,16 +22,17 @@ const EXCEPT: [(&str, &str); 4] = [
     ("", "crate::watch::"),
 ];
 
-fn sources(folder: &Path, found: &mut Vec<PathBuf>) {
-    for entry in fs::read_dir(folder).unwrap() {
-        let path = entry.unwrap().path();
-        let name = path.file_name().unwrap().to_string_lossy();
+fn sources(folder: &Path, found: &mut Vec<PathBuf>) -> io::Result<()> {
+    for entry in fs::read_dir(folder)? {
+        let path = entry?.path();
+        let name = path.file_name().unwrap_or_default().to_string_lossy();
         match path.is_dir() {
-            true if name != "tests" && name != "simulation" => sources(&path, found),
+            true if name != "tests" && name != "simulation" => sources(&path, found)?,
             false if name.ends_with(".rs") && name != "tests.rs" => found.push(path),
             _ => {}
         }
     }
+    Ok(())
 }
 
 /// What is wrong with a file, by line.
@@ -59,7 +60,7 @@ fn nothing_that_is_simulated_has_a_source_of_chance_of_its_own() {
     let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
     let mut files = Vec::new();
     for part in ["coordinator/src", "worker/src", "store/src"] {
-        sources(&root.join(part), &mut files);
+        sources(&root.join(part), &mut files).unwrap();
     }
     assert!(files.len() > 100, "{} files", files.len());
     let of = |path: &PathBuf| faults(&path.to_string_lossy(), &fs::read_to_string(path).unwrap());

@@ -19,6 +19,9 @@ use crate::feed::{Batch, Deliveries, Delivery, Feed, FeedConfig, FeedState, Post
 /// What acknowledgements go to, with the sequence behind it.
 const ACK: &str = "ACK.";
 
+/// The shortest wait between two looks.
+const TICK: Duration = Duration::from_millis(1);
+
 /// The consumer's state.
 #[derive(Default)]
 pub(super) struct Consumer {
@@ -226,7 +229,8 @@ impl Deliveries for Reader {
             let delivered = self.memory.inner().deliver(self.reader, &self.config, Instant::now());
             match delivered {
                 Ok(batch) => return Ok(batch),
-                Err(again) => drop(tokio::time::timeout_at(again, news).await),
+                // Never at once: a clock that stands still while anybody has work would stand still for ever.
+                Err(again) => drop(tokio::time::timeout_at(again.max(Instant::now() + TICK), news).await),
             }
         }
     }

@@ -160,7 +160,7 @@ async fn a_request_may_come_once_more_and_its_answer_finds_nobody() {
     };
     let (answer, first) = tokio::join!(one.request(ask("hf.default.session.get.s1")), answered);
     assert_eq!(answer.unwrap().payload, "yes");
-    assert!(requests.next().await.is_some());
+    assert!(tokio::time::timeout(SECOND * 60, requests.next()).await.unwrap().is_some());
     assert!(first.elapsed() > Duration::ZERO);
     let copies = |net: &Net| net.published().iter().filter(|published| published.is_copy).count();
     assert_eq!(copies(&net), 1);
