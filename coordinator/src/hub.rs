@@ -17,10 +17,10 @@ use crate::config::{ANNOUNCE_TIMEOUT, Config};
 use crate::countdown::Countdown;
 use crate::error;
 use crate::explain::Conflicts;
+use crate::fleet::Registry;
 use crate::grants::Grants;
 use crate::place::Returning;
 use crate::records::Records;
-use crate::registry::Registry;
 use crate::relay;
 use crate::waiters::Waiters;
 

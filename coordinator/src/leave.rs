@@ -9,10 +9,10 @@ use holdfast_records::{Known, NotDone};
 use crate::call::Call;
 use crate::config::HANDOVER_TIMEOUT;
 use crate::error;
+use crate::fleet::placement::Needs;
 use crate::hub::Hub;
 use crate::link::{self, Activated, Beginning, Presence};
 use crate::place::{self, Giving};
-use crate::placement::Needs;
 
 /// Moves the session of `known` away from a worker that is gone or does not answer, if there is another one: whoever
 /// took the lock over is to work with it at once, and not after a lease has run out. Best effort: the takeover is done.

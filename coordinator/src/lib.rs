@@ -22,6 +22,7 @@ mod error;
 mod explain;
 #[cfg(test)]
 mod fixture;
+mod fleet;
 mod grants;
 mod hub;
 mod leave;
@@ -29,9 +30,7 @@ mod link;
 mod micro;
 mod pasts;
 mod place;
-mod placement;
 mod records;
-mod registry;
 mod relay;
 mod route;
 mod sweep;

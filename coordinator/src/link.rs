@@ -20,9 +20,9 @@ use tokio::time::Instant;
 use crate::call::Call;
 use crate::config::LEASE_VIEW_TIMEOUT;
 use crate::error;
+use crate::fleet::CONFIRM;
 use crate::hub::Hub;
 use crate::micro::NUMBER_HEADER;
-use crate::registry::CONFIRM;
 use holdfast_records::Known;
 
 /// How long an answer may take before it is asked whether the process is still there, and how often that is asked then, by

@@ -14,10 +14,10 @@ use holdfast_store::chance;
 
 use crate::call::{Call, now};
 use crate::error;
+use crate::fleet::Liveness;
+use crate::fleet::placement::Needs;
 use crate::hub::Hub;
 use crate::link::{self, Activated, Beginning};
-use crate::placement::Needs;
-use crate::registry::Liveness;
 use crate::writer::Writer;
 
 /// Sees to it that somebody holds the session, and says how its record stands then.

@@ -23,10 +23,10 @@ use tokio_util::sync::CancellationToken;
 
 use crate::call::Call;
 use crate::error;
+use crate::fleet::Liveness;
 use crate::hub::Hub;
 use crate::link::{self, Beginning};
 use crate::place;
-use crate::registry::Liveness;
 use crate::relay::Pin;
 use crate::writer::Writer;
 

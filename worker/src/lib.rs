@@ -5,7 +5,6 @@
 //! agent without touching another.
 //! Deliberately absent: deciding who owns a session. Coordinators do; an agent only gives its own session up.
 
-mod agent;
 mod answered;
 mod claim;
 pub mod config;
@@ -18,6 +17,7 @@ mod log;
 pub mod machine;
 mod mailbox;
 mod pulse;
+mod session;
 mod status;
 mod supervisor;
 mod worker;

@@ -14,9 +14,9 @@ use tokio::task::AbortHandle;
 use tokio::time::Instant;
 use tokio_util::task::TaskTracker;
 
-use crate::agent::{self, Core, Departure, End, Start};
 use crate::letter::{Answer, Call, Letter, ReplyTo};
 use crate::mailbox::{Bounds, Mailbox, NotTaken, Sender, mailbox};
+use crate::session::{self, Core, Departure, End, Start};
 use crate::status::Status;
 
 /// A session that is in memory.
@@ -122,7 +122,7 @@ impl Supervisor {
             Some(handle) if matches!(letter.call, Call::Lease) => {
                 let lease = handle.mailbox.status.lease(letter.revision, self.core.now_ms());
                 self.tell(handle, letter.revision);
-                return Err((letter, agent::done(&lease)));
+                return Err((letter, session::done(&lease)));
             }
             Some(handle) => {
                 let news = match &letter.call {
@@ -227,7 +227,7 @@ async fn host(supervisor: Arc<Supervisor>, mut hosted: Box<Hosted>) {
 async fn run(supervisor: &Supervisor, hosted: &mut Hosted) -> End {
     let Hosted { key, status, mailbox, start, departure, .. } = hosted;
     let (key, start) = (key.clone(), std::mem::replace(start, Start::OnDemand));
-    let running = agent::run(supervisor.core.clone(), key, status.clone(), mailbox, start, departure);
+    let running = session::run(supervisor.core.clone(), key, status.clone(), mailbox, start, departure);
     AssertUnwindSafe(running).catch_unwind().await.unwrap_or(End::Panicked)
 }
 
@@ -251,7 +251,7 @@ async fn finish(supervisor: Arc<Supervisor>, hosted: Box<Hosted>, end: End) {
         supervisor.deliver(key.clone(), *letter).await;
     }
     while let Some(letter) = mailbox.next().await {
-        agent::answer_end(&key, vec![*letter], &end).await;
+        session::answer_end(&key, vec![*letter], &end).await;
     }
 }
 

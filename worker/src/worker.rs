@@ -18,13 +18,13 @@ use tokio::time::{Instant, MissedTickBehavior};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use crate::agent::Core;
 use crate::claim::{self, Asking, ClaimError};
 use crate::config::WorkerConfig;
 use crate::drain::Drain;
 use crate::inbox;
 use crate::lease::{self, LeaseHealth, NameTaken};
 use crate::pulse::{self, Pulse};
+use crate::session::Core;
 use crate::supervisor::Supervisor;
 
 mod control;

@@ -12,10 +12,10 @@ use crate::answer::Answer;
 use crate::call::{Call, Incoming};
 use crate::config::HANDOVER_TIMEOUT;
 use crate::error;
+use crate::fleet::placement::Needs;
 use crate::hub::Hub;
 use crate::link::{self, Activated, Beginning};
 use crate::place::Giving;
-use crate::placement::Needs;
 
 /// Moves a session to the worker that was named, or to any other.
 pub(crate) async fn answer(hub: &Hub, key: &SessionKey, incoming: &Incoming) -> Result<Answer, Error> {

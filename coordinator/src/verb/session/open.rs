@@ -25,10 +25,10 @@ use uuid::{Builder, Uuid};
 use crate::answer::Answer;
 use crate::call::{Call, Incoming};
 use crate::error;
+use crate::fleet::placement::Needs;
 use crate::hub::Hub;
 use crate::link::{self, Activated, Beginning};
 use crate::place;
-use crate::placement::Needs;
 use crate::writer::Writer;
 
 /// What is to be opened.

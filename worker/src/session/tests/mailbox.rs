@@ -8,8 +8,8 @@ use holdfast_protocol::subject::Verb;
 use serde_json::json;
 
 use super::*;
-use crate::agent::simulation::world::Process;
 use crate::letter::{Letter, ReplyTo};
+use crate::session::simulation::world::Process;
 
 async fn lease(world: &World, node: &Node, revision: Revision) -> LeaseView {
     let asked = node.ask(&world.key, Call::Lease, world.plain_ask(revision));

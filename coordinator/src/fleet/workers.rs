@@ -14,7 +14,7 @@ use holdfast_protocol::{Boot, Error, Reason, Revision, WorkerName};
 use tokio::time::Instant;
 
 use crate::error;
-use crate::placement::{Candidate, Needs};
+use crate::fleet::placement::{Candidate, Needs};
 
 /// How long a worker that is gone is remembered, so that its return is recognised.
 const REMEMBERED: Duration = Duration::from_secs(600);

@@ -16,10 +16,10 @@ use tokio::time::Instant;
 use uuid::Uuid;
 
 use super::*;
-use crate::agent::{Agent, Core};
 use crate::config::WorkerConfig;
 use crate::lease::LeaseHealth;
 use crate::letter::{Letter, ReplyTo};
+use crate::session::{Agent, Core};
 use crate::supervisor::Supervisor;
 
 const SESSIONS: u64 = 100_000;

@@ -5,7 +5,7 @@ use holdfast_protocol::request::{Request, ShowToken, parse};
 use holdfast_rules::validate::prove;
 
 use super::commit::refused;
-use super::step::{chosen_id, done};
+use super::decide::{chosen_id, done};
 use super::stop::Stop;
 use super::{Agent, End};
 use crate::letter::{Answer, Letter};

@@ -6,6 +6,7 @@
 
 mod close;
 mod commit;
+mod decide;
 mod end;
 mod passivate;
 mod record;
@@ -14,15 +15,14 @@ mod renew;
 mod save;
 #[cfg(test)]
 mod simulation;
-mod step;
 mod stop;
 #[cfg(test)]
 mod tests;
 mod touch;
 mod writing;
 
+pub(crate) use decide::done;
 pub(crate) use end::{End, answer_end};
-pub(crate) use step::done;
 
 use std::collections::BTreeMap;
 use std::num::NonZeroU64;

@@ -19,8 +19,9 @@ use tokio_util::sync::CancellationToken;
 
 use crate::config::Config;
 use crate::error;
-use crate::placement::{self, Candidate, Needs};
+use placement::{Candidate, Needs};
 
+pub(crate) mod placement;
 mod workers;
 
 pub(crate) use workers::CONFIRM;

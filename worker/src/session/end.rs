@@ -10,7 +10,7 @@ use holdfast_protocol::subject::Verb;
 use holdfast_protocol::{Error, RequestId, Revision, SessionKey};
 
 use super::commit::refused;
-use super::step::{chosen_id, done};
+use super::decide::{chosen_id, done};
 use super::{Agent, answer_all};
 use crate::letter::{Answer, Call, Letter};
 

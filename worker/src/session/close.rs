@@ -11,8 +11,8 @@ use holdfast_rules::{Author, Decision, close};
 use tokio::time::Instant;
 
 use super::commit::refused;
+use super::decide::{chosen_id, done};
 use super::end::answer_end;
-use super::step::{chosen_id, done};
 use super::stop::Stop;
 use super::writing::Writing;
 use super::{Agent, End, Flow};

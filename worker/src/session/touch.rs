@@ -5,7 +5,7 @@ use holdfast_protocol::request::{Empty, parse};
 
 use super::Agent;
 use super::commit::refused;
-use super::step::done;
+use super::decide::done;
 use crate::letter::{Answer, Letter};
 
 impl Agent {

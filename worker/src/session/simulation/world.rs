@@ -24,12 +24,12 @@ use uuid::Uuid;
 use super::Dice;
 pub(crate) use super::reach::Process;
 use super::reach::Reach;
-use crate::agent::Core;
 use crate::config::WorkerConfig;
 use crate::lease::LeaseHealth;
 use crate::letter::{Answer, Call, Letter, ReplyTo};
 use crate::machine::Kind;
 use crate::pulse::Pulse;
+use crate::session::Core;
 use crate::supervisor::Supervisor;
 
 /// One worker's process.

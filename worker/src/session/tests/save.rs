@@ -14,9 +14,9 @@ use serde_json::json;
 use serde_json::value::RawValue;
 
 use super::*;
-use crate::agent::simulation::world::Process;
 use crate::document::DocumentKind;
 use crate::machine::{Ask, Change, Decision, Effect, Kind, Machine, Noticed, Surroundings, Unfinished, Work};
+use crate::session::simulation::world::Process;
 
 type Hook = Arc<Mutex<Option<Box<dyn FnOnce(Finished) -> Finished + Send>>>>;
 type Finished = Result<Change, Unfinished>;

@@ -9,8 +9,8 @@ use holdfast_store::memory::Faults;
 use serde_json::json;
 
 use super::*;
-use crate::agent::simulation::world::Process;
 use crate::letter::Passivation;
+use crate::session::simulation::world::Process;
 
 const IDLE: Duration = Duration::from_millis(60_001);
 

@@ -8,8 +8,8 @@ use holdfast_protocol::subject::Verb;
 use serde_json::json;
 
 use super::*;
-use crate::agent::simulation::world::Process;
 use crate::letter::Passivation;
+use crate::session::simulation::world::Process;
 
 /// A session that closes when nobody asks for anything for a minute.
 async fn closing() -> (Arc<World>, Arc<Node>) {

@@ -10,7 +10,7 @@ use holdfast_store::{Rollup, Storage};
 use serde_json::json;
 
 use super::*;
-use crate::agent::simulation::operator;
+use crate::session::simulation::operator;
 
 const AWAY: Faults = Faults {
     seed: 0,
