@@ -76,7 +76,11 @@ fn reaching(reach: Reach, fenced: &Fenced<'_>, fields: &Map<String, Value>, limi
             break;
         }
         // An alias of what changed may be right again once another one is written out, so a few go at a time.
-        amendment.aliases = if round == 0 { 0 } else { 1 << (round - 1) };
+        amendment.aliases = match round {
+            0 => 0,
+            round if round == ROUNDS - 1 => u32::MAX,
+            round => 1 << (round - 1),
+        };
         let changed = amendment.document(&text, &old, fields, fenced.end_of_line());
         text = changed.ok_or_else(|| Error::bad(Place::default(), "it cannot be changed in its place"))?;
     }
