@@ -1,7 +1,8 @@
-//! Changing YAML in place by `yaml-edit`, whose syntax tree keeps every byte: only the nodes that changed, however deep.
+//! Changing YAML in place by `yaml-edit`, whose syntax tree keeps every byte: only the nodes that changed, however
+//! deep.
 //!
-//! Deliberately absent: a proof that the result is right. The caller reads it back, by another parser, and takes another
-//! way where it is not.
+//! Deliberately absent: a proof that the result is right. The caller reads it back, by another parser, and takes
+//! another way where it is not.
 
 use std::str::FromStr;
 
@@ -157,7 +158,8 @@ impl Amendment {
         Some(())
     }
 
-    /// Changes what is in a node. Returns what is to take its place where that cannot be; `None` is for too many changes.
+    /// Changes what is in a node. Returns what is to take its place where that cannot be; `None` is for too many
+    /// changes.
     fn node(&mut self, node: impl Fn() -> Option<YamlNode>, old: &Value, new: &Value) -> Option<Option<YamlValue>> {
         if old == new {
             return Some(None);
