@@ -2,8 +2,8 @@
 //!
 //! Invariant: nothing outside of the folder is read or written, whatever links are in it. A save is atomic. Without
 //! [`Over::Anything`] it replaces only what the caller knows and may write.
-//! Deliberately absent: sessions and their contract. So is detection of hard links and of file systems that ignore case:
-//! there two paths can be one file, and the second save finds that it diverged.
+//! Deliberately absent: sessions and their contract. So is detection of hard links and of file systems that ignore
+//! case: there two paths can be one file, and the second save finds that it diverged.
 
 mod attributes;
 mod beneath;

@@ -1,5 +1,6 @@
 //! The temporary file of a save. It is unnamed (`O_TMPFILE`) where the file system supports that, so that a crash
-//! leaves nothing. Else its name begins with the caller's tag, so that whoever has the tag next can remove it after a crash.
+//! leaves nothing. Else its name begins with the caller's tag, so that whoever has the tag next can remove it after a
+//! crash.
 
 use std::fs::File;
 use std::io::{ErrorKind, Result};

@@ -1,11 +1,11 @@
 //! Who is told when something happens to a file.
 //!
-//! Deliberately absent: any conclusion. That something happened only makes the file's session look, and what is not noticed
-//! here (on file systems that tell nothing of other machines, past the system's bound of watches) is noticed at the session's
-//! next load or save.
+//! Deliberately absent: any conclusion. That something happened only makes the file's session look, and what is not
+//! noticed here (on file systems that tell nothing of other machines, past the system's bound of watches) is noticed at
+//! the session's next load or save.
 //!
-//! One watch per folder with files of sessions that are in memory and per folder above one, up to the workspace's. A folder that
-//! goes, or comes back, is told of by the one above it.
+//! One watch per folder with files of sessions that are in memory and per folder above one, up to the workspace's. A
+//! folder that goes, or comes back, is told of by the one above it.
 
 use std::collections::{HashMap, HashSet};
 use std::path::{Path, PathBuf};
@@ -30,7 +30,8 @@ const REST: Duration = Duration::from_secs(1);
 /// All watches of a worker.
 #[derive(Default)]
 pub struct Watch {
-    /// Made with the first session that has a file. Its thread takes `seen`, so nobody who holds that may ask it anything.
+    /// Made with the first session that has a file. Its thread takes `seen`, so nobody who holds that may ask it
+    /// anything.
     watcher: Mutex<Option<RecommendedWatcher>>,
     seen: Arc<Seen>,
 }

@@ -1,7 +1,7 @@
 //! A folder whose files sessions may be about, held open from the worker's start.
 //!
-//! Invariant: files are opened beneath the folder that the operator meant, or not at all: where its name leads to another one by
-//! now (it was moved, or a file system unmounted), what is written would be where nobody looks for it.
+//! Invariant: files are opened beneath the folder that the operator meant, or not at all: where its name leads to
+//! another one by now (it was moved, or a file system unmounted), what is written would be where nobody looks for it.
 
 use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};

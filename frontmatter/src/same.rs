@@ -1,7 +1,7 @@
 //! Which items of a list are still there after a change, and where.
 //!
-//! Deliberately absent: a search for items that moved. What is the same at the head and at the tail stays; between them,
-//! items take each other's places.
+//! Deliberately absent: a search for items that moved. What is the same at the head and at the tail stays; between
+//! them, items take each other's places.
 
 use std::ops::Range;
 

@@ -1,7 +1,8 @@
 //! YAML: from events to JSON values.
 //!
-//! Invariant: nothing recurses, and what aliases multiply is counted before it is copied, so that no text makes more than
-//! the limits allow. Plain scalars are read as the core schema of YAML 1.2 says: `yes`, `no` and dates are strings.
+//! Invariant: nothing recurses, and what aliases multiply is counted before it is copied, so that no text makes more
+//! than the limits allow. Plain scalars are read as the core schema of YAML 1.2 says: `yes`, `no` and dates are
+//! strings.
 
 mod amend;
 mod scalar;

@@ -1,7 +1,7 @@
 //! Which folders have files of sessions in or below them, and which of them are watched. Nothing here asks the system.
 //!
-//! Invariant: every folder between a workspace's own and one with a file of a session is here, counted by the one above it, for
-//! as long as somebody needs it.
+//! Invariant: every folder between a workspace's own and one with a file of a session is here, counted by the one above
+//! it, for as long as somebody needs it.
 
 use std::collections::{BTreeMap, HashMap};
 use std::ops::Bound;
@@ -66,7 +66,8 @@ impl Folders {
         found.is_over()
     }
 
-    /// Of `folder` and those above it, the ones to be watched that are not, from above; they count as watched from now on.
+    /// Of `folder` and those above it, the ones to be watched that are not, from above; they count as watched from now
+    /// on.
     pub(super) fn take_due(&mut self, folder: &Path) -> Vec<PathBuf> {
         let mut due = Vec::new();
         for at in folder.ancestors() {
@@ -89,8 +90,8 @@ impl Folders {
         }
     }
 
-    /// Forgets `folder` and those above it as far as nobody needs them, and says which. Any of them may be watched, also where
-    /// it does not count as that.
+    /// Forgets `folder` and those above it as far as nobody needs them, and says which. Any of them may be watched,
+    /// also where it does not count as that.
     pub(super) fn take_over(&mut self, folder: &Path) -> Vec<PathBuf> {
         let mut over = Vec::new();
         for at in folder.ancestors() {
@@ -130,7 +131,8 @@ impl Folders {
             .unwrap_or_default()
     }
 
-    /// As [`Folders::at`], where what is called so went, or came: in place of a folder, all below that are not what they were.
+    /// As [`Folders::at`], where what is called so went, or came: in place of a folder, all below that are not what
+    /// they were.
     pub(super) fn at_another(&mut self, path: &Path) -> Vec<Tag> {
         if !self.0.contains_key(path) {
             return self.at(path);

@@ -216,3 +216,11 @@ top: {}
 ";
     assert_eq!(patched(TEXT, patch), expected);
 }
+
+#[test]
+fn many_aliases_of_what_changes_are_written_out_and_the_comments_stay() {
+    let text =
+        (0..150).fold("---\na: &a {k: 1} # a\n".to_owned(), |text, n| text + &format!("b{n}: *a # {n}\n")) + "---\n";
+    let changed = patched(&text, json!({"a": {"k": 2}}));
+    assert!(changed.contains("a: &a {k: 2} # a\n") && changed.contains("b149: # 149\n  k: 1\n"), "{changed}");
+}

@@ -143,3 +143,10 @@ fn a_string_with_the_line_of_a_fence_is_written_in_yaml_too() {
         }
     }
 }
+
+#[test]
+fn lines_within_a_string_keep_their_ends_where_those_of_the_file_are_others() {
+    // The first way to write this gives the string other ends; only the reading back of it finds that.
+    let text = "+++\r\na = \"\"\"\nx\ny\"\"\"\r\nb = 1\r\n+++\r\n";
+    assert_eq!(fields(&patched(text, json!({"b": 2}))), json!({"a": "x\ny", "b": 2}));
+}

@@ -1,6 +1,7 @@
 //! Changing TOML in place by `toml_edit`, which keeps order and comments: only the values that changed, however deep.
 //!
-//! Deliberately absent: a proof that the result is right. The caller reads it back, and takes another way where it is not.
+//! Deliberately absent: a proof that the result is right. The caller reads it back, and takes another way where it is
+//! not.
 
 use std::collections::HashSet;
 

@@ -1,7 +1,7 @@
 //! Values as TOML.
 //!
-//! Rule: a string of several lines stands on several lines, unless one of them would be taken for the closing fence or the
-//! ends of lines would not come back as they were; it then stands on one, with escapes.
+//! Rule: a string of several lines stands on several lines, unless one of them would be taken for the closing fence or
+//! the ends of lines would not come back as they were; it then stands on one, with escapes.
 
 use serde_json::{Map, Value};
 use toml_edit::{Array, InlineTable, Item, Table};

@@ -1,7 +1,8 @@
-//! Changing YAML in place by `yaml-edit`, whose syntax tree keeps every byte: only the nodes that changed, however deep.
+//! Changing YAML in place by `yaml-edit`, whose syntax tree keeps every byte: only the nodes that changed, however
+//! deep.
 //!
-//! Deliberately absent: a proof that the result is right. The caller reads it back, by another parser, and takes another
-//! way where it is not.
+//! Deliberately absent: a proof that the result is right. The caller reads it back, by another parser, and takes
+//! another way where it is not.
 
 use std::str::FromStr;
 
@@ -76,7 +77,11 @@ fn reaching(reach: Reach, fenced: &Fenced<'_>, fields: &Map<String, Value>, limi
             break;
         }
         // An alias of what changed may be right again once another one is written out, so a few go at a time.
-        amendment.aliases = if round == 0 { 0 } else { 1 << (round - 1) };
+        amendment.aliases = match round {
+            0 => 0,
+            round if round == ROUNDS - 1 => u32::MAX,
+            round => 1 << (round - 1),
+        };
         let changed = amendment.document(&text, &old, fields, fenced.end_of_line());
         text = changed.ok_or_else(|| Error::bad(Place::default(), "it cannot be changed in its place"))?;
     }
@@ -153,7 +158,8 @@ impl Amendment {
         Some(())
     }
 
-    /// Changes what is in a node. Returns what is to take its place where that cannot be; `None` is for too many changes.
+    /// Changes what is in a node. Returns what is to take its place where that cannot be; `None` is for too many
+    /// changes.
     fn node(&mut self, node: impl Fn() -> Option<YamlNode>, old: &Value, new: &Value) -> Option<Option<YamlValue>> {
         if old == new {
             return Some(None);
