@@ -8,7 +8,6 @@
 mod answered;
 mod claim;
 pub mod config;
-pub mod document;
 mod drain;
 mod inbox;
 mod lease;
@@ -24,4 +23,5 @@ mod worker;
 
 pub use config::{NameRule, WorkerConfig};
 pub use holdfast_files::Workspace;
+pub use session::doc as document;
 pub use worker::{StartError, Worker};

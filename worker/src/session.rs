@@ -7,6 +7,7 @@
 mod close;
 mod commit;
 mod decide;
+pub mod doc;
 mod end;
 mod passivate;
 mod record;

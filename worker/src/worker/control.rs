@@ -17,7 +17,6 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use super::Shared;
-use crate::document;
 use crate::drain;
 use crate::letter::{Answer, Passivation, ReplyTo};
 
@@ -117,7 +116,7 @@ impl Shared {
         let Some(mount) = self.core.mounts.get(&asked.workspace) else {
             return Err(Error::new(Reason::NoWorkspace, format!("this worker has no workspace {}", asked.workspace)));
         };
-        let path = document::resolve(mount.clone(), &asked.path, &self.core.limits).await?;
+        let path = crate::document::resolve(mount.clone(), &asked.path, &self.core.limits).await?;
         Ok(FilePath { path, ..asked })
     }
 
