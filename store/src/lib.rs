@@ -15,7 +15,9 @@ mod history;
 pub mod jetstream;
 mod lease;
 mod log;
+#[cfg(any(test, feature = "simulation"))]
 pub mod memory;
+#[cfg(any(test, feature = "simulation"))]
 pub mod net;
 mod page;
 pub mod provision;
@@ -128,7 +130,7 @@ pub enum Rollup {
 /// Names one write, so that a copy of it is known as one. Every attempt at a decision has its own.
 pub type WriteId = String;
 
-/// What coordinators and workers need of storage. [`Jetstream`] is the real one; [`memory::Memory`] answers with every
+/// What coordinators and workers need of storage. [`Jetstream`] is the real one; `memory::Memory` answers with every
 /// fault that the real one can have.
 #[async_trait]
 pub trait Storage: Send + Sync + 'static {

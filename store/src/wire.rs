@@ -4,7 +4,7 @@
 //! message had no effect; [`RequestError::Unknown`] means that it may have had one.
 //!
 //! Deliberately absent: JetStream, which is behind [`crate::Storage`] and [`crate::Feed`]. The data types are those of
-//! async-nats; [`nats::Nats`] is the real wire, [`crate::net::Process`] the one in memory.
+//! async-nats; [`nats::Nats`] is the real wire, `crate::net::Process` the one in memory.
 
 use std::pin::Pin;
 use std::sync::Arc;

@@ -59,7 +59,7 @@ fn faults(name: &str, text: &str) -> Vec<String> {
 fn nothing_that_is_simulated_has_a_source_of_chance_of_its_own() {
     let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
     let mut files = Vec::new();
-    for part in ["coordinator/src", "worker/src", "store/src"] {
+    for part in ["coordinator/src", "worker/src", "store/src", "records/src", "rules/src"] {
         sources(&root.join(part), &mut files).unwrap();
     }
     assert!(files.len() > 100, "{} files", files.len());
