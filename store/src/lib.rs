@@ -16,6 +16,7 @@ pub mod jetstream;
 mod lease;
 mod log;
 pub mod memory;
+pub mod mutant;
 pub mod net;
 mod page;
 pub mod provision;

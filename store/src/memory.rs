@@ -17,8 +17,12 @@ use tokio::time::Instant;
 
 mod feed;
 
+use crate::mutant::{self, Mutant};
 use crate::page::Sorted;
 use crate::{Found, LEASE_TTL, LeaseSlot, Page, Rollup, Storage, StoreError, Stored, StoredFrame, Walk, WriteId};
+
+/// How long three replicas may have a write in flight.
+const IN_FLIGHT: Duration = Duration::from_millis(20);
 
 /// How often which fault comes, in parts of 1,000 calls.
 #[derive(Clone, Copy, Debug, Default)]
@@ -91,6 +95,8 @@ struct Inner {
     /// Sessions whose logs are not what the accepted writes make of them.
     forgotten: BTreeSet<SessionKey>,
     late: Vec<Write>,
+    /// The revision before each record's last change, and when that was made, for a mutant.
+    in_flight: BTreeMap<SessionKey, (Revision, Instant)>,
     random: u64,
     reads: u64,
 }
@@ -173,7 +179,7 @@ impl Inner {
         if let Some(sequence) = self.written.get(&id) {
             return Ok(*sequence);
         }
-        if self.revision(&key) != expected {
+        if self.revision(&key) != expected && !self.is_let_in(&key, expected, what) {
             return Err(StoreError::Moved { expected });
         }
         let sequence = self.next();
@@ -187,7 +193,7 @@ impl Inner {
             What::Frame(rollup) => {
                 self.accepted.push(Accepted::Frame {
                     key: key.clone(),
-                    fence: expected,
+                    fence: self.revision(&key),
                     sequence,
                     value: value.clone(),
                     rollup,
@@ -202,6 +208,16 @@ impl Inner {
             }
         }
         Ok(sequence)
+    }
+
+    /// Whether a mutant has the storage take a write whose condition does not hold.
+    fn is_let_in(&self, key: &SessionKey, expected: Revision, what: What) -> bool {
+        let in_flight = self.in_flight.get(key).filter(|(_, since)| since.elapsed() < IN_FLIGHT);
+        let is_frame = matches!(what, What::Frame(_));
+        is_frame && mutant::is(Mutant::FrameWithoutCondition)
+            || is_frame
+                && mutant::is(Mutant::ConditionOnWildcard)
+                && in_flight.is_some_and(|(before, _)| *before == expected)
     }
 
     /// The log as a replica has it that has the stream up to `at`.
@@ -266,6 +282,9 @@ impl Inner {
 
     fn put(&mut self, stored: Stored) {
         self.accepted.push(Accepted::Record(stored.clone()));
+        if mutant::is(Mutant::ConditionOnWildcard) {
+            self.in_flight.insert(stored.key.clone(), (self.revision(&stored.key), Instant::now()));
+        }
         let revisions = self.records.entry(stored.key.clone()).or_default();
         revisions.push(stored);
         let surplus = revisions.len().saturating_sub(64);

@@ -20,6 +20,7 @@ use holdfast_rules::open::{self, Blank, OpenDecision};
 use holdfast_rules::past::is_made_by;
 use holdfast_rules::place::{Standing, standing};
 use holdfast_store::chance;
+use holdfast_store::mutant::{self, Mutant};
 use uuid::{Builder, Uuid};
 
 use crate::answer::Answer;
@@ -259,7 +260,7 @@ async fn was_opened_by(hub: &Hub, known: &Known, call: &Call) -> Result<bool, Er
 /// Which life of the session `key` an earlier copy of this request opened, as far as its record's revisions up to
 /// `revision` say.
 async fn opened_before(hub: &Hub, key: &SessionKey, revision: Revision, call: &Call) -> Result<Option<u64>, Error> {
-    if !call.by_caller || revision == Revision(0) {
+    if !call.by_caller || revision == Revision(0) || mutant::is(Mutant::LateOpenReopens) {
         return Ok(None);
     }
     let past = hub.records.past(key, revision, call.deadline).await?;
