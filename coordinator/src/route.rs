@@ -114,9 +114,10 @@ async fn look_later(hub: &Hub, key: &SessionKey, incoming: &Incoming) -> Result<
 fn is_behind(hub: &Hub, key: &SessionKey, known: &Known) -> bool {
     let activation = |known: &Known| known.record.owner.as_ref().map(|owner| owner.activation);
     !mutant::is(Mutant::ReadOfLoser)
-        && hub.records.cached(key).is_some_and(|seen| {
-            seen.revision > known.revision && activation(&seen) != activation(known)
-        })
+        && hub
+            .records
+            .cached(key)
+            .is_some_and(|seen| seen.revision > known.revision && activation(&seen) != activation(known))
 }
 
 /// The life of the session that a request is for. A session that was closed and opened again meanwhile is another one,

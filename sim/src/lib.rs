@@ -14,6 +14,7 @@ use holdfast_store::chance;
 
 pub mod client;
 pub mod fleet;
+pub mod scenario;
 
 pub use client::Client;
 pub use fleet::Fleet;

@@ -1,4 +1,5 @@
 //! Simulations of whole fleets.
 
 mod failover;
+mod scenarios;
 mod storm;
