@@ -87,6 +87,8 @@ async fn within(scenario: impl Future<Output = Result<()>>) -> Result<()> {
 
 /// Asks with a verb and, where there is one, a session behind it.
 async fn ask(client: &Client, verb: &str, body: Value) -> Reply {
+    // Under a paused clock, what was seen before and what is seen now would be of one moment.
+    pause(1).await;
     client.ask(&format!("hf.default.{verb}"), &body).await
 }
 

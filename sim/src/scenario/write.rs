@@ -97,7 +97,7 @@ pub(super) async fn a_late_frame_shadows_nothing(seed: u64) -> Result<()> {
     let client = fleet.client("a");
     done(&client, "session.open", json!({"id": "s1"})).await?;
     fleet.memory.set_faults(Faults { seed, late: 250, ..Faults::default() });
-    for n in 1..=12 {
+    for n in 1..=30 {
         // Retries have ids of their own, so that a shadowed one is not known as a copy.
         let mut tries = 0;
         let edited = loop {

@@ -32,10 +32,11 @@ struct Row {
 fn hunt(mutant: Mutant) -> Row {
     let begun = Instant::now();
     let mut runs = 0;
+    let wanted = std::env::var("HOLDFAST_SCENARIO").unwrap_or_default();
     let _planted = plant(mutant);
     let mut try_all = || {
         for seed in 1..=SEEDS {
-            for scenario in scenario::ALL {
+            for scenario in scenario::ALL.iter().filter(|scenario| scenario.name.contains(&wanted)) {
                 runs += 1;
                 if let Some(why) = fault(|| scenario.run(seed)) {
                     return Some(Caught { by: scenario.name, seed, runs, why });
