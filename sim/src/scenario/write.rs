@@ -1,5 +1,8 @@
 //! Frames: their condition, their outcome, their answer.
 
+use std::collections::BTreeSet;
+use std::time::Duration;
+
 use anyhow::{Context, Result, ensure};
 use holdfast_protocol::{Namespace, SessionId, SessionKey};
 use holdfast_store::chance::Dice;
@@ -8,7 +11,7 @@ use serde_json::{Value, json};
 
 use super::{ask, done, owner, pause, same};
 use crate::Fleet;
-use crate::client::Reply;
+use crate::client::{Reply, Signals};
 
 pub(super) fn key(id: &str) -> Result<SessionKey> {
     Ok(SessionKey::new(Namespace::parse("default")?, SessionId::parse(id)?))
@@ -41,6 +44,16 @@ pub(super) async fn a_superseded_token_writes_nothing(seed: u64) -> Result<()> {
     same("the body", &document["body"], &json!("hers"))
 }
 
+/// How many edits were announced; two ids are two events.
+async fn announced(signals: &mut Signals) -> Result<usize> {
+    let mut events = BTreeSet::new();
+    for (_, signal) in signals.until_quiet(Duration::from_secs(15)).await {
+        let revision = signal["data"]["revision"].as_u64().context("a signal without a revision")?;
+        events.insert((revision, signal["id"].as_str().unwrap_or_default().to_owned()));
+    }
+    Ok(events.len())
+}
+
 /// Acknowledgements are lost, and each edit is one op and one signal all the same.
 pub(super) async fn a_frame_without_an_answer_is_stored_once(seed: u64) -> Result<()> {
     let fleet = Fleet::start(seed, 1, 1).await?;
@@ -54,15 +67,7 @@ pub(super) async fn a_frame_without_an_answer_is_stored_once(seed: u64) -> Resul
         same("the revision", &edited["revision"], &json!(n))?;
     }
     fleet.memory.set_faults(Faults::default());
-    let heard = signals.until_quiet(std::time::Duration::from_secs(15)).await;
-    let mut events: Vec<(u64, String)> = Vec::new();
-    for (_, signal) in heard {
-        let revision = signal["data"]["revision"].as_u64().context("a signal without a revision")?;
-        events.push((revision, signal["id"].as_str().unwrap_or_default().to_owned()));
-    }
-    events.sort();
-    events.dedup();
-    same("edits that were announced", events.len(), 6)
+    same("edits that were announced", announced(&mut signals).await?, 6)
 }
 
 /// An acknowledgement is lost, and the session that was made is not taken for another's.
@@ -95,8 +100,9 @@ pub(super) async fn an_acknowledged_edit_is_stored(seed: u64) -> Result<()> {
 pub(super) async fn a_late_frame_shadows_nothing(seed: u64) -> Result<()> {
     let mut fleet = Fleet::start(seed, 1, 2).await?;
     let client = fleet.client("a");
+    let mut signals = client.listen("hf.default.signal.s1.doc.edited").await?;
     done(&client, "session.open", json!({"id": "s1"})).await?;
-    fleet.memory.set_faults(Faults { seed, late: 250, ..Faults::default() });
+    fleet.memory.set_faults(Faults { seed, late: 250, unreadable: 200, ..Faults::default() });
     for n in 1..=30 {
         // Retries have ids of their own, so that a shadowed one is not known as a copy.
         let mut tries = 0;
@@ -118,7 +124,8 @@ pub(super) async fn a_late_frame_shadows_nothing(seed: u64) -> Result<()> {
     let last = owner(&client, "s1").await?;
     fleet.kill(&last)?;
     let after = done(&client, "doc.get.s1", json!({"consistency": "linearizable"})).await?;
-    same("what the log has", &after, &before)
+    same("what the log has", &after, &before)?;
+    same("edits that were announced", announced(&mut signals).await?, 30)
 }
 
 /// A nats-server that was killed has again what a snapshot replaced.
