@@ -1,5 +1,6 @@
 //! Who acts in a run. Each actor decides by dice of its own, and writes down what it asks and sees.
 
+mod by_hand;
 mod caller;
 mod client;
 mod document;

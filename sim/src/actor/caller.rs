@@ -141,6 +141,8 @@ impl Caller {
             .world
             .history
             .look(number, |request| (Self::subject(request.verb, &request.session), request.body.clone()));
+        // Time passes between two requests; a fresh read is one that began after the request came.
+        sleep(Duration::from_millis(1)).await;
         let pending = self.client.begin(&subject, &body).await.ok()?;
         let copy = self.world.history.sent(number, self.world.now(), &pending.inbox);
         Some((copy, pending))

@@ -9,6 +9,7 @@ use holdfast_store::net::Link;
 use holdfast_store::{memory, net};
 use tokio::time::sleep;
 
+use super::by_hand;
 use crate::fleet::Fleet;
 use crate::history::Fault;
 use crate::plan::place;
@@ -70,7 +71,8 @@ impl Saboteur {
         let (net, storage) = (self.world.plan.net, self.world.plan.storage);
         self.world.net.set_faults(net);
         self.world.memory.set_faults(storage);
-        let fault = if net.lost > 0 { Fault::Loss } else { Fault::Net };
+        // A grant that is not routed counts as unheard, and is lost with its reply.
+        let fault = if net.lost > 0 || net.unrouted > 0 { Fault::Loss } else { Fault::Net };
         self.begin(fault);
         self.begin(Fault::Storage);
     }
@@ -145,5 +147,8 @@ impl Saboteur {
         anyhow::bail!("{name} cannot be started again")
     }
 
-    async fn edit_by_hand(&mut self) {}
+    async fn edit_by_hand(&mut self) {
+        let id = self.world.plan.session(&mut self.dice);
+        by_hand::edit(&self.world, &mut self.dice, &id).await;
+    }
 }

@@ -8,6 +8,8 @@ use std::time::Duration;
 
 use holdfast_protocol::frame::{FRAMES_MAX, Frame};
 use holdfast_protocol::record::State;
+use holdfast_protocol::signal::{Happening, of_op};
+use holdfast_protocol::subject::Verb;
 use holdfast_protocol::{Limits, Revision, SessionRecord};
 use holdfast_rules::validate::may_write;
 use holdfast_store::Rollup;
@@ -21,8 +23,8 @@ use crate::run::{Framed, Revised, Written};
 /// A state of the document that was committed.
 #[derive(Clone, Debug)]
 pub(super) struct View {
-    /// The life, as `log_after` of its record.
-    pub(super) life: u64,
+    /// The request that made it; empty: none did.
+    pub(super) by: String,
     /// What a reader sees.
     pub(super) seen: Value,
     /// When it was committed.
@@ -32,8 +34,7 @@ pub(super) struct View {
 }
 
 /// What a session's log says.
-pub(super) struct Fold<'a> {
-    requests: &'a HashMap<&'a str, &'a Request>,
+pub(super) struct Fold {
     machine: Option<Box<dyn Machine>>,
     /// The last revision of the record.
     record: Option<Revised>,
@@ -46,25 +47,32 @@ pub(super) struct Fold<'a> {
     /// In the order of their commits.
     pub(super) views: Vec<View>,
     /// Sequence and index of each op that is announced, with its frame.
-    pub(super) events: Vec<(u64, u32, holdfast_protocol::signal::Happening)>,
+    pub(super) events: Vec<(u64, u32, Happening)>,
 }
 
 fn blank(record: &SessionRecord) -> Box<dyn Machine> {
     DocumentKind.create(record, Surroundings { limits: Arc::new(Limits::default()), workspace: None })
 }
 
+/// A change is under a record that allows its token.
+fn is_allowed(request: Option<&Request>, record: &SessionRecord, fence: Revision, sequence: u64) -> Result<(), String> {
+    // What a session begins with needs no lock.
+    let Some(request) = request.filter(|request| request.verb != Verb::SessionOpen) else { return Ok(()) };
+    may_write(record, fence, request.token())
+        .map_err(|refusal| format!("frame {sequence} has {}, whose token lost: {}", request.id, refusal.message))
+}
+
 fn value(json: &serde_json::value::RawValue) -> Value {
     serde_json::from_str(json.get()).unwrap_or(Value::Null)
 }
 
-impl<'a> Fold<'a> {
+impl Fold {
     /// Folds all that was written of a session.
     ///
     /// # Errors
     /// What cannot be.
-    pub(super) fn of(written: &[Written], requests: &'a HashMap<&'a str, &'a Request>) -> Result<Self, String> {
+    pub(super) fn of(written: &[Written], requests: &HashMap<&str, &Request>) -> Result<Self, String> {
         let mut fold = Self {
-            requests,
             machine: None,
             record: None,
             life: None,
@@ -77,7 +85,7 @@ impl<'a> Fold<'a> {
         for written in written {
             match written {
                 Written::Record(revised) => fold.record(revised),
-                Written::Frame(framed) => fold.frame(framed)?,
+                Written::Frame(framed) => fold.frame(framed, requests)?,
             }
         }
         Ok(fold)
@@ -96,7 +104,7 @@ impl<'a> Fold<'a> {
         {
             self.end_view(revised.at);
             (self.machine, self.life, self.ops) = (Some(blank(record)), Some(record.log_after), 0);
-            self.view(revised.at);
+            self.view(revised.at, "");
         }
         self.record = Some(revised.clone());
     }
@@ -107,14 +115,14 @@ impl<'a> Fold<'a> {
         }
     }
 
-    fn view(&mut self, at: Duration) {
+    fn view(&mut self, at: Duration, by: &str) {
         self.end_view(at);
-        if let (Some(machine), Some(life)) = (&self.machine, self.life) {
-            self.views.push(View { life, seen: value(&machine.view()), from: at, until: Duration::MAX });
+        if let Some(machine) = &self.machine {
+            self.views.push(View { by: by.to_owned(), seen: value(&machine.view()), from: at, until: Duration::MAX });
         }
     }
 
-    fn frame(&mut self, framed: &Framed) -> Result<(), String> {
+    fn frame(&mut self, framed: &Framed, requests: &HashMap<&str, &Request>) -> Result<(), String> {
         let Framed { at, fence, sequence, rollup, frame } = framed;
         let Some(revised) = self.record.clone() else { return Err(format!("frame {sequence} is of no session")) };
         if revised.revision != *fence {
@@ -138,30 +146,20 @@ impl<'a> Fold<'a> {
         let mut index = 0;
         for op in &frame.ops {
             let id = op.request_id.as_str();
-            self.is_allowed(id, &record, *fence, *sequence)?;
+            is_allowed(requests.get(id).copied(), &record, *fence, *sequence)?;
             let machine = self.machine.as_mut().ok_or("no life has begun")?;
             machine.apply(&op.change).map_err(|error| format!("op of {id} in frame {sequence}: {error}"))?;
             self.ops += 1;
             if self.replies.insert(id.to_owned(), value(&op.reply)).is_some() {
                 return Err(format!("{id} was committed twice, at last in frame {sequence}"));
             }
-            self.view(*at);
+            self.view(*at, id);
             if let Some(event) = &op.event {
-                self.events.push((*sequence, index, holdfast_protocol::signal::of_op(event, &op.request_id)));
+                self.events.push((*sequence, index, of_op(event, &op.request_id)));
                 index += 1;
             }
         }
         self.snapshot(frame, *sequence)
-    }
-
-    /// A change is under a record that allows its token.
-    fn is_allowed(&self, id: &str, record: &SessionRecord, fence: Revision, sequence: u64) -> Result<(), String> {
-        use holdfast_protocol::subject::Verb;
-        let Some(request) = self.requests.get(id).filter(|request| request.verb != Verb::SessionOpen) else {
-            return Ok(());
-        };
-        may_write(record, fence, request.token())
-            .map_err(|refusal| format!("frame {sequence} has {id}, whose token lost: {}", refusal.message))
     }
 
     fn length(&mut self, frame: &Frame, sequence: u64, rollup: Rollup) -> Result<(), String> {
