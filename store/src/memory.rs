@@ -91,6 +91,8 @@ struct Inner {
     consumer: Option<feed::Consumer>,
     answers: BTreeMap<String, Bytes>,
     accepted: Vec<Accepted>,
+    /// When each of them was.
+    accepted_at: Vec<Instant>,
     written: BTreeMap<WriteId, u64>,
     /// Sessions whose logs are not what the accepted writes make of them.
     forgotten: BTreeSet<SessionKey>,
@@ -191,7 +193,7 @@ impl Inner {
                 self.put(Stored { key, revision: Revision(sequence), value, write_id: Some(id), time });
             }
             What::Frame(rollup) => {
-                self.accepted.push(Accepted::Frame {
+                self.accept(Accepted::Frame {
                     key: key.clone(),
                     fence: self.revision(&key),
                     sequence,
@@ -280,8 +282,13 @@ impl Inner {
         Ok(revision)
     }
 
+    fn accept(&mut self, accepted: Accepted) {
+        self.accepted.push(accepted);
+        self.accepted_at.push(Instant::now());
+    }
+
     fn put(&mut self, stored: Stored) {
-        self.accepted.push(Accepted::Record(stored.clone()));
+        self.accept(Accepted::Record(stored.clone()));
         if mutant::is(Mutant::ConditionOnWildcard) {
             self.in_flight.insert(stored.key.clone(), (self.revision(&stored.key), Instant::now()));
         }
@@ -329,6 +336,12 @@ impl Memory {
     /// Every accepted write, in commit order.
     pub fn accepted(&self) -> Vec<Accepted> {
         self.inner().accepted.clone()
+    }
+
+    /// Every accepted write and when it was, in commit order.
+    pub fn timeline(&self) -> Vec<(Instant, Accepted)> {
+        let inner = self.inner();
+        inner.accepted_at.iter().copied().zip(inner.accepted.iter().cloned()).collect()
     }
 
     /// How often records were read.

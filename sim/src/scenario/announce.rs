@@ -51,20 +51,20 @@ pub(super) async fn a_killed_relay_leaves_nothing_unannounced(seed: u64) -> Resu
     let mut fleet = Fleet::start(seed, 2, 1).await?;
     let client = fleet.client("a");
     done(&client, "session.open", json!({"id": "s1"})).await?;
-    fleet.net.set_faults(Faults { delay_ms: 20, ..Faults::default() });
+    fleet.net.set_faults(Faults { delay_ms: 60, ..Faults::default() });
     fleet.memory.set_faults(memory::Faults { seed, delay_ms: 6, ..memory::Faults::default() });
     for life in 1..=6 {
         let mut burst = JoinSet::new();
-        for _ in 0..3 {
+        for _ in 0..4 {
             let client = client.clone();
             burst.spawn(async move {
-                for _ in 0..3 {
+                for _ in 0..4 {
                     ask(&client, "lock.acquire.s1", json!({"owner": "ann"})).await;
                     ask(&client, "admin.unlock.s1", json!({"reason": "next"})).await;
                 }
             });
         }
-        pause(20 + dice.below(150)).await;
+        pause(50 + dice.below(300)).await;
         let name = if dice.happens(500) { "c1" } else { "c2" };
         fleet.kill(name)?;
         fleet.add_coordinator(name, |_| ()).await.with_context(|| format!("life {life} of {name}"))?;

@@ -190,6 +190,8 @@ async fn begin(
             Activated::Refused(refusal) => return Err(refusal),
             Activated::Elsewhere => beginning = Beginning::LogOr(wanted.content.clone()),
         }
+        // A worker that nobody hears counts as alive until that is sure.
+        call.pause().await;
         known = place::place(hub, &wanted.key, call, &beginning).await?;
         if wanted.content.is_none() {
             return Ok(known);
