@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 use holdfast_sim::model::check;
 use holdfast_sim::run::run;
 use holdfast_sim::scenario;
+use holdfast_sim::tell::tell;
 use holdfast_store::mutant::{Mutant, plant};
 
 /// How many seeds a scenario is given.
@@ -45,10 +46,20 @@ impl Row {
 /// A rule, and how it was broken.
 type Fault = (String, String);
 
+/// Whether histories are wanted.
+fn is_told() -> bool {
+    std::env::var_os("HOLDFAST_TELL").is_some()
+}
+
 /// The rule of the model that the random run of `seed` breaks.
 pub(crate) fn random_run(seed: u64) -> Option<Fault> {
     let judged = || match run(seed) {
-        Ok(run) => check(&run).err().map(|broken| (broken.rule.to_owned(), broken.how)),
+        Ok(run) => check(&run).err().map(|broken| {
+            if is_told() {
+                eprintln!("{}", tell(&run));
+            }
+            (broken.rule.to_owned(), broken.how)
+        }),
         Err(error) => Some(("a run comes to its end".to_owned(), format!("{error:#}"))),
     };
     catch_unwind(AssertUnwindSafe(judged)).unwrap_or_else(|panic| Some(("nothing panics".to_owned(), said(&*panic))))
