@@ -77,6 +77,8 @@ pub enum Fault {
     Loss,
     /// The storage fails now and then.
     Storage,
+    /// A record may be read as it was before its last revision, as a leader that was deposed has it.
+    Stale,
     /// The link of this process is not up.
     Link(String),
     /// This process was killed or stopped; ends when another one has its place.

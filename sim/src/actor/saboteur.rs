@@ -75,12 +75,15 @@ impl Saboteur {
         let fault = if net.lost > 0 || net.unrouted > 0 { Fault::Loss } else { Fault::Net };
         self.begin(fault);
         self.begin(Fault::Storage);
+        if storage.stale > 0 {
+            self.begin(Fault::Stale);
+        }
     }
 
     fn clear_weather(&mut self) {
         self.world.net.set_faults(net::Faults::default());
         self.world.memory.set_faults(memory::Faults::default());
-        for fault in [Fault::Loss, Fault::Net, Fault::Storage] {
+        for fault in [Fault::Loss, Fault::Net, Fault::Storage, Fault::Stale] {
             self.end(&fault);
         }
     }

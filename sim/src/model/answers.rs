@@ -18,10 +18,14 @@ pub(super) fn all(facts: &Facts<'_>) -> Result<(), String> {
             let is_calm = |matters: fn(&Fault) -> bool| facts.run.seen.is_calm(from, attempt.ended, matters);
             let how = match &attempt.outcome {
                 // Storage that fails is answered, too.
-                Outcome::Answered(Reply::Silence) if is_calm(|fault| !matches!(fault, Fault::Storage | Fault::Net)) => {
+                Outcome::Answered(Reply::Silence)
+                    if is_calm(|fault| !matches!(fault, Fault::Storage | Fault::Stale | Fault::Net)) =>
+                {
                     "was not answered"
                 }
-                Outcome::Answered(Reply::Nobody) if is_calm(|fault| *fault != Fault::Storage) => {
+                Outcome::Answered(Reply::Nobody)
+                    if is_calm(|fault| !matches!(fault, Fault::Storage | Fault::Stale)) =>
+                {
                     "was told that nobody listens"
                 }
                 Outcome::Answered(Reply::Refused(error)) if error["code"] == "unknown_outcome" && is_calm(|_| true) => {

@@ -15,10 +15,13 @@ const ALL_OVER: Duration = Duration::from_secs(35);
 /// When this lock was granted, in the revision `last` or an earlier one.
 fn granted_at(revised: &[&Revised], last: usize, lock: &Lock) -> Duration {
     let is_it = |revised: &&&Revised| {
-        let found = revised.record.as_ref().and_then(|record| record.lock.as_ref());
+        // While the record says nothing, whoever counts goes on.
+        let Some(record) = &revised.record else { return true };
+        let found = record.lock.as_ref();
         found.is_some_and(|found| (found.revision, &found.token_hash) == (lock.revision, &lock.token_hash))
     };
-    let first = revised[..=last].iter().rev().take_while(is_it).last();
+    let its = revised[..=last].iter().rev().take_while(is_it).filter(|revised| revised.record.is_some());
+    let first = its.last();
     first.map_or(Duration::ZERO, |first| first.at)
 }
 

@@ -8,7 +8,7 @@ use serde_json::Value;
 
 use super::facts::Facts;
 use crate::client::Reply;
-use crate::history::{Attempt, Outcome, Request};
+use crate::history::{Attempt, Fault, Outcome, Request};
 use crate::run::Revised;
 
 /// Refusals that are about the fleet and the storage, not about a record.
@@ -38,6 +38,9 @@ pub(super) fn true_ones(facts: &Facts<'_>) -> Result<(), String> {
 }
 
 fn is_true(facts: &Facts<'_>, request: &Request, attempt: &Attempt, error: &Value) -> Result<(), String> {
+    // What a deposed leader says may have been over before, and nobody can tell.
+    let is_fresh = facts.run.seen.is_calm(attempt.sent, attempt.ended, |fault| *fault == Fault::Stale);
+    let attempt = &Attempt { sent: if is_fresh { attempt.sent } else { Duration::ZERO }, ..attempt.clone() };
     let reason = error["reason"].as_str().unwrap_or_default();
     if OF_THE_FLEET.contains(&reason) {
         return Ok(());

@@ -118,9 +118,10 @@ impl Opening<'_> {
             OpenDecision::Refuse(refusal) => return Ok(Decision::Refuse(refusal)),
             OpenDecision::Create { expected, mark } => (expected, mark),
         };
-        // What this very request opened once, and is over, is not opened again.
+        // What this very request opened once, and is over, is not opened again. The past may know of more than this
+        // record, so that it is to be said of a fresh one only.
         if opened_before(hub, &wanted.key, expected, call).await?.is_some() {
-            return Err(Error::no_session(&wanted.key));
+            return Ok(Decision::Refuse(Error::no_session(&wanted.key)));
         }
         let workspace = wanted.file.as_ref().map(|(workspace, _)| workspace);
         let chosen = hub.registry.choose(&wanted.key, workspace, None, call.deadline).await?;
