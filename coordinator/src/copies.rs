@@ -2,6 +2,7 @@
 
 use holdfast_protocol::Error;
 use holdfast_store::StoreError;
+use holdfast_store::mutant::{self, Mutant};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use tokio::time::timeout_at;
@@ -20,7 +21,7 @@ impl Copies {
     /// `what` tells apart what one request id may be used for.
     pub(crate) fn of(call: &Call, what: &str) -> Self {
         let named = || blake3::hash(format!("{what} {}", call.request_id).as_bytes()).to_hex().to_string();
-        Self(call.by_caller.then(named))
+        Self((call.by_caller && !mutant::is(Mutant::LateDrainDrains)).then(named))
     }
 
     /// What the first one was answered.

@@ -19,6 +19,7 @@ use holdfast_protocol::record::Lock;
 use holdfast_protocol::{Error, Revision, SessionKey, SessionRecord};
 use holdfast_records::{Change, Done, Known, Wrote, change};
 use holdfast_rules::{Decision, expire};
+use holdfast_store::mutant::{self, Mutant};
 use tokio::sync::Notify;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
@@ -200,6 +201,7 @@ async fn look(hub: &Hub, key: &SessionKey, watch: Watch) -> Option<Watch> {
     let later = |pause: Duration| Some(Watch { at: Instant::now() + pause, orphaned: None, ..watch });
     match counting(hub, &known).await {
         Counting::For(left) => later(left + slack(ttl)),
+        Counting::Nobody if mutant::is(Mutant::LeaseUncounted) => later(AGAIN),
         Counting::Untold | Counting::Silent => later(AGAIN),
         Counting::Nobody => match watch.orphaned.filter(|(_, found)| *found == known.revision) {
             None => Some(Watch { at: now + ttl, orphaned: Some((now, known.revision)), ..watch }),

@@ -18,6 +18,7 @@ use futures_util::{FutureExt, StreamExt};
 use holdfast_protocol::subject::{RequestSubject, Root, Verb};
 use holdfast_protocol::{Error, Reason, RequestId, SessionKey};
 use holdfast_store::chance;
+use holdfast_store::mutant::{self, Mutant};
 use holdfast_store::wire::{Outgoing, PublishError, Subscription};
 use tokio::time::Instant;
 
@@ -174,7 +175,7 @@ impl Endpoints {
             timeout: self.hub.config.request_timeout,
             peeked: OnceLock::new(),
         };
-        let is_short = payload.len() <= ACQUIRE_BYTES;
+        let is_short = payload.len() <= ACQUIRE_BYTES && !mutant::is(Mutant::PlaceAfterAwait);
         let key = match subject {
             RequestSubject::Session(Verb::LockAcquire, key) if is_short => key,
             subject => return Ok(Work::Request { subject, incoming, _admitted: admitted }),
@@ -188,6 +189,9 @@ impl Endpoints {
         match work {
             Work::Request { subject: RequestSubject::Session(Verb::LockAcquire, key), incoming, _admitted } => {
                 let acquire = async {
+                    if mutant::is(Mutant::PlaceAfterAwait) {
+                        tokio::time::sleep(chance::pause(Duration::ZERO..Duration::from_millis(5))).await;
+                    }
                     let acquiring = verb::begin_acquire(&self.hub, &key, &incoming)?;
                     verb::acquire(&self.hub, &key, acquiring).await
                 };

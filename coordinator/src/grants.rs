@@ -16,6 +16,7 @@ use holdfast_protocol::{Error, SessionKey};
 use holdfast_records::{Change, Known, NotDone, Wrote, change};
 use holdfast_rules::{Decision, expire};
 use holdfast_store::chance;
+use holdfast_store::mutant::{self, Mutant};
 use holdfast_store::wire::Subscription;
 use moka::policy::EvictionPolicy;
 
@@ -89,7 +90,7 @@ pub(crate) async fn subscribe(hub: &Hub) -> Result<Subscription, StartError> {
 /// Takes back what nobody heard, for as long as there may be any.
 pub(crate) async fn watch(hub: Arc<Hub>, mut words: Subscription) {
     while let Some(word) = words.next().await {
-        if word.status != Some(StatusCode::NO_RESPONDERS) {
+        if word.status != Some(StatusCode::NO_RESPONDERS) || mutant::is(Mutant::GrantToWhoIsGone) {
             continue;
         }
         if let Some(granted) = hub.grants.unheard(&word.subject) {

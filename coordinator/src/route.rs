@@ -15,6 +15,7 @@ use holdfast_protocol::subject::Verb;
 use holdfast_protocol::{Error, Reason, SessionKey};
 use holdfast_records::Known;
 use holdfast_rules::place::{Standing, standing};
+use holdfast_store::mutant::{self, Mutant};
 use tokio::time::Instant;
 
 use crate::answer::Answer;
@@ -112,7 +113,11 @@ async fn look_later(hub: &Hub, key: &SessionKey, incoming: &Incoming) -> Result<
 /// Whether the session was given to another since `known`, as far as is seen here.
 fn is_behind(hub: &Hub, key: &SessionKey, known: &Known) -> bool {
     let activation = |known: &Known| known.record.owner.as_ref().map(|owner| owner.activation);
-    hub.records.cached(key).is_some_and(|seen| seen.revision > known.revision && activation(&seen) != activation(known))
+    !mutant::is(Mutant::ReadOfLoser)
+        && hub
+            .records
+            .cached(key)
+            .is_some_and(|seen| seen.revision > known.revision && activation(&seen) != activation(known))
 }
 
 /// The life of the session that a request is for. A session that was closed and opened again meanwhile is another one,
@@ -127,6 +132,9 @@ struct Life {
 
 impl Life {
     fn is(&mut self, known: &Known, key: &SessionKey, incoming: &Incoming) -> Result<(), Error> {
+        if mutant::is(Mutant::LifeIgnored) {
+            return Ok(());
+        }
         let now = known.record.log_after;
         if known.is_as_of(incoming.arrived) && *self.of_arrival.get_or_insert(now) != now {
             return Err(Error::no_session(key));

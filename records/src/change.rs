@@ -5,6 +5,7 @@ use std::sync::Arc;
 use holdfast_protocol::record::Urgency;
 use holdfast_protocol::{Error, Revision, SessionKey, SessionRecord};
 use holdfast_rules::{Decision, Past};
+use holdfast_store::mutant::{self, Mutant};
 use holdfast_store::{Storage, StoreError};
 use tokio::time::Instant;
 
@@ -223,7 +224,7 @@ async fn attempt<K: Keeper, C: Change<K>>(
     loop {
         let (revision, decision, is_proven) = match &found {
             Found::Record(known) => {
-                let is_proven = keeper.is_proven(known);
+                let is_proven = keeper.is_proven(known) || mutant::is(Mutant::LateCopyFromCache);
                 if let Some(pinned) = change.pinned()
                     && pinned != known.revision
                 {
@@ -248,6 +249,9 @@ async fn attempt<K: Keeper, C: Change<K>>(
                 Copy::Since => {}
             },
             _ if !is_proven => {}
+            (Decision::Note { reply, .. }, Found::Record(known)) if mutant::is(Mutant::CopyNotNoted) => {
+                return Ok(nothing_wrote(known, reply));
+            }
             (Decision::Note { next, reply }, _) => return commit(keeper, revision, *next, reply, Wrote::Note).await,
             (Decision::Unchanged(reply), Found::Record(known)) if change.is_own_write(&known.record) => {
                 return Ok(Attempt::Done(Done { known: known.clone(), reply, wrote: Wrote::Change }));
@@ -287,7 +291,8 @@ async fn commit<K: Keeper, Reply>(
     reply: Reply,
     wrote: Wrote,
 ) -> Outcome<Attempt<Reply>, K> {
-    let record = match next.marked(expected, keeper.announced(), keeper.urgency()) {
+    let announced = if mutant::is(Mutant::MarkResetUnseen) { u64::MAX } else { keeper.announced() };
+    let record = match next.marked(expected, announced, keeper.urgency()) {
         Ok(record) => record,
         Err(mark) => return Ok(Attempt::Behind(mark)),
     };
@@ -312,7 +317,7 @@ async fn commit<K: Keeper, Reply>(
 async fn copy<K: Keeper, C: Change<K>>(keeper: &mut K, change: &C, known: &Known) -> Outcome<Copy<C::Reply>, K> {
     // A record that was never locked, and is the first of its id, has no past that could answer.
     let has_past = known.record.lock_revision > 0 || known.record.log_after > 0;
-    if !change.has_copies() || !has_past {
+    if !change.has_copies() || !has_past || mutant::is(Mutant::PastNotAsked) {
         return Ok(Copy::None);
     }
     let past = keeper.past(known.revision).await.map_err(NotDone::Stopped)?;

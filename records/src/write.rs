@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use holdfast_protocol::{Revision, SessionKey};
+use holdfast_store::mutant::{self, Mutant};
 use holdfast_store::{Storage, StoreError, chance};
 use tokio::time::{Instant, timeout_at};
 
@@ -25,7 +26,7 @@ pub(crate) async fn write(
     record: Bytes,
     deadline: Instant,
 ) -> Result<Revision, StoreError> {
-    let id = write_id();
+    let mut id = write_id();
     let mut unknown: Option<String> = None;
     loop {
         let late = |_| Err(StoreError::Unknown("the write was not answered in time".to_owned()));
@@ -44,6 +45,9 @@ pub(crate) async fn write(
             (outcome, _) => return outcome,
         }
         tokio::time::sleep(AGAIN).await;
+        if mutant::is(Mutant::RetryWithNewId) {
+            id = write_id();
+        }
     }
 }
 

@@ -2,10 +2,10 @@
 
 use std::time::Duration;
 
-use async_nats::Subject;
+use async_nats::{Message, StatusCode, Subject};
 use futures_util::StreamExt;
 use holdfast_store::net::Process;
-use holdfast_store::wire::{Request, RequestError, Subscription, Wire, WireError};
+use holdfast_store::wire::{Outgoing, Request, RequestError, Subscription, Wire, WireError};
 use serde_json::Value;
 
 /// How long an answer is waited for.
@@ -31,6 +31,26 @@ pub enum Reply {
 }
 
 impl Reply {
+    fn of(message: &Message) -> Self {
+        if message.status == Some(StatusCode::NO_RESPONDERS) {
+            return Self::Nobody;
+        }
+        let value: Value = serde_json::from_slice(&message.payload).unwrap_or(Value::Null);
+        match value.get("error") {
+            Some(error) => Self::Refused(error.clone()),
+            None => Self::Done(value),
+        }
+    }
+
+    /// Whether the same request may be sent again: it was not answered, or the answer says so.
+    pub fn is_retryable(&self) -> bool {
+        match self {
+            Self::Done(_) => false,
+            Self::Refused(error) => error["retryable"] == true,
+            Self::Nobody | Self::Silence => true,
+        }
+    }
+
     /// The answer of what was done.
     ///
     /// # Panics
@@ -67,16 +87,21 @@ impl Client {
         let payload = body.to_string().into();
         let request = Request { subject: subject.into(), headers: None, payload, timeout: PATIENCE };
         match self.process.request(request).await {
-            Ok(message) => {
-                let value: Value = serde_json::from_slice(&message.payload).unwrap_or(Value::Null);
-                match value.get("error") {
-                    Some(error) => Reply::Refused(error.clone()),
-                    None => Reply::Done(value),
-                }
-            }
+            Ok(message) => Reply::of(&message),
             Err(RequestError::NoResponders) => Reply::Nobody,
             Err(RequestError::TooLarge(_) | RequestError::Refused(_) | RequestError::Unknown(_)) => Reply::Silence,
         }
+    }
+
+    /// A request whose reply subject its caller knows.
+    ///
+    /// # Errors
+    /// When the connection takes no subscriptions.
+    pub async fn begin(&self, subject: &str, body: &Value) -> Result<Pending, WireError> {
+        let inbox = self.process.new_inbox();
+        let answers = self.process.subscribe(Subject::from(inbox.as_str()), None).await?;
+        let request = Outgoing::to(subject, body.to_string()).with_reply(inbox.as_str());
+        Ok(Pending { process: self.process.clone(), inbox, answers, request: Some(request) })
     }
 
     /// Listens to signals.
@@ -85,6 +110,30 @@ impl Client {
     /// When the connection takes no subscriptions.
     pub async fn listen(&self, subject: &str) -> Result<Signals, WireError> {
         Ok(Signals(self.process.subscribe(Subject::from(subject), None).await?))
+    }
+}
+
+/// A request that waits for its answer. Once it is dropped, nobody listens on its reply subject.
+pub struct Pending {
+    process: Process,
+    /// Its reply subject.
+    pub inbox: String,
+    answers: Subscription,
+    request: Option<Outgoing>,
+}
+
+impl Pending {
+    /// Sends it, once, and waits for its answer.
+    pub async fn answer(&mut self, patience: Duration) -> Reply {
+        if let Some(request) = self.request.take()
+            && self.process.publish(request).await.is_err()
+        {
+            return Reply::Silence;
+        }
+        match tokio::time::timeout(patience, self.answers.next()).await {
+            Ok(Some(message)) => Reply::of(&message),
+            Ok(None) | Err(_) => Reply::Silence,
+        }
     }
 }
 

@@ -12,8 +12,16 @@ use std::future::Future;
 use anyhow::{Context, Result};
 use holdfast_store::chance;
 
+pub mod actor;
 pub mod client;
 pub mod fleet;
+pub mod history;
+pub mod model;
+pub mod plan;
+pub mod run;
+pub mod scenario;
+pub mod tell;
+pub mod world;
 
 pub use client::Client;
 pub use fleet::Fleet;

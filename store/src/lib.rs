@@ -17,6 +17,7 @@ mod lease;
 mod log;
 #[cfg(any(test, feature = "simulation"))]
 pub mod memory;
+pub mod mutant;
 #[cfg(any(test, feature = "simulation"))]
 pub mod net;
 mod page;

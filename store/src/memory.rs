@@ -11,6 +11,7 @@ use holdfast_protocol::internal::WorkerLease;
 use holdfast_protocol::{Revision, SessionKey, WorkerName};
 use jiff::Timestamp;
 use tokio::sync::Notify;
+use tokio::time::Instant;
 
 mod feed;
 mod inner;
@@ -117,6 +118,12 @@ impl Memory {
     /// Every accepted write, in commit order.
     pub fn accepted(&self) -> Vec<Accepted> {
         self.inner().accepted.clone()
+    }
+
+    /// Every accepted write and when it was, in commit order.
+    pub fn timeline(&self) -> Vec<(Instant, Accepted)> {
+        let inner = self.inner();
+        inner.accepted_at.iter().copied().zip(inner.accepted.iter().cloned()).collect()
     }
 
     /// How often records were read.

@@ -30,7 +30,7 @@ mod received;
 #[cfg(test)]
 mod tests;
 
-use interest::Interest;
+use interest::{Coming, Interest};
 use kept::Keeper;
 pub use kept::Kept;
 pub use process::{Link, Process};
@@ -107,6 +107,8 @@ struct State {
     interest: Interest,
     /// When the last message from one process to another arrives.
     last_due: BTreeMap<(Sender, usize), Instant>,
+    /// When the server has the last message of each.
+    last_taken: BTreeMap<Sender, Instant>,
     published: Vec<Published>,
     keeper: Keeper,
     serial: u64,
@@ -130,6 +132,7 @@ impl Net {
             processes: Vec::new(),
             interest: Interest::default(),
             last_due: BTreeMap::new(),
+            last_taken: BTreeMap::new(),
             published: Vec::new(),
             keeper: Keeper::new(&root),
             serial: 0,
@@ -247,24 +250,30 @@ impl State {
             return;
         }
         let delay = if delay_ms == 0 { 0 } else { self.dice.below(delay_ms + 1) };
-        let last = self.last_due.entry((from, process)).or_insert(self.begun);
-        let due = (*last).max(Instant::now() + Duration::from_millis(delay));
+        let (now, delay) = (Instant::now(), Duration::from_millis(delay));
+        let to_server = if from == Sender::Server { Duration::ZERO } else { delay / 2 };
+        let last = self.last_taken.entry(from).or_insert(now);
+        let taken = (*last).max(now + to_server);
+        *last = taken;
+        let last = self.last_due.entry((from, process)).or_insert(now);
+        let due = (*last).max(taken + (delay - to_server));
         *last = due;
         self.serial += 1;
         let serial = self.serial;
         if let Some(subscribed) = self.interest.get_mut(receiver) {
-            subscribed.push(due, serial, from, message);
+            subscribed.push(due, serial, Coming { from, taken, message });
         }
     }
 
-    /// Loses what is under way from and to a process.
+    /// Loses what is under way from a process to the server, and from there to it.
     fn lose_in_flight(&mut self, process: usize) {
         let now = Instant::now();
         for subscribed in self.interest.all_mut() {
             let is_to_it = subscribed.process == process;
-            subscribed.lose(now, |from| is_to_it || from == Sender::Process(process));
+            subscribed.lose(now, |coming| is_to_it || coming.from == Sender::Process(process) && coming.taken > now);
         }
-        self.last_due.retain(|(from, to), _| *to != process && *from != Sender::Process(process));
+        self.last_taken.remove(&Sender::Process(process));
+        self.last_due.retain(|(_, to), _| *to != process);
     }
 }
 

@@ -6,6 +6,7 @@ use holdfast_protocol::internal::{Activate, Hint, MOVED_HEADER};
 use holdfast_protocol::subject::Verb;
 use holdfast_protocol::{Error, RequestId, Revision};
 use holdfast_rules::passivate::Cause;
+use holdfast_store::mutant::{self, Mutant};
 use holdfast_store::wire::{Outgoing, PublishError};
 use holdfast_store::{SharedWire, Wire, chance};
 use tokio::sync::oneshot;
@@ -51,6 +52,7 @@ impl Passivation {
         match self {
             Self::Idle => Cause::Idle,
             Self::Reclaimed { .. } => Cause::Reclaimed,
+            Self::Leaving { .. } if mutant::is(Mutant::DrainThatCloses) => Cause::Idle,
             Self::Leaving { .. } => Cause::Drained,
         }
     }

@@ -12,6 +12,7 @@ use std::collections::BTreeSet;
 use futures_util::stream::{self, StreamExt, TryStreamExt};
 use holdfast_protocol::SessionKey;
 use holdfast_store::feed::Delivery;
+use holdfast_store::mutant::{self, Mutant};
 
 use crate::hub::Hub;
 use crate::relay::echo::Echo;
@@ -92,6 +93,7 @@ impl Progress {
                     is_thinned |= input.sequence > announced + 1;
                     inputs.push(input);
                 }
+                Step::Gap if mutant::is(Mutant::GapNotRead) => inputs.push(input),
                 Step::Gap => {
                     is_thinned = true;
                     // Another relay may have come further than this one knows.
@@ -106,6 +108,9 @@ impl Progress {
         if is_thinned {
             // Whatever took them out is there by now.
             self.thinned_until = hub.store.last().await.map_err(read_fault)?;
+        }
+        if mutant::is(Mutant::RelayAcknowledgesFirst) {
+            hub.feed.acknowledge(&ack).await.map_err(fault)?;
         }
         let is_thinned = begin < self.thinned_until;
         let ahead = if is_thinned { self.look_ahead(hub, &inputs).await? } else { Vec::new() };

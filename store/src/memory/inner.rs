@@ -1,6 +1,7 @@
 //! What the storage in memory has, and what becomes of a write.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
 
 use bytes::Bytes;
 use holdfast_protocol::internal::WorkerLease;
@@ -9,7 +10,11 @@ use tokio::time::Instant;
 
 use super::feed::Consumer;
 use super::{Accepted, Faults};
+use crate::mutant::{self, Mutant};
 use crate::{LEASE_TTL, LeaseSlot, Rollup, StoreError, Stored, StoredFrame, Walk, WriteId, chance};
+
+/// How long three replicas may have a write in flight.
+const IN_FLIGHT: Duration = Duration::from_millis(20);
 
 #[derive(Default)]
 pub(super) struct Inner {
@@ -23,10 +28,14 @@ pub(super) struct Inner {
     pub(super) consumer: Option<Consumer>,
     pub(super) answers: BTreeMap<String, Bytes>,
     pub(super) accepted: Vec<Accepted>,
+    /// When each of them was.
+    pub(super) accepted_at: Vec<Instant>,
     pub(super) written: BTreeMap<WriteId, u64>,
     /// Sessions whose logs are not what the accepted writes make of them.
     pub(super) forgotten: BTreeSet<SessionKey>,
     pub(super) late: Vec<Write>,
+    /// The revision before each record's last change, and when that was made, for a mutant.
+    pub(super) in_flight: BTreeMap<SessionKey, (Revision, Instant)>,
     pub(super) random: u64,
     pub(super) reads: u64,
 }
@@ -109,7 +118,7 @@ impl Inner {
         if let Some(sequence) = self.written.get(&id) {
             return Ok(*sequence);
         }
-        if self.revision(&key) != expected {
+        if self.revision(&key) != expected && !self.is_let_in(&key, expected, what) {
             return Err(StoreError::Moved { expected });
         }
         let (sequence, time) = (self.next(), chance::now());
@@ -120,9 +129,9 @@ impl Inner {
                 self.put(Stored { key, revision: Revision(sequence), value, write_id: Some(id), time });
             }
             What::Frame(rollup) => {
-                self.accepted.push(Accepted::Frame {
+                self.accept(Accepted::Frame {
                     key: key.clone(),
-                    fence: expected,
+                    fence: self.revision(&key),
                     sequence,
                     value: value.clone(),
                     rollup,
@@ -138,6 +147,21 @@ impl Inner {
             }
         }
         Ok(sequence)
+    }
+
+    /// Whether a mutant has the storage take a write whose condition does not hold.
+    fn is_let_in(&self, key: &SessionKey, expected: Revision, what: What) -> bool {
+        let in_flight = self.in_flight.get(key).filter(|(_, since)| since.elapsed() < IN_FLIGHT);
+        let is_frame = matches!(what, What::Frame(_));
+        is_frame && mutant::is(Mutant::FrameWithoutCondition)
+            || is_frame
+                && mutant::is(Mutant::ConditionOnWildcard)
+                && in_flight.is_some_and(|(before, _)| *before == expected)
+    }
+
+    fn accept(&mut self, accepted: Accepted) {
+        self.accepted.push(accepted);
+        self.accepted_at.push(Instant::now());
     }
 
     /// The log as a replica has it that has the stream up to `at`.
@@ -201,7 +225,10 @@ impl Inner {
     }
 
     pub(super) fn put(&mut self, stored: Stored) {
-        self.accepted.push(Accepted::Record(stored.clone()));
+        self.accept(Accepted::Record(stored.clone()));
+        if mutant::is(Mutant::ConditionOnWildcard) {
+            self.in_flight.insert(stored.key.clone(), (self.revision(&stored.key), Instant::now()));
+        }
         let revisions = self.records.entry(stored.key.clone()).or_default();
         revisions.push(stored);
         let surplus = revisions.len().saturating_sub(64);

@@ -15,15 +15,23 @@ pub(super) struct Subscribed {
     subject: String,
     queue: Option<String>,
     /// Messages on their way, by when they arrive.
-    coming: BTreeMap<(Instant, u64), (Sender, Message)>,
+    coming: BTreeMap<(Instant, u64), Coming>,
     pub(super) waker: Option<Waker>,
     /// It gets nothing new.
     pub(super) is_draining: bool,
 }
 
+/// One message on its way.
+pub(super) struct Coming {
+    pub(super) from: Sender,
+    /// When the server has it: from then on its sender's connection does not matter.
+    pub(super) taken: Instant,
+    pub(super) message: Message,
+}
+
 impl Subscribed {
-    pub(super) fn push(&mut self, due: Instant, serial: u64, from: Sender, message: Message) {
-        self.coming.insert((due, serial), (from, message));
+    pub(super) fn push(&mut self, due: Instant, serial: u64, coming: Coming) {
+        self.coming.insert((due, serial), coming);
         self.wake();
     }
 
@@ -36,15 +44,15 @@ impl Subscribed {
     /// The next message, if it has arrived; else when it does, if there is one.
     pub(super) fn take(&mut self, now: Instant) -> Result<Message, Option<Instant>> {
         match self.coming.first_entry() {
-            Some(first) if first.key().0 <= now => Ok(first.remove().1),
+            Some(first) if first.key().0 <= now => Ok(first.remove().message),
             Some(first) => Err(Some(first.key().0)),
             None => Err(None),
         }
     }
 
-    /// Loses what has not arrived and is from one of whom `from` says so.
-    pub(super) fn lose(&mut self, now: Instant, from: impl Fn(Sender) -> bool) {
-        self.coming.retain(|(due, _), (sender, _)| *due <= now || !from(*sender));
+    /// Loses what has not arrived and of which `is_lost` says so.
+    pub(super) fn lose(&mut self, now: Instant, is_lost: impl Fn(&Coming) -> bool) {
+        self.coming.retain(|(due, _), coming| *due <= now || !is_lost(coming));
     }
 }
 

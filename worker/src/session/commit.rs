@@ -8,6 +8,7 @@ use holdfast_protocol::frame::Op;
 use holdfast_protocol::{Error, RequestId};
 use holdfast_rules::validate::may_write;
 use holdfast_store::StoreError;
+use holdfast_store::mutant::{self, Mutant};
 use serde_json::value::RawValue;
 use tokio::time::Instant;
 
@@ -67,6 +68,9 @@ impl Agent {
                 return Ok(Committed::Answered);
             }
             let fence = self.revision;
+            if mutant::is(Mutant::ReplyBeforeAck) {
+                return self.answer_before_append(batch).await;
+            }
             match self.append_batch(&batch).await {
                 Ok(()) => {
                     self.answer(batch).await;
@@ -87,6 +91,7 @@ impl Agent {
                         }
                     },
                 },
+                Err(StoreError::Unknown(_)) if mutant::is(Mutant::RetryWithNewId) => self.doubt = None,
                 Err(StoreError::Unknown(_)) => return Ok(Committed::Again(with_copies(batch))),
                 Err(error) => {
                     self.doubt = Some(Doubt::Ahead);
@@ -95,6 +100,16 @@ impl Agent {
                 }
             }
         }
+    }
+
+    /// What a mutant does in place of answering once the frame is stored.
+    async fn answer_before_append(&mut self, batch: Batch) -> Result<Committed, End> {
+        let (ops, first_revision) = (batch.ops.clone(), batch.first_revision);
+        self.answer(batch).await;
+        if self.append_ops(ops, first_revision).await.is_err() && self.doubt.is_none() {
+            self.doubt = Some(Doubt::Ahead);
+        }
+        Ok(Committed::Answered)
     }
 
     fn all_may_proceed(&self, batch: &Batch) -> bool {

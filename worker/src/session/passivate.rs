@@ -8,6 +8,7 @@ use holdfast_protocol::{Error, Revision};
 use holdfast_records::{Change, Known, NotDone, change};
 use holdfast_rules::{Author, Decision, passivate};
 use holdfast_store::StoreError;
+use holdfast_store::mutant::{self, Mutant};
 use tokio::time::Instant;
 
 use super::commit::refused;
@@ -91,7 +92,9 @@ impl Agent {
 
     /// Compacts the log, then gives the session up.
     async fn leave_for(&mut self, why: &Passivation) -> Result<Left, End> {
-        if matches!(why, Passivation::Reclaimed { max_idle_ms, .. } if self.idle_ms() < *max_idle_ms) {
+        if matches!(why, Passivation::Reclaimed { max_idle_ms, .. } if self.idle_ms() < *max_idle_ms)
+            && !mutant::is(Mutant::ReclaimOfBusy)
+        {
             return Ok(Left::Stayed(None));
         }
         self.stay_until = Some(Instant::now() + STAY);
@@ -132,6 +135,9 @@ impl Agent {
 
     /// Finishes, so that the coordinator that asked can give the session to another.
     pub(super) async fn hand_over(&mut self, letter: Letter) -> Flow {
+        if mutant::is(Mutant::MoveThatCloses) {
+            return self.passivate(letter, Passivation::Idle).await;
+        }
         if let Err(error) = self.compact().await {
             // The next owner reads a longer log; nothing else is lost.
             tracing::debug!(session = %self.key, %error, "the log was not compacted before its handover");

@@ -11,7 +11,8 @@ use holdfast_protocol::{Error, Revision, SessionRecord};
 use holdfast_records::{Change, Done, Known, NotDone, Wrote, change};
 use holdfast_rules::hand_edit::{Holder, Learnt, learn};
 use holdfast_rules::{Decision, expire};
-use holdfast_store::{LEASE_TTL, StoreError};
+use holdfast_store::mutant::{self, Mutant};
+use holdfast_store::{LEASE_TTL, StoreError, chance};
 use tokio::time::Instant;
 
 use super::stop::Stop;
@@ -68,9 +69,21 @@ impl Agent {
             self.record.lock.as_ref().and_then(|lock| Some((lock.revision, Duration::from_millis(lock.ttl_ms?))));
         self.lock_clock = lease.map(|(lock_revision, ttl)| match self.lock_clock {
             Some(clock) if (clock.lock_revision, clock.ttl) == (lock_revision, ttl) => clock,
-            _ => LockClock { lock_revision, ttl, deadline: Instant::now() + ttl, is_extended: false },
+            _ => LockClock { lock_revision, ttl, deadline: Instant::now() + self.lease_left(ttl), is_extended: false },
         });
         self.show();
+    }
+
+    /// How long a lock of `ttl` has left when its countdown begins: all of it. A mutant counts from the time that stands
+    /// in the grant, by a clock of its machine that is up to 3 s ahead.
+    fn lease_left(&self, ttl: Duration) -> Duration {
+        if !mutant::is(Mutant::ExpiryByWallClock) {
+            return ttl;
+        }
+        let acquired_at = self.record.lock.as_ref().and_then(|lock| lock.acquired_at.parse::<jiff::Timestamp>().ok());
+        let is_ahead = Duration::from_secs(u64::from(self.core.boot.0.as_bytes()[15] % 4));
+        let since = acquired_at.map_or(Duration::ZERO, |at| chance::now().duration_since(at).unsigned_abs());
+        ttl.saturating_sub(since + is_ahead)
     }
 
     /// Tells the supervisor how record and clock stand.

@@ -19,6 +19,7 @@ use holdfast_protocol::{Error, RequestId, Revision, SessionKey};
 use holdfast_records::{Change, Known, NotDone, change};
 use holdfast_rules::place::fenced;
 use holdfast_rules::{Author, Decision};
+use holdfast_store::mutant::{self, Mutant};
 use holdfast_store::{Rollup, StoreError, StoredFrame, chance};
 use tokio::time::Instant;
 
@@ -188,6 +189,7 @@ impl Agent {
     async fn try_rebuild(&mut self) -> Result<(), Stop> {
         if let Some(Doubt::UnknownFrame(fence)) = self.doubt
             && self.revision <= fence
+            && !mutant::is(Mutant::UnknownFrameNotFenced)
         {
             self.move_fence().await?;
         }
@@ -290,7 +292,8 @@ impl Agent {
     }
 
     fn replay(&mut self, frame: &Frame) -> Result<(), Error> {
-        for op in frame.unseen(self.ops, &self.key)? {
+        let seen = if mutant::is(Mutant::ReplayTrustsDoubles) { frame.first_op.saturating_sub(1) } else { self.ops };
+        for op in frame.unseen(seen, &self.key)? {
             self.machine.apply(&op.change)?;
             if op.answers() {
                 self.answered.remember(op.request_id.clone(), op.reply.clone());

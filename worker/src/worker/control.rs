@@ -10,6 +10,7 @@ use holdfast_protocol::error::Reason;
 use holdfast_protocol::internal::{FilePath, ReclaimIdle, ReclaimedIdle, SetState, StateSet, control};
 use holdfast_protocol::reply::{Drained, WorkerState};
 use holdfast_protocol::{Error, RequestId};
+use holdfast_store::mutant::{self, Mutant};
 use holdfast_store::wire::Subscription;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -85,7 +86,8 @@ impl Shared {
 
     fn set_state_once(self: &Arc<Self>, request: &SetState, tasks: &TaskTracker) -> StateSet {
         let asked = Asked::set_state(request);
-        let before = asked.as_ref().and_then(|asked| self.answered.get(asked));
+        let before = asked.as_ref().filter(|_| !mutant::is(Mutant::LateDrainDrains));
+        let before = before.and_then(|asked| self.answered.get(asked));
         if let Some(drained) = before {
             return StateSet { drained, late: true };
         }

@@ -7,6 +7,7 @@ use holdfast_protocol::reply::Session;
 use holdfast_protocol::request::Move;
 use holdfast_protocol::{Boot, Error, Reason, SessionKey, WorkerName};
 use holdfast_records::{Known, NotDone};
+use holdfast_store::mutant::{self, Mutant};
 
 use crate::answer::Answer;
 use crate::call::{Call, Incoming};
@@ -59,7 +60,7 @@ async fn moved(hub: &Hub, key: &SessionKey, request: &Move, call: &Call) -> Resu
 
 /// Whether an earlier copy of this request moved it.
 async fn was_moved_before(hub: &Hub, known: &Known, call: &Call) -> Result<bool, Error> {
-    if !call.by_caller {
+    if !call.by_caller || mutant::is(Mutant::LateMoveMoves) {
         return Ok(false);
     }
     let past = hub.records.past(&known.record.key(), known.revision, call.deadline).await?;

@@ -17,6 +17,7 @@ use holdfast_protocol::{Error, Reason, RequestId, Revision, SessionKey, SessionR
 use holdfast_records::{Found, NotDone, Wrote};
 use holdfast_rules::{Asked, Decision, Past, acquire};
 use holdfast_store::chance;
+use holdfast_store::mutant::{self, Mutant};
 use tokio::time::Instant;
 
 use crate::answer::Answer;
@@ -134,7 +135,9 @@ async fn in_line(
                     // Its lease may have nobody who counts it.
                     hub.countdown.ask_soon(&known.record);
                 }
-                Err(NotDone::Stopped(failure)) if failure.retryable && !is_over => {
+                Err(NotDone::Stopped(failure))
+                    if failure.retryable && !is_over && !mutant::is(Mutant::WaitEndsByFault) =>
+                {
                     tracing::debug!(%key, %failure, "the first in line tries again");
                     poll = RETRY;
                 }

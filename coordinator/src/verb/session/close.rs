@@ -6,6 +6,7 @@ use holdfast_protocol::subject::Verb;
 use holdfast_protocol::{Error, SessionKey};
 use holdfast_records::Known;
 use holdfast_rules::past::is_made_by;
+use holdfast_store::mutant::{self, Mutant};
 
 use crate::answer::Answer;
 use crate::call::Incoming;
@@ -26,7 +27,7 @@ pub(crate) async fn closing(hub: &Hub, key: &SessionKey, incoming: &Incoming) ->
     let known = hub.records.read_record(key, call.deadline).await?;
     // The first session of an id that is there was not closed.
     let may_have_closed = known.record.log_after > 0 || known.record.state == State::Closed;
-    if call.by_caller && may_have_closed {
+    if call.by_caller && may_have_closed && !mutant::is(Mutant::LateCloseClosesNext) {
         let past = hub.records.past(key, known.revision, call.deadline).await?;
         if past.was_closed_by(&call.request_id) {
             return Ok(Closing::Before);

@@ -20,6 +20,7 @@ use holdfast_rules::open::{self, Blank, OpenDecision};
 use holdfast_rules::past::is_made_by;
 use holdfast_rules::place::{Standing, standing};
 use holdfast_store::chance;
+use holdfast_store::mutant::{self, Mutant};
 use uuid::{Builder, Uuid};
 
 use crate::answer::Answer;
@@ -130,9 +131,10 @@ impl Opening<'_> {
             OpenDecision::Refuse(refusal) => return Ok(Decision::Refuse(refusal)),
             OpenDecision::Create { expected, mark } => (expected, mark),
         };
-        // What this very request opened once, and is over, is not opened again.
+        // What this very request opened once, and is over, is not opened again. The past may know of more than this
+        // record, so that it is to be said of a fresh one only.
         if opened_before(hub, &wanted.key, expected, call).await?.is_some() {
-            return Err(Error::no_session(&wanted.key));
+            return Ok(Decision::Refuse(Error::no_session(&wanted.key)));
         }
         let chosen = hub.registry.choose(&wanted.key, wanted.needs(), None, call.deadline).await?;
         let blank = Blank {
@@ -202,6 +204,8 @@ async fn begin(
             Activated::Refused(refusal) => return Err(refusal),
             Activated::Elsewhere => beginning = Beginning::LogOr(wanted.content.clone()),
         }
+        // A worker that nobody hears counts as alive until that is sure.
+        call.pause().await;
         known = place::place(hub, &wanted.key, call, &beginning).await?;
         if wanted.content.is_none() {
             return Ok(known);
@@ -272,7 +276,7 @@ async fn was_opened_by(hub: &Hub, known: &Known, call: &Call) -> Result<bool, Er
 /// Which life of the session `key` an earlier copy of this request opened, as far as its record's revisions up to
 /// `revision` say.
 async fn opened_before(hub: &Hub, key: &SessionKey, revision: Revision, call: &Call) -> Result<Option<u64>, Error> {
-    if !call.by_caller || revision == Revision(0) {
+    if !call.by_caller || revision == Revision(0) || mutant::is(Mutant::LateOpenReopens) {
         return Ok(None);
     }
     let past = hub.records.past(key, revision, call.deadline).await?;

@@ -9,6 +9,7 @@ use futures_util::StreamExt;
 use holdfast_protocol::request::Acquire;
 use holdfast_protocol::subject::Verb;
 use holdfast_protocol::{Error, Reason, SessionKey};
+use holdfast_store::mutant::{self, Mutant};
 use holdfast_store::wire::Outgoing;
 use serde_json::json;
 use tokio::time::{Instant, timeout};
@@ -70,7 +71,7 @@ pub(super) async fn pass_on(
     until: Instant,
 ) -> Result<(), Error> {
     let leaving = || error::busy(Reason::Draining, "this coordinator is leaving; ask again to wait at another");
-    if !is_anybody_else_there(hub).await {
+    if mutant::is(Mutant::WaitNotPassedOn) || !is_anybody_else_there(hub).await {
         return Err(leaving());
     }
     let left = until.saturating_duration_since(Instant::now()).as_millis();
