@@ -165,7 +165,7 @@ fn read(at: Duration, accepted: Accepted) -> Result<(SessionKey, Written)> {
             let revised = Revised { at, revision: stored.revision, by_hand, json: stored.value, record };
             (stored.key, Written::Record(Box::new(revised)))
         }
-        Accepted::Frame { key, fence, sequence, value, rollup } => {
+        Accepted::Frame { key, fence, sequence, value, rollup, .. } => {
             let frame = Frame::from_json(&value, &key).context("a log has what is no frame")?;
             (key, Written::Frame(Box::new(Framed { at, fence, sequence, rollup, frame })))
         }
