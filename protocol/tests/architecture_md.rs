@@ -1,5 +1,5 @@
-//! `ARCHITECTURE.md` is a map that leads somewhere: its paths exist, every verb has its row, and its table of crates says
-//! what their manifests say.
+//! `ARCHITECTURE.md` leads somewhere: its paths exist, as do those of `CONTRIBUTING.md`, every verb has its row, and its
+//! table of crates says what their manifests say.
 //!
 //! Deliberately absent: whether a file does what the page says of it. That is for a reader.
 
@@ -66,11 +66,13 @@ fn imports(folder: &str) -> BTreeSet<String> {
 
 #[test]
 fn every_path_exists() {
-    let page = prose(&read("ARCHITECTURE.md"));
-    let paths: BTreeSet<&str> = words(&page).filter(|word| is_path(word)).collect();
-    assert!(paths.len() > 100, "only {} paths are found: is the page read as it should be?", paths.len());
-    let missing: Vec<_> = paths.into_iter().filter(|path| !root().join(path).exists()).collect();
-    assert!(missing.is_empty(), "ARCHITECTURE.md names what is not there: {missing:#?}");
+    for (name, at_least) in [("ARCHITECTURE.md", 100), ("CONTRIBUTING.md", 10)] {
+        let page = prose(&read(name));
+        let paths: BTreeSet<&str> = words(&page).filter(|word| is_path(word)).collect();
+        assert!(paths.len() >= at_least, "{name}: only {} paths are found", paths.len());
+        let missing: Vec<_> = paths.into_iter().filter(|path| !root().join(path).exists()).collect();
+        assert!(missing.is_empty(), "{name} names what is not there: {missing:#?}");
+    }
 }
 
 #[test]
