@@ -1,5 +1,7 @@
 //! Each rule of the model finds what breaks it: a run that keeps all rules, with one thing changed afterwards.
 
+#![allow(clippy::unwrap_used, reason = "a test may panic")]
+
 use holdfast_protocol::record::{EventType, OnIdle, SessionRecord, State};
 use holdfast_protocol::subject::Verb;
 use holdfast_sim::client::Reply;
@@ -20,7 +22,7 @@ fn broken_by(break_it: impl Fn(&mut Run) -> bool) -> String {
     panic!("no run has what is to be broken");
 }
 
-fn first<'a>(run: &'a mut Run, is_it: impl Fn(&Request) -> bool) -> Option<&'a mut Request> {
+fn first(run: &mut Run, is_it: impl Fn(&Request) -> bool) -> Option<&mut Request> {
     run.seen.requests.iter_mut().find(|request| is_it(request) && request.done().count() > 0)
 }
 
