@@ -58,3 +58,14 @@ fn a_fleet_keeps_its_promises_on_every_seed() {
         failed[0],
     );
 }
+
+#[test]
+fn a_seed_tells_the_same_history_each_time() {
+    for seed in 1..=5 {
+        let (one, other) = (tell(&run(seed).unwrap()), tell(&run(seed).unwrap()));
+        let differs = one.lines().zip(other.lines()).find(|(one, other)| one != other);
+        assert_eq!(differs, None, "seed {seed}");
+        assert_eq!(one.lines().count(), other.lines().count(), "seed {seed}");
+    }
+    assert_ne!(tell(&run(1).unwrap()), tell(&run(2).unwrap()));
+}

@@ -69,11 +69,19 @@ impl Caller {
         self.ask(Verb::AdminReclaim, "", json!({ "max_idle_ms": max_idle_ms })).await;
     }
 
+    /// Empties a worker for a while, or all of them, so that their sessions have nowhere to go.
     async fn drain(&mut self) {
-        let worker = self.worker();
-        self.ask(Verb::WorkerDrain, &worker, json!({ "reason": "new version" })).await;
+        let workers = match self.dice.happens(300) {
+            true => (1..=self.world.plan.workers).map(|n| format!("w{n}")).collect(),
+            false => vec![self.worker()],
+        };
+        for worker in &workers {
+            self.ask(Verb::WorkerDrain, worker, json!({ "reason": "new version" })).await;
+        }
         self.pause(Duration::from_secs(3)).await;
-        self.ask(Verb::WorkerUndrain, &worker, json!({ "reason": "done" })).await;
+        for worker in &workers {
+            self.ask(Verb::WorkerUndrain, worker, json!({ "reason": "done" })).await;
+        }
         if self.dice.happens(400) {
             self.again().await;
         }
