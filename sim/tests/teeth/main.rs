@@ -18,7 +18,7 @@ use hunt::{Row, hunt, random_run};
 use table::table;
 
 /// How many random runs a mutant is given.
-const SEEDS: u64 = 40;
+const SEEDS: u64 = 24;
 
 /// Does `work` for each of `items`, on all cores. The order of what it comes to is not theirs.
 fn each<T: Sync, R: Send>(items: &[T], work: impl Fn(&T) -> R + Sync) -> Vec<R> {
