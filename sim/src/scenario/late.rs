@@ -23,7 +23,7 @@ pub(super) async fn a_late_acquire_gets_its_first_grant(seed: u64) -> Result<()>
     done(&client, "session.open", json!({"id": "s1"})).await?;
     let mut asked: Vec<(&str, Value, Value)> = Vec::new();
     for n in 0..4 {
-        let coordinator = if (seed + n) % 3 == 0 { "c2" } else { "c1" };
+        let coordinator = if (seed + n).is_multiple_of(3) { "c2" } else { "c1" };
         let acquire = json!({"owner": "ann", "request_id": format!("acquire-{n}")});
         let grant = ask_at(&fleet, coordinator, &client, "lock.acquire.s1", acquire.clone()).await?;
         let Reply::Done(grant) = grant else { anyhow::bail!("no grant: {grant:?}") };
@@ -58,7 +58,8 @@ pub(super) async fn a_late_open_and_a_late_close_leave_the_next_life_alone(seed:
     let close = |n: u64| json!({"request_id": format!("close-{n}")});
     for n in 0..3 {
         let reply =
-            ask_at(&fleet, if (seed + n) % 2 == 0 { "c1" } else { "c2" }, &client, "session.open", open(n)).await?;
+            ask_at(&fleet, if (seed + n).is_multiple_of(2) { "c1" } else { "c2" }, &client, "session.open", open(n))
+                .await?;
         ensure!(matches!(&reply, Reply::Done(opened) if opened["created"] == true), "life {n} is not made: {reply:?}");
         // Both coordinators have seen it.
         copies(&fleet, &client, "session.get.s1", &json!({})).await?;
@@ -72,7 +73,7 @@ pub(super) async fn a_late_open_and_a_late_close_leave_the_next_life_alone(seed:
             let document = done(&client, "doc.get.s1", json!({"consistency": "linearizable"})).await?;
             same("the body of the next life", &document["body"], &json!(format!("life {n}")))?;
         }
-        let closing = if (seed / 2 + n) % 2 == 0 { "c1" } else { "c2" };
+        let closing = if (seed / 2 + n).is_multiple_of(2) { "c1" } else { "c2" };
         let closed = ask_at(&fleet, closing, &client, "session.close.s1", close(n)).await?;
         ensure!(matches!(closed, Reply::Done(_)), "life {n} is not closed: {closed:?}");
         let other = if closing == "c1" { "c2" } else { "c1" };
