@@ -9,8 +9,8 @@
 mod hunt;
 mod table;
 
-use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Mutex, PoisonError};
 
 use holdfast_store::mutant::Mutant;
 
@@ -18,7 +18,7 @@ use hunt::{Row, hunt, random_run};
 use table::table;
 
 /// How many random runs a mutant is given.
-const SEEDS: u64 = 40;
+const SEEDS: u64 = 24;
 
 /// Does `work` for each of `items`, on all cores. The order of what it comes to is not theirs.
 fn each<T: Sync, R: Send>(items: &[T], work: impl Fn(&T) -> R + Sync) -> Vec<R> {
@@ -28,12 +28,12 @@ fn each<T: Sync, R: Send>(items: &[T], work: impl Fn(&T) -> R + Sync) -> Vec<R> 
             scope.spawn(|| {
                 while let Some(item) = items.get(next.fetch_add(1, Ordering::Relaxed)) {
                     let one = work(item);
-                    done.lock().unwrap().push(one);
+                    done.lock().unwrap_or_else(PoisonError::into_inner).push(one);
                 }
             });
         }
     });
-    done.into_inner().unwrap()
+    done.into_inner().unwrap_or_else(PoisonError::into_inner)
 }
 
 #[test]
