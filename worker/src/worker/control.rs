@@ -50,11 +50,15 @@ impl Asked {
 
 /// What was asked of this process and answered, the latest last: a late copy of a drain must not empty it again.
 #[derive(Default)]
-pub(super) struct Answered(Mutex<VecDeque<(Asked, Bytes)>>);
+pub(super) struct Answered {
+    answers: Mutex<VecDeque<(Asked, Bytes)>>,
+    /// One reclaim at a time, so that a copy that comes while the first is at work is answered as that one is.
+    reclaiming: tokio::sync::Mutex<()>,
+}
 
 impl Answered {
     fn all(&self) -> MutexGuard<'_, VecDeque<(Asked, Bytes)>> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.answers.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn get<T: DeserializeOwned>(&self, asked: &Asked) -> Option<T> {
@@ -76,6 +80,7 @@ impl Answered {
 impl Shared {
     async fn reclaim_once(&self, request: ReclaimIdle) -> ReclaimedIdle {
         let asked = Asked::reclaim(&request);
+        let _turn = self.answered.reclaiming.lock().await;
         if let Some(reclaimed) = self.answered.get(&asked) {
             return reclaimed;
         }
