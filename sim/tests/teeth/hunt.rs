@@ -10,7 +10,7 @@ use holdfast_sim::tell::tell;
 use holdfast_store::mutant::{Mutant, plant};
 
 /// How many seeds a scenario is given.
-const SEEDS: u64 = 12;
+const SEEDS: u64 = 30;
 
 /// What saw a mutant.
 pub(crate) struct Caught {

@@ -207,6 +207,22 @@ async fn a_broken_connection_loses_what_is_under_way_and_keeps_what_is_published
 }
 
 #[tokio::test(start_paused = true)]
+async fn what_was_sent_before_an_echo_came_back_is_not_lost_with_the_connection() {
+    let net = net();
+    net.set_faults(Faults { delay_ms: 50, ..Faults::default() });
+    let (one, two) = (net.connect("one"), net.connect("two"));
+    let (mut echo, mut to_two) = (listen(&one, "echo").await, listen(&two, "two").await);
+    for n in 0..20 {
+        one.publish(to("two", &n.to_string())).await.unwrap();
+        one.publish(to("echo", "")).await.unwrap();
+        echo.next().await.unwrap();
+        one.set_link(Link::Broken);
+        one.heal();
+    }
+    assert_eq!(all(&mut to_two).await, (0..20).map(|n| n.to_string()).collect::<Vec<_>>());
+}
+
+#[tokio::test(start_paused = true)]
 async fn one_way_cuts_lose_one_way_and_nobody_is_told() {
     let net = net();
     let (one, two) = (net.connect("one"), net.connect("two"));
