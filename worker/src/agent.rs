@@ -12,8 +12,6 @@ mod record;
 mod recover;
 mod renew;
 mod save;
-#[cfg(test)]
-mod simulation;
 mod step;
 mod stop;
 #[cfg(test)]

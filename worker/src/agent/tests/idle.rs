@@ -9,7 +9,7 @@ use holdfast_store::memory::Faults;
 use serde_json::json;
 
 use super::*;
-use crate::agent::simulation::world::Process;
+use crate::agent::tests::world::Process;
 use crate::letter::Passivation;
 
 const IDLE: Duration = Duration::from_millis(60_001);

@@ -8,7 +8,7 @@ use holdfast_protocol::subject::Verb;
 use serde_json::json;
 
 use super::*;
-use crate::agent::simulation::world::Process;
+use crate::agent::tests::world::Process;
 use crate::letter::{Letter, ReplyTo};
 
 async fn lease(world: &World, node: &Node, revision: Revision) -> LeaseView {

@@ -14,7 +14,7 @@ use serde_json::json;
 use serde_json::value::RawValue;
 
 use super::*;
-use crate::agent::simulation::world::Process;
+use crate::agent::tests::world::Process;
 use crate::document::DocumentKind;
 use crate::machine::{Ask, Change, Decision, Effect, Kind, Machine, Noticed, Surroundings, Unfinished, Work};
 
