@@ -4,6 +4,10 @@
 //! Invariant: a run follows from its seed. [`simulate`] gives each run a runtime of one thread, a clock that stands
 //! still while anybody has work, and a source of chance of its own.
 //!
+//! [`run`](run::run) makes a random run of a seed: clients, operators and a saboteur (`actor`) act as the `plan` of the
+//! seed says, and write down what they see (`history`). [`model::check`] holds the run against the rules, and
+//! [`tell`](tell::tell) is its history for people.
+//!
 //! Deliberately absent: what only a server can show (`tests`), and files of workspaces, which are read and written on
 //! other threads.
 

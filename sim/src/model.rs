@@ -50,6 +50,7 @@ const RULES: &[(&str, Rule)] = &[
     ("one holder at a time", locks::one_holder),
     ("a token proves one grant", locks::one_grant_a_token),
     ("grants only to who is there", waiters::only_to_who_is_there),
+    ("who waits keeps its place", waiters::keeps_its_place),
     ("a lease is as long as asked", leases::as_long_as_asked),
     ("nothing closes but close and idleness", closing::only_close_and_idleness),
     ("every commit is announced, in order", signals::announced_in_order),

@@ -14,8 +14,6 @@ mod record;
 mod recover;
 mod renew;
 mod save;
-#[cfg(test)]
-mod simulation;
 mod stop;
 #[cfg(test)]
 mod tests;

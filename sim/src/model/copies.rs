@@ -74,13 +74,14 @@ pub(super) fn same_answer(facts: &Facts<'_>) -> Result<(), String> {
     let is_remembered = |request: &&Request| {
         let verb = request.verb;
         let lock = matches!(verb, Verb::LockAcquire | Verb::LockRelease | Verb::AdminTakeover | Verb::AdminUnlock);
-        lock || verb == Verb::SessionClose
+        let fleet = matches!(verb, Verb::WorkerDrain | Verb::WorkerUndrain | Verb::AdminReclaim);
+        lock || fleet || verb == Verb::SessionClose
     };
     for request in facts.run.seen.requests.iter().filter(is_remembered) {
         let mut done = request.done();
         let Some((_, first)) = done.next() else { continue };
         if let Some((_, other)) = done.find(|(_, other)| *other != first)
-            && !was_taken_back(facts, request)
+            && !(request.verb == Verb::LockAcquire && was_taken_back(facts, request))
         {
             return Err(format!("{} ({}) was answered {first}, and a copy of it {other}", request.id, request.verb));
         }

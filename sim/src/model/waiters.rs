@@ -1,11 +1,12 @@
-//! A grant whose asker was gone is taken back at once.
+//! A grant whose asker was gone is taken back at once; and whoever is there keeps its place while it waits.
 
 use std::time::Duration;
 
 use holdfast_protocol::subject::Verb;
 
 use super::facts::{Facts, changes};
-use crate::history::{Fault, Request};
+use crate::client::Reply;
+use crate::history::{Fault, Outcome, Request};
 
 /// How long a grant may stand that nobody heard, while all is well: two ways through the net and one write.
 const SOON: Duration = Duration::from_secs(1);
@@ -43,6 +44,26 @@ fn only_while_there(facts: &Facts<'_>, request: &Request, gone: Duration) -> Res
                 request.client,
                 gone.as_secs_f64()
             ));
+        }
+    }
+    Ok(())
+}
+
+/// Only its end, a final refusal or a coordinator's own limits end a wait.
+pub(super) fn keeps_its_place(facts: &Facts<'_>) -> Result<(), String> {
+    for request in facts.run.seen.requests.iter().filter(|request| request.verb == Verb::LockAcquire) {
+        let Some(wait_ms) = request.body["wait_ms"].as_u64() else { continue };
+        // With a token there is nothing to wait for.
+        if request.body["expected_token"].is_string() {
+            continue;
+        }
+        for attempt in &request.attempts {
+            let Outcome::Answered(Reply::Refused(error)) = &attempt.outcome else { continue };
+            let waited = attempt.ended.saturating_sub(attempt.sent);
+            let passes = error["retryable"] == true && error["code"] != "busy";
+            if passes && waited < Duration::from_millis(wait_ms) {
+                return Err(format!("{} waited {waited:?} of {wait_ms} ms and was told {error}", request.id));
+            }
         }
     }
     Ok(())

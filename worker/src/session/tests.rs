@@ -10,8 +10,10 @@ mod mailbox;
 mod memory;
 mod owner;
 mod pace;
+mod reach;
 mod recovery;
 mod save;
+mod world;
 
 use std::sync::Arc;
 
@@ -25,8 +27,8 @@ use holdfast_protocol::{RequestId, Revision, SessionRecord};
 use holdfast_rules::{Asked as LockAsked, Decision, acquire, takeover};
 use serde_json::{Value, json};
 
-use super::simulation::world::{Asked, Node, Opening, World};
 use crate::letter::{Answer, Call};
+use world::{Asked, Node, Opening, World};
 
 fn asked(world: &World, body: &Value, revision: Revision) -> Asked {
     let plain = world.plain_ask(revision);

@@ -6,7 +6,7 @@ use holdfast_store::memory::Faults;
 use serde_json::json;
 
 use super::*;
-use crate::session::simulation::world::Process;
+use crate::session::tests::world::Process;
 
 #[tokio::test(start_paused = true)]
 async fn an_edit_that_waits_beside_the_news_of_a_takeover_is_refused() {

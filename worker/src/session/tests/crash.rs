@@ -94,7 +94,7 @@ async fn a_panicking_machine_takes_nobody_else_down_and_its_session_comes_back()
 async fn what_waits_behind_a_panic_is_sent_to_ask_again() {
     let (world, node) = world_of(fragile()).await;
     done(&world, &node, Verb::DocEdit, edit("a")).await;
-    node.process.send_replace(crate::session::simulation::world::Process::Stalls);
+    node.process.send_replace(crate::session::tests::world::Process::Stalls);
     let busy = begin_asking(&world, &node, Call::Verb(Verb::DocEdit), edit("a")).await;
     let boom = begin_asking(&world, &node, Call::Handover, json!({})).await;
     let behind = begin_asking(&world, &node, Call::Verb(Verb::DocEdit), edit("b")).await;

@@ -10,7 +10,7 @@ use serde_json::json;
 
 use super::*;
 use crate::letter::Passivation;
-use crate::session::simulation::world::Process;
+use crate::session::tests::world::Process;
 
 const IDLE: Duration = Duration::from_millis(60_001);
 

@@ -90,7 +90,7 @@ async fn a_holder_whose_renewal_waited_for_the_storage_keeps_its_lock() {
     let (grant, hint) = acquire(&world, "a", Some(1000)).await;
     tell(&world, &node, hint).await;
     // The agent stands in an edit while the lease runs out; the renewal came in time, and waits behind it.
-    node.process.send_replace(super::super::simulation::world::Process::Stalls);
+    node.process.send_replace(super::world::Process::Stalls);
     let slow = begin_asking(&world, &node, Call::Verb(Verb::DocEdit), edit("x")).await;
     let renewal = begin_asking(&world, &node, Call::Verb(Verb::LockRenew), json!({ "token": grant.lock_token })).await;
     sleep_ms(3000).await;
@@ -107,7 +107,7 @@ async fn a_renewal_counts_by_when_it_came_and_not_by_when_it_is_served() {
         let (grant, hint) = acquire(&world, "a", Some(1000)).await;
         tell(&world, &node, hint).await;
         // The agent stands in an edit over the deadline, with questions before and behind the renewal.
-        node.process.send_replace(super::super::simulation::world::Process::Stalls);
+        node.process.send_replace(super::world::Process::Stalls);
         let mut waiting = vec![begin_asking(&world, &node, Call::Verb(Verb::DocEdit), edit("x")).await];
         sleep_ms(came_at_ms).await;
         waiting.push(begin_asking(&world, &node, Call::Verb(Verb::DocGet), json!({})).await);
@@ -161,7 +161,7 @@ async fn an_edit_that_came_in_time_keeps_the_lock_for_what_comes_behind_it() {
     let (world, node) = world().await;
     let (grant, hint) = acquire(&world, "a", Some(1000)).await;
     tell(&world, &node, hint).await;
-    node.process.send_replace(super::super::simulation::world::Process::Stalls);
+    node.process.send_replace(super::world::Process::Stalls);
     let slow = begin_asking(&world, &node, Call::Verb(Verb::DocGet), json!({ "consistency": "linearizable" })).await;
     let in_time = json!({ "token": grant.lock_token, "body": "in time" });
     let in_time = begin_asking(&world, &node, Call::Verb(Verb::DocEdit), in_time).await;

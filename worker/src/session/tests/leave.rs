@@ -9,7 +9,7 @@ use serde_json::json;
 
 use super::*;
 use crate::letter::Passivation;
-use crate::session::simulation::world::Process;
+use crate::session::tests::world::Process;
 
 /// A session that closes when nobody asks for anything for a minute.
 async fn closing() -> (Arc<World>, Arc<Node>) {

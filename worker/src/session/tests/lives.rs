@@ -6,7 +6,7 @@ use holdfast_protocol::subject::Verb;
 use serde_json::json;
 
 use super::*;
-use crate::session::simulation::world::Process;
+use crate::session::tests::world::Process;
 
 /// Closes the session and opens it anew on `node`, as a coordinator does.
 async fn open_anew(world: &World, node: &Node) -> Hint {

@@ -9,7 +9,7 @@ use serde_json::json;
 
 use super::*;
 use crate::letter::{Letter, ReplyTo};
-use crate::session::simulation::world::Process;
+use crate::session::tests::world::Process;
 
 async fn lease(world: &World, node: &Node, revision: Revision) -> LeaseView {
     let asked = node.ask(&world.key, Call::Lease, world.plain_ask(revision));

@@ -9,8 +9,8 @@ use holdfast_store::memory::Faults;
 use holdfast_store::{Rollup, Storage};
 use serde_json::json;
 
+use super::world::announce;
 use super::*;
-use crate::session::simulation::operator;
 
 const AWAY: Faults = Faults {
     seed: 0,
@@ -206,8 +206,8 @@ async fn events_of_a_closed_session_survive_its_successor() {
     }
     give(&world, &world.node(1)).await;
     assert_eq!(body(&world, &world.node(1)).await.len(), 70);
-    operator::announce(&world, u64::MAX).await;
-    assert_eq!(world.notes.lock().unwrap().announced.len(), 75);
+    announce(&world).await;
+    assert_eq!(world.announced.lock().unwrap().events.len(), 75);
 }
 
 #[tokio::test(start_paused = true)]
@@ -216,15 +216,15 @@ async fn a_lagging_relay_finds_every_event_in_a_snapshot() {
     for _ in 0..200 {
         done(&world, &node, Verb::DocEdit, edit("x")).await;
     }
-    operator::announce(&world, u64::MAX).await;
-    assert_eq!(world.notes.lock().unwrap().announced.len(), 200);
+    announce(&world).await;
+    assert_eq!(world.announced.lock().unwrap().events.len(), 200);
     // Once they are announced, they are not carried on.
     node.floor.advance(world.memory.last_sequence());
     for _ in 0..33 {
         done(&world, &node, Verb::DocEdit, edit("x")).await;
     }
-    operator::announce(&world, u64::MAX).await;
-    let mut announced = world.notes.lock().unwrap().announced.clone();
+    announce(&world).await;
+    let mut announced = world.announced.lock().unwrap().events.clone();
     announced.sort_unstable();
     announced.dedup();
     assert_eq!(announced.len(), 233);

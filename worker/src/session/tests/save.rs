@@ -16,7 +16,7 @@ use serde_json::value::RawValue;
 use super::*;
 use crate::document::DocumentKind;
 use crate::machine::{Ask, Change, Decision, Effect, Kind, Machine, Noticed, Surroundings, Unfinished, Work};
-use crate::session::simulation::world::Process;
+use crate::session::tests::world::Process;
 
 type Hook = Arc<Mutex<Option<Box<dyn FnOnce(Finished) -> Finished + Send>>>>;
 type Finished = Result<Change, Unfinished>;

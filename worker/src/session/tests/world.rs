@@ -1,27 +1,26 @@
-//! What all parts of a simulation share: the storage, the workers, and what the model is told.
+//! What one agent lives in: the storage in memory, and workers that stand still and are killed.
 
-use std::collections::HashMap;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use bytes::Bytes;
 use holdfast_files::{Mount, Workspace};
+use holdfast_protocol::frame::Frame;
 use holdfast_protocol::id::{Activation, Boot, KindName, WorkspaceName};
 use holdfast_protocol::internal::{Activate, Hint};
 use holdfast_protocol::record::{Event, EventType, Owner, State, Urgency};
-use holdfast_protocol::subject::Verb;
 use holdfast_protocol::token::Secret;
-use holdfast_protocol::{Error, Limits, Namespace, RequestId, Revision, SessionKey, SessionRecord, WorkerName};
+use holdfast_protocol::{Limits, Namespace, RequestId, Revision, SessionKey, SessionRecord, WorkerName};
+use holdfast_store::chance::Dice;
 use holdfast_store::memory::{Faults, Memory};
-use holdfast_store::{Floor, Storage, StoreError, WriteId};
+use holdfast_store::{Floor, Storage, StoreError, StoredFrame, WriteId};
 use serde_json::{Value, json};
 use tokio::sync::{oneshot, watch};
 use tokio::time::Instant;
 use tokio_util::task::TaskTracker;
 use uuid::Uuid;
 
-use super::Dice;
 pub(crate) use super::reach::Process;
 use super::reach::Reach;
 use crate::config::WorkerConfig;
@@ -98,63 +97,12 @@ pub(crate) struct Asked {
     pub(crate) life: Option<u64>,
 }
 
-/// What became of a request, as its client sees it.
-#[derive(Clone, Debug)]
-pub(crate) enum Outcome {
-    Done(String),
-    Refused(Box<Error>),
-    Unknown,
-}
-
-/// One attempt at a request.
-pub(crate) struct Attempt {
-    /// The last sequence of the stream before it was sent.
-    pub(crate) began_at: u64,
-    /// How much anybody had been told before it was sent.
-    pub(crate) told_before: usize,
-    /// And one worker's lease before that.
-    pub(crate) told_long_before: usize,
-    /// The life of the session that answered, where that is known.
-    pub(crate) life: Option<u64>,
-    pub(crate) outcome: Outcome,
-}
-
-/// Somebody was told of a revision of the document.
-pub(crate) struct Told {
-    pub(crate) at: Instant,
-    /// By a linearizable read of this life of the session, or else by a change, whose life the log knows.
-    pub(crate) life: Option<u64>,
-    pub(crate) request_id: RequestId,
-    pub(crate) revision: u64,
-}
-
-/// Everything that the model is told of one request.
-pub(crate) struct Noted {
-    pub(crate) client: u64,
-    pub(crate) verb: Verb,
-    pub(crate) token: Option<String>,
-    pub(crate) linearizable: bool,
-    pub(crate) attempts: Vec<Attempt>,
-}
-
-/// What was seen, for the model.
+/// What a relay would have announced.
 #[derive(Default)]
-pub(crate) struct Notes {
-    /// By request, in the order of their first attempt.
-    pub(crate) requests: Vec<(RequestId, Noted)>,
-    pub(crate) by_id: HashMap<RequestId, usize>,
-    /// What anybody was told of, in that order.
-    pub(crate) told: Vec<Told>,
-    /// What the relay has announced: sequence and index of events.
-    pub(crate) announced: Vec<(u64, u32)>,
-    pub(crate) relayed: u64,
-}
-
-impl Notes {
-    /// How much anybody was told until `ago` before now.
-    pub(crate) fn told(&self, ago: Duration) -> usize {
-        self.told.partition_point(|told| told.at.elapsed() >= ago)
-    }
+pub(crate) struct Announced {
+    /// Sequence and index of events.
+    pub(crate) events: Vec<(u64, u32)>,
+    until: u64,
 }
 
 /// How a world begins.
@@ -164,8 +112,6 @@ pub(crate) struct Opening {
     /// Of the session.
     pub(crate) kind: &'static str,
     pub(crate) config: Value,
-    /// Whether idleness, which never comes in such a world, would end the session: then nothing may.
-    pub(crate) closes_when_idle: bool,
     pub(crate) content: Option<Value>,
     /// The workspace `main` of the workers; the session is about the file `a.md` in it.
     pub(crate) folder: Option<PathBuf>,
@@ -185,7 +131,6 @@ impl Default for Opening {
             faults: Faults::default(),
             kind: "document",
             config: json!({ "idle_timeout_ms": 60_000 }),
-            closes_when_idle: false,
             content: None,
             folder: None,
             activated: true,
@@ -203,7 +148,7 @@ pub(crate) struct World {
     pub(crate) key: SessionKey,
     pub(crate) secret: Secret,
     pub(crate) nodes: Mutex<Vec<Arc<Node>>>,
-    pub(crate) notes: Mutex<Notes>,
+    pub(crate) announced: Mutex<Announced>,
     dice: Mutex<Dice>,
     /// Everything that runs beside the test.
     pub(crate) tasks: TaskTracker,
@@ -220,7 +165,7 @@ impl World {
             key: SessionKey::new(Namespace::parse("default").unwrap(), session),
             secret: Secret::new([7; 32]),
             nodes: Mutex::default(),
-            notes: Mutex::default(),
+            announced: Mutex::default(),
             dice: Mutex::new(Dice::new(opening.seed)),
             first: Mutex::default(),
             tasks: TaskTracker::new(),
@@ -243,12 +188,7 @@ impl World {
 
     /// Creates a session on `node`, over whatever there was.
     pub(crate) async fn create(&self, key: &SessionKey, node: &Node) -> Hint {
-        self.try_create(key, node).await.unwrap()
-    }
-
-    /// As [`World::create`], in a world with faults.
-    pub(crate) async fn try_create(&self, key: &SessionKey, node: &Node) -> Result<Hint, StoreError> {
-        let before = self.memory.read(key).await?.map_or(Revision(0), |stored| stored.revision);
+        let before = self.memory.read(key).await.unwrap().map_or(Revision(0), |stored| stored.revision);
         let file = self.opening.folder.as_ref().map(|_| ("main", "a.md"));
         let record = json!({
             "workspace": file.map(|file| file.0), "path": file.map(|file| file.1), "v": 1, "namespace": key.namespace, "id": key.id, "kind": self.opening.kind, "state": "active",
@@ -256,27 +196,17 @@ impl World {
             "config": self.opening.config, "event": {"type": "session.opened"},
         });
         let record = SessionRecord::from_json(record.to_string().as_bytes(), key).unwrap();
-        let revision = self.memory.commit(key, before, record.to_json().into(), self.fresh_id()).await?;
-        Ok(Hint { revision, record })
-    }
-
-    /// Tells `node` that it has a session that was just created.
-    pub(crate) async fn begin_at(&self, node: &Node, hint: Hint) -> Option<Answer> {
-        let ask = self.plain_ask(hint.revision);
-        let activate = Activate { hint, created: true, content: None, request_id: ask.request_id.clone() };
-        node.ask(&self.key, Call::Activate(Box::new(activate)), ask).await
+        let revision = self.memory.commit(key, before, record.to_json().into(), self.fresh_id()).await.unwrap();
+        Hint { revision, record }
     }
 
     pub(crate) fn node(&self, number: usize) -> Arc<Node> {
         self.nodes.lock().unwrap()[number].clone()
     }
 
-    pub(crate) fn throw<T>(&self, throw: impl FnOnce(&mut Dice) -> T) -> T {
-        throw(&mut self.dice.lock().unwrap())
-    }
-
     pub(crate) fn fresh(&self) -> Uuid {
-        let (high, low) = self.throw(|dice| (dice.next(), dice.next()));
+        let mut dice = self.dice.lock().unwrap();
+        let (high, low) = (dice.roll(), dice.roll());
         Uuid::from_u64_pair(high, low)
     }
 
@@ -291,19 +221,6 @@ impl World {
     pub(crate) fn start_node(&self, name: &str) {
         let node = Node::start(self, WorkerName::parse(name).unwrap());
         self.nodes.lock().unwrap().push(node);
-    }
-
-    pub(crate) fn any_node(&self) -> Arc<Node> {
-        let nodes = self.nodes.lock().unwrap();
-        let alive: Vec<_> = nodes.iter().filter(|node| !node.is(Process::Dead)).collect();
-        let choice = self.throw(|dice| dice.below(alive.len() as u64));
-        alive[usize::try_from(choice).unwrap()].clone()
-    }
-
-    pub(crate) fn node_of(&self, record: &SessionRecord) -> Option<Arc<Node>> {
-        let nodes = self.nodes.lock().unwrap();
-        let owns = |node: &&Arc<Node>| record.is_owned_by(&node.name, node.boot) && !node.is(Process::Dead);
-        nodes.iter().find(owns).cloned()
     }
 
     fn owner(&self, node: &Node) -> Owner {
@@ -370,5 +287,24 @@ impl World {
     /// Writes the record as a KV client does.
     pub(crate) fn write_by_hand(&self, record: &SessionRecord) {
         self.memory.edit_by_hand(&self.key, Some(record.to_json().into()));
+    }
+}
+
+/// Announces all that is in the log and was not announced.
+pub(crate) async fn announce(world: &World) {
+    let mut announced = world.announced.lock().unwrap();
+    let before = announced.until;
+    for StoredFrame { value, sequence } in world.memory.log_now(&world.key) {
+        if sequence > before {
+            let frame = Frame::from_json(&value, &world.key).unwrap();
+            let carried = frame.snapshot.iter().flat_map(|snapshot| &snapshot.carried);
+            announced.events.extend(carried.map(|carried| (carried.sequence, carried.index)));
+            let own = frame.ops.iter().filter(|op| op.event.is_some()).zip(0..);
+            announced.events.extend(own.map(|(_, index)| (sequence, index)));
+        }
+    }
+    announced.until = world.memory.last_sequence();
+    for node in world.nodes.lock().unwrap().iter() {
+        node.floor.advance(announced.until);
     }
 }
