@@ -213,7 +213,7 @@ pub fn rewrite(front: &str, fields: &Map<String, Value>, body: &str, limits: &Li
         }
     };
     let ways: &[Way] = match fenced.language {
-        Language::Yaml => &[yaml::amend, yaml::amend_tops, yaml::as_json],
+        Language::Yaml => &[yaml::amend, yaml::by_members, yaml::as_json],
         Language::Toml => &[toml::amend, toml::amend_plainly, toml::anew],
     };
     let mut last = Error::bad(Place::default(), "these fields cannot be written so that they read back the same");

@@ -5,9 +5,11 @@
 //! strings.
 
 mod amend;
+mod members;
 mod scalar;
 
-pub(super) use amend::{amend, amend_tops, as_json};
+pub(super) use amend::{amend, as_json};
+pub(super) use members::by_members;
 
 use std::collections::HashMap;
 

@@ -16,7 +16,7 @@ use holdfast_protocol::subject::Verb;
 use holdfast_protocol::{Error, Limits, RequestId, SessionRecord, Token};
 use serde_json::value::RawValue;
 
-/// What a session is in.
+/// A machine's environment: limits and workspace.
 #[derive(Clone)]
 pub struct Surroundings {
     /// Limits of requests.
@@ -92,8 +92,8 @@ pub enum Memory {
 
 /// A change of something outside of the log, which no storage can refuse or take back.
 pub struct Effect {
-    /// What the log must say before anything is changed, so that whoever has the session after a crash can tell its own work
-    /// from another's.
+    /// What the log must say before anything is changed, so that whoever has the session after a crash can tell the
+    /// session's own work from another program's.
     pub intent: Box<RawValue>,
     /// What the log is told if nothing comes of it.
     pub nothing: Box<RawValue>,
@@ -110,8 +110,8 @@ pub trait Work: Send {
     /// Any refusal of the contract.
     async fn prepare(&mut self) -> Result<(), Error>;
 
-    /// Makes the change, whose intent is in the log now. Once this returns it is made for good, and the log is told of it: by
-    /// the change returned, or, should that not come to the log, by [`Machine::look`].
+    /// Makes the change, whose intent is in the log now. Once this returns it is made for good, and the log is told: by
+    /// the change returned or, if that does not reach the log, by [`Machine::look`].
     ///
     /// # Errors
     /// Any refusal of the contract.
@@ -149,11 +149,12 @@ pub trait Machine: Send + Sync {
     /// Any refusal of the contract.
     async fn decide(&self, ask: &Ask) -> Result<Decision, Error>;
 
-    /// What a request does that changes something outside of the log. The lock has been checked.
+    /// What a request does that changes something outside of the log. The lock has been checked. Long work of the
+    /// processor belongs on another thread: the agent's task waits for it, and shares its thread with other sessions.
     ///
     /// # Errors
     /// Any refusal of the contract.
-    fn effect(&self, ask: &Ask) -> Result<Effect, Error> {
+    async fn effect(&self, ask: &Ask) -> Result<Effect, Error> {
         Err(Error::new(Reason::Bug, format!("{} has no effect outside of this machine", ask.verb)))
     }
 
@@ -189,8 +190,8 @@ pub trait Machine: Send + Sync {
         None
     }
 
-    /// Looks at what is outside of the log: the state was just built from it, or something happened there. What the log should
-    /// know of it, in a word or none.
+    /// Looks at what is outside of the log, after the state was built from the log, or when something happened outside.
+    /// Returns what the log should know of it.
     async fn look(&self) -> Option<Noticed> {
         None
     }

@@ -8,12 +8,12 @@ mod close;
 mod commit;
 mod decide;
 pub mod doc;
+mod effect;
 mod end;
 mod passivate;
 mod record;
 mod recover;
 mod renew;
-mod save;
 mod stop;
 #[cfg(test)]
 mod tests;
@@ -150,8 +150,8 @@ pub(crate) struct Agent {
     stay_until: Option<Instant>,
     /// Something outside of the log should be looked at.
     look_due: bool,
-    /// What the log is still to be told of a save that was answered.
-    owed: Option<Box<Op>>,
+    /// The outcome of a save that was answered, and is not in the log yet.
+    unlogged: Option<Box<Op>>,
 }
 
 /// Runs the session of `key` until it ends. Letters that are left in `mailbox` then are the caller's to answer;

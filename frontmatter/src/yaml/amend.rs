@@ -1,6 +1,8 @@
 //! Changing YAML in place by `yaml-edit`, whose syntax tree keeps every byte: only the nodes that changed, however
 //! deep.
 //!
+//! Invariant: how long it may take is bounded by how many nodes all changes may walk, since `yaml-edit` walks the whole
+//! text for each, and for a few kinds of text as often as it has lines.
 //! Deliberately absent: a proof that the result is right. The caller reads it back, by another parser, and takes
 //! another way where it is not.
 
@@ -17,26 +19,25 @@ use super::read;
 /// How often the text is read and changed again, because aliases of what changed have its new value too.
 const ROUNDS: u32 = 8;
 
-/// How many changes are made one by one, times the bytes of the text: each takes the longer the more text there is.
-const WORK_MAX: usize = 512 * 1024;
+/// How many nodes all changes of a text may walk: each walks all of it, at about 1 µs a node.
+const WORK_MAX: usize = 96 * 1024;
 
-/// A longer list is written again as a whole: the time of one change in it grows with its square.
-const ITEMS_MAX: usize = 1000;
+/// How many nodes a text may have. Some changes take time that grows with their square.
+const NODES_MAX: usize = 1500;
 
-/// How far down a change goes before all of a value is written.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Reach {
-    /// To the member or item that changed.
-    Leaves,
-    /// To the top-level member that it is in.
-    Tops,
-}
+/// How many blank lines or lines of comments may follow each other, for the same reason.
+const BLANK_MAX: usize = 50;
+
+/// How much work is left. What is not amended, because there is none left, is written again.
+pub(super) struct Work(pub(super) usize);
 
 /// A change of a text, being made.
-struct Amendment {
-    reach: Reach,
-    /// How many more changes may be made one by one.
-    changes: usize,
+struct Amendment<'a> {
+    work: &'a mut Work,
+    /// About how many nodes the text has.
+    nodes: usize,
+    /// How many walks it takes to remove a node: with aliases, `yaml-edit` looks for those of what goes.
+    removal_walks: usize,
     /// How many more aliases may be written out in this round.
     aliases: u32,
 }
@@ -47,48 +48,75 @@ pub(in super::super) fn amend(
     fields: &Map<String, Value>,
     limits: &Limits,
 ) -> Result<String, Error> {
-    reaching(Reach::Leaves, fenced, fields, limits)
-}
-
-/// As `amend`, with all of each top-level member that changed written again.
-pub(in super::super) fn amend_tops(
-    fenced: &Fenced<'_>,
-    fields: &Map<String, Value>,
-    limits: &Limits,
-) -> Result<String, Error> {
-    reaching(Reach::Tops, fenced, fields, limits)
+    let amended = Work(WORK_MAX).amended(fenced.inner, fields, fenced.end_of_line(), limits);
+    amended.ok_or_else(|| Error::bad(Place::default(), "it cannot be changed in its place"))
 }
 
 /// The text between the fences of nothing but `fields`, each on one line as JSON: plain, and nothing that could be read
 /// otherwise.
 pub(in super::super) fn as_json(fenced: &Fenced<'_>, fields: &Map<String, Value>, _: &Limits) -> Result<String, Error> {
-    let line = |(name, value): (&String, &Value)| {
-        format!("{}: {}{}", json(&Value::from(name.as_str())), json(value), fenced.end_of_line())
-    };
-    Ok(fields.iter().map(line).collect())
+    Ok(json_lines(fields, fenced.end_of_line()))
 }
 
-fn reaching(reach: Reach, fenced: &Fenced<'_>, fields: &Map<String, Value>, limits: &Limits) -> Result<String, Error> {
-    let mut text = fenced.inner.to_owned();
-    let mut amendment = Amendment { reach, changes: WORK_MAX / text.len().max(1), aliases: 0 };
-    for round in 0..ROUNDS {
-        let old = read(&text, limits)?;
-        if old == *fields {
-            break;
+pub(super) fn json_lines(fields: &Map<String, Value>, eol: &str) -> String {
+    fields.iter().map(|(name, value)| format!("{}: {}{eol}", json(&Value::from(name.as_str())), json(value))).collect()
+}
+
+impl Work {
+    /// `text` with `fields`, everything else as it was; `None` where that would take too long or cannot be.
+    pub(super) fn amended(
+        &mut self,
+        text: &str,
+        fields: &Map<String, Value>,
+        eol: &str,
+        limits: &Limits,
+    ) -> Option<String> {
+        let nodes = nodes(text)?;
+        let mut text = text.to_owned();
+        let removal_walks = if text.contains('*') { 5 } else { 2 };
+        let mut amendment = Amendment { work: self, nodes, removal_walks, aliases: 0 };
+        for round in 0..=ROUNDS {
+            let old = read(&text, limits).ok()?;
+            if old == *fields {
+                return Some(text);
+            }
+            // An alias of what changed may be right again once another one is written out, so a few go at a time.
+            amendment.aliases = match round {
+                0 => 0,
+                round if round + 1 >= ROUNDS => u32::MAX,
+                round => 1 << (round - 1),
+            };
+            text = amendment.document(&text, &old, fields, eol)?;
         }
-        // An alias of what changed may be right again once another one is written out, so a few go at a time.
-        amendment.aliases = match round {
-            0 => 0,
-            round if round == ROUNDS - 1 => u32::MAX,
-            round => 1 << (round - 1),
-        };
-        let changed = amendment.document(&text, &old, fields, fenced.end_of_line());
-        text = changed.ok_or_else(|| Error::bad(Place::default(), "it cannot be changed in its place"))?;
+        None
     }
-    Ok(text)
 }
 
-impl Amendment {
+/// About how many nodes the syntax tree of `text` has; `None` for too many.
+fn nodes(text: &str) -> Option<usize> {
+    let weigh = |byte| match byte {
+        b'\n' | b':' | b'-' => 1,
+        b',' | b'[' | b'{' => 4,
+        _ => 0,
+    };
+    let nodes = text.bytes().map(weigh).sum();
+    let is_blank = |line: &&str| line.trim().is_empty() || line.trim_start().starts_with('#');
+    let lines: Vec<&str> = text.lines().collect();
+    let blank = lines.chunk_by(|a, b| is_blank(a) == is_blank(b)).filter(|run| is_blank(&run[0])).map(<[_]>::len).max();
+    (nodes <= NODES_MAX && blank.unwrap_or(0) <= BLANK_MAX).then_some(nodes)
+}
+
+/// About how many nodes `value` takes.
+fn nodes_of(value: &Value) -> usize {
+    match value {
+        Value::Array(items) => 1 + items.iter().map(nodes_of).sum::<usize>(),
+        Value::Object(members) => 1 + members.values().map(|value| 1 + nodes_of(value)).sum::<usize>(),
+        Value::String(text) => 1 + text.len() / 64,
+        _ => 1,
+    }
+}
+
+impl Amendment<'_> {
     /// `None` where the text is not what this can change.
     fn document(
         &mut self,
@@ -119,7 +147,7 @@ impl Amendment {
             let name = name(&entry)?;
             match (old.get(&name)?, new.get(&name)) {
                 (_, None) => {
-                    self.count()?;
+                    self.removal()?;
                     mapping.remove(entry.key_node()?)?;
                 }
                 (old, Some(new)) => {
@@ -130,7 +158,7 @@ impl Amendment {
             }
         }
         for (name, value) in new.iter().filter(|(name, _)| !old.contains_key(*name)) {
-            self.count()?;
+            self.write(value)?;
             mapping.set(name.as_str(), yaml(value));
         }
         Some(())
@@ -141,7 +169,7 @@ impl Amendment {
         for place in (0..old.len()).rev() {
             match same.place_of(place, old, new) {
                 None => {
-                    self.count()?;
+                    self.removal()?;
                     sequence.remove(place)?;
                 }
                 Some(at) => {
@@ -152,7 +180,7 @@ impl Amendment {
             }
         }
         for at in same.added(old, new) {
-            self.count()?;
+            self.write(&new[at])?;
             sequence.insert(at, yaml(&new[at]));
         }
         Some(())
@@ -177,32 +205,40 @@ impl Amendment {
             },
             Some(YamlNode::Scalar(_)) | None => {}
         }
-        if self.reach == Reach::Leaves {
-            match (mapping, sequence, old, new) {
-                (Some(node), _, Value::Object(old), Value::Object(new)) if !new.is_empty() => {
-                    return self.mapping(&node, old, new).map(|()| None);
-                }
-                (_, Some(node), Value::Array(old), Value::Array(new)) if !new.is_empty() && old.len() <= ITEMS_MAX => {
-                    return self.sequence(&node, old, new).map(|()| None);
-                }
-                _ => {}
+        match (mapping, sequence, old, new) {
+            (Some(node), _, Value::Object(old), Value::Object(new)) if !new.is_empty() => {
+                return self.mapping(&node, old, new).map(|()| None);
             }
+            (_, Some(node), Value::Array(old), Value::Array(new)) if !new.is_empty() => {
+                return self.sequence(&node, old, new).map(|()| None);
+            }
+            _ => {}
         }
-        self.count()?;
+        self.write(new)?;
         // A tag of somebody else's makes a string of any scalar; those of the core schema say what the old value was.
         let tag = tag.filter(|tag| !tag.starts_with("!!") && (new.is_string() || new.is_object() || new.is_array()));
         Some(Some(tag.into_iter().fold(yaml(new), |value, tag| YamlValue::tagged(tag, value))))
     }
 
-    /// Takes one change off those that may be made.
-    fn count(&mut self) -> Option<()> {
-        self.changes = self.changes.checked_sub(1)?;
+    /// Takes a removal off the work that is left.
+    fn removal(&mut self) -> Option<()> {
+        self.walks(self.removal_walks)
+    }
+
+    /// Takes a change that writes `value` off the work that is left.
+    fn write(&mut self, value: &Value) -> Option<()> {
+        self.nodes += nodes_of(value);
+        self.walks(1)
+    }
+
+    fn walks(&mut self, count: usize) -> Option<()> {
+        self.work.0 = self.work.0.checked_sub(count * self.nodes)?;
         Some(())
     }
 }
 
 /// `fields` where nothing is yet.
-fn fresh(fields: &Map<String, Value>, eol: &str) -> String {
+pub(super) fn fresh(fields: &Map<String, Value>, eol: &str) -> String {
     let lines = yaml(&Value::Object(fields.clone())).to_yaml_string(0);
     lines.lines().map(|line| line.to_owned() + eol).collect()
 }

@@ -1,18 +1,23 @@
 //! The built-in kind of session: a document with a body, fields, bounded undo and redo.
 //!
-//! Invariant: a change is a `Step`, which is exact: it replays to the same document, and has an inverse. Requests (whole
-//! bodies, merge patches) become steps when they are decided.
+//! Invariant: a change is a [`Delta`](delta::Delta), which is exact: it replays to the same document, and has an
+//! inverse. Requests (whole bodies, merge patches) become deltas when they are decided, each in the file of its verb.
 
+mod change;
+mod delta;
 mod disk;
+mod edit;
 mod file;
 mod front;
+mod get;
 mod history;
-mod request;
-mod saving;
+mod load;
+mod save;
+mod splice;
 mod state;
-mod step;
 #[cfg(test)]
 mod tests;
+mod undo;
 
 use std::sync::Arc;
 
@@ -22,22 +27,21 @@ use holdfast_protocol::document::{Content, check_fields};
 use holdfast_protocol::error::Reason;
 use holdfast_protocol::frame::OpEvent;
 use holdfast_protocol::record::SessionRecord;
-use holdfast_protocol::reply::{Document as DocumentReply, Edited};
-use holdfast_protocol::request::{Edit, Undo};
+use holdfast_protocol::reply::Edited;
+use holdfast_protocol::request::Request;
 use holdfast_protocol::subject::Verb;
-use holdfast_protocol::{Error, Limits, SessionId};
+use holdfast_protocol::{Error, Limits, RequestId, SessionId};
+use holdfast_store::chance;
 use serde::Serialize;
 use serde_json::value::RawValue;
 use serde_json::{Map, Value};
 
-use crate::machine::{Ask, Change, Decision, Effect, Kind, Machine, Memory, Noticed, Surroundings};
+use crate::machine::{Access, Ask, Change, Decision, Effect, Kind, Machine, Memory, Noticed, Surroundings};
+use change::{DocumentChange, Stamp};
 use file::File;
 pub(crate) use file::{resolve, session_of};
-use history::Weight;
-use holdfast_store::chance;
-use request::Body;
-use state::{DocumentChange, Stamp, State};
-use step::Step;
+use history::Way;
+use state::State;
 
 /// Makes documents.
 pub struct DocumentKind;
@@ -58,49 +62,6 @@ pub struct Document {
 }
 
 impl Document {
-    fn reply(&self) -> DocumentReply {
-        DocumentReply {
-            session_id: self.id.clone(),
-            body: self.state.body.clone(),
-            fields: self.state.fields.clone(),
-            revision: self.state.revision,
-            dirty: self.state.dirty(),
-            path: self.file.as_ref().map(|file| file.path().to_owned()),
-            workspace: self.file.as_ref().map(|file| file.workspace().to_owned()),
-            diverged: self.state.diverged.is_some(),
-        }
-    }
-
-    fn decide_edit(&self, edit: &Edit, ask: &Ask) -> Result<Decision, Error> {
-        self.expect_revision(edit.expected_revision)?;
-        let State { body, fields, front, .. } = &self.state;
-        let mut step = Step::of(edit, body, fields, &self.limits)?;
-        if self.file.is_some() {
-            step = step.with_mark_in_front(body, fields, front)?;
-        }
-        let (changed, stamp, weight) = (step.changed(), Some(Stamp::of(ask)), Weight::Encoded);
-        let change = match changed.is_empty() {
-            true => DocumentChange::Same { stamp },
-            false => DocumentChange::Edit { step, stamp, weight },
-        };
-        self.change(&change, "edited", changed, ask)
-    }
-
-    fn decide_undo(&self, undo: &Undo, ask: &Ask) -> Result<Decision, Error> {
-        self.expect_revision(undo.expected_revision)?;
-        let (stamp, weight) = (Some(Stamp::of(ask)), Weight::Encoded);
-        let (step, change, kind) = match ask.verb {
-            Verb::DocRedo => (self.state.history.last_undone(), DocumentChange::Redo { stamp, weight }, "redone"),
-            _ => (self.state.history.last_done(), DocumentChange::Undo { stamp, weight }, "undone"),
-        };
-        let word = if ask.verb == Verb::DocRedo { "redo" } else { "undo" };
-        let Some(step) = step else {
-            let message = format!("session {} has nothing to {word}", self.id);
-            return Err(self.explain(Error::new(Reason::NothingToUndo, message)));
-        };
-        self.change(&change, kind, step.changed(), ask)
-    }
-
     fn expect_revision(&self, expected: Option<u64>) -> Result<(), Error> {
         let revision = self.state.revision;
         match expected {
@@ -124,23 +85,37 @@ impl Document {
             .detail("changed_by", changed.and_then(|stamp| stamp.by.clone()))
     }
 
-    fn change(&self, change: &DocumentChange, kind: &str, changed: Vec<String>, ask: &Ask) -> Result<Decision, Error> {
+    /// The decision to make `change`, which counts as a revision, and to answer as edits are answered.
+    fn changed(&self, change: &DocumentChange, kind: &str, changed: Vec<String>, ask: &Ask) -> Decision {
         let previous_revision = self.state.revision;
         let revision = previous_revision + 1;
         let dirty = self.state.dirty() || !matches!(change, DocumentChange::Same { .. });
-        let reply = Edited { session_id: self.id.clone(), revision, previous_revision, dirty };
-        let event = OpEvent {
-            kind: kind.to_owned(),
-            revision,
-            previous_revision,
-            changed,
-            actor: ask.actor.clone(),
-            path: self.file.as_ref().map(|file| file.path().to_owned()),
-            error: None,
-        };
-        let reply = raw(&reply);
-        Ok(Decision::Change(Change { change: raw(change), event: Some(event), reply, memory: Memory::Answer }))
+        let reply = raw(&Edited { session_id: self.id.clone(), revision, previous_revision, dirty });
+        let event = event(kind, previous_revision, revision, self.file.as_deref());
+        let event = Some(OpEvent { changed, actor: ask.actor.clone(), ..event });
+        Decision::Change(Change { change: raw(change), event, reply, memory: Memory::Answer })
     }
+}
+
+/// A parsed request, whose body the verb's own function takes.
+fn ask<R: Request + Send + Sync + 'static>(verb: Verb, access: Access, request: R) -> Result<Ask, Error> {
+    let request_id = request.request_id().map(RequestId::parse).transpose()?;
+    let actor = request.actor().map(str::to_owned);
+    Ok(Ask { verb, access, request_id, actor, body: Box::new(request) })
+}
+
+fn body<R: 'static>(ask: &Ask) -> &R {
+    ask.body.downcast_ref().expect("the ask was parsed by this machine, for this verb")
+}
+
+fn not_answered(verb: Verb) -> Error {
+    Error::invalid(Reason::BadValue, format!("a document does not answer {verb}"))
+}
+
+/// What the signal of a change says, to which the caller adds what its verb knows.
+fn event(kind: &str, previous_revision: u64, revision: u64, file: Option<&File>) -> OpEvent {
+    let path = file.map(|file| file.path().to_owned());
+    OpEvent { kind: kind.to_owned(), revision, previous_revision, changed: Vec::new(), actor: None, path, error: None }
 }
 
 fn not_replayable(why: &str) -> Error {
@@ -155,24 +130,31 @@ fn raw<T: Serialize>(value: &T) -> Box<RawValue> {
 #[async_trait]
 impl Machine for Document {
     fn parse(&self, verb: Verb, payload: &[u8]) -> Result<Ask, Error> {
-        request::parse(verb, payload, &self.limits)
-    }
-
-    async fn decide(&self, ask: &Ask) -> Result<Decision, Error> {
-        let body = ask.body.downcast_ref::<Body>().expect("the ask was parsed by this machine");
-        match body {
-            Body::Get => Ok(Decision::Reply(raw(&self.reply()))),
-            Body::Edit(edit) => self.decide_edit(edit, ask),
-            Body::Undo(undo) => self.decide_undo(undo, ask),
-            Body::Load(load) => self.decide_load(load, ask).await,
-            Body::Save(_) => Err(Error::new(Reason::Bug, "a save is an effect")),
+        match verb {
+            Verb::DocGet => get::parse(payload, &self.limits),
+            Verb::DocEdit => edit::parse(payload, &self.limits),
+            Verb::DocUndo | Verb::DocRedo => undo::parse(verb, payload, &self.limits),
+            Verb::DocLoad => load::parse(payload, &self.limits),
+            Verb::DocSave => save::parse(payload, &self.limits),
+            verb => Err(not_answered(verb)),
         }
     }
 
-    fn effect(&self, ask: &Ask) -> Result<Effect, Error> {
-        match ask.body.downcast_ref::<Body>() {
-            Some(Body::Save(save)) => self.begin_save(save, ask),
-            _ => Err(Error::new(Reason::Bug, "only a save is an effect")),
+    async fn decide(&self, ask: &Ask) -> Result<Decision, Error> {
+        match ask.verb {
+            Verb::DocGet => Ok(Decision::Reply(raw(&self.get()))),
+            Verb::DocEdit => self.edit(body(ask), ask),
+            Verb::DocUndo => self.undo(Way::Undo, body(ask), ask),
+            Verb::DocRedo => self.undo(Way::Redo, body(ask), ask),
+            Verb::DocLoad => self.load(body(ask), ask).await,
+            verb => Err(not_answered(verb)),
+        }
+    }
+
+    async fn effect(&self, ask: &Ask) -> Result<Effect, Error> {
+        match ask.verb {
+            Verb::DocSave => self.save(body(ask), ask).await,
+            verb => Err(not_answered(verb)),
         }
     }
 
@@ -181,15 +163,9 @@ impl Machine for Document {
             Some(file) => file.read(&self.limits).await?,
             None => None,
         };
-        let now = Some(Stamp { at: chance::now().to_string(), by: None });
-        let change = match (found, content) {
-            (Some(found), _) => DocumentChange::Begin {
-                body: found.body,
-                fields: found.fields,
-                front: found.front,
-                baseline: Some(found.baseline),
-                stamp: now,
-            },
+        let stamp = Some(Stamp { at: chance::now().to_string(), by: None });
+        let (body, fields, front, baseline) = match (found, content) {
+            (Some(found), _) => (found.body, found.fields, found.front, Some(found.baseline)),
             (None, Some(content)) => {
                 let fields = content.fields.clone().unwrap_or_default();
                 check_fields(&fields, &self.limits)?;
@@ -198,20 +174,15 @@ impl Machine for Document {
                     body = body.trim_start_matches(BYTE_ORDER_MARK).to_owned();
                     front.push(BYTE_ORDER_MARK);
                 }
-                DocumentChange::Begin { body, fields, front, baseline: None, stamp: now }
+                (body, fields, front, None)
             }
             // That there was no file is something to know, too.
-            (None, None) if self.file.is_some() => DocumentChange::Begin {
-                body: String::new(),
-                fields: Map::new(),
-                front: String::new(),
-                baseline: None,
-                stamp: now,
-            },
+            (None, None) if self.file.is_some() => Default::default(),
             (None, None) => return Ok(None),
         };
+        let change = raw(&DocumentChange::Begin { body, fields, front, baseline, stamp });
         let reply = raw(&Map::<String, Value>::new());
-        Ok(Some(Change { change: raw(&change), event: None, reply, memory: Memory::Answer }))
+        Ok(Some(Change { change, event: None, reply, memory: Memory::Answer }))
     }
 
     fn apply(&mut self, change: &RawValue) -> Result<(), Error> {
@@ -229,7 +200,7 @@ impl Machine for Document {
     }
 
     fn view(&self) -> Box<RawValue> {
-        raw(&self.reply())
+        raw(&self.get())
     }
 
     fn revision(&self) -> u64 {

@@ -96,7 +96,7 @@ impl Agent {
             forward: None,
             stay_until: None,
             look_due: false,
-            owed: None,
+            unlogged: None,
         });
         agent.touch();
         agent.wind_lock_clock();

@@ -1,4 +1,4 @@
-//! A document and its file: load, comparison, and the refusals when the two differ.
+//! A document and its file compared, and the refusals when the two differ.
 //!
 //! Invariant: the session never merges what another program wrote to the file, and never treats it as its own. It drops
 //! its own unsaved changes only when the request says so. A refusal describes both sides.
@@ -6,20 +6,19 @@
 use std::sync::Arc;
 
 use holdfast_files::{Baseline, Found, Placed, Seen};
+use holdfast_protocol::Error;
 use holdfast_protocol::error::Reason;
 use holdfast_protocol::frame::{CONVERGED, DIVERGED, OpEvent};
-use holdfast_protocol::request::Load;
-use holdfast_protocol::{Error, SessionId};
 use holdfast_store::chance;
 use serde_json::value::RawValue;
 use serde_json::{Value, json};
 
+use super::change::{DocumentChange, Stamp};
 use super::file::File;
-use super::saving::saved;
+use super::save::saved;
 use super::state::State;
-use super::step::Step;
-use super::{Document, DocumentChange, Stamp, raw};
-use crate::machine::{Ask, Change, Decision, Memory, Noticed};
+use super::{Document, event, raw};
+use crate::machine::{Change, Memory, Noticed};
 
 impl Document {
     pub(super) fn file(&self) -> Result<&Arc<File>, Error> {
@@ -28,40 +27,6 @@ impl Document {
                 .advise(&[])
                 .detail("session_id", self.id.as_str())
         })
-    }
-
-    pub(super) async fn decide_load(&self, load: &Load, ask: &Ask) -> Result<Decision, Error> {
-        let file = self.file()?;
-        if self.state.dirty() && load.discard != Some(true) {
-            return Err(self.unsaved());
-        }
-        let found = file.read(&self.limits).await?.ok_or_else(|| file.missing())?;
-        let previous_revision = self.state.revision;
-        let revision = previous_revision + 1;
-        let changed = [("body", found.body != self.state.body), ("fields", found.fields != self.state.fields)];
-        let changed: Vec<String> =
-            changed.into_iter().filter(|(_, yes)| *yes).map(|(name, _)| name.to_owned()).collect();
-        let same = changed.is_empty();
-        // The text that the session itself saved can read as another document: a body that begins with front matter
-        // does, and so do some documents of logs of the first version.
-        let is_own = !self.state.dirty()
-            && self.state.baseline.as_ref().is_some_and(|baseline| baseline.digest == found.baseline.digest);
-        let before = (&*self.state.body, &self.state.fields);
-        let step = (is_own && !same).then(|| Step::between(before, (&found.body, &found.fields)));
-        let mut after = self.reply();
-        (after.body, after.fields) = (found.body.clone(), found.fields.clone());
-        (after.revision, after.dirty, after.diverged) = (revision, false, false);
-        let event = file.event("loaded", previous_revision, revision, changed, ask.actor.clone());
-        let change = raw(&DocumentChange::Load {
-            body: found.body,
-            fields: found.fields,
-            front: found.front,
-            baseline: found.baseline,
-            stamp: Some(Stamp::of(ask)),
-            same,
-            step,
-        });
-        Ok(Decision::Change(Change { change, event: Some(event), reply: raw(&after), memory: Memory::Occurrence }))
     }
 
     /// Compares the file with what the session knows of it. Reports that they differ, that they agree again, or that a
@@ -91,24 +56,22 @@ impl Document {
             return Some(Noticed {
                 request_id: Some(save.request_id.clone()),
                 // The replaced file is gone, so nobody can count its links any more.
-                change: saved(file, &self.id, save, Placed { baseline, links_cut: 0 }),
+                change: saved(file, save, Placed { baseline, links_cut: 0 }),
             });
         }
-        let stamp = chance::now().to_string();
         let (change, kind, error) = match (state.known().has(&found), state.diverged.is_some()) {
             (false, false) => {
                 let error = Standpoint::of(self).diverged(file, &found);
                 let why = &error.message;
-                tracing::info!(session = %self.id, path = file.path(), why, "the file differs from what the session knows");
-                (DocumentChange::Diverged { at: stamp.into() }, DIVERGED, Some(told(&error)))
+                tracing::info!(session = %self.id, path = file.path(), why, "the file differs from the known one");
+                (DocumentChange::Diverged { at: chance::now().to_string().into() }, DIVERGED, Some(told(&error)))
             }
             (true, true) => (DocumentChange::Converged {}, CONVERGED, None),
             _ => return None,
         };
-        let event = file.event(kind, state.revision, state.revision, Vec::new(), None);
-        let (event, reply) = (Some(OpEvent { error, ..event }), RawValue::NULL.to_owned());
-        let change = Change { change: raw(&change), event, reply, memory: Memory::Answer };
-        Some(Noticed { request_id: None, change })
+        let event = Some(OpEvent { error, ..event(kind, state.revision, state.revision, Some(file)) });
+        let (change, reply) = (raw(&change), RawValue::NULL.to_owned());
+        Some(Noticed { request_id: None, change: Change { change, event, reply, memory: Memory::Answer } })
     }
 
     /// The refusal to drop unsaved changes.
@@ -136,7 +99,6 @@ fn told(error: &Error) -> Value {
 
 /// What a session knows of its file at one moment.
 pub(super) struct Standpoint {
-    pub(super) session: SessionId,
     revision: u64,
     baseline: Option<Box<Baseline>>,
     synced: Option<Box<Stamp>>,
@@ -147,7 +109,7 @@ impl Standpoint {
     pub(super) fn of(document: &Document) -> Self {
         let State { revision, baseline, synced, unsaved, .. } = &document.state;
         let (baseline, synced, unsaved) = (baseline.clone(), synced.clone(), unsaved.clone());
-        Self { session: document.id.clone(), revision: *revision, baseline, synced, unsaved }
+        Self { revision: *revision, baseline, synced, unsaved }
     }
 
     /// The `disk_diverged` refusal: `found` is not what the session read or wrote.
@@ -171,7 +133,6 @@ impl Standpoint {
         };
         file.describe(Error::new(Reason::DiskDiverged, message))
             .advise(actions)
-            .detail("session_id", self.session.as_str())
             .detail("revision", self.revision)
             .detail("expected_digest", text(expected.map(|expected| &expected.digest)))
             .detail("expected_mtime", text(expected.and_then(|expected| expected.mtime.as_ref())))

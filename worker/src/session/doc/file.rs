@@ -13,7 +13,6 @@ use holdfast_files::{
 use holdfast_frontmatter::split;
 use holdfast_protocol::document::body_too_large;
 use holdfast_protocol::error::Reason;
-use holdfast_protocol::frame::OpEvent;
 use holdfast_protocol::path::{CanonicalPath, TEMPORARY_PREFIX};
 use holdfast_protocol::{Error, Limits, Namespace, SessionId, SessionKey, SessionRecord};
 use serde_json::{Map, Value};
@@ -55,20 +54,12 @@ impl File {
         &self.path
     }
 
-    pub(super) fn workspace(&self) -> &str {
-        &self.workspace
+    pub(super) fn session(&self) -> &SessionId {
+        &self.session.id
     }
 
-    pub(super) fn event(
-        &self,
-        kind: &str,
-        before: u64,
-        after: u64,
-        changed: Vec<String>,
-        actor: Option<String>,
-    ) -> OpEvent {
-        let (kind, path) = (kind.to_owned(), Some(self.path.clone()));
-        OpEvent { kind, revision: after, previous_revision: before, changed, actor, path, error: None }
+    pub(super) fn workspace(&self) -> &str {
+        &self.workspace
     }
 
     pub(super) fn missing(&self) -> Error {
@@ -199,6 +190,18 @@ impl File {
             FileError::Unsure(error) => Unfinished::Unsure(self.refusal("write", *error, None)),
             error => Unfinished::Refused(self.refusal("write", error, Some(known))),
         })
+    }
+
+    /// Does work of the processor that may take long, away from the session's task.
+    ///
+    /// # Errors
+    /// Those of `work`, and `io` where the process ends.
+    pub(super) async fn work<T: Send + 'static>(
+        &self,
+        work: impl FnOnce() -> Result<T, Error> + Send + 'static,
+    ) -> Result<T, Error> {
+        let done = blocking(move || Ok(work())).await;
+        done.map_err(|error| self.refusal("write", error, None))?.map_err(|error| self.describe(error))
     }
 
     /// The contract's error for one of the file's. `known` is for saves, which alone compare.

@@ -4,9 +4,9 @@ use std::collections::VecDeque;
 
 use serde::{Deserialize, Serialize};
 
-use super::step::Step;
+use super::delta::Delta;
 
-const STEPS_MAX: usize = 100;
+const DELTAS_MAX: usize = 100;
 const BYTES_MAX: usize = 1024 * 1024;
 
 /// How a change has the history weighed. It says so itself, since a replay must drop what was dropped then.
@@ -26,13 +26,30 @@ impl Weight {
     }
 }
 
+/// Which way to go through the history.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Way {
+    Undo,
+    Redo,
+}
+
+impl Way {
+    /// The way back.
+    pub(super) fn opposite(self) -> Self {
+        match self {
+            Self::Undo => Self::Redo,
+            Self::Redo => Self::Undo,
+        }
+    }
+}
+
 /// What can be undone and redone, the latest last.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(super) struct History {
-    /// Boxed, because most of the time there is room for more than there is.
-    undo: VecDeque<Box<Step>>,
-    redo: VecDeque<Box<Step>>,
+    /// Boxed, since a deque has room for more than is in it.
+    undo: VecDeque<Box<Delta>>,
+    redo: VecDeque<Box<Delta>>,
 }
 
 impl History {
@@ -40,50 +57,44 @@ impl History {
         self.undo.is_empty() && self.redo.is_empty()
     }
 
-    /// A new change, whose inverse is `inverse`: there is nothing to redo any more.
-    pub(super) fn done(&mut self, inverse: Step, weight: Weight) {
+    /// Adds the inverse of a new change, after which there is nothing to redo.
+    pub(super) fn record(&mut self, inverse: Delta, weight: Weight) {
         self.redo.clear();
-        push(&mut self.undo, inverse, weight);
+        self.push(Way::Undo, inverse, weight);
     }
 
-    /// The last change was taken back; `inverse` makes it again.
-    pub(super) fn undone(&mut self, inverse: Step, weight: Weight) {
-        push(&mut self.redo, inverse, weight);
+    /// What would be done next.
+    pub(super) fn next(&self, way: Way) -> Option<&Delta> {
+        let deltas = if way == Way::Undo { &self.undo } else { &self.redo };
+        deltas.back().map(|delta| &**delta)
     }
 
-    /// A change that was taken back was made again.
-    pub(super) fn redone(&mut self, inverse: Step, weight: Weight) {
-        push(&mut self.undo, inverse, weight);
+    /// Takes what is done next.
+    pub(super) fn pop(&mut self, way: Way) -> Option<Delta> {
+        self.deltas(way).pop_back().map(|delta| *delta)
     }
 
-    pub(super) fn last_done(&self) -> Option<&Step> {
-        self.undo.back().map(|step| &**step)
+    /// Adds what is done next, and drops the oldest that is over the bounds.
+    pub(super) fn push(&mut self, way: Way, delta: Delta, weight: Weight) {
+        let deltas = self.deltas(way);
+        deltas.push_back(Box::new(delta));
+        let mut bytes: usize = deltas.iter().map(|delta| delta.bytes()).sum();
+        // Encoded it is at most six times that, which is not worth a walk through all of it while it is little.
+        let is_encoded = weight == Weight::Encoded && bytes.saturating_mul(6) > BYTES_MAX;
+        let weigh = |delta: &Delta| if is_encoded { delta.encoded_bytes() } else { delta.bytes() };
+        if is_encoded {
+            bytes = deltas.iter().map(|delta| weigh(delta)).sum();
+        }
+        while deltas.len() > DELTAS_MAX || bytes > BYTES_MAX {
+            let Some(dropped) = deltas.pop_front() else { return };
+            bytes -= weigh(&dropped);
+        }
     }
 
-    pub(super) fn last_undone(&self) -> Option<&Step> {
-        self.redo.back().map(|step| &**step)
-    }
-
-    pub(super) fn take_done(&mut self) -> Option<Step> {
-        self.undo.pop_back().map(|step| *step)
-    }
-
-    pub(super) fn take_undone(&mut self) -> Option<Step> {
-        self.redo.pop_back().map(|step| *step)
-    }
-}
-
-fn push(steps: &mut VecDeque<Box<Step>>, step: Step, weight: Weight) {
-    steps.push_back(Box::new(step));
-    let mut bytes: usize = steps.iter().map(|step| step.bytes()).sum();
-    // Encoded it is at most six times that, which is not worth a walk through all of it while it is little.
-    let is_encoded = weight == Weight::Encoded && bytes.saturating_mul(6) > BYTES_MAX;
-    let weigh = |step: &Step| if is_encoded { step.encoded_bytes() } else { step.bytes() };
-    if is_encoded {
-        bytes = steps.iter().map(|step| weigh(step)).sum();
-    }
-    while steps.len() > STEPS_MAX || bytes > BYTES_MAX {
-        let Some(dropped) = steps.pop_front() else { return };
-        bytes -= weigh(&dropped);
+    fn deltas(&mut self, way: Way) -> &mut VecDeque<Box<Delta>> {
+        match way {
+            Way::Undo => &mut self.undo,
+            Way::Redo => &mut self.redo,
+        }
     }
 }

@@ -2,10 +2,11 @@
 
 mod reread;
 
-use holdfast_protocol::request::Request;
+use holdfast_protocol::request::{Edit, Request};
 use proptest::prelude::*;
 use serde_json::json;
 
+use super::history::Weight;
 use super::*;
 
 mod outside;
@@ -202,13 +203,7 @@ fn a_log_of_the_first_version_replays_to_what_it_was() {
     // Two large texts replaced, and both taken back: weighed as a snapshot has them, the first would have been dropped.
     let large = |letter: &str| format!("{letter}\n").repeat(200 * 1024);
     let edit = |document: &Document, body: &str| {
-        let step = Step::of(
-            &serde_json::from_value(json!({ "body": body })).unwrap(),
-            &document.state.body,
-            &document.state.fields,
-            &document.limits,
-        )
-        .unwrap();
+        let step = document.delta_of(&serde_json::from_value(json!({ "body": body })).unwrap()).unwrap();
         json!({ "type": "edit", "step": step })
     };
     let mut document = document();
@@ -245,7 +240,7 @@ fn a_load_keeps_the_history_only_where_its_log_says_so() {
             document.apply(&RawValue::from_string(change.to_string()).unwrap()).unwrap();
         }
         assert_eq!((&*document.state.body, document.state.revision), ("a", 2));
-        assert_eq!(document.state.history.last_done().is_some(), can_undo);
+        assert_eq!(document.state.history.next(Way::Undo).is_some(), can_undo);
     }
 }
 

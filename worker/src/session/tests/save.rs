@@ -60,8 +60,8 @@ impl Machine for HookedDocument {
         self.0.decide(ask).await
     }
 
-    fn effect(&self, ask: &Ask) -> Result<Effect, Error> {
-        let Effect { intent, nothing, work } = self.0.effect(ask)?;
+    async fn effect(&self, ask: &Ask) -> Result<Effect, Error> {
+        let Effect { intent, nothing, work } = self.0.effect(ask).await?;
         Ok(Effect { intent, nothing, work: Box::new(HookedWork(work, self.1.clone())) })
     }
 

@@ -119,7 +119,7 @@ impl Filed {
     }
 
     fn save(&mut self, ask: &Ask) -> Result<Change, Error> {
-        let Effect { intent, nothing, work } = self.document.effect(ask)?;
+        let Effect { intent, nothing, work } = self.runtime.block_on(self.document.effect(ask))?;
         let mut write = |change: Box<RawValue>| {
             self.document.apply(&change).unwrap();
             self.log.push(change);

@@ -1,4 +1,5 @@
-//! A save of a document: its content, its steps and its outcome.
+//! `doc.save`: the content of the file, the stages of writing it, and the outcome. How the log hears of it is
+//! `session/effect.rs`.
 //!
 //! Invariant: a save overwrites another program's change only when the request says so. The log has the digest of the
 //! new file before the file is in its place.
@@ -9,25 +10,39 @@ use async_trait::async_trait;
 use holdfast_files::{Baseline, Over, Placed, Prepared};
 use holdfast_frontmatter::{join, split};
 use holdfast_protocol::error::Reason;
+use holdfast_protocol::frame::OpEvent;
 use holdfast_protocol::reply::Saved;
-use holdfast_protocol::request::Save;
-use holdfast_protocol::{Error, Limits, RequestId, SessionId};
+use holdfast_protocol::request::{self, Save};
+use holdfast_protocol::subject::Verb;
+use holdfast_protocol::{Error, Limits, RequestId};
 use holdfast_store::chance;
+use serde_json::{Map, Value};
 
+use super::change::{Begun, BegunSave, DocumentChange, Stamp};
 use super::disk::Standpoint;
 use super::file::File;
-use super::state::{Begun, BegunSave};
-use super::{Document, DocumentChange, Stamp, front, raw};
-use crate::machine::{Ask, Change, Effect, Memory, Unfinished, Work};
+use super::{Document, ask, event, front, raw};
+use crate::machine::{Access, Ask, Change, Effect, Memory, Unfinished, Work};
+
+pub(super) fn parse(payload: &[u8], limits: &Limits) -> Result<Ask, Error> {
+    let save: Save = request::parse(payload, limits)?;
+    ask(Verb::DocSave, Access::Write { token: save.token.clone() }, save)
+}
 
 impl Document {
     /// The content of a save, and the intent that the log must have before it.
-    pub(super) fn begin_save(&self, save: &Save, ask: &Ask) -> Result<Effect, Error> {
+    pub(super) async fn save(&self, save: &Save, ask: &Ask) -> Result<Effect, Error> {
         let file = self.file()?.clone();
         file.writable()?;
-        let state = &self.state;
-        let front = self.front_to_save().map_err(|error| file.describe(error))?;
-        let text = join(&front, &state.body);
+        let (state, limits) = (&self.state, self.limits.clone());
+        let (front, fields, body) = (state.front.clone(), state.fields.clone(), state.body.clone());
+        let (front, text) = file
+            .work(move || {
+                let front = front_to_save(&front, &fields, &body, &limits)?;
+                let text = join(&front, &body);
+                Ok((front, text))
+            })
+            .await?;
         let baseline = Baseline::of(text.as_bytes());
         let front = (front != state.front).then_some(front);
         let request_id = ask.request_id.clone().unwrap_or_else(|| RequestId::made(chance::id()));
@@ -36,22 +51,20 @@ impl Document {
         let intent = DocumentChange::Saving(Begun { digest: baseline.digest.clone(), save: Some(begun.clone()) });
         let nothing = DocumentChange::NotSaved { digest: baseline.digest.clone() };
         let over = if save.overwrite == Some(true) { Over::Anything } else { Over::Expected(state.known()) };
-        let known = Standpoint::of(self);
-        let work =
-            Saving { file, limits: self.limits.clone(), known, begun, stage: Stage::Begun { text, baseline, over } };
+        let (limits, known) = (self.limits.clone(), Standpoint::of(self));
+        let work = Saving { file, limits, known, begun, stage: Stage::Begun { text, baseline, over } };
         Ok(Effect { intent: raw(&intent), nothing: raw(&nothing), work: Box::new(work) })
     }
+}
 
-    /// The front matter of the new file. A document without fields whose body begins with front matter is written as it
-    /// is, and the next load reads that as fields; so it must parse.
-    fn front_to_save(&self) -> Result<String, Error> {
-        let state = &self.state;
-        let front = front::rewrite(&state.front, &state.fields, &state.body, &self.limits)?;
-        if front.is_empty() {
-            front::read(split(&state.body).front, &self.limits)?;
-        }
-        Ok(front)
+/// The front matter of the new file. A document without fields whose body begins with front matter is written as it is,
+/// and the next load reads that as fields; so it must parse.
+fn front_to_save(front: &str, fields: &Map<String, Value>, body: &str, limits: &Limits) -> Result<String, Error> {
+    let front = front::rewrite(front, fields, body, limits)?;
+    if front.is_empty() {
+        front::read(split(body).front, limits)?;
     }
+    Ok(front)
 }
 
 /// A save in progress.
@@ -93,17 +106,17 @@ impl Work for Saving {
             )));
         };
         let placed = self.file.finish(prepared, &self.known).await?;
-        Ok(saved(&self.file, &self.known.session, &self.begun, placed))
+        Ok(saved(&self.file, &self.begun, placed))
     }
 }
 
 /// The change that tells the log of a finished save.
-pub(super) fn saved(file: &File, session: &SessionId, save: &BegunSave, placed: Placed) -> Change {
+pub(super) fn saved(file: &File, save: &BegunSave, placed: Placed) -> Change {
     let Placed { baseline, links_cut } = placed;
     let BegunSave { revision, front, stamp, .. } = save.clone();
-    let (bytes, digest) = (baseline.bytes, baseline.digest.clone());
-    let reply = raw(&Saved { session_id: session.clone(), revision, bytes, digest, links_cut });
-    let event = file.event("saved", revision, revision, Vec::new(), stamp.by.clone());
+    let (session_id, bytes, digest) = (file.session().clone(), baseline.bytes, baseline.digest.clone());
+    let reply = raw(&Saved { session_id, revision, bytes, digest, links_cut });
+    let event = OpEvent { actor: stamp.by.clone(), ..event("saved", revision, revision, Some(file)) };
     let change = raw(&DocumentChange::Save { baseline, revision: Some(revision), front, stamp: Some(stamp) });
     Change { change, event: Some(event), reply, memory: Memory::Answer }
 }

@@ -1,11 +1,12 @@
-//! `doc.save`, and looking at what is outside of the log.
+//! An effect of a request, which is a change outside of the log (`doc.save`), and looks at what is outside of it.
 //!
-//! Invariant: what a save changes no storage can refuse, so before it is changed the log has the intent, appended under the
-//! fence that the agent knows: proof that it owns the session, and a note of whose work whatever comes of it is. Once the file is
-//! in its place the save is done, and is answered: that the log hears of it may fail and be made up for, by whoever looks at
-//! the file next.
+//! Invariant: no storage can refuse such a change, so before it is made the log has its intent, appended under the fence
+//! that the agent knows. The intent proves that the agent owns the session, and tells a later agent whose work it finds.
+//! Once the file is in its place the save is done and answered. If the log does not hear of it then, the next look at
+//! the file tells it.
 //!
-//! The file is written, beside the real one, while the intent is on its way; only the last step waits for it.
+//! The new file is written beside the real one while the intent is on its way; only the last step waits for it.
+//! Deliberately absent: what a save writes, and where; that is the machine's (`doc/save.rs`).
 
 use holdfast_protocol::error::Reason;
 use holdfast_protocol::frame::Op;
@@ -27,11 +28,11 @@ use crate::machine::{Access, Ask, Change, Effect, Noticed, Unfinished};
 enum Attempt {
     /// The answer is known, and nothing was changed.
     Answer(Answer),
-    /// It is done, and the log is to be told so.
+    /// The file was written, and the log must be told.
     Done(Op),
-    /// Nothing came of the intent that the log has, and it is to be told so.
+    /// The log has an intent, the file was not written, and the log must be told.
     Nothing { error: Error, nothing: Box<RawValue> },
-    /// The state is to be built again first.
+    /// The state must be built again first.
     Again,
 }
 
@@ -63,12 +64,12 @@ impl Agent {
             }
             Attempt::Done(op) => {
                 letter.reply.send(Answer::Done(op.reply.get().to_owned().into())).await;
-                self.owed = Some(Box::new(op));
-                self.pay().await
+                self.unlogged = Some(Box::new(op));
+                self.log_unlogged().await
             }
             Attempt::Nothing { error, nothing } => {
                 letter.reply.send(refused(&error, &letter.request_id)).await;
-                self.owed = Some(Box::new(silent(nothing)));
+                self.unlogged = Some(Box::new(silent(nothing)));
                 // Refused, perhaps, for what there is.
                 self.look().await
             }
@@ -105,7 +106,7 @@ impl Agent {
             Access::Read | Access::LinearizableRead => None,
         };
         self.check_lock(token).await?;
-        let Effect { intent, nothing, mut work } = match self.machine.effect(ask) {
+        let Effect { intent, nothing, mut work } = match self.machine.effect(ask).await {
             Ok(effect) => effect,
             // A refusal is good if this agent still owns the session.
             Err(error) => {
@@ -124,7 +125,7 @@ impl Agent {
         if let Err(stop) = proven {
             // The state has an intent that the log may not have. If it has, nothing comes of it.
             self.doubt.get_or_insert(Doubt::Ahead);
-            self.owed = Some(Box::new(silent(nothing)));
+            self.unlogged = Some(Box::new(silent(nothing)));
             return match stop {
                 // The record was edited by hand, and the state is to be built again.
                 Stop::Storage(StoreError::Moved { .. }) => Ok(Attempt::Again),
@@ -155,7 +156,7 @@ impl Agent {
         Ok(Attempt::Done(Op { request_id: request_id.clone(), event, change, reply }))
     }
 
-    /// The file is in its place, and may not be there after a power failure. If it lasts after all, a look tells the log.
+    /// The file is in its place, and may not be there after a power failure. If it is there, a look tells the log.
     async fn may_not_last(&mut self, error: &Error, request_id: &RequestId) -> Result<Attempt, Stop> {
         self.look().await?;
         let unknown = || Error::new(Reason::AckTimeout, format!("the file may or may not last: {}", error.message));
@@ -176,9 +177,9 @@ impl Agent {
     /// Looks at what is outside of the log, and tells the log what it should know of it.
     pub(super) async fn look(&mut self) -> Flow {
         self.look_due = false;
-        self.pay().await?;
+        self.log_unlogged().await?;
         // Who builds the state again looks then, and a session that has not begun knows of nothing.
-        if self.doubt.is_some() || self.owed.is_some() || self.ops == 0 {
+        if self.doubt.is_some() || self.unlogged.is_some() || self.ops == 0 {
             return Ok(());
         }
         let Some(Noticed { request_id, change }) = self.machine.look().await else { return Ok(()) };
@@ -187,18 +188,18 @@ impl Agent {
         self.note(Op { request_id, event, change, reply }).await.map(|_| ())
     }
 
-    /// Tells the log what came of a save that was answered already.
-    async fn pay(&mut self) -> Flow {
-        let Some(op) = self.owed.take() else { return Ok(()) };
+    /// Tells the log the outcome of a save that was answered already.
+    async fn log_unlogged(&mut self) -> Flow {
+        let Some(op) = self.unlogged.take() else { return Ok(()) };
         // The frame whose outcome was unknown may have had it.
         if self.answered.get(&op.request_id).is_none() && self.note(Op::clone(&op)).await? == Noted::NotYet {
-            self.owed = Some(op);
+            self.unlogged = Some(op);
         }
         Ok(())
     }
 
-    /// Tells the log what has happened already. If that fails, the state is built again at the next request, and what happened
-    /// is noticed, or paid, then.
+    /// Tells the log what has happened already. If that fails, the state is built again at the next request, and then a
+    /// look notices what happened, or it is logged from memory.
     async fn note(&mut self, op: Op) -> Result<Noted, End> {
         if self.doubt.is_some() {
             return Ok(Noted::NotYet);
