@@ -14,7 +14,7 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use crate::config::{PIN_TIMEOUT, PULL_EXPIRES, RELAY_ACK_WAIT};
-use crate::hub::Hub;
+use crate::context::Context;
 
 mod announce;
 mod echo;
@@ -65,9 +65,9 @@ enum RelayError {
 }
 
 /// Relays until `cancel`, whenever it is this coordinator's turn; then lets another take over at once.
-pub(crate) async fn run(hub: Arc<Hub>, pin: Arc<Pin>, cancel: CancellationToken) {
+pub(crate) async fn run(context: Arc<Context>, pin: Arc<Pin>, cancel: CancellationToken) {
     let mut pause = RETRY.0;
-    while let Some(outcome) = cancel.run_until_cancelled(relay(&hub, &pin, &mut pause)).await {
+    while let Some(outcome) = cancel.run_until_cancelled(relay(&context, &pin, &mut pause)).await {
         if let Err(error) = outcome {
             tracing::warn!(%error, "the relay begins again");
         }
@@ -77,27 +77,27 @@ pub(crate) async fn run(hub: Arc<Hub>, pin: Arc<Pin>, cancel: CancellationToken)
         }
         pause = (pause * 2).min(RETRY.1);
     }
-    pin.release(&hub).await;
+    pin.release(&context).await;
 }
 
 /// One life of the message stream.
-async fn relay(hub: &Hub, pin: &Pin, pause: &mut Duration) -> Result<(), RelayError> {
-    let state = hub.feed.ensure(&CONSUMER).await.map_err(fault)?;
-    let echo = Echo::on(&hub.wire).await?;
-    let mut progress = Progress::new(hub.store.stream(), state.acknowledged, echo);
-    let mut deliveries = hub.feed.open(&CONSUMER).await.map_err(fault)?;
+async fn relay(context: &Context, pin: &Pin, pause: &mut Duration) -> Result<(), RelayError> {
+    let state = context.feed.ensure(&CONSUMER).await.map_err(fault)?;
+    let echo = Echo::on(&context.wire).await?;
+    let mut progress = Progress::new(context.store.stream(), state.acknowledged, echo);
+    let mut deliveries = context.feed.open(&CONSUMER).await.map_err(fault)?;
     loop {
         let batch = tokio::select! {
             biased;
             batch = deliveries.next() => batch.map_err(fault)?,
             () = tokio::time::sleep(IDLE_TICK) => {
-                tick(hub, pin).await?;
+                tick(context, pin).await?;
                 continue;
             }
         };
         pin.see(batch.pin.as_deref());
         let is_small = batch.deliveries.len() < SMALL_STEP;
-        progress.step(hub, batch.deliveries).await?;
+        progress.step(context, batch.deliveries).await?;
         *pause = RETRY.0;
         if is_small {
             tokio::time::sleep(REST).await;
@@ -106,9 +106,9 @@ async fn relay(hub: &Hub, pin: &Pin, pause: &mut Duration) -> Result<(), RelayEr
 }
 
 /// Waits until the relay's consumer answers, so that what is committed from now on is announced at once; not for ever.
-pub(crate) async fn ready(hub: &Hub) {
+pub(crate) async fn ready(context: &Context) {
     let deadline = Instant::now() + READY_TIMEOUT;
-    while let Err(error) = hub.feed.ensure(&CONSUMER).await {
+    while let Err(error) = context.feed.ensure(&CONSUMER).await {
         if Instant::now() >= deadline {
             tracing::warn!(%error, "signals come later");
             return;
@@ -117,18 +117,18 @@ pub(crate) async fn ready(hub: &Hub) {
     }
 }
 
-async fn tick(hub: &Hub, pin: &Pin) -> Result<(), RelayError> {
-    let state = state(hub).await?;
-    hub.floor.advance(state.acknowledged);
+async fn tick(context: &Context, pin: &Pin) -> Result<(), RelayError> {
+    let state = state(context).await?;
+    context.floor.advance(state.acknowledged);
     if pin.is_ours_or_nobodys(&state) {
-        floor::publish(hub, state.acknowledged).await;
+        floor::publish(context, state.acknowledged).await;
     }
     Ok(())
 }
 
 /// How far the consumer is, and whose it is.
-async fn state(hub: &Hub) -> Result<FeedState, RelayError> {
-    hub.feed.state(&CONSUMER).await.map_err(fault)
+async fn state(context: &Context) -> Result<FeedState, RelayError> {
+    context.feed.state(&CONSUMER).await.map_err(fault)
 }
 
 fn fault(error: impl std::fmt::Display) -> RelayError {

@@ -7,10 +7,10 @@ use std::sync::Arc;
 use holdfast_protocol::Error;
 use holdfast_protocol::subject::{RequestSubject, Verb};
 
-use crate::answer::Answer;
-use crate::call::Incoming;
+use crate::context::Context;
 use crate::error;
-use crate::hub::Hub;
+use crate::operation::Incoming;
+use crate::response::Response;
 use crate::route;
 
 mod admin;
@@ -25,29 +25,33 @@ pub(crate) use lock::acquire::{Acquiring, acquire, begin as begin_acquire};
 ///
 /// # Errors
 /// Whatever the contract has for it.
-pub(crate) async fn answer(hub: &Arc<Hub>, subject: RequestSubject, incoming: &Incoming) -> Result<Answer, Error> {
+pub(crate) async fn answer(
+    context: &Arc<Context>,
+    subject: RequestSubject,
+    incoming: &Incoming,
+) -> Result<Response, Error> {
     match &subject {
         RequestSubject::Session(verb, key) => match verb {
-            Verb::SessionGet => session::get::get(hub, key, incoming).await,
-            Verb::LockValidate => lock::validate::validate(hub, key, incoming).await,
-            Verb::LockRelease => lock::release::release(hub, key, incoming).await,
-            Verb::AdminTakeover => admin::takeover::takeover(hub, key, incoming).await,
-            Verb::AdminUnlock => admin::unlock::unlock(hub, key, incoming).await,
-            Verb::AdminMove => admin::r#move::answer(hub, key, incoming).await,
-            verb if verb.is_relayed() => route::relay(hub, *verb, key, incoming).await,
+            Verb::SessionGet => session::get::get(context, key, incoming).await,
+            Verb::LockValidate => lock::validate::validate(context, key, incoming).await,
+            Verb::LockRelease => lock::release::release(context, key, incoming).await,
+            Verb::AdminTakeover => admin::takeover::takeover(context, key, incoming).await,
+            Verb::AdminUnlock => admin::unlock::unlock(context, key, incoming).await,
+            Verb::AdminMove => admin::r#move::answer(context, key, incoming).await,
+            verb if verb.is_relayed() => route::relay(context, *verb, key, incoming).await,
             verb => Err(not_answered(*verb)),
         },
         RequestSubject::Namespace(verb, namespace) => match verb {
-            Verb::SessionOpen => session::open::open(hub, namespace, incoming).await,
-            Verb::SessionList => session::list::list(hub, namespace, incoming).await,
-            Verb::AdminReclaim => admin::reclaim::reclaim(hub, namespace, incoming).await,
+            Verb::SessionOpen => session::open::open(context, namespace, incoming).await,
+            Verb::SessionList => session::list::list(context, namespace, incoming).await,
+            Verb::AdminReclaim => admin::reclaim::reclaim(context, namespace, incoming).await,
             verb => Err(not_answered(*verb)),
         },
         RequestSubject::Worker(verb, name) => match verb {
-            Verb::WorkerDrain | Verb::WorkerUndrain => worker::drain::set_state(hub, *verb, name, incoming).await,
+            Verb::WorkerDrain | Verb::WorkerUndrain => worker::drain::set_state(context, *verb, name, incoming).await,
             verb => Err(not_answered(*verb)),
         },
-        RequestSubject::Fleet(Verb::WorkerList) => worker::list::list(hub, incoming).await,
+        RequestSubject::Fleet(Verb::WorkerList) => worker::list::list(context, incoming).await,
         RequestSubject::Fleet(verb) => Err(not_answered(*verb)),
     }
 }

@@ -6,7 +6,7 @@ use crate::Author;
 
 /// Where a session stands, as far as requests on it are concerned.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Standing<'a> {
+pub enum Ownership<'a> {
     /// This agent holds it.
     Active(&'a Owner),
     /// This agent held it, and its worker is gone.
@@ -18,12 +18,12 @@ pub enum Standing<'a> {
 }
 
 /// Where `record` stands.
-pub fn standing(record: &SessionRecord, is_gone: impl FnOnce(&Owner) -> bool) -> Standing<'_> {
+pub fn ownership(record: &SessionRecord, is_gone: impl FnOnce(&Owner) -> bool) -> Ownership<'_> {
     match (record.state, &record.owner) {
-        (State::Closed, _) => Standing::Closed,
-        (State::Active, Some(owner)) if is_gone(owner) => Standing::Orphaned(owner),
-        (State::Active, Some(owner)) => Standing::Active(owner),
-        (State::Active, None) | (State::Passive, _) => Standing::Passive,
+        (State::Closed, _) => Ownership::Closed,
+        (State::Active, Some(owner)) if is_gone(owner) => Ownership::Orphaned(owner),
+        (State::Active, Some(owner)) => Ownership::Active(owner),
+        (State::Active, None) | (State::Passive, _) => Ownership::Passive,
     }
 }
 

@@ -3,7 +3,7 @@
 use holdfast_protocol::record::{EventType, Owner, SessionRecord, State};
 
 use crate::Author;
-use crate::place::{Standing, standing};
+use crate::place::{Ownership, ownership};
 
 /// The record of a session whose worker is gone and that nobody needs just now.
 pub fn reclaimed(record: &SessionRecord, author: Author<'_>) -> SessionRecord {
@@ -25,9 +25,9 @@ pub enum SweepDecision {
 
 /// Decides on one record of a sweep.
 pub fn sweep(record: &SessionRecord, is_gone: impl FnOnce(&Owner) -> bool) -> SweepDecision {
-    match standing(record, is_gone) {
-        Standing::Active(_) | Standing::Passive | Standing::Closed => SweepDecision::Keep,
-        Standing::Orphaned(_) if record.lock.as_ref().is_some_and(|lock| lock.ttl_ms.is_some()) => SweepDecision::Move,
-        Standing::Orphaned(_) => SweepDecision::Reclaim,
+    match ownership(record, is_gone) {
+        Ownership::Active(_) | Ownership::Passive | Ownership::Closed => SweepDecision::Keep,
+        Ownership::Orphaned(_) if record.lock.as_ref().is_some_and(|lock| lock.ttl_ms.is_some()) => SweepDecision::Move,
+        Ownership::Orphaned(_) => SweepDecision::Reclaim,
     }
 }

@@ -66,7 +66,7 @@ struct AckError {
 }
 
 /// What one copy's answer means.
-enum Answer {
+enum CopyOutcome {
     Stored(u64),
     Mismatch,
     /// This copy had no effect; send it again.
@@ -95,21 +95,21 @@ enum Then {
 impl Copies {
     /// `Refused` and `Unavailable` promise that nothing was written, so they are outcomes only while no copy is
     /// unknown.
-    fn take(&mut self, answer: Answer) -> Then {
+    fn take(&mut self, answer: CopyOutcome) -> Then {
         let is_doubtful = self.unknown.is_some();
         Then::Is(match answer {
-            Answer::Stored(sequence) => Ok(Outcome::Stored(sequence)),
-            Answer::Mismatch if is_doubtful => Ok(Outcome::MismatchAfterUnknown),
-            Answer::Mismatch => Ok(Outcome::Mismatch),
-            Answer::Refused(why) if is_doubtful => {
+            CopyOutcome::Stored(sequence) => Ok(Outcome::Stored(sequence)),
+            CopyOutcome::Mismatch if is_doubtful => Ok(Outcome::MismatchAfterUnknown),
+            CopyOutcome::Mismatch => Ok(Outcome::Mismatch),
+            CopyOutcome::Refused(why) if is_doubtful => {
                 Err(StoreError::Unknown(format!("a copy was not answered, and a later one was refused: {why}")))
             }
-            Answer::Refused(why) => Err(StoreError::Refused(why)),
-            Answer::Unknown(why) => {
+            CopyOutcome::Refused(why) => Err(StoreError::Refused(why)),
+            CopyOutcome::Unknown(why) => {
                 self.unknown = Some(why.clone());
                 return Then::Again(why);
             }
-            Answer::Again(why) => return Then::Again(why),
+            CopyOutcome::Again(why) => return Then::Again(why),
         })
     }
 
@@ -140,10 +140,10 @@ pub(crate) async fn publish(client: &Client, write: &Write) -> Result<Outcome, S
     }
 }
 
-async fn send(client: &Client, write: &Write) -> Answer {
+async fn send(client: &Client, write: &Write) -> CopyOutcome {
     // A message that is queued while disconnected would leave later, after its caller has given up.
     if client.connection_state() != State::Connected {
-        return Answer::Again("not connected to NATS".to_owned());
+        return CopyOutcome::Again("not connected to NATS".to_owned());
     }
     let request = async_nats::Request::new()
         .headers(write.headers.clone())
@@ -153,28 +153,28 @@ async fn send(client: &Client, write: &Write) -> Answer {
         Ok(message) => read_ack(&message.payload),
         Err(error) => match error.kind() {
             RequestErrorKind::NoResponders => {
-                Answer::Again("no stream takes the subject, or it has no leader".to_owned())
+                CopyOutcome::Again("no stream takes the subject, or it has no leader".to_owned())
             }
             RequestErrorKind::InvalidSubject | RequestErrorKind::MaxPayloadExceeded => {
-                Answer::Refused(error.to_string())
+                CopyOutcome::Refused(error.to_string())
             }
-            RequestErrorKind::TimedOut | RequestErrorKind::Other => Answer::Unknown(error.to_string()),
+            RequestErrorKind::TimedOut | RequestErrorKind::Other => CopyOutcome::Unknown(error.to_string()),
         },
     }
 }
 
-fn read_ack(payload: &[u8]) -> Answer {
+fn read_ack(payload: &[u8]) -> CopyOutcome {
     match serde_json::from_slice::<Ack>(payload) {
-        Ok(Ack { error: None, seq }) if seq > 0 => Answer::Stored(seq),
+        Ok(Ack { error: None, seq }) if seq > 0 => CopyOutcome::Stored(seq),
         Ok(Ack { error: Some(error), .. }) => match (error.err_code, error.code) {
-            (WRONG_LAST_SEQUENCE, _) => Answer::Mismatch,
+            (WRONG_LAST_SEQUENCE, _) => CopyOutcome::Mismatch,
             (WRONG_LAST_SEQUENCE_IN_FLIGHT | DUPLICATE_IN_FLIGHT, _) | (_, 503 | 429) => {
-                Answer::Again(error.description)
+                CopyOutcome::Again(error.description)
             }
-            _ => Answer::Refused(error.description),
+            _ => CopyOutcome::Refused(error.description),
         },
-        Ok(_) => Answer::Unknown("the acknowledgement has no sequence".to_owned()),
-        Err(error) => Answer::Unknown(format!("the acknowledgement does not parse: {error}")),
+        Ok(_) => CopyOutcome::Unknown("the acknowledgement has no sequence".to_owned()),
+        Err(error) => CopyOutcome::Unknown(format!("the acknowledgement does not parse: {error}")),
     }
 }
 
@@ -190,7 +190,7 @@ mod tests {
     use super::*;
 
     /// What comes of copies that are answered like this, one after the other.
-    fn outcome(answers: Vec<Answer>) -> Result<Outcome, StoreError> {
+    fn outcome(answers: Vec<CopyOutcome>) -> Result<Outcome, StoreError> {
         let mut copies = Copies::default();
         for answer in answers {
             if let Then::Is(outcome) = copies.take(answer) {
@@ -202,27 +202,27 @@ mod tests {
 
     #[test]
     fn once_a_copy_is_unknown_no_later_answer_says_that_nothing_was_written() {
-        let unknown = || Answer::Unknown("no answer".to_owned());
-        let refused = || Answer::Refused("maximum payload exceeded".to_owned());
-        let again = || Answer::Again("in flight".to_owned());
+        let unknown = || CopyOutcome::Unknown("no answer".to_owned());
+        let refused = || CopyOutcome::Refused("maximum payload exceeded".to_owned());
+        let again = || CopyOutcome::Again("in flight".to_owned());
         assert!(matches!(outcome(vec![refused()]), Err(StoreError::Refused(_))));
         assert!(matches!(outcome(vec![again(), refused()]), Err(StoreError::Refused(_))));
         assert!(matches!(outcome(vec![again()]), Err(StoreError::Unavailable(_))));
         assert!(matches!(outcome(vec![unknown(), refused()]), Err(StoreError::Unknown(_))));
         assert!(matches!(outcome(vec![unknown(), again(), refused()]), Err(StoreError::Unknown(_))));
         assert!(matches!(outcome(vec![unknown(), again()]), Err(StoreError::Unknown(_))));
-        assert!(matches!(outcome(vec![Answer::Mismatch]), Ok(Outcome::Mismatch)));
-        assert!(matches!(outcome(vec![unknown(), Answer::Mismatch]), Ok(Outcome::MismatchAfterUnknown)));
-        assert!(matches!(outcome(vec![unknown(), Answer::Stored(7)]), Ok(Outcome::Stored(7))));
+        assert!(matches!(outcome(vec![CopyOutcome::Mismatch]), Ok(Outcome::Mismatch)));
+        assert!(matches!(outcome(vec![unknown(), CopyOutcome::Mismatch]), Ok(Outcome::MismatchAfterUnknown)));
+        assert!(matches!(outcome(vec![unknown(), CopyOutcome::Stored(7)]), Ok(Outcome::Stored(7))));
     }
 
     fn answer(error: &str) -> &'static str {
         match read_ack(error.as_bytes()) {
-            Answer::Stored(_) => "stored",
-            Answer::Mismatch => "mismatch",
-            Answer::Again(_) => "again",
-            Answer::Unknown(_) => "unknown",
-            Answer::Refused(_) => "refused",
+            CopyOutcome::Stored(_) => "stored",
+            CopyOutcome::Mismatch => "mismatch",
+            CopyOutcome::Again(_) => "again",
+            CopyOutcome::Unknown(_) => "unknown",
+            CopyOutcome::Refused(_) => "refused",
         }
     }
 

@@ -16,7 +16,7 @@ use holdfast_store::wire::{Outgoing, Request};
 use serde::Deserialize;
 use tokio::time::Instant;
 
-use crate::hub::Hub;
+use crate::context::Context;
 use crate::relay::RelayError;
 use crate::relay::echo::Echo;
 use crate::relay::translate::Announcement;
@@ -44,7 +44,7 @@ struct AckError {
 /// Publishes all of them: sessions side by side, each session's in the order of its commits, each once unless the
 /// connection is made again meanwhile.
 pub(super) async fn all(
-    hub: &Hub,
+    context: &Context,
     echo: &mut Echo,
     announcements: impl IntoIterator<Item = (SessionKey, Announcement)>,
 ) -> Result<(), RelayError> {
@@ -61,9 +61,9 @@ pub(super) async fn all(
     let has_plain = by_session.values().flatten().any(is_plain);
     let deadline = Instant::now() + TIMEOUT;
     loop {
-        let mark = echo.mark();
-        try_join_all(by_session.iter().map(|(key, announcements)| of_session(hub, key, announcements))).await?;
-        if !has_plain || echo.confirm(mark).await {
+        let epoch = echo.epoch();
+        try_join_all(by_session.iter().map(|(key, announcements)| of_session(context, key, announcements))).await?;
+        if !has_plain || echo.confirm(epoch).await {
             return Ok(());
         }
         if Instant::now() >= deadline {
@@ -78,18 +78,18 @@ fn is_kept(group: &str) -> bool {
     matches!(group, "session" | "lock")
 }
 
-async fn of_session(hub: &Hub, key: &SessionKey, announcements: &[Announcement]) -> Result<(), RelayError> {
+async fn of_session(context: &Context, key: &SessionKey, announcements: &[Announcement]) -> Result<(), RelayError> {
     for announcement in announcements {
         let (group, event) = announcement.name.split_once('.').unwrap_or((&announcement.name, "unknown"));
-        let subject = hub.config.root.signal(key, group, event);
+        let subject = context.config.root.signal(key, group, event);
         let mut headers = HeaderMap::new();
         headers.insert(NATS_MESSAGE_ID, announcement.signal.id.as_str());
         let payload: Bytes = announcement.signal.to_json().into();
         if is_kept(group) {
             let subject = subject.into();
-            keep(hub, Request { subject, headers: Some(headers), payload, timeout: COPY_TIMEOUT }).await?;
+            keep(context, Request { subject, headers: Some(headers), payload, timeout: COPY_TIMEOUT }).await?;
         } else {
-            let sent = hub.wire.publish(Outgoing::to(subject, payload).with_headers(headers)).await;
+            let sent = context.wire.publish(Outgoing::to(subject, payload).with_headers(headers)).await;
             sent.map_err(|error| RelayError::Announce(error.to_string()))?;
         }
     }
@@ -97,12 +97,12 @@ async fn of_session(hub: &Hub, key: &SessionKey, announcements: &[Announcement])
 }
 
 /// Publishes one signal until its stream has it.
-async fn keep(hub: &Hub, request: Request) -> Result<(), RelayError> {
+async fn keep(context: &Context, request: Request) -> Result<(), RelayError> {
     let deadline = Instant::now() + TIMEOUT;
-    let stream = hub.config.root.signals_stream();
+    let stream = context.config.root.signals_stream();
     let mut pause = PAUSE.0;
     loop {
-        let why = match hub.wire.request(request.clone()).await {
+        let why = match context.wire.request(request.clone()).await {
             Ok(message) => match serde_json::from_slice::<Ack>(&message.payload) {
                 Ok(Ack { error: None, stream: by }) if by == stream => return Ok(()),
                 Ok(Ack { error: Some(error), .. }) => error.description,

@@ -28,7 +28,7 @@ pub(super) struct Echo {
 
 /// The connection at some moment.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Mark(u64);
+pub(super) struct Epoch(u64);
 
 impl Echo {
     pub(super) async fn on(wire: &SharedWire) -> Result<Self, RelayError> {
@@ -38,12 +38,12 @@ impl Echo {
     }
 
     /// To be taken before publishing.
-    pub(super) fn mark(&self) -> Mark {
-        Mark(self.wire.connects())
+    pub(super) fn epoch(&self) -> Epoch {
+        Epoch(self.wire.connects())
     }
 
-    /// Whether all that was published since `mark` has reached the server.
-    pub(super) async fn confirm(&mut self, mark: Mark) -> bool {
+    /// Whether all that was published since the epoch `since` has reached the server.
+    pub(super) async fn confirm(&mut self, since: Epoch) -> bool {
         self.said += 1;
         let word = Bytes::from(self.said.to_string());
         if self.wire.publish(Outgoing::to(self.subject.clone(), word.clone())).await.is_err() {
@@ -57,6 +57,6 @@ impl Echo {
             }
             false
         };
-        timeout(TIMEOUT, back).await.unwrap_or(false) && self.mark() == mark
+        timeout(TIMEOUT, back).await.unwrap_or(false) && self.epoch() == since
     }
 }

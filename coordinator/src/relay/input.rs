@@ -22,7 +22,7 @@ pub(super) struct Input {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum What {
     /// A revision of this session's record, written by Holdfast or by hand.
-    Record(SessionKey, Writer),
+    Record(SessionKey, Origin),
     /// A frame of this session's log.
     Frame(SessionKey),
     /// Neither, like a key that is no session's.
@@ -31,7 +31,7 @@ pub(super) enum What {
 
 /// Who wrote a record.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Writer {
+pub(super) enum Origin {
     /// A coordinator or a worker: writes carry an id.
     Holdfast,
     /// Somebody with a KV client.
@@ -57,7 +57,7 @@ impl Input {
 
 fn what(root: &Root, posted: &Posted) -> What {
     if let Some(key) = root.parse_record(&posted.subject) {
-        return What::Record(key, if posted.has_write_id { Writer::Holdfast } else { Writer::Hand });
+        return What::Record(key, if posted.has_write_id { Origin::Holdfast } else { Origin::Hand });
     }
     // A reserved namespace has no sessions. What is in such a log is a request that was meant for nobody, like
     // `<root>.log.session.open`, and the stream took it because it looks like a log.

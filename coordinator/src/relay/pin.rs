@@ -7,7 +7,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use holdfast_store::feed::FeedState;
 
-use crate::hub::Hub;
+use crate::context::Context;
 use crate::relay::{CONSUMER, state};
 
 /// The pin that this coordinator was last seen to have.
@@ -35,8 +35,8 @@ impl Pin {
 
     /// Whether this coordinator is the one that does what one should do for all.
     /// `None`: not known just now.
-    pub(crate) async fn is_leading(&self, hub: &Hub) -> Option<bool> {
-        match state(hub).await {
+    pub(crate) async fn is_leading(&self, context: &Context) -> Option<bool> {
+        match state(context).await {
             Ok(state) => Some(self.is_ours_or_nobodys(&state)),
             Err(error) => {
                 tracing::debug!(%error, "not known who relays");
@@ -46,11 +46,11 @@ impl Pin {
     }
 
     /// Gives the pin up, if this coordinator has it, so that another takes over before it would time out.
-    pub(super) async fn release(&self, hub: &Hub) {
+    pub(super) async fn release(&self, context: &Context) {
         let Some(ours) = self.id().take() else { return };
         let release = async {
-            if state(hub).await?.pinned == Some(ours) {
-                hub.feed.unpin(&CONSUMER).await.map_err(super::fault)?;
+            if state(context).await?.pinned == Some(ours) {
+                context.feed.unpin(&CONSUMER).await.map_err(super::fault)?;
             }
             Ok::<_, super::RelayError>(())
         };

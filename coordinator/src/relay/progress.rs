@@ -13,7 +13,7 @@ use futures_util::stream::{self, StreamExt, TryStreamExt};
 use holdfast_protocol::SessionKey;
 use holdfast_store::feed::Delivery;
 
-use crate::hub::Hub;
+use crate::context::Context;
 use crate::relay::echo::Echo;
 use crate::relay::input::Input;
 use crate::relay::translate::{Announcement, Translator};
@@ -40,28 +40,28 @@ struct Done {
     delivery: Option<u64>,
 }
 
-/// What to do about a delivery.
+/// How a delivery continues those before it.
 #[derive(Debug, PartialEq, Eq)]
-enum Step {
+enum Continuity {
     /// It follows what was announced.
     Next,
     /// Something before it may be missing.
     Gap,
     /// It was announced before.
-    Known,
+    Repeat,
 }
 
 impl Done {
-    fn take(&mut self, delivery: u64, sequence: u64) -> Step {
+    fn take(&mut self, delivery: u64, sequence: u64) -> Continuity {
         let is_whole = self.delivery.is_some_and(|last| last + 1 == delivery);
         if sequence <= self.sequence {
             // Delivered again. Whatever came between may have been lost as well.
             self.delivery = if is_whole { Some(delivery) } else { None };
-            return Step::Known;
+            return Continuity::Repeat;
         }
         self.delivery = Some(delivery);
         self.sequence = sequence;
-        if is_whole { Step::Next } else { Step::Gap }
+        if is_whole { Continuity::Next } else { Continuity::Gap }
     }
 }
 
@@ -77,8 +77,8 @@ impl Progress {
     }
 
     /// Announces `deliveries` and acknowledges them.
-    pub(super) async fn step(&mut self, hub: &Hub, deliveries: Vec<Delivery>) -> Result<(), RelayError> {
-        let root = &hub.config.root;
+    pub(super) async fn step(&mut self, context: &Context, deliveries: Vec<Delivery>) -> Result<(), RelayError> {
+        let root = &context.config.root;
         let Some(ack) = deliveries.last().map(|delivery| delivery.ack.clone()) else { return Ok(()) };
         let mut inputs: Vec<Input> = Vec::with_capacity(deliveries.len());
         let begin = self.done.sequence;
@@ -87,17 +87,17 @@ impl Progress {
             let input = Input::of(root, posted);
             let announced = self.done.sequence;
             match self.done.take(number, input.sequence) {
-                Step::Known => {}
-                Step::Next => {
+                Continuity::Repeat => {}
+                Continuity::Next => {
                     is_thinned |= input.sequence > announced + 1;
                     inputs.push(input);
                 }
-                Step::Gap => {
+                Continuity::Gap => {
                     is_thinned = true;
                     // Another relay may have come further than this one knows.
-                    let acknowledged = state(hub).await?.acknowledged;
+                    let acknowledged = state(context).await?.acknowledged;
                     let after = announced.max(acknowledged);
-                    inputs.extend(between(hub, after, input.sequence).await?);
+                    inputs.extend(between(context, after, input.sequence).await?);
                     self.translator.read_late(after, input.sequence);
                     inputs.push(input);
                 }
@@ -105,26 +105,30 @@ impl Progress {
         }
         if is_thinned {
             // Whatever took them out is there by now.
-            self.thinned_until = hub.store.last().await.map_err(read_fault)?;
+            self.thinned_until = context.store.last().await.map_err(read_fault)?;
         }
         let is_thinned = begin < self.thinned_until;
-        let ahead = if is_thinned { self.look_ahead(hub, &inputs).await? } else { Vec::new() };
-        self.announce(hub, &inputs, ahead).await?;
+        let ahead = if is_thinned { self.look_ahead(context, &inputs).await? } else { Vec::new() };
+        self.announce(context, &inputs, ahead).await?;
         for key in inputs.iter().filter_map(Input::key).filter(|_| is_thinned) {
             self.translator.was_announced_until(key, self.done.sequence);
         }
-        hub.feed.acknowledge(&ack).await.map_err(fault)?;
-        floor::publish(hub, self.done.sequence).await;
+        context.feed.acknowledge(&ack).await.map_err(fault)?;
+        floor::publish(context, self.done.sequence).await;
         Ok(())
     }
 
     /// What was committed to the sessions of `inputs` up to here and is now in snapshots further on.
-    async fn look_ahead(&self, hub: &Hub, inputs: &[Input]) -> Result<Vec<(SessionKey, Announcement)>, RelayError> {
+    async fn look_ahead(
+        &self,
+        context: &Context,
+        inputs: &[Input],
+    ) -> Result<Vec<(SessionKey, Announcement)>, RelayError> {
         let until = self.done.sequence;
         let keys: BTreeSet<SessionKey> = inputs.iter().filter_map(Input::key).cloned().collect();
         let looks = stream::iter(keys).map(async |key| {
             // A snapshot takes out all that was before it, so it is the first of its log.
-            let first = first_of_log(hub, &key).await?;
+            let first = first_of_log(context, &key).await?;
             let ahead = first.map_or_else(Vec::new, |first| self.translator.ahead(&first, &key, until));
             Ok(ahead.into_iter().map(move |announcement| (key.clone(), announcement)).collect::<Vec<_>>())
         });
@@ -133,29 +137,29 @@ impl Progress {
 
     async fn announce(
         &mut self,
-        hub: &Hub,
+        context: &Context,
         inputs: &[Input],
         ahead: Vec<(SessionKey, Announcement)>,
     ) -> Result<(), RelayError> {
         let mut announcements = ahead;
         for input in inputs {
             let Some(key) = input.key() else { continue };
-            let said = self.translator.translate(&hub.store, input).await;
+            let said = self.translator.translate(&context.store, input).await;
             let said = said.map_err(|error| RelayError::Read(error.to_string()))?;
             announcements.extend(said.into_iter().map(|announcement| (key.clone(), announcement)));
             if let Some(record) = self.translator.last_record(input) {
-                hub.countdown.see(&record);
+                context.countdown.see(&record);
             }
             // Should publishing fail, this memory goes with the relay's life.
             self.translator.was_announced(input);
         }
-        announce::all(hub, &mut self.echo, announcements).await
+        announce::all(context, &mut self.echo, announcements).await
     }
 }
 
-async fn first_of_log(hub: &Hub, key: &SessionKey) -> Result<Option<Input>, RelayError> {
-    let root = &hub.config.root;
-    let first = hub.feed.first(Some(&root.log(key)), 1).await.map_err(read_fault)?;
+async fn first_of_log(context: &Context, key: &SessionKey) -> Result<Option<Input>, RelayError> {
+    let root = &context.config.root;
+    let first = context.feed.first(Some(&root.log(key)), 1).await.map_err(read_fault)?;
     Ok(first.map(|posted| Input::of(root, posted)))
 }
 
@@ -164,14 +168,14 @@ fn read_fault(error: impl std::fmt::Display) -> RelayError {
 }
 
 /// Everything between two sequences, from the leader.
-async fn between(hub: &Hub, after: u64, until: u64) -> Result<Vec<Input>, RelayError> {
+async fn between(context: &Context, after: u64, until: u64) -> Result<Vec<Input>, RelayError> {
     let mut inputs = Vec::new();
     let mut next = after + 1;
     while next < until {
-        match hub.feed.first(None, next).await.map_err(read_fault)? {
+        match context.feed.first(None, next).await.map_err(read_fault)? {
             Some(posted) if posted.sequence < until => {
                 next = posted.sequence + 1;
-                inputs.push(Input::of(&hub.config.root, posted));
+                inputs.push(Input::of(&context.config.root, posted));
             }
             Some(_) | None => break,
         }
@@ -191,15 +195,15 @@ mod tests {
         let mut done = Done { sequence: 10, delivery: None };
         // Deliveries as (number, stream sequence).
         let table = [
-            ((5, 14), Step::Gap, "the first one after a start says nothing of those before"),
-            ((6, 15), Step::Next, ""),
-            ((7, 19), Step::Next, "sequences in between were removed from the stream"),
-            ((9, 21), Step::Gap, "delivery 8 was lost"),
-            ((10, 20), Step::Known, "what was lost comes again"),
-            ((11, 22), Step::Next, ""),
-            ((13, 15), Step::Known, "something else was lost with delivery 12"),
-            ((14, 23), Step::Gap, "so what follows must look back"),
-            ((15, 24), Step::Next, ""),
+            ((5, 14), Continuity::Gap, "the first one after a start says nothing of those before"),
+            ((6, 15), Continuity::Next, ""),
+            ((7, 19), Continuity::Next, "sequences in between were removed from the stream"),
+            ((9, 21), Continuity::Gap, "delivery 8 was lost"),
+            ((10, 20), Continuity::Repeat, "what was lost comes again"),
+            ((11, 22), Continuity::Next, ""),
+            ((13, 15), Continuity::Repeat, "something else was lost with delivery 12"),
+            ((14, 23), Continuity::Gap, "so what follows must look back"),
+            ((15, 24), Continuity::Next, ""),
         ];
         for (n, ((delivery, sequence), expected, why)) in table.into_iter().enumerate() {
             assert_eq!(done.take(delivery, sequence), expected, "row {n}: {why}");

@@ -8,12 +8,12 @@ use std::sync::Arc;
 
 use holdfast_protocol::frame::Frame;
 use holdfast_protocol::signal::{
-    Happening, Place, Signal, of_broken_record, of_deletion, of_event, of_hand_edit, of_op,
+    Happening, Signal, StreamPosition, of_broken_record, of_deletion, of_event, of_hand_edit, of_op,
 };
 use holdfast_protocol::{Revision, SessionKey, SessionRecord};
 use holdfast_store::{Store, StoreError};
 
-use crate::relay::input::{Input, What, Writer};
+use crate::relay::input::{Input, Origin, What};
 
 /// How many ranges are remembered apart; more are taken together, which costs repetitions at worst.
 const HOLES: usize = 64;
@@ -81,15 +81,15 @@ impl Translator {
         store: &Store,
         input: &Input,
         key: &SessionKey,
-        writer: Writer,
+        origin: Origin,
     ) -> Result<Vec<Announcement>, StoreError> {
         let revision = Revision(input.sequence);
         if input.value.is_empty() {
             self.records.invalidate(key);
-            return Ok(match writer {
+            return Ok(match origin {
                 // It had ended long before, and that was announced.
-                Writer::Holdfast => Vec::new(),
-                Writer::Hand => self.place(input, key, of_deletion(revision)),
+                Origin::Holdfast => Vec::new(),
+                Origin::Hand => self.place(input, key, of_deletion(revision)),
             });
         }
         let happenings = match SessionRecord::from_json(&input.value, key) {
@@ -99,9 +99,9 @@ impl Translator {
                 of_broken_record(problem.unwrap_or(&error.message), revision)
             }
             Ok(record) => {
-                let happenings = match writer {
-                    Writer::Holdfast => of_event(&record, revision),
-                    Writer::Hand => {
+                let happenings = match origin {
+                    Origin::Holdfast => of_event(&record, revision),
+                    Origin::Hand => {
                         of_hand_edit(&record, revision, self.before(store, key, revision).await?.as_deref())
                     }
                 };
@@ -204,7 +204,7 @@ impl Translator {
         happening: Happening,
     ) -> Announcement {
         let name = happening.name.clone();
-        let place = Place { stream: &self.stream, sequence, index, time };
+        let place = StreamPosition { stream: &self.stream, sequence, index, time };
         Announcement { place: (sequence, index), name, signal: Signal::committed(key, place, happening) }
     }
 }
@@ -342,15 +342,15 @@ mod tests {
             request_id: None,
             unheard: false,
         });
-        let said = say(&translator, &input(1, by_us(Writer::Holdfast), opened.to_json())).await;
+        let said = say(&translator, &input(1, by_us(Origin::Holdfast), opened.to_json())).await;
         assert_eq!(ids(&said), [("S:1", "session.opened"), ("S:1:1", "session.activated")]);
 
         let edited = SessionRecord { state: State::Passive, owner: None, ..opened };
-        let said = say(&translator, &input(2, by_us(Writer::Hand), edited.to_json())).await;
+        let said = say(&translator, &input(2, by_us(Origin::Hand), edited.to_json())).await;
         assert_eq!(ids(&said), [("S:2", "lock.changed"), ("S:2:1", "session.passivated")]);
-        let said = say(&translator, &input(3, by_us(Writer::Hand), "nonsense")).await;
+        let said = say(&translator, &input(3, by_us(Origin::Hand), "nonsense")).await;
         assert_eq!(ids(&said), [("S:3", "lock.changed")]);
-        let said = say(&translator, &input(4, by_us(Writer::Hand), "")).await;
+        let said = say(&translator, &input(4, by_us(Origin::Hand), "")).await;
         assert_eq!(ids(&said), [("S:4", "session.closed")]);
         assert!(say(&translator, &input(5, What::Other, "x")).await.is_empty());
     }
@@ -363,7 +363,7 @@ mod tests {
         let edited = fixture::passive("s1").to_json();
         let revision = memory.edit_by_hand(&key, Some(edited.clone().into()));
         let store: Store = Arc::new(memory);
-        let edit = input(revision.0, What::Record(key, Writer::Hand), edited);
+        let edit = input(revision.0, What::Record(key, Origin::Hand), edited);
         let said = Translator::new("S").translate(&store, &edit).await.unwrap();
         assert_eq!(said[1].name, "session.passivated");
         assert_eq!(said[1].signal.data["previous_worker"], "w1");

@@ -6,10 +6,10 @@ use holdfast_protocol::{Error, Revision, SessionKey, SessionRecord};
 use holdfast_records::{Change, Done, Found, Known, NotDone, change};
 use holdfast_rules::{Asked, Decision, Past};
 
-use crate::call::{Call, now};
+use crate::context::Context;
 use crate::error;
 use crate::explain;
-use crate::hub::Hub;
+use crate::operation::{Operation, now};
 use crate::place;
 use crate::writer::Writer;
 
@@ -67,27 +67,32 @@ impl<R: LockRule> Change<Writer<'_>> for Locking<'_, R> {
 pub(crate) type Outcome<Reply> = Result<Done<Reply>, NotDone<Error>>;
 
 /// Changes the lock of `key` by `rule`.
-pub(crate) async fn locked<R: LockRule>(hub: &Hub, key: &SessionKey, call: &Call, rule: &R) -> Outcome<R::Reply> {
+pub(crate) async fn locked<R: LockRule>(
+    context: &Context,
+    key: &SessionKey,
+    operation: &Operation,
+    rule: &R,
+) -> Outcome<R::Reply> {
     let at = now();
-    let locking = Locking { rule, asked: call.asked(&at, &hub.secret) };
-    change(&mut Writer::new(hub, key, call), &locking).await
+    let locking = Locking { rule, asked: operation.asked(&at, &context.secret) };
+    change(&mut Writer::new(context, key, operation), &locking).await
 }
 
 /// The answer, or why there was no change. A session that nobody holds comes back behind it.
 pub(crate) async fn finish<Reply>(
-    hub: &Arc<Hub>,
+    context: &Arc<Context>,
     key: &SessionKey,
-    call: &Call,
+    operation: &Operation,
     outcome: Outcome<Reply>,
 ) -> Result<Reply, Error> {
     match outcome {
         Ok(Done { known, reply, .. }) => {
-            place::bring_back(hub, &known);
+            place::bring_back(context, &known);
             Ok(reply)
         }
         Err(NotDone::Refused(refusal, Found::Record(known))) => {
-            place::bring_back(hub, &known);
-            Err(explain::conflict(hub, &known, *refusal, call).await)
+            place::bring_back(context, &known);
+            Err(explain::conflict(context, &known, *refusal, operation).await)
         }
         Err(not_done) => Err(error::of_not_done(not_done, key)),
     }

@@ -19,10 +19,10 @@ use holdfast_rules::{Asked, Decision, Past, acquire};
 use holdfast_store::chance;
 use tokio::time::Instant;
 
-use crate::answer::Answer;
-use crate::call::{Call, Incoming, now};
+use crate::context::Context;
 use crate::grants::{Granted, is_imported};
-use crate::hub::Hub;
+use crate::operation::{Incoming, Operation, now};
+use crate::response::Response;
 use crate::verb::lock::{LockRule, Outcome, finish, locked};
 use crate::waiters::{self, Waiting};
 
@@ -44,7 +44,7 @@ impl LockRule for Acquire {
 /// An acquire that was read, with its place in line if it is to wait.
 pub(crate) struct Acquiring {
     request: Acquire,
-    call: Call,
+    operation: Operation,
     reply: Subject,
     place: Option<(Waiting, Instant)>,
 }
@@ -61,8 +61,8 @@ enum Waited {
 ///
 /// # Errors
 /// `invalid_params`, and `busy` when too many wait.
-pub(crate) fn begin(hub: &Hub, key: &SessionKey, incoming: &Incoming) -> Result<Acquiring, Error> {
-    let (request, call) = incoming.parse::<Acquire>(&hub.config.limits)?;
+pub(crate) fn begin(context: &Context, key: &SessionKey, incoming: &Incoming) -> Result<Acquiring, Error> {
+    let (request, operation) = incoming.parse::<Acquire>(&context.config.limits)?;
     let wait = Duration::from_millis(request.wait_ms.unwrap_or(0));
     if !wait.is_zero() && request.ttl_ms.is_none() && is_imported(&incoming.reply) {
         let why = "wait_ms needs ttl_ms over a service import: nobody can tell there whether the grant is heard";
@@ -72,9 +72,9 @@ pub(crate) fn begin(hub: &Hub, key: &SessionKey, incoming: &Incoming) -> Result<
     let place = if wait.is_zero() || request.expected_token.is_some() {
         None
     } else {
-        Some((waiters::join(hub, key, &incoming.reply)?, call.arrived + wait))
+        Some((waiters::join(context, key, &incoming.reply)?, operation.arrived + wait))
     };
-    Ok(Acquiring { request, call, reply: incoming.reply.clone(), place })
+    Ok(Acquiring { request, operation, reply: incoming.reply.clone(), place })
 }
 
 impl Acquiring {
@@ -85,54 +85,60 @@ impl Acquiring {
 
     /// Its idempotency key.
     pub(crate) fn request_id(&self) -> &RequestId {
-        &self.call.request_id
+        &self.operation.request_id
     }
 }
 
 /// Takes the lock, or waits for it. `None`: another coordinator answers.
-pub(crate) async fn acquire(hub: &Arc<Hub>, key: &SessionKey, acquiring: Acquiring) -> Result<Option<Answer>, Error> {
-    let Acquiring { request, call, reply, place } = acquiring;
+pub(crate) async fn acquire(
+    context: &Arc<Context>,
+    key: &SessionKey,
+    acquiring: Acquiring,
+) -> Result<Option<Response>, Error> {
+    let Acquiring { request, operation, reply, place } = acquiring;
     let outcome = match place {
-        None => locked(hub, key, &call, &request).await,
-        Some((waiting, until)) => match in_line(hub, key, &request, &call, &reply, waiting, until).await? {
+        None => locked(context, key, &operation, &request).await,
+        Some((waiting, until)) => match in_line(context, key, &request, &operation, &reply, waiting, until).await? {
             Waited::Over(outcome) => outcome,
             Waited::PassedOn => return Ok(None),
         },
     };
     let is_new = outcome.as_ref().is_ok_and(|done| done.wrote == Wrote::Change);
-    let grant = finish(hub, key, &call, outcome).await?;
-    let answer = Answer::of(&grant)?;
+    let grant = finish(context, key, &operation, outcome).await?;
+    let answer = Response::of(&grant)?;
     // One that was answered before is not taken back: whoever heard the first answer has it.
     let granted = is_new.then(|| Granted { key: key.clone(), fence: grant.fence });
-    Ok(Some(Answer { granted, ..answer }))
+    Ok(Some(Response { granted, ..answer }))
 }
 
 /// Waits for the turn, and tries when it has come, until `until`.
 async fn in_line(
-    hub: &Arc<Hub>,
+    context: &Arc<Context>,
     key: &SessionKey,
     request: &Acquire,
-    call: &Call,
+    operation: &Operation,
     reply: &Subject,
     waiting: Waiting,
     until: Instant,
 ) -> Result<Waited, Error> {
     loop {
         let is_over = Instant::now() >= until;
-        let is_leaving = hub.leaving.is_cancelled();
-        let mut poll = hub.config.waiter_poll.mul_f64(chance::share(0.75..1.25));
+        let is_leaving = context.leaving.is_cancelled();
+        let mut poll = context.config.waiter_poll.mul_f64(chance::share(0.75..1.25));
         if is_leaving && !is_over {
             // In the order of the line: whoever is passed on leaves it, and the next one is woken.
             if waiting.is_first() {
-                return pass_on::pass_on(hub, key, request, call, reply, until).await.map(|()| Waited::PassedOn);
+                return pass_on::pass_on(context, key, request, operation, reply, until)
+                    .await
+                    .map(|()| Waited::PassedOn);
             }
-        } else if waiting.is_first() || was_granted_before(hub, key, request, call) {
-            match locked(hub, key, &call.again(until), request).await {
+        } else if waiting.is_first() || was_granted_before(context, key, request, operation) {
+            match locked(context, key, &operation.again(until), request).await {
                 Err(NotDone::Refused(refusal, Found::Record(known)))
                     if refusal.reason == Reason::LockHeld && !is_over =>
                 {
                     // Its lease may have nobody who counts it.
-                    hub.countdown.ask_soon(&known.record);
+                    context.countdown.ask_soon(&known.record);
                 }
                 Err(NotDone::Stopped(failure)) if failure.retryable && !is_over => {
                     tracing::debug!(%key, %failure, "the first in line tries again");
@@ -141,11 +147,11 @@ async fn in_line(
                 outcome => return Ok(Waited::Over(outcome)),
             }
         } else if is_over {
-            return Ok(Waited::Over(give_up(hub, key, request, &call.again(until)).await));
+            return Ok(Waited::Over(give_up(context, key, request, &operation.again(until)).await));
         }
         tokio::select! {
             biased;
-            () = hub.leaving.cancelled(), if !is_leaving => {}
+            () = context.leaving.cancelled(), if !is_leaving => {}
             () = waiting.woken() => {}
             () = tokio::time::sleep_until(until.min(Instant::now() + poll)) => {}
         }
@@ -153,23 +159,23 @@ async fn in_line(
 }
 
 /// Whether an earlier copy of the same request has the lock, as far as the others of the line have read the record.
-fn was_granted_before(hub: &Hub, key: &SessionKey, request: &Acquire, call: &Call) -> bool {
-    let Some(known) = hub.records.cached(key) else { return false };
+fn was_granted_before(context: &Context, key: &SessionKey, request: &Acquire, operation: &Operation) -> bool {
+    let Some(known) = context.records.cached(key) else { return false };
     let at = now();
-    call.asked(&at, &hub.secret).regrant(&known.record).is_some_and(|grant| grant.owner == request.owner)
+    operation.asked(&at, &context.secret).regrant(&known.record).is_some_and(|grant| grant.owner == request.owner)
 }
 
 /// The conflict of one whose turn has not come in time. Should the lock be between two others of the line at this very
 /// moment, the next of them gets a moment to take it, so that nobody is overtaken by a latecomer's end.
-async fn give_up(hub: &Hub, key: &SessionKey, request: &Acquire, call: &Call) -> Outcome<Grant> {
+async fn give_up(context: &Context, key: &SessionKey, request: &Acquire, operation: &Operation) -> Outcome<Grant> {
     for _ in 0..5 {
-        let known = hub.records.read_record(key, call.deadline).await.map_err(NotDone::Stopped)?;
+        let known = context.records.read_record(key, operation.deadline).await.map_err(NotDone::Stopped)?;
         let at = now();
-        match request.decide(&known.record, known.revision, &call.asked(&at, &hub.secret)) {
+        match request.decide(&known.record, known.revision, &operation.asked(&at, &context.secret)) {
             // To be decided with the past in view.
             Decision::Refuse(_) | Decision::Unchanged(_) | Decision::Note { .. } => break,
-            Decision::Commit { .. } => call.pause().await,
+            Decision::Commit { .. } => operation.pause().await,
         }
     }
-    locked(hub, key, call, request).await
+    locked(context, key, operation, request).await
 }

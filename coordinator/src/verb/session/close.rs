@@ -7,9 +7,9 @@ use holdfast_protocol::{Error, SessionKey};
 use holdfast_records::Known;
 use holdfast_rules::past::is_made_by;
 
-use crate::answer::Answer;
-use crate::call::Incoming;
-use crate::hub::Hub;
+use crate::context::Context;
+use crate::operation::Incoming;
+use crate::response::Response;
 
 /// What a `session.close` is about.
 pub(crate) enum Closing {
@@ -21,26 +21,26 @@ pub(crate) enum Closing {
 
 /// Looks whether a copy of a `session.close` took effect before. The session that is there now may have been opened
 /// since.
-pub(crate) async fn closing(hub: &Hub, key: &SessionKey, incoming: &Incoming) -> Result<Closing, Error> {
-    let call = incoming.peeked();
-    let known = hub.records.read_record(key, call.deadline).await?;
+pub(crate) async fn closing(context: &Context, key: &SessionKey, incoming: &Incoming) -> Result<Closing, Error> {
+    let operation = incoming.peeked();
+    let known = context.records.read_record(key, operation.deadline).await?;
     // The first session of an id that is there was not closed.
     let may_have_closed = known.record.log_after > 0 || known.record.state == State::Closed;
-    if call.by_caller && may_have_closed {
-        let past = hub.records.past(key, known.revision, call.deadline).await?;
-        if past.was_closed_by(&call.request_id) {
+    if operation.by_caller && may_have_closed {
+        let past = context.records.past(key, known.revision, operation.deadline).await?;
+        if past.was_closed_by(&operation.request_id) {
             return Ok(Closing::Before);
         }
     }
     Ok(Closing::Now(known))
 }
 
-pub(crate) fn closed(verb: Verb, key: &SessionKey, known: &Known, incoming: &Incoming) -> Result<Answer, Error> {
+pub(crate) fn closed(verb: Verb, key: &SessionKey, known: &Known, incoming: &Incoming) -> Result<Response, Error> {
     // Its first copy may have been at work while this one was under way.
     let by_this = || is_made_by(&known.record, &incoming.peeked().request_id, &[EventType::SessionClosed]);
     if verb == Verb::SessionClose && by_this() { was_closed(key) } else { Err(Error::no_session(key)) }
 }
 
-pub(crate) fn was_closed(key: &SessionKey) -> Result<Answer, Error> {
-    Answer::of(&Closed { session_id: key.id.clone(), closed: true })
+pub(crate) fn was_closed(key: &SessionKey) -> Result<Response, Error> {
+    Response::of(&Closed { session_id: key.id.clone(), closed: true })
 }

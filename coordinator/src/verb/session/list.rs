@@ -24,10 +24,10 @@ use holdfast_protocol::{Error, Namespace, Reason, Revision, SessionId, SessionRe
 use holdfast_store::{Found, Page as Stretched, Store, StoreError, Stored, Walk};
 use tokio::time::{Instant, timeout_at};
 
-use crate::answer::Answer;
-use crate::call::Incoming;
+use crate::context::Context;
 use crate::error;
-use crate::hub::Hub;
+use crate::operation::Incoming;
+use crate::response::Response;
 
 #[cfg(test)]
 mod tests;
@@ -58,13 +58,13 @@ const CHECK_CHARS: usize = 16;
 const SIDE_BY_SIDE: usize = 16;
 
 /// Lists a namespace's sessions. Closed ones are shown when they are asked for.
-pub(crate) async fn list(hub: &Hub, namespace: &Namespace, incoming: &Incoming) -> Result<Answer, Error> {
-    let (request, call) = incoming.parse::<List>(&hub.config.limits)?;
-    let Ok(Ok(_turn)) = timeout_at(call.deadline.min(Instant::now() + TURN), hub.pages.acquire()).await else {
+pub(crate) async fn list(context: &Context, namespace: &Namespace, incoming: &Incoming) -> Result<Response, Error> {
+    let (request, operation) = incoming.parse::<List>(&context.config.limits)?;
+    let Ok(Ok(_turn)) = timeout_at(operation.deadline.min(Instant::now() + TURN), context.pages.acquire()).await else {
         return Err(error::busy(Reason::MailboxFull, "this coordinator has too many lists to read"));
     };
-    let look_until = call.deadline.min(Instant::now() + LOOK);
-    Answer::of(&page(&hub.store, namespace, &request, look_until, call.deadline).await?)
+    let look_until = operation.deadline.min(Instant::now() + LOOK);
+    Response::of(&page(&context.store, namespace, &request, look_until, operation.deadline).await?)
 }
 
 /// One page. After `look_until` no other stretch is begun.

@@ -13,29 +13,29 @@ use holdfast_store::wire::Outgoing;
 use serde_json::json;
 use tokio::time::{Instant, timeout};
 
-use crate::call::Call;
+use crate::context::Context;
 use crate::error;
-use crate::hub::Hub;
 use crate::micro::PING;
+use crate::operation::Operation;
 
 /// How long other coordinators may take to answer that they are there.
 const ANSWER: Duration = Duration::from_millis(250);
 
 /// Whether another coordinator is there, found out once when this one leaves.
-pub(crate) async fn is_anybody_else_there(hub: &Hub) -> bool {
-    *hub.others.get_or_init(|| async { timeout(ANSWER, another(hub)).await.unwrap_or(false) }).await
+pub(crate) async fn is_anybody_else_there(context: &Context) -> bool {
+    *context.others.get_or_init(|| async { timeout(ANSWER, another(context)).await.unwrap_or(false) }).await
 }
 
-async fn another(hub: &Hub) -> bool {
-    let inbox = hub.wire.new_inbox();
-    let Ok(mut answers) = hub.wire.subscribe(inbox.clone().into(), None).await else { return false };
-    if hub.wire.publish(Outgoing::to(PING, "").with_reply(inbox)).await.is_err() {
+async fn another(context: &Context) -> bool {
+    let inbox = context.wire.new_inbox();
+    let Ok(mut answers) = context.wire.subscribe(inbox.clone().into(), None).await else { return false };
+    if context.wire.publish(Outgoing::to(PING, "").with_reply(inbox)).await.is_err() {
         return false;
     }
     while let Some(answer) = answers.next().await {
         // Another installation may have its coordinators on the same servers.
         let is_one = |Pong { id, metadata }: Pong| {
-            id != hub.instance && metadata.root == hub.config.root.as_str() && metadata.leaving == "false"
+            id != context.instance && metadata.root == context.config.root.as_str() && metadata.leaving == "false"
         };
         if serde_json::from_slice::<Pong>(&answer.payload).is_ok_and(is_one) {
             return true;
@@ -62,25 +62,25 @@ struct Metadata {
 /// # Errors
 /// `busy` / `draining` when that cannot be done.
 pub(super) async fn pass_on(
-    hub: &Hub,
+    context: &Context,
     key: &SessionKey,
     request: &Acquire,
-    call: &Call,
+    operation: &Operation,
     reply: &async_nats::Subject,
     until: Instant,
 ) -> Result<(), Error> {
     let leaving = || error::busy(Reason::Draining, "this coordinator is leaving; ask again to wait at another");
-    if !is_anybody_else_there(hub).await {
+    if !is_anybody_else_there(context).await {
         return Err(leaving());
     }
     let left = until.saturating_duration_since(Instant::now()).as_millis();
     let body = json!({
         "owner": request.owner, "rotate": request.rotate, "ttl_ms": request.ttl_ms, "actor": request.actor,
         // One that was made here is nobody's secret; the other coordinator makes another.
-        "request_id": call.by_caller.then(|| call.request_id.as_str()),
+        "request_id": operation.by_caller.then(|| operation.request_id.as_str()),
         "wait_ms": u64::try_from(left).unwrap_or(u64::MAX).max(1),
     });
-    let subject = hub.config.root.session_request(Verb::LockAcquire, key);
-    let passed = hub.wire.publish(Outgoing::to(subject, body.to_string()).with_reply(reply.clone())).await;
+    let subject = context.config.root.session_request(Verb::LockAcquire, key);
+    let passed = context.wire.publish(Outgoing::to(subject, body.to_string()).with_reply(reply.clone())).await;
     passed.map_err(|_| leaving())
 }

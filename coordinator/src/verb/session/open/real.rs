@@ -13,23 +13,23 @@ use holdfast_protocol::{Error, Reason, WorkerName};
 use holdfast_records::{Found, Known};
 
 use super::Wanted;
-use crate::call::Call;
-use crate::control::{Fault, ask_boot};
+use crate::context::Context;
+use crate::control::{Fault, ask_process};
 use crate::error;
-use crate::hub::Hub;
+use crate::operation::Operation;
 
 /// How long the owner of a session that is there may take to say where its path leads.
 const PATIENCE: Duration = Duration::from_secs(1);
 
 /// `wanted`, with the real path of its file. It is asked for a session that is there as well: its path was real when it was
 /// made, and may lead to another file by now. But nobody waits long for that, since there is an answer without it.
-pub(super) async fn real(hub: &Hub, wanted: Wanted, call: &Call) -> Result<Wanted, Error> {
+pub(super) async fn real(context: &Context, wanted: Wanted, operation: &Operation) -> Result<Wanted, Error> {
     let Some((workspace, path)) = &wanted.file else { return Ok(wanted) };
     let asked = FilePath { workspace: workspace.clone(), path: path.clone() };
-    let there = there(hub, &wanted, call).await?;
+    let there = there(context, &wanted, operation).await?;
     let resolved = match &there {
-        Some(known) => resolve_at_once(hub, known, &wanted, &asked, call).await,
-        None => resolve(hub, &wanted, &asked, call).await,
+        Some(known) => resolve_at_once(context, known, &wanted, &asked, operation).await,
+        None => resolve(context, &wanted, &asked, operation).await,
     };
     match resolved {
         Ok(real) if real.path == asked.path => Ok(wanted),
@@ -53,10 +53,10 @@ fn is_about_the_path(refusal: &Error) -> bool {
     matches!(refusal.reason, Reason::PathEscape | Reason::InvalidPath)
 }
 
-async fn there(hub: &Hub, wanted: &Wanted, call: &Call) -> Result<Option<Known>, Error> {
-    let found = match hub.records.cached(&wanted.key) {
+async fn there(context: &Context, wanted: &Wanted, operation: &Operation) -> Result<Option<Known>, Error> {
+    let found = match context.records.cached(&wanted.key) {
         Some(known) => Found::Record(known),
-        None => hub.records.read(&wanted.key, call.deadline).await?,
+        None => context.records.read(&wanted.key, operation.deadline).await?,
     };
     Ok(match found {
         Found::Record(known) if known.record.state != State::Closed => Some(known),
@@ -66,21 +66,21 @@ async fn there(hub: &Hub, wanted: &Wanted, call: &Call) -> Result<Option<Known>,
 
 /// Asks the session's owner, if it has one, and once.
 async fn resolve_at_once(
-    hub: &Hub,
+    context: &Context,
     known: &Known,
     wanted: &Wanted,
     asked: &FilePath,
-    call: &Call,
+    operation: &Operation,
 ) -> Result<FilePath, Error> {
-    let (worker, boot) = match &known.record.owner {
-        Some(owner) => (owner.worker.clone(), owner.boot),
-        None => hub.registry.pick(&wanted.key, wanted.needs(), None, call.deadline).await?,
+    let process = match &known.record.owner {
+        Some(owner) => owner.process(),
+        None => context.fleet.pick(&wanted.key, wanted.needs(), None, operation.deadline).await?,
     };
-    let patience = call.left().min(PATIENCE);
-    match ask_boot(hub, (&worker, boot), control::RESOLVE, asked, patience).await {
+    let patience = operation.left().min(PATIENCE);
+    match ask_process(context, &process, control::RESOLVE, asked, patience).await {
         Ok(real) => Ok(real),
         Err(Fault::Refused(refusal)) => Err(refusal),
-        Err(Fault::Unheard | Fault::Silent) => Err(silent(&worker, asked)),
+        Err(Fault::Unheard | Fault::Silent) => Err(silent(&process.worker, asked)),
     }
 }
 
@@ -88,16 +88,21 @@ fn silent(worker: &WorkerName, asked: &FilePath) -> Error {
     error::storage_unavailable(&format!("worker {worker} did not say in time where {} leads", asked.path))
 }
 
-async fn resolve(hub: &Hub, wanted: &Wanted, asked: &FilePath, call: &Call) -> Result<FilePath, Error> {
+async fn resolve(
+    context: &Context,
+    wanted: &Wanted,
+    asked: &FilePath,
+    operation: &Operation,
+) -> Result<FilePath, Error> {
     loop {
-        call.in_time(&wanted.key)?;
-        let (worker, boot) = hub.registry.pick(&wanted.key, wanted.needs(), None, call.deadline).await?;
-        match ask_boot(hub, (&worker, boot), control::RESOLVE, asked, call.left()).await {
+        operation.in_time(&wanted.key)?;
+        let process = context.fleet.pick(&wanted.key, wanted.needs(), None, operation.deadline).await?;
+        match ask_process(context, &process, control::RESOLVE, asked, operation.left()).await {
             Ok(real) => return Ok(real),
             Err(Fault::Refused(refusal)) => return Err(refusal),
-            // The registry knows that it is gone.
+            // The fleet knows that it is gone.
             Err(Fault::Unheard) => {}
-            Err(Fault::Silent) => return Err(silent(&worker, asked)),
+            Err(Fault::Silent) => return Err(silent(&process.worker, asked)),
         }
     }
 }
