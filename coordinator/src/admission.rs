@@ -109,7 +109,8 @@ impl Admission {
         self.loads.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Counts a message of `bytes` against its client's rate for large messages. [`BURST`] says how many may come at once.
+    /// Counts a message of `bytes` against its client's rate for large messages. [`BURST`] says how many may come at
+    /// once.
     pub(crate) fn pace(&self, reply: &Subject, bytes: usize) -> Pacing {
         if bytes < LARGE {
             return Pacing::Fine;

@@ -44,8 +44,8 @@ impl Cache {
         self.0.get(key).filter(|seen| !seen.is_stale()).map(|seen| seen.known)
     }
 
-    /// Keeps the newer of the cached record and `known`, and returns it. `None` when the cached one is outdated and `known`
-    /// is older still: a replica that is behind must not bring an old state back.
+    /// Keeps the newer of the cached record and `known`, and returns it. `None` when the cached one is outdated and
+    /// `known` is older still: a replica that is behind must not bring an old state back.
     pub(crate) fn learn(&self, key: &SessionKey, known: Known) -> Option<Known> {
         let read = known.revision;
         let kept = self.0.entry_by_ref(key).and_upsert_with(|entry| match entry.map(moka::Entry::into_value) {

@@ -95,8 +95,8 @@ impl Context {
         self.floor.get() >= mark.0
     }
 
-    /// Waits until the relay has announced `mark`. The bucket keeps 64 revisions of a record, and the relay must read each
-    /// before it is overwritten.
+    /// Waits until the relay has announced `mark`. The bucket keeps 64 revisions of a record, and the relay must read
+    /// each before it is overwritten.
     ///
     /// # Errors
     /// `busy` when the relay is too far behind.

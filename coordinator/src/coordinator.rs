@@ -108,9 +108,9 @@ impl Coordinator {
         self.context.abort.cancel();
     }
 
-    /// Accepts no more requests, answers those that were accepted, releases the relay's pin, and ends. This takes at most
-    /// `grace`, even while NATS is away. Tasks that are left then are dropped: their clients see a timeout and ask again
-    /// with the same `request_id`.
+    /// Accepts no more requests, answers those that were accepted, releases the relay's pin, and ends. This takes at
+    /// most `grace`, even while NATS is away. Tasks that are left then are dropped: their clients see a timeout and ask
+    /// again with the same `request_id`.
     pub async fn stop(self, grace: Duration) {
         let until = Instant::now() + grace;
         let ending = ENDING.min(grace / 4);

@@ -1,12 +1,12 @@
 //! Leases of locks that no agent may be counting down: the session has no agent, or its agent missed the hint.
 //!
 //! A session's agent counts the lease of its lock on its own clock. This file makes sure that one does. When a lease
-//! should have run out, or a client waits for the lock, it reads the record and asks the agent. If there is no agent, it
-//! counts the whole lease here, starting then, and frees the lock by compare-and-set.
+//! should have run out, or a client waits for the lock, it reads the record and asks the agent. If there is no agent,
+//! it counts the whole lease here, starting then, and frees the lock by compare-and-set.
 //!
 //! Invariant: a lock may live longer than asked, never shorter. A lock is freed here only after its whole lease passed
-//! while its session had no owner, or an owner that is gone (no responder, or its worker's lease ran out). A worker that
-//! does not answer but holds its lease is waited for. Any number of coordinators may count the same lock.
+//! while its session had no owner, or an owner that is gone (no responder, or its worker's lease ran out). A worker
+//! that does not answer but holds its lease is waited for. Any number of coordinators may count the same lock.
 
 use std::collections::{BTreeSet, HashMap};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -91,8 +91,8 @@ impl Countdown {
         self.watched.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Notes a record that the sweep found. It may be older than what the relay has seen, so it begins a watch and never
-    /// ends one.
+    /// Notes a record that the sweep found. It may be older than what the relay has seen, so it begins a watch and
+    /// never ends one.
     pub(crate) fn find(&self, record: &SessionRecord) {
         if leased(record).is_some() {
             self.see(record);

@@ -146,8 +146,8 @@ impl Endpoints {
         self.context.tasks.len() > self.context.config.max_waiters + self.context.config.max_in_flight
     }
 
-    /// Decides whether a request is accepted. A request that waits for a lock joins the queue here. This awaits nothing, so
-    /// the queue has the order of arrival.
+    /// Decides whether a request is accepted. A request that waits for a lock joins the queue here. This awaits
+    /// nothing, so the queue has the order of arrival.
     fn begin(&self, message: Message, reply: &Subject, made: &RequestId, arrived: Instant) -> Result<Work, Refusal> {
         let Message { subject, payload, .. } = message;
         let limits = &self.context.config.limits;
@@ -246,7 +246,8 @@ impl Endpoints {
     }
 }
 
-/// The outcome of a handler; a panic becomes an `internal` error. Shared state stays valid: see where each lock is taken.
+/// The outcome of a handler; a panic becomes an `internal` error. Shared state stays valid: see where each lock is
+/// taken.
 async fn caught<T>(verb: Verb, handling: impl Future<Output = Result<T, Error>>) -> Result<T, Error> {
     AssertUnwindSafe(handling).catch_unwind().await.unwrap_or_else(|_| {
         tracing::error!(%verb, "a handler panicked");

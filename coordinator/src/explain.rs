@@ -1,7 +1,7 @@
 //! Explains a refusal: who holds the lock, since when and until when. Publishes the signal of the conflict.
 //!
-//! Invariant: an explanation informs people and tells clients when to ask again; no decision depends on it. The lease of
-//! a lock runs on the clock of the agent, so only the agent can say how long it still runs.
+//! Invariant: an explanation informs people and tells clients when to ask again; no decision depends on it. The lease
+//! of a lock runs on the clock of the agent, so only the agent can say how long it still runs.
 
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;

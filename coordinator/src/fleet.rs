@@ -3,8 +3,8 @@
 //! Invariant: this only decides whom to ask and when. A wrong belief costs a little time and never safety, because the
 //! record decides who holds a session.
 //!
-//! Words: a process is *unheard* while messages for it have no responder; *gone* when that was confirmed or its lease ran
-//! out; *lost* when its sessions should therefore move.
+//! Words: a process is *unheard* while messages for it have no responder; *gone* when that was confirmed or its lease
+//! ran out; *lost* when its sessions should therefore move.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
@@ -121,8 +121,8 @@ impl Fleet {
         self.lost.notified().await;
     }
 
-    /// Notes that a message for `process` had no responder. Once that lasts for [`CONFIRM`], the process counts as gone:
-    /// it ended, or is cut off from NATS.
+    /// Notes that a message for `process` had no responder. Once that lasts for [`CONFIRM`], the process counts as
+    /// gone: it ended, or is cut off from NATS.
     pub(crate) fn unheard(&self, process: &Process) {
         self.notice_reconnect();
         if self.workers_mut().unheard(process, Instant::now()) {
@@ -182,7 +182,8 @@ impl Fleet {
         self.workers_mut().told(worker, state);
     }
 
-    /// Whether sessions of `owner` should move: its process is gone, and there is an alternative or a message proved it.
+    /// Whether sessions of `owner` should move: its process is gone, and there is an alternative or a message proved
+    /// it.
     pub(crate) fn is_lost(&self, owner: &Owner) -> bool {
         self.workers().is_lost(owner)
     }
@@ -254,8 +255,8 @@ impl Fleet {
         self.workers().may_write(owner, workspace)
     }
 
-    /// Chooses a process for `key` that can also save files of its workspace. Leases are read again before this fails, if
-    /// that is possible within [`LOOK`].
+    /// Chooses a process for `key` that can also save files of its workspace. Leases are read again before this fails,
+    /// if that is possible within [`LOOK`].
     pub(crate) async fn choose_writer(&self, key: &SessionKey, needs: Needs<'_>, deadline: Instant) -> Option<Process> {
         let find = || {
             let writers = self.workers().writers(needs);
@@ -275,8 +276,8 @@ impl Fleet {
     /// The process of the worker `name`, which must be able to take a session with these needs.
     ///
     /// # Errors
-    /// `no_worker` when it is not live, is draining, or does not host the kind; `no_workspace` when it does not have the
-    /// workspace.
+    /// `no_worker` when it is not live, is draining, or does not host the kind; `no_workspace` when it does not have
+    /// the workspace.
     pub(crate) async fn named(&self, name: &WorkerName, needs: Needs<'_>, deadline: Instant) -> Result<Process, Error> {
         let lease = self.find(name, deadline).await?;
         if lease.state != WorkerState::Ready {

@@ -25,8 +25,8 @@ use crate::micro::NUMBER_HEADER;
 use crate::operation::Operation;
 use holdfast_records::Known;
 
-/// The interval at which a process is probed while requests wait for its answers. One of the waiting requests probes for
-/// all. Bounds how late a kill is noticed; a busy worker pays one probe per interval.
+/// The interval at which a process is probed while requests wait for its answers. One of the waiting requests probes
+/// for all. Bounds how late a kill is noticed; a busy worker pays one probe per interval.
 const PROBE: Duration = Duration::from_millis(50);
 
 /// The interval for a process whose last message had no responder.
@@ -46,8 +46,8 @@ pub(crate) enum Reply {
     Moved,
     /// No responder: the message had no effect.
     Unheard,
-    /// The process ended, or lost the session, before it answered. The message may have had an effect. The effect is then in
-    /// the log under the request's id, and the next owner answers the same message from there.
+    /// The process ended, or lost the session, before it answered. The message may have had an effect. The effect is
+    /// then in the log under the request's id, and the next owner answers the same message from there.
     Lost,
     /// No answer in time: the message may have had an effect.
     Silent,

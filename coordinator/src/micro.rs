@@ -1,8 +1,8 @@
 //! The micro service `holdfast`: what `nats micro ls`, `info`, `stats` and `ping` show. Source: ADR-32.
 //!
-//! This does not use the service of async-nats, for three reasons. Its error replies have an empty body, and the contract
-//! wants one. It counts no other errors. Its endpoints unsubscribe at once when they stop, which loses requests that the
-//! server has already sent; a coordinator that leaves must answer them.
+//! This does not use the service of async-nats, for three reasons. Its error replies have an empty body, and the
+//! contract wants one. It counts no other errors. Its endpoints unsubscribe at once when they stop, which loses
+//! requests that the server has already sent; a coordinator that leaves must answer them.
 //!
 //! Deliberately absent: the requests themselves (`endpoint`).
 

@@ -88,8 +88,8 @@ pub(crate) struct Operation {
     pub(crate) request_id: RequestId,
     /// Whether the caller chose the key. Only then may an earlier copy of the request exist.
     pub(crate) by_caller: bool,
-    /// The token of a grant is derived from it. All attempts use the same one, so that a later attempt recognises a grant
-    /// whose write was not acknowledged.
+    /// The token of a grant is derived from it. All attempts use the same one, so that a later attempt recognises a
+    /// grant whose write was not acknowledged.
     nonce: Uuid,
     /// Who asked, in the caller's words.
     pub(crate) actor: Option<String>,
@@ -104,7 +104,8 @@ pub(crate) struct Operation {
 }
 
 impl Operation {
-    /// The same operation, allowed to use the reserve of unannounced revisions. Operators' requests and expiries use it.
+    /// The same operation, allowed to use the reserve of unannounced revisions. Operators' requests and expiries use
+    /// it.
     pub(crate) fn urgent(self) -> Self {
         Self { urgency: Urgency::Urgent, ..self }
     }

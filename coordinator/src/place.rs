@@ -1,6 +1,7 @@
 //! Places a session without an owner, or whose owner is gone, on a worker.
 //!
-//! Invariant: writing the record is what places the session. The worker is told afterwards, and would find out by itself.
+//! Invariant: writing the record is what places the session. The worker is told afterwards, and would find out by
+//! itself.
 
 use std::collections::HashSet;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -56,8 +57,9 @@ impl Change<Writer<'_>> for Placing {
             Ownership::Active(_) => return Ok(Decision::Unchanged(())),
             Ownership::Closed => return Ok(Decision::Refuse(Error::no_session(key))),
             Ownership::Passive => None,
-            // A session is never taken from its owner on a cached record. This makes the caller read it from the leader, and
-            // so wait until there is one. A worker whose nats-server died with the leader has mostly reconnected by then.
+            // A session is never taken from its owner on a cached record. This makes the caller read it from the
+            // leader, and so wait until there is one. A worker whose nats-server died with the leader has mostly
+            // reconnected by then.
             Ownership::Orphaned(_) if !known.is_as_of(operation.arrived) => {
                 return Ok(Decision::Refuse(error::contended(key)));
             }

@@ -48,8 +48,8 @@ impl Records {
         }
     }
 
-    /// Waits for the turn to change `key`. Hold it around reading, deciding and committing only. Sessions share lanes, so
-    /// holding two could deadlock.
+    /// Waits for the turn to change `key`. Hold it around reading, deciding and committing only. Sessions share lanes,
+    /// so holding two could deadlock.
     pub(crate) async fn lane(&self, key: &SessionKey) -> MutexGuard<'_, ()> {
         self.lanes[self.place_of(key)].lock().await
     }
@@ -123,8 +123,8 @@ impl Records {
         self.cache.learn(key, known.clone());
     }
 
-    /// As [`Records::read_record`], but a record that was read or written within `age` is good enough. Concurrent callers
-    /// for one session share one read.
+    /// As [`Records::read_record`], but a record that was read or written within `age` is good enough. Concurrent
+    /// callers for one session share one read.
     ///
     /// # Errors
     /// As [`Records::read_record`].

@@ -1,9 +1,9 @@
 //! Finds a session's agent and relays requests to it without parsing them.
 //!
 //! Invariant: a request is sent again only in two cases. The copy before had no effect: it had no responder, or the
-//! worker did not own the session. Or the process that received it is gone: then its effect, if any, is in the log under
-//! the request's id, and the next owner answers from there. When a live process does not answer in time, a change is
-//! *unknown outcome* and a read is *unavailable*.
+//! worker did not own the session. Or the process that received it is gone: then its effect, if any, is in the log
+//! under the request's id, and the next owner answers from there. When a live process does not answer in time, a change
+//! is *unknown outcome* and a read is *unavailable*.
 
 use std::time::Duration;
 
@@ -124,13 +124,13 @@ fn is_behind(context: &Context, key: &SessionKey, known: &Known) -> bool {
         .is_some_and(|seen| seen.revision > known.revision && activation(&seen) != activation(known))
 }
 
-/// The incarnation of the session that a request is for. A session that was closed and opened again has another
-/// incarnation, and must not get a request that was meant for the earlier one.
+/// Which life of the session a request is for. A life goes from an open to the close after it: a session that was
+/// closed and opened again is in another life, and must not get a request that was meant for the earlier one.
 #[derive(Default)]
 struct Life {
-    /// The incarnation when the request arrived.
+    /// The life that the session was in when the request arrived.
     of_arrival: Option<u64>,
-    /// The incarnation that a lost copy of the request may have changed.
+    /// The life in which a lost copy of the request may have taken effect.
     of_lost: Option<u64>,
 }
 

@@ -1,11 +1,11 @@
 //! Walks all records: takes sessions back from workers that are gone, and removes what closed sessions left.
 //!
 //! A request brings the session of a gone worker back by itself. The sweep is for sessions that get no request: their
-//! locks with a lease must expire, and their records should say that they have no owner. One coordinator sweeps for all:
-//! the one that relays.
+//! locks with a lease must expire, and their records should say that they have no owner. One coordinator sweeps for
+//! all: the one that relays.
 //!
-//! Invariant: a lease that ran out or a worker without a responder only tells where to look. Each record is read from the
-//! leader and written by compare-and-set, and a worker that answers keeps its sessions.
+//! Invariant: a lease that ran out or a worker without a responder only tells where to look. Each record is read from
+//! the leader and written by compare-and-set, and a worker that answers keeps its sessions.
 
 use std::collections::HashMap;
 use std::sync::Arc;

@@ -1,6 +1,6 @@
-//! From a parsed subject to the function that answers it: `session.open` is in `verb/session/open.rs`, and so on.
+//! Dispatches a parsed subject to the function that answers it: `session.open` is in `verb/session/open.rs`, and so on.
 //!
-//! Deliberately absent: the verbs that an agent answers, which go through `route` unread.
+//! Deliberately absent: the verbs that an agent answers; `route` relays them without parsing.
 
 use std::sync::Arc;
 
@@ -20,11 +20,10 @@ mod worker;
 
 pub(crate) use lock::acquire::{Acquiring, acquire, begin as begin_acquire};
 
-/// Answers one request. A `lock.acquire` has a way of its own, because it may wait: [`begin_acquire`], then
-/// [`acquire()`].
+/// Answers one request. Not `lock.acquire`, which may wait: see [`begin_acquire`] and [`acquire()`].
 ///
 /// # Errors
-/// Whatever the contract has for it.
+/// Those that the contract names for the verb.
 pub(crate) async fn answer(
     context: &Arc<Context>,
     subject: RequestSubject,
@@ -56,7 +55,7 @@ pub(crate) async fn answer(
     }
 }
 
-/// A verb whose target in `protocol` is not the one that it is answered for here.
+/// A bug: `protocol` parses this verb with a target that no handler here takes.
 fn not_answered(verb: Verb) -> Error {
     error::bug(&format!("{verb} is not answered for what its subject names"))
 }

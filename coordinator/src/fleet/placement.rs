@@ -1,8 +1,8 @@
 //! Chooses the worker for a session: rendezvous hashing over the candidates, bounded by load.
 //!
 //! Invariant: coordinators that know the same workers choose the same one, and a worker that joins or leaves moves only
-//! the sessions that it gains or loses. The load bound overrides this on purpose: no worker gets far more than the mean.
-//! Source: Thaler and Ravishankar, rendezvous hashing (1998); Mirrokni et al., bounded loads (2016).
+//! the sessions that it gains or loses. The load bound overrides this on purpose: no worker gets far more than the
+//! mean. Source: Thaler and Ravishankar, rendezvous hashing (1998); Mirrokni et al., bounded loads (2016).
 //!
 //! Deliberately absent: which workers are alive (`workers`).
 

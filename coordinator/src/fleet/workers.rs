@@ -281,12 +281,12 @@ impl Workers {
             .map(|entry| &entry.lease)
     }
 
-    /// The workers that may take a session with these needs, without `except`. A worker that cannot write in the workspace
-    /// is a candidate only if no worker can.
+    /// The workers that may take a session with these needs, without `except`. A worker that cannot write in the
+    /// workspace is a candidate only if no worker can.
     ///
     /// # Errors
-    /// `no_live_worker` when no worker is ready, or none of them hosts the kind; `no_workspace` when none of those has the
-    /// workspace.
+    /// `no_live_worker` when no worker is ready, or none of them hosts the kind; `no_workspace` when none of those has
+    /// the workspace.
     pub(crate) fn candidates(&self, needs: Needs<'_>, except: Option<&WorkerName>) -> Result<Vec<Candidate>, Error> {
         let Needs { kind, workspace } = needs;
         let mut fitting: Vec<&WorkerLease> =
@@ -362,7 +362,8 @@ pub(crate) fn has(lease: &WorkerLease, workspace: &WorkspaceName) -> bool {
     lease.workspaces.iter().any(|name| name == workspace.as_str())
 }
 
-/// Whether the worker can save files of `workspace`, which it mounts. Without a workspace there is no file: always true.
+/// Whether the worker can save files of `workspace`, which it mounts. Without a workspace there is no file: always
+/// true.
 pub(crate) fn may_write(lease: &WorkerLease, workspace: Option<&WorkspaceName>) -> bool {
     !workspace.is_some_and(|workspace| lease.read_only.iter().any(|name| name == workspace.as_str()))
 }

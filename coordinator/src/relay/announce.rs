@@ -1,8 +1,8 @@
-//! Publishing signals: of many sessions at once, of each session in order.
+//! Publishes signals: many sessions concurrently, each session's in order.
 //!
-//! Signals of `session` and `lock` are kept in a stream, so each of them is published as a request whose answer is the
-//! stream's acknowledgement, under the event's id, before the next one of its session. Those of `doc` are plain
-//! messages, which an echo on the same connection confirms.
+//! Signals of the groups `session` and `lock` are kept in a stream. Each is published as a request, with the event's id
+//! for deduplication, and the stream's acknowledgement is awaited before the session's next one. Signals of the group
+//! `doc` are plain messages; an echo on the same connection confirms them.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -21,11 +21,11 @@ use crate::relay::RelayError;
 use crate::relay::echo::Echo;
 use crate::relay::translate::Announcement;
 
-/// How long one copy of a signal may stay unanswered before the next is sent.
+/// How long to wait for the acknowledgement of one copy of a signal before the next copy is sent.
 const COPY_TIMEOUT: Duration = Duration::from_millis(1_500);
-/// How long a signal is tried. The relay then begins again, from what is acknowledged.
+/// How long publishing a signal is attempted. After that the relay restarts from what is acknowledged.
 const TIMEOUT: Duration = Duration::from_secs(8);
-/// The bounds of the pause between two tries.
+/// The bounds of the pause between two attempts.
 const PAUSE: (Duration, Duration) = (Duration::from_millis(5), Duration::from_millis(250));
 
 #[derive(Deserialize)]
@@ -41,8 +41,8 @@ struct AckError {
     description: String,
 }
 
-/// Publishes all of them: sessions side by side, each session's in the order of its commits, each once unless the
-/// connection is made again meanwhile.
+/// Publishes all of them: sessions concurrently, each session's in commit order. Each signal is published once, unless
+/// the connection is lost meanwhile.
 pub(super) async fn all(
     context: &Context,
     echo: &mut Echo,

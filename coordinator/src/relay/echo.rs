@@ -1,8 +1,8 @@
-//! Making sure that what was published has left.
+//! Confirms that published messages have reached the server.
 //!
-//! Invariant: once [`Echo::confirm`] says yes, the server has taken in all that was published before on the connection
-//! that was there at the mark. async-nats cannot tell by itself: `flush` waits for its buffers only, a lost connection
-//! drops what they held, and commands that wait in its queue leave on the next one.
+//! Invariant: when [`Echo::confirm`] returns true, the server has received everything that was published since the
+//! epoch was taken. async-nats cannot tell this: `flush` waits for its buffers only, a lost connection drops what the
+//! buffers held, and commands in its queue are sent on the next connection.
 
 use std::time::Duration;
 
@@ -15,10 +15,10 @@ use tokio::time::timeout;
 
 use crate::relay::{RelayError, fault};
 
-/// How long an echo is waited for; it may have gone down with a connection.
+/// How long to wait for an echo. It may have been lost with the connection.
 const TIMEOUT: Duration = Duration::from_secs(1);
 
-/// A subject that this connection alone listens on.
+/// A subject that only this connection subscribes to.
 pub(super) struct Echo {
     wire: SharedWire,
     subject: Subject,
@@ -26,7 +26,7 @@ pub(super) struct Echo {
     said: u64,
 }
 
-/// The connection at some moment.
+/// Which connection it is: the number of connects so far.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Epoch(u64);
 
@@ -37,12 +37,12 @@ impl Echo {
         Ok(Self { wire: wire.clone(), subject, heard, said: 0 })
     }
 
-    /// To be taken before publishing.
+    /// The current epoch. Take it before publishing.
     pub(super) fn epoch(&self) -> Epoch {
         Epoch(self.wire.connects())
     }
 
-    /// Whether all that was published since the epoch `since` has reached the server.
+    /// Whether everything that was published since the epoch `since` has reached the server.
     pub(super) async fn confirm(&mut self, since: Epoch) -> bool {
         self.said += 1;
         let word = Bytes::from(self.said.to_string());

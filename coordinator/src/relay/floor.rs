@@ -1,4 +1,4 @@
-//! How far the relay has come: published as it goes, and read from the consumer by whoever has heard nothing.
+//! The relay's progress (the floor): published by the relay, and read from the consumer when no message arrives.
 
 use std::sync::Arc;
 
@@ -9,7 +9,7 @@ use holdfast_store::wire::{Outgoing, Subscription};
 use crate::context::Context;
 use crate::relay::state;
 
-/// Tells everybody that everything up to `floor` was announced.
+/// Publishes that everything up to `floor` was announced.
 pub(super) async fn publish(context: &Context, floor: u64) {
     context.floor.advance(floor);
     let body = serde_json::to_vec(&RelayFloor { floor }).expect("a number is JSON");
@@ -18,15 +18,15 @@ pub(super) async fn publish(context: &Context, floor: u64) {
     }
 }
 
-/// Asks the consumer itself.
+/// Reads the floor from the consumer.
 pub(crate) async fn learn_floor(context: &Context) {
     match state(context).await {
         Ok(state) => context.floor.advance(state.acknowledged),
-        Err(error) => tracing::debug!(%error, "the relay's progress is not known"),
+        Err(error) => tracing::debug!(%error, "the relay's progress was not read"),
     }
 }
 
-/// Follows what the relay says, whichever coordinator's it is.
+/// Follows the published floor, whichever coordinator relays.
 pub(crate) async fn follow_floor(context: Arc<Context>, mut said: Subscription) {
     while let Some(message) = said.next().await {
         match serde_json::from_slice::<RelayFloor>(&message.payload) {

@@ -1,11 +1,12 @@
-//! One step of the relay: messages in, signals out, acknowledgement.
+//! One step of the relay: takes deliveries, publishes their signals, acknowledges.
 //!
-//! Invariant: acknowledging a message acknowledges all before it, so none may be skipped. Deliveries are numbered; where a
-//! number is missing (a relay that was lost with messages in its hands, a connection that broke) everything behind the
-//! last acknowledgement is read from the stream itself before the step goes on.
+//! Invariant: acknowledging a message acknowledges all before it, so no message may be skipped. Deliveries are
+//! numbered. When a number is missing (a relay died before it announced, or a connection broke), everything after the
+//! last acknowledgement is read from the stream itself before the step continues.
 //!
-//! Frames may leave the stream before they are read: a snapshot takes them out and carries their events on, but it stands
-//! behind whatever was committed meanwhile. So where sequences are missing, each step looks ahead for the snapshots.
+//! A snapshot removes earlier frames from the stream and carries their events, and this may happen before the frames
+//! are announced. The snapshot comes later in the stream than other commits of that time. So when sequences are
+//! missing, each step looks ahead for the snapshots.
 
 use std::collections::BTreeSet;
 
@@ -19,24 +20,25 @@ use crate::relay::input::Input;
 use crate::relay::translate::{Announcement, Translator};
 use crate::relay::{RelayError, announce, fault, floor, state};
 
-/// How many logs are looked into at once.
+/// How many logs are read concurrently.
 const SIDE_BY_SIDE: usize = 16;
 
-/// How far this relay has come.
+/// The progress of this relay.
 pub(super) struct Progress {
     done: Done,
     translator: Translator,
     echo: Echo,
-    /// Messages have left the stream unread; the snapshots that replaced them stand up to here.
+    /// Messages up to here may have been removed before they were read; the snapshots that carry their events are in
+    /// the stream up to here too.
     thinned_until: u64,
 }
 
-/// What was announced, and whether deliveries were whole since.
+/// What was announced, and whether deliveries were complete since.
 #[derive(Debug)]
 struct Done {
     /// Everything up to this sequence was announced.
     sequence: u64,
-    /// The number of the last delivery; `None` where it does not say that nothing was missed.
+    /// The number of the last delivery; `None` when the next one cannot prove that nothing was missed.
     delivery: Option<u64>,
 }
 
@@ -55,7 +57,7 @@ impl Done {
     fn take(&mut self, delivery: u64, sequence: u64) -> Continuity {
         let is_whole = self.delivery.is_some_and(|last| last + 1 == delivery);
         if sequence <= self.sequence {
-            // Delivered again. Whatever came between may have been lost as well.
+            // Delivered again. Deliveries in between may have been lost as well.
             self.delivery = if is_whole { Some(delivery) } else { None };
             return Continuity::Repeat;
         }
@@ -66,7 +68,7 @@ impl Done {
 }
 
 impl Progress {
-    /// Begins behind `acknowledged`.
+    /// Begins after `acknowledged`.
     pub(super) fn new(stream: &str, acknowledged: u64, echo: Echo) -> Self {
         Self {
             echo,
@@ -94,7 +96,7 @@ impl Progress {
                 }
                 Continuity::Gap => {
                     is_thinned = true;
-                    // Another relay may have come further than this one knows.
+                    // Another relay may have acknowledged more than this one knows.
                     let acknowledged = state(context).await?.acknowledged;
                     let after = announced.max(acknowledged);
                     inputs.extend(between(context, after, input.sequence).await?);
@@ -104,7 +106,7 @@ impl Progress {
             }
         }
         if is_thinned {
-            // Whatever took them out is there by now.
+            // The snapshots that removed them are in the stream by now.
             self.thinned_until = context.store.last().await.map_err(read_fault)?;
         }
         let is_thinned = begin < self.thinned_until;
@@ -118,7 +120,7 @@ impl Progress {
         Ok(())
     }
 
-    /// What was committed to the sessions of `inputs` up to here and is now in snapshots further on.
+    /// Events of the sessions of `inputs` that were committed up to here and are now carried by later snapshots.
     async fn look_ahead(
         &self,
         context: &Context,
@@ -127,7 +129,7 @@ impl Progress {
         let until = self.done.sequence;
         let keys: BTreeSet<SessionKey> = inputs.iter().filter_map(Input::key).cloned().collect();
         let looks = stream::iter(keys).map(async |key| {
-            // A snapshot takes out all that was before it, so it is the first of its log.
+            // A snapshot removes all frames before it, so it is the first message of its log.
             let first = first_of_log(context, &key).await?;
             let ahead = first.map_or_else(Vec::new, |first| self.translator.ahead(&first, &key, until));
             Ok(ahead.into_iter().map(move |announcement| (key.clone(), announcement)).collect::<Vec<_>>())
@@ -150,7 +152,7 @@ impl Progress {
             if let Some(record) = self.translator.last_record(input) {
                 context.countdown.see(&record);
             }
-            // Should publishing fail, this memory goes with the relay's life.
+            // If publishing fails, the relay restarts with a new translator.
             self.translator.was_announced(input);
         }
         announce::all(context, &mut self.echo, announcements).await
@@ -167,7 +169,7 @@ fn read_fault(error: impl std::fmt::Display) -> RelayError {
     RelayError::Read(error.to_string())
 }
 
-/// Everything between two sequences, from the leader.
+/// All messages between two sequences, from the leader.
 async fn between(context: &Context, after: u64, until: u64) -> Result<Vec<Input>, RelayError> {
     let mut inputs = Vec::new();
     let mut next = after + 1;
@@ -181,7 +183,7 @@ async fn between(context: &Context, after: u64, until: u64) -> Result<Vec<Input>
         }
     }
     if !inputs.is_empty() {
-        tracing::info!(messages = inputs.len(), "announcing what was delivered before and never acknowledged");
+        tracing::info!(messages = inputs.len(), "announcing messages that were delivered before and not acknowledged");
     }
     Ok(inputs)
 }

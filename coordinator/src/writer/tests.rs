@@ -122,7 +122,8 @@ async fn retries_after_lost_acknowledgements_have_one_effect_each() {
             let (id, back) = (format!("a{n}"), format!("r{n}"));
             let grant = loop {
                 tries += 1;
-                // Paused time stands still between two requests, and what was read before one would count as read after it.
+                // Paused time stands still between two requests, and what was read before one would count as read after
+                // it.
                 tokio::time::sleep(std::time::Duration::from_millis(1)).await;
                 match locked(&contexts[tries % 2], &key, &operation(&id), &acquire("a")).await {
                     Ok(done) => break done.reply,

@@ -1,6 +1,6 @@
 //! `admin.move`: an operator gives a session to another worker.
 //!
-//! Invariant: the old agent finishes first if it can; whether it did or not, the record decides.
+//! Invariant: the old agent gets time to finish. Whether it finished or not, the record decides.
 
 use holdfast_protocol::record::{EventType, State};
 use holdfast_protocol::reply::Session;
@@ -17,7 +17,7 @@ use crate::operation::{Incoming, Operation};
 use crate::place::Giving;
 use crate::response::Response;
 
-/// Moves a session to the worker that was named, or to any other.
+/// Moves a session to the named worker, or to any other.
 pub(crate) async fn answer(context: &Context, key: &SessionKey, incoming: &Incoming) -> Result<Response, Error> {
     let (request, operation) = incoming.parse::<Move>(&context.config.limits)?;
     let known = moved(context, key, &request, &operation).await?;
@@ -40,7 +40,7 @@ async fn moved(context: &Context, key: &SessionKey, request: &Move, operation: &
             return Ok(known);
         }
         if let Some(owner) = owner {
-            // Half of the time at most, so that the new owner has some too.
+            // Half of the time at most; the new owner needs the rest.
             link::handover(context, owner, key, HANDOVER_TIMEOUT.min(operation.left() / 2)).await;
         }
         let giving = Giving { at: known.revision, to: target, reason: &request.reason };
@@ -57,7 +57,7 @@ async fn moved(context: &Context, key: &SessionKey, request: &Move, operation: &
     }
 }
 
-/// Whether an earlier copy of this request moved it.
+/// Whether an earlier copy of this request moved the session.
 async fn was_moved_before(context: &Context, known: &Known, operation: &Operation) -> Result<bool, Error> {
     if !operation.by_caller {
         return Ok(false);
@@ -82,7 +82,7 @@ async fn target(
     chosen.map_err(|error| if error.reason == Reason::NoLiveWorker { nowhere_to_go(key) } else { error })
 }
 
-/// A session that works where it is does not wait for a place to go to.
+/// Not retryable: the session works where it is.
 fn nowhere_to_go(key: &SessionKey) -> Error {
     let message = format!("no other worker is there to take session {}", key.id);
     error::no_live_worker(&message).detail("session_id", key.id.as_str()).not_retryable()

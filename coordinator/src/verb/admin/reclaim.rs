@@ -1,4 +1,4 @@
-//! `admin.reclaim`: what has been idle for long leaves memory, on every live worker at once.
+//! `admin.reclaim`: passivates or closes idle sessions, on all live workers concurrently.
 
 use std::collections::BTreeSet;
 
@@ -14,7 +14,7 @@ use crate::copies::Copies;
 use crate::operation::Incoming;
 use crate::response::Response;
 
-/// Reclaims what has been idle for long, on every live worker at once.
+/// Reclaims the sessions that have been idle for `max_idle_ms`, on all live workers concurrently.
 pub(crate) async fn reclaim(context: &Context, namespace: &Namespace, incoming: &Incoming) -> Result<Response, Error> {
     let (request, operation) = incoming.parse::<Reclaim>(&context.config.limits)?;
     let copies = Copies::of(&operation, &format!("reclaim {namespace}"));
@@ -35,7 +35,7 @@ pub(crate) async fn reclaim(context: &Context, namespace: &Namespace, incoming: 
     for (lease, answer) in live.iter().zip(answers) {
         match answer {
             Ok(ReclaimedIdle { reclaimed: ids }) => reclaimed.extend(ids),
-            // Its sessions go to others with the next request, or with the next sweep.
+            // Its sessions move with their next request or with the next sweep.
             Err(Fault::Unheard) => {}
             Err(Fault::Refused(error)) => return Err(error),
             Err(Fault::Silent) => in_doubt.push(lease.worker.as_str()),

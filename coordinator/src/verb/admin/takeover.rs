@@ -1,6 +1,6 @@
 //! `admin.takeover`: an operator takes the lock, whoever holds it.
 //!
-//! Invariant: a late copy of a takeover does not override again: it would hit whoever has the lock by then.
+//! Invariant: a late copy of a takeover takes no second effect, which would hit the lock's holder of that time.
 
 use std::sync::Arc;
 
@@ -30,7 +30,7 @@ impl LockRule for Takeover {
     }
 
     fn needs_past(&self, record: &SessionRecord, asked: &Asked<'_>) -> bool {
-        // The session may have moved since, and the record says that last.
+        // The record names its last event only, and the session may have moved since.
         !is_made_by(record, asked.request_id, &[EventType::LockTakenOver])
     }
 }
@@ -42,7 +42,7 @@ pub(crate) async fn takeover(context: &Arc<Context>, key: &SessionKey, incoming:
     let outcome = locked(context, key, &operation, &request).await;
     let known = outcome.as_ref().ok().filter(|done| done.wrote == Wrote::Change).map(|done| done.known.clone());
     let answer = Response::of(&finish(context, key, &operation, outcome).await?);
-    // The takeover is done, whatever becomes of this; whoever asked is to hear of it in time.
+    // The takeover is committed already. The answer must not be late because of the move.
     if let Some(known) = known
         && tokio::time::timeout(operation.left() / 2, leave::silent(context, &known, &operation)).await.is_err()
     {

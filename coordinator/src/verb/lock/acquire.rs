@@ -1,8 +1,8 @@
-//! `lock.acquire`, with waiting in line.
+//! `lock.acquire`, with waiting in a queue.
 //!
-//! Invariant: those who wait are served in the order in which this coordinator received them. A place in line is taken
-//! before anything is awaited, and kept through failures that pass; it ends with the grant, with `lock_held` at the end
-//! of `wait_ms`, or with a refusal that is final. One who does not wait may find the lock free and take it.
+//! Invariant: waiters are served in the order in which this coordinator received them. A waiter joins the queue before
+//! anything is awaited, and keeps its place through temporary failures. It leaves with the grant, with `lock_held` at
+//! the end of `wait_ms`, or with a final refusal. A request that does not wait may find the lock free and take it.
 
 mod pass_on;
 
@@ -26,7 +26,7 @@ use crate::response::Response;
 use crate::verb::lock::{LockRule, Outcome, finish, locked};
 use crate::waiters::{self, Waiting};
 
-/// The pause before the first in line tries again after a failure that passes.
+/// The pause before the first waiter tries again after a temporary failure.
 const RETRY: Duration = Duration::from_millis(100);
 
 impl LockRule for Acquire {
@@ -41,7 +41,7 @@ impl LockRule for Acquire {
     }
 }
 
-/// An acquire that was read, with its place in line if it is to wait.
+/// A parsed `lock.acquire`, with its place in the queue if it waits.
 pub(crate) struct Acquiring {
     request: Acquire,
     operation: Operation,
@@ -49,15 +49,15 @@ pub(crate) struct Acquiring {
     place: Option<(Waiting, Instant)>,
 }
 
-/// What became of one who waited.
+/// The outcome of waiting.
 enum Waited {
-    /// It has an outcome.
+    /// The request has an outcome.
     Over(Outcome<Grant>),
-    /// Another coordinator has it now, and answers.
+    /// Another coordinator has taken the request over, and answers it.
     PassedOn,
 }
 
-/// Reads the request, and takes its place in line. Awaits nothing.
+/// Parses the request and joins the queue. Awaits nothing.
 ///
 /// # Errors
 /// `invalid_params`, and `busy` when too many wait.
@@ -68,7 +68,7 @@ pub(crate) fn begin(context: &Context, key: &SessionKey, incoming: &Incoming) ->
         let why = "wait_ms needs ttl_ms over a service import: nobody can tell there whether the grant is heard";
         return Err(Error::invalid(Reason::BadValue, why).detail("field", "wait_ms"));
     }
-    // With a token there is nothing to wait for but one's own lock, which the first try answers.
+    // A request with a token asks about its own lock; the first attempt answers it.
     let place = if wait.is_zero() || request.expected_token.is_some() {
         None
     } else {
@@ -78,7 +78,7 @@ pub(crate) fn begin(context: &Context, key: &SessionKey, incoming: &Incoming) ->
 }
 
 impl Acquiring {
-    /// Whether it may take as long as its client is willing to wait.
+    /// Whether it waits in the queue.
     pub(crate) fn waits(&self) -> bool {
         self.place.is_some()
     }
@@ -89,7 +89,7 @@ impl Acquiring {
     }
 }
 
-/// Takes the lock, or waits for it. `None`: another coordinator answers.
+/// Takes the lock, or waits for it. `None`: another coordinator answers the client.
 pub(crate) async fn acquire(
     context: &Arc<Context>,
     key: &SessionKey,
@@ -106,12 +106,12 @@ pub(crate) async fn acquire(
     let is_new = outcome.as_ref().is_ok_and(|done| done.wrote == Wrote::Change);
     let grant = finish(context, key, &operation, outcome).await?;
     let answer = Response::of(&grant)?;
-    // One that was answered before is not taken back: whoever heard the first answer has it.
+    // A grant that was answered before is not taken back: the receiver of the first answer may hold it.
     let granted = is_new.then(|| Granted { key: key.clone(), fence: grant.fence });
     Ok(Some(Response { granted, ..answer }))
 }
 
-/// Waits for the turn, and tries when it has come, until `until`.
+/// Waits for its turn in the queue and then tries, until `until`.
 async fn in_line(
     context: &Arc<Context>,
     key: &SessionKey,
@@ -126,7 +126,7 @@ async fn in_line(
         let is_leaving = context.leaving.is_cancelled();
         let mut poll = context.config.waiter_poll.mul_f64(chance::share(0.75..1.25));
         if is_leaving && !is_over {
-            // In the order of the line: whoever is passed on leaves it, and the next one is woken.
+            // In the order of the queue: a waiter that is passed on leaves it, which wakes the next one.
             if waiting.is_first() {
                 return pass_on::pass_on(context, key, request, operation, reply, until)
                     .await
@@ -137,11 +137,11 @@ async fn in_line(
                 Err(NotDone::Refused(refusal, Found::Record(known)))
                     if refusal.reason == Reason::LockHeld && !is_over =>
                 {
-                    // Its lease may have nobody who counts it.
+                    // No agent may be counting the lock's lease.
                     context.countdown.ask_soon(&known.record);
                 }
                 Err(NotDone::Stopped(failure)) if failure.retryable && !is_over => {
-                    tracing::debug!(%key, %failure, "the first in line tries again");
+                    tracing::debug!(%key, %failure, "the first waiter tries again");
                     poll = RETRY;
                 }
                 outcome => return Ok(Waited::Over(outcome)),
@@ -158,21 +158,21 @@ async fn in_line(
     }
 }
 
-/// Whether an earlier copy of the same request has the lock, as far as the others of the line have read the record.
+/// Whether an earlier copy of the same request holds the lock, according to the cached record.
 fn was_granted_before(context: &Context, key: &SessionKey, request: &Acquire, operation: &Operation) -> bool {
     let Some(known) = context.records.cached(key) else { return false };
     let at = now();
     operation.asked(&at, &context.secret).regrant(&known.record).is_some_and(|grant| grant.owner == request.owner)
 }
 
-/// The conflict of one whose turn has not come in time. Should the lock be between two others of the line at this very
-/// moment, the next of them gets a moment to take it, so that nobody is overtaken by a latecomer's end.
+/// The conflict for a waiter whose turn has not come in time. If the lock is just passing from one waiter to the next,
+/// the next one gets a moment to take it first, so that this last attempt overtakes nobody.
 async fn give_up(context: &Context, key: &SessionKey, request: &Acquire, operation: &Operation) -> Outcome<Grant> {
     for _ in 0..5 {
         let known = context.records.read_record(key, operation.deadline).await.map_err(NotDone::Stopped)?;
         let at = now();
         match request.decide(&known.record, known.revision, &operation.asked(&at, &context.secret)) {
-            // To be decided with the past in view.
+            // The record loop decides this with the record's past.
             Decision::Refuse(_) | Decision::Unchanged(_) | Decision::Note { .. } => break,
             Decision::Commit { .. } => operation.pause().await,
         }

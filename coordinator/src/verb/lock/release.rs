@@ -1,4 +1,4 @@
-//! `lock.release`: the holder gives the lock back.
+//! `lock.release`: the holder releases the lock.
 
 use std::sync::Arc;
 
@@ -27,7 +27,7 @@ impl LockRule for Release {
     }
 }
 
-/// Gives the lock back.
+/// Releases the lock.
 pub(crate) async fn release(context: &Arc<Context>, key: &SessionKey, incoming: &Incoming) -> Result<Response, Error> {
     let (shown, operation) = incoming.parse::<ShowToken>(&context.config.limits)?;
     let outcome = locked(context, key, &operation, &Release(shown)).await;

@@ -1,4 +1,4 @@
-//! `lock.validate`: a token, checked against the record as the leader has it.
+//! `lock.validate`: checks a token against the record, read from the leader.
 
 use std::sync::Arc;
 

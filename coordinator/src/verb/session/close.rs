@@ -1,4 +1,6 @@
-//! `session.close`, as far as a coordinator has a part in it: late copies. The session's agent closes.
+//! `session.close`: recognises late copies.
+//!
+//! Deliberately absent: closing, which the session's agent does.
 
 use holdfast_protocol::record::{EventType, State};
 use holdfast_protocol::reply::Closed;
@@ -11,20 +13,20 @@ use crate::context::Context;
 use crate::operation::Incoming;
 use crate::response::Response;
 
-/// What a `session.close` is about.
+/// Which session a `session.close` is meant for.
 pub(crate) enum Closing {
-    /// A copy of it closed the session that it was meant for.
+    /// One that an earlier copy of the request has closed.
     Before,
-    /// This one, as the leader has it.
+    /// The current one, read from the leader.
     Now(Known),
 }
 
-/// Looks whether a copy of a `session.close` took effect before. The session that is there now may have been opened
+/// Finds out whether an earlier copy of this `session.close` took effect. The current session may have been opened
 /// since.
 pub(crate) async fn closing(context: &Context, key: &SessionKey, incoming: &Incoming) -> Result<Closing, Error> {
     let operation = incoming.peeked();
     let known = context.records.read_record(key, operation.deadline).await?;
-    // The first session of an id that is there was not closed.
+    // If this is the first session of its id and is not closed, nothing was closed before.
     let may_have_closed = known.record.log_after > 0 || known.record.state == State::Closed;
     if operation.by_caller && may_have_closed {
         let past = context.records.past(key, known.revision, operation.deadline).await?;
@@ -36,7 +38,7 @@ pub(crate) async fn closing(context: &Context, key: &SessionKey, incoming: &Inco
 }
 
 pub(crate) fn closed(verb: Verb, key: &SessionKey, known: &Known, incoming: &Incoming) -> Result<Response, Error> {
-    // Its first copy may have been at work while this one was under way.
+    // An earlier copy may have closed it while this one was on its way.
     let by_this = || is_made_by(&known.record, &incoming.peeked().request_id, &[EventType::SessionClosed]);
     if verb == Verb::SessionClose && by_this() { was_closed(key) } else { Err(Error::no_session(key)) }
 }

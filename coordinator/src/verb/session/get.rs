@@ -9,7 +9,7 @@ use crate::context::Context;
 use crate::operation::Incoming;
 use crate::response::Response;
 
-/// Shows one session, as the leader has it. Neither activates nor touches.
+/// Shows one session, read from the leader. Neither activates nor touches it.
 pub(crate) async fn get(context: &Context, key: &SessionKey, incoming: &Incoming) -> Result<Response, Error> {
     let (_, operation) = incoming.parse::<Empty>(&context.config.limits)?;
     let known = context.records.read_record(key, operation.deadline).await?;

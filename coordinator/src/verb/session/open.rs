@@ -1,7 +1,7 @@
 //! `session.open`.
 //!
-//! Invariant: a new session is one compare-and-set on a key that must not be there, so that of any number of openers one
-//! creates. Its owner is told to take it up once, and never again as *created*.
+//! Invariant: a session is created by one compare-and-set on a key that must not exist, so one of any number of openers
+//! creates it. Only its first owner is told to activate it as *created*, and only once.
 
 mod real;
 
@@ -31,7 +31,7 @@ use crate::place;
 use crate::response::Response;
 use crate::writer::Writer;
 
-/// What is to be opened.
+/// The session that is to be opened.
 struct Wanted {
     key: SessionKey,
     file: Option<(WorkspaceName, CanonicalPath)>,
@@ -79,8 +79,8 @@ fn config(asked: OpenConfig, limits: &Limits) -> SessionConfig {
     }
 }
 
-/// The id of a session whose opener named none. With the caller's `request_id` it follows from that, since a retry must
-/// find what its first copy made; it then has the shape of a UUIDv7, though not its clock.
+/// The id of a session whose opener named none. It is derived from the caller's `request_id`, if there is one, so that
+/// a retry finds the session that the first copy made. It is then formatted like a UUIDv7, but has no time in it.
 fn fresh_id(namespace: &Namespace, operation: &Operation) -> SessionId {
     let uuid = if operation.by_caller { derived(namespace, &operation.request_id) } else { chance::id() };
     SessionId::parse(&uuid.to_string()).expect("hex digits and dashes are within the alphabet of ids")
@@ -114,10 +114,10 @@ async fn opened(context: &Context, wanted: &Wanted, operation: &Operation) -> Re
     }
 }
 
-/// Makes a session, unless it is there.
+/// Creates a session, unless it exists.
 struct Opening<'a> {
     wanted: &'a Wanted,
-    /// Whether its record was seen before.
+    /// Whether this coordinator has its record cached.
     is_known: bool,
 }
 
@@ -134,7 +134,7 @@ impl Opening<'_> {
             OpenDecision::Refuse(refusal) => return Ok(Decision::Refuse(refusal)),
             OpenDecision::Create { expected, mark } => (expected, mark),
         };
-        // What this very request opened once, and is over, is not opened again.
+        // If an earlier copy of this request opened the session, and it has ended, it is not opened again.
         if opened_before(context, &wanted.key, expected, operation).await?.is_some() {
             return Err(Error::no_session(&wanted.key));
         }
@@ -157,7 +157,7 @@ impl Change<Writer<'_>> for Opening<'_> {
 
     async fn decide(&self, writer: &Writer<'_>, known: &Known) -> Result<Decision<()>, Error> {
         let decision = self.decide_on(writer, Some(&known.record), known.revision).await?;
-        // A no is to be said only of a session that no copy of this request opened.
+        // A refusal is only correct if no earlier copy of this request opened the session.
         if matches!(decision, Decision::Refuse(_))
             && known.is_as_of(writer.operation.arrived)
             && was_opened_by(writer.context, known, writer.operation).await?
@@ -171,7 +171,7 @@ impl Change<Writer<'_>> for Opening<'_> {
         self.decide_on(writer, None, revision).await
     }
 
-    /// A new id costs no read: that it is new is proven by the write.
+    /// A new id costs no read: the write proves that it is new.
     fn guess(&self) -> Option<Found> {
         (!self.is_known && self.wanted.mode != Mode::Attach).then_some(Found::Nothing { revision: Revision(0) })
     }
@@ -181,7 +181,7 @@ impl Change<Writer<'_>> for Opening<'_> {
     }
 }
 
-/// Has a new session's agent begin.
+/// Activates the agent of a new session.
 async fn take_up(context: &Context, wanted: &Wanted, known: Known, operation: &Operation) -> Result<Known, Error> {
     let begun = begin(context, wanted, known.clone(), Beginning::Blank(wanted.content.clone()), operation).await;
     if let Err(refusal) = &begun
@@ -192,7 +192,7 @@ async fn take_up(context: &Context, wanted: &Wanted, known: Known, operation: &O
     begun
 }
 
-/// Has the session's agent begin, wherever it is by then. Only its first owner may take its log for empty.
+/// Activates the session's agent, wherever the session is by then. Only the first owner may assume an empty log.
 async fn begin(
     context: &Context,
     wanted: &Wanted,
@@ -213,14 +213,14 @@ async fn begin(
     }
 }
 
-/// Ends a session whose worker refused to begin it, so that a refused open leaves nothing behind.
+/// Closes a new session that its worker refused, so that a refused open leaves no session.
 async fn unmake(context: &Context, known: &Known, refusal: &Error, operation: &Operation) {
     let key = known.record.key();
     let reason: String = refusal.message.chars().take(context.config.limits.text_chars).collect();
     let unmaking = Unmaking { at: known.revision, reason: &reason };
     if let Err(not_done) = change(&mut Writer::new(context, &key, operation), &unmaking).await {
         let error = error::of_not_done(not_done, &key);
-        tracing::info!(%key, %error, "a session that its worker refused stays");
+        tracing::info!(%key, %error, "a session that its worker refused was not closed");
     }
 }
 
@@ -242,7 +242,7 @@ impl Change<Writer<'_>> for Unmaking<'_> {
     }
 }
 
-/// Answers with a session that is there, once somebody holds it. Content is for a session that this request made.
+/// Returns an existing session once a worker has it. Content is only for a session that this request created.
 async fn existing(
     context: &Context,
     wanted: &Wanted,
@@ -252,7 +252,7 @@ async fn existing(
     let created = was_opened_by(context, &known, operation).await?;
     let beginning = if created { Beginning::LogOr(wanted.content.clone()) } else { Beginning::Log };
     let known = match ownership(&known.record, |owner| context.fleet.is_lost(owner)) {
-        // The first copy of this request may have failed to tell the agent.
+        // The first copy of this request may have failed before it activated the agent.
         Ownership::Active(_) if created => begin(context, wanted, known, beginning, operation).await?,
         Ownership::Active(_) => known,
         Ownership::Passive | Ownership::Orphaned(_) | Ownership::Closed => {
@@ -262,10 +262,10 @@ async fn existing(
     Ok((known, created))
 }
 
-/// Whether an earlier copy of this request opened the session that is there.
+/// Whether an earlier copy of this request opened the current session.
 ///
 /// # Errors
-/// `no_session` when it opened an earlier one, which is over.
+/// `no_session` when it opened an earlier session of this id, which has ended.
 async fn was_opened_by(context: &Context, known: &Known, operation: &Operation) -> Result<bool, Error> {
     let key = known.record.key();
     if operation.by_caller && is_made_by(&known.record, &operation.request_id, &[EventType::SessionOpened]) {
@@ -278,8 +278,8 @@ async fn was_opened_by(context: &Context, known: &Known, operation: &Operation) 
     }
 }
 
-/// Which life of the session `key` an earlier copy of this request opened, as far as its record's revisions up to
-/// `revision` say.
+/// Which life of the session `key` an earlier copy of this request opened, according to the record's revisions up
+/// to `revision`.
 async fn opened_before(
     context: &Context,
     key: &SessionKey,

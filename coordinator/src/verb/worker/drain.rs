@@ -12,7 +12,7 @@ use crate::copies::Copies;
 use crate::operation::Incoming;
 use crate::response::Response;
 
-/// Empties a worker, or lets it take sessions again.
+/// Drains a worker, or lets it take sessions again.
 pub(crate) async fn set_state(
     context: &Context,
     verb: Verb,

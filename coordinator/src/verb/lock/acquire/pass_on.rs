@@ -1,7 +1,7 @@
-//! What a coordinator that leaves does with those who wait: another one has them wait on.
+//! A coordinator that leaves passes its waiters on to another coordinator.
 //!
-//! Invariant: they are passed on in the order of their line, with what is left of their time, and answered by whoever
-//! has them then. Where no other coordinator is, they are told to ask again.
+//! Invariant: waiters are passed on in the order of their queue, with the rest of their time; the other coordinator
+//! answers them. If there is no other coordinator, they are told to ask again.
 
 use std::time::Duration;
 
@@ -18,10 +18,10 @@ use crate::error;
 use crate::micro::PING;
 use crate::operation::Operation;
 
-/// How long other coordinators may take to answer that they are there.
+/// How long other coordinators may take to answer a ping.
 const ANSWER: Duration = Duration::from_millis(250);
 
-/// Whether another coordinator is there, found out once when this one leaves.
+/// Whether another coordinator runs. Found out once, when this one leaves.
 pub(crate) async fn is_anybody_else_there(context: &Context) -> bool {
     *context.others.get_or_init(|| async { timeout(ANSWER, another(context)).await.unwrap_or(false) }).await
 }
@@ -33,7 +33,7 @@ async fn another(context: &Context) -> bool {
         return false;
     }
     while let Some(answer) = answers.next().await {
-        // Another installation may have its coordinators on the same servers.
+        // Coordinators of another installation may run on the same servers.
         let is_one = |Pong { id, metadata }: Pong| {
             id != context.instance && metadata.root == context.config.root.as_str() && metadata.leaving == "false"
         };
@@ -44,7 +44,7 @@ async fn another(context: &Context) -> bool {
     false
 }
 
-/// What an instance of the micro service answers to a ping, as far as it matters here.
+/// The members of a ping reply that matter here.
 #[derive(serde::Deserialize)]
 struct Pong {
     id: String,
@@ -57,7 +57,7 @@ struct Metadata {
     leaving: String,
 }
 
-/// Has another coordinator go on with a request that waits until `until`.
+/// Passes a request that waits until `until` on to another coordinator.
 ///
 /// # Errors
 /// `busy` / `draining` when that cannot be done.
@@ -76,7 +76,7 @@ pub(super) async fn pass_on(
     let left = until.saturating_duration_since(Instant::now()).as_millis();
     let body = json!({
         "owner": request.owner, "rotate": request.rotate, "ttl_ms": request.ttl_ms, "actor": request.actor,
-        // One that was made here is nobody's secret; the other coordinator makes another.
+        // A key that this coordinator made is not secret, so it is not passed on; the other coordinator makes its own.
         "request_id": operation.by_caller.then(|| operation.request_id.as_str()),
         "wait_ms": u64::try_from(left).unwrap_or(u64::MAX).max(1),
     });

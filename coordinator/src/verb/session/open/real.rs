@@ -1,8 +1,8 @@
-//! Which file a path is about, when symbolic links are followed.
+//! Finds the real path of a file: the one without symbolic links.
 //!
-//! Invariant: a session is only ever made for a real path, so that two names never make two sessions of one file. Whether a
-//! path is real is for a worker that has the workspace to say; it says so of the moment. A link that is put in the way
-//! later leads nowhere: the session's agent follows none.
+//! Invariant: a session is only created for a real path, so two names of one file never make two sessions. A worker
+//! that has the workspace resolves the path, as it is at that moment. A symbolic link that is created later has no
+//! effect, because the session's agent follows none.
 
 use std::time::Duration;
 
@@ -18,11 +18,12 @@ use crate::control::{Fault, ask_process};
 use crate::error;
 use crate::operation::Operation;
 
-/// How long the owner of a session that is there may take to say where its path leads.
+/// How long the owner of an existing session may take to resolve its path.
 const PATIENCE: Duration = Duration::from_secs(1);
 
-/// `wanted`, with the real path of its file. It is asked for a session that is there as well: its path was real when it was
-/// made, and may lead to another file by now. But nobody waits long for that, since there is an answer without it.
+/// `wanted` with the real path of its file. An existing session's path is resolved too: it was real when the session
+/// was created, and may lead to another file by now. That is not waited for long, because the open can be answered
+/// without.
 pub(super) async fn real(context: &Context, wanted: Wanted, operation: &Operation) -> Result<Wanted, Error> {
     let Some((workspace, path)) = &wanted.file else { return Ok(wanted) };
     let asked = FilePath { workspace: workspace.clone(), path: path.clone() };
@@ -38,7 +39,7 @@ pub(super) async fn real(context: &Context, wanted: Wanted, operation: &Operatio
             let key = holdfast_protocol::SessionKey::new(wanted.key.namespace.clone(), id);
             Ok(Wanted { key, file: Some((real.workspace, real.path)), ..wanted })
         }
-        // Nobody can say, and nothing is to be made: the session is there, or there is none.
+        // The path cannot be resolved, and no session will be created: it exists, or the open is an `attach`.
         Err(refusal) if there.is_some() && !is_about_the_path(&refusal) => Ok(wanted),
         Err(refusal) if wanted.mode == Mode::Attach && is_about_workers(&refusal) => Ok(wanted),
         Err(refusal) => Err(refusal),
@@ -64,7 +65,7 @@ async fn there(context: &Context, wanted: &Wanted, operation: &Operation) -> Res
     })
 }
 
-/// Asks the session's owner, if it has one, and once.
+/// Asks the session's owner, or any worker if it has none; once.
 async fn resolve_at_once(
     context: &Context,
     known: &Known,
@@ -100,7 +101,7 @@ async fn resolve(
         match ask_process(context, &process, control::RESOLVE, asked, operation.left()).await {
             Ok(real) => return Ok(real),
             Err(Fault::Refused(refusal)) => return Err(refusal),
-            // The fleet knows that it is gone.
+            // `fleet` has noted it, and chooses another process.
             Err(Fault::Unheard) => {}
             Err(Fault::Silent) => return Err(silent(&process.worker, asked)),
         }
