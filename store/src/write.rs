@@ -1,10 +1,10 @@
-//! The only place that publishes to JetStream: one conditional message, and what became of it.
+//! The only place that publishes to JetStream: one conditional message and its outcome.
 //!
-//! Invariant: an outcome that is not known is never taken for one that is. A copy that was not answered is sent again with
-//! the same `Nats-Msg-Id`, so that at most one copy takes effect.
+//! Invariant: an unknown outcome is never reported as a known one. A copy that was not acknowledged is sent again with
+//! the same `Nats-Msg-Id`, so at most one copy takes effect.
 //!
-//! Conditions name literal subjects only: with a wildcard filter an R3 stream lets stale writers in, since writes in flight
-//! are looked up by exact string.
+//! Conditions name literal subjects only: with a wildcard filter an R3 stream accepts stale writes, because it looks up
+//! writes in flight by the exact string.
 
 use std::time::Duration;
 
@@ -17,9 +17,9 @@ use tokio::time::Instant;
 
 use crate::{StoreError, chance};
 
-/// How long one copy may stay unanswered before the next is sent.
+/// How long to wait for the acknowledgement of one copy before the next is sent.
 const COPY_TIMEOUT: Duration = Duration::from_millis(1_500);
-/// How long a write is tried in all.
+/// How long a write is attempted in total.
 const WRITE_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// The server's error codes that matter here (server/errors.json of nats-server).
@@ -34,18 +34,18 @@ pub(crate) struct Write {
     pub(crate) subject: String,
     pub(crate) headers: HeaderMap,
     pub(crate) payload: Bytes,
-    /// For the error.
+    /// The revision that the condition names, for the error.
     pub(crate) expected: Revision,
 }
 
-/// What became of a write.
+/// The outcome of a write.
 #[derive(Debug)]
 pub(crate) enum Outcome {
     /// It is stored at this sequence.
     Stored(u64),
     /// The condition does not hold, and no copy took effect.
     Mismatch,
-    /// The condition does not hold now, and an earlier copy may be why.
+    /// The condition does not hold, and an earlier copy may be the reason.
     MismatchAfterUnknown,
 }
 
@@ -65,7 +65,7 @@ struct AckError {
     description: String,
 }
 
-/// What one copy's answer means.
+/// The outcome of one copy.
 enum CopyOutcome {
     Stored(u64),
     Mismatch,
@@ -73,22 +73,22 @@ enum CopyOutcome {
     Again(String),
     /// This copy may have had an effect.
     Unknown(String),
-    /// No copy will ever be taken.
+    /// No copy will ever be accepted.
     Refused(String),
 }
 
-/// What is known of a write after some of its copies.
+/// What is known of a write after several copies.
 #[derive(Default)]
 struct Copies {
-    /// Why the outcome of one of them is not known.
+    /// Why the outcome of one copy is unknown, if one is.
     unknown: Option<String>,
 }
 
-/// What follows from one more answer.
+/// What to do after one more copy.
 enum Then {
-    /// This is what became of the write.
+    /// Stop: this is the outcome of the write.
     Is(Result<Outcome, StoreError>),
-    /// Another copy may help; why it is needed.
+    /// Send another copy, for this reason.
     Again(String),
 }
 
@@ -113,7 +113,7 @@ impl Copies {
         })
     }
 
-    /// What the write has come to when no more copies are sent, the last one because of `why`.
+    /// The error when no more copies are sent, after the last one failed because of `why`.
     fn end(self, why: String) -> StoreError {
         match self.unknown {
             Some(why) => StoreError::Unknown(why),
@@ -122,7 +122,7 @@ impl Copies {
     }
 }
 
-/// Publishes `write`, again and again while that can help.
+/// Publishes `write`, with more copies while that can help.
 pub(crate) async fn publish(client: &Client, write: &Write) -> Result<Outcome, StoreError> {
     let deadline = Instant::now() + WRITE_TIMEOUT;
     let mut copies = Copies::default();
@@ -141,7 +141,7 @@ pub(crate) async fn publish(client: &Client, write: &Write) -> Result<Outcome, S
 }
 
 async fn send(client: &Client, write: &Write) -> CopyOutcome {
-    // A message that is queued while disconnected would leave later, after its caller has given up.
+    // A message that is queued while disconnected would be sent later, after its caller has given up.
     if client.connection_state() != State::Connected {
         return CopyOutcome::Again("not connected to NATS".to_owned());
     }
@@ -179,7 +179,7 @@ fn read_ack(payload: &[u8]) -> CopyOutcome {
 }
 
 impl Write {
-    /// What a mismatch without doubt means to the caller.
+    /// The error for a certain mismatch.
     pub(crate) fn moved(&self) -> StoreError {
         StoreError::Moved { expected: self.expected }
     }
@@ -189,7 +189,7 @@ impl Write {
 mod tests {
     use super::*;
 
-    /// What comes of copies that are answered like this, one after the other.
+    /// The outcome of a write whose copies have these outcomes, one after the other.
     fn outcome(answers: Vec<CopyOutcome>) -> Result<Outcome, StoreError> {
         let mut copies = Copies::default();
         for answer in answers {
