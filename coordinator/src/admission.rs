@@ -1,13 +1,12 @@
-//! How much may be under way at once: requests and their bytes, of all clients together and of each.
+//! Bounds the requests in flight and their bytes, for all clients together and for each client.
 //!
-//! Invariant: what is admitted is bounded in number and in bytes, and one client connection cannot use up the whole of
-//! either, so that a client that floods is refused as busy and the others are not. Large messages of one client, those
-//! that are refused included, are answered at a bounded rate, so that one that sends the next when it has an answer
-//! sends no faster. Nothing that was taken in waits for that: what is too much is refused, and the refusal is put off.
+//! Invariant: admitted requests are bounded in number and in bytes, and one client connection cannot use up either
+//! bound. So a client that floods is refused as busy, and the others are not. Large messages of one client are answered
+//! at a bounded rate, refused ones included, so a client that waits for each answer sends no faster than that. An
+//! admitted request is never delayed: excess requests are refused, and only the refusal is delayed.
 //!
-//! A client connection is told by what its reply subjects have in common: libraries make them below one inbox per
-//! connection. NATS says no more of whom a message is from, so that whoever wants to look like many is bounded by the
-//! totals only.
+//! A client connection is identified by the common prefix of its reply subjects: libraries use one inbox prefix per
+//! connection. NATS tells no more about the sender, so a client that pretends to be many is bounded by the totals only.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -20,35 +19,35 @@ use tokio::time::Instant;
 use crate::config::Config;
 use crate::error;
 
-/// The connection behind a reply subject: all but its last token. Those who make a new inbox for each request, such as
-/// `_INBOX.x`, cannot be told apart, and are one client together.
+/// The client connection of a reply subject: all but its last token. Clients that make a new inbox like `_INBOX.x` for
+/// each request cannot be told apart, and count as one client.
 pub(crate) fn client_of(reply: &str) -> &str {
     reply.rsplit_once('.').map_or("", |(inbox, _)| inbox)
 }
 
-/// Messages of fewer bytes are not paced.
+/// Messages of fewer bytes are not rate-limited.
 const LARGE: usize = 128 * 1024;
-/// How many clients' paces are remembered.
+/// How many clients' rates are remembered.
 const PACED: u64 = 4_096;
 
-/// What comes within this time at the allowed rate may come at once.
+/// The burst that is allowed: as many bytes as the rate allows in this time.
 const BURST: Duration = Duration::from_secs(1);
-/// The longest that a refusal is put off.
+/// How long a refusal is delayed at most.
 const PUT_OFF_MAX: Duration = Duration::from_secs(1);
 
-/// How a large message stands to its client's pace.
+/// Whether a large message is within its client's rate.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Pacing {
-    /// It may be taken in.
+    /// It may be admitted.
     Fine,
-    /// It is to be refused, after so long.
+    /// It must be refused, after this delay.
     TooMuch { put_off: Duration },
 }
 
-/// Until when the large messages of one client are spoken for.
+/// The time at which the client's rate allows its next large message.
 type Pace = Arc<Mutex<Instant>>;
 
-/// Requests and bytes.
+/// A number of requests and their bytes.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 struct Load {
     requests: usize,
@@ -75,7 +74,7 @@ struct Loads {
     by_client: HashMap<Box<str>, Load>,
 }
 
-/// What is under way.
+/// The requests in flight.
 #[derive(Debug)]
 pub(crate) struct Admission {
     most: Load,
@@ -85,7 +84,7 @@ pub(crate) struct Admission {
     paces: moka::sync::Cache<String, Pace>,
 }
 
-/// One admitted request; dropping it makes room.
+/// One admitted request. Dropping it frees its share.
 #[derive(Debug)]
 pub(crate) struct Admitted {
     admission: Arc<Admission>,
@@ -97,7 +96,7 @@ impl Admission {
     pub(crate) fn new(config: &Config) -> Arc<Self> {
         let most = Load { requests: config.max_in_flight, bytes: config.max_bytes_in_flight };
         let share = |of: usize| (of / 100 * config.client_share_percent).max(1);
-        // One request of the largest size is always within a share.
+        // A share always has room for one request of the largest size.
         let bytes = share(most.bytes).max(config.limits.request_bytes);
         let most_of_client = Load { requests: share(most.requests), bytes };
         let paces = moka::sync::Cache::builder().max_capacity(PACED).time_to_idle(Duration::from_secs(60)).build();
@@ -105,12 +104,13 @@ impl Admission {
         Arc::new(Self { most, most_of_client, loads: Mutex::default(), bytes_per_second, paces })
     }
 
-    // Every change leaves the sums whole.
+    // Every change leaves the sums consistent, so a poisoned lock is safe to use.
     fn loads(&self) -> MutexGuard<'_, Loads> {
         self.loads.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Counts a message of `bytes` among its client's large ones. Of those a second's worth is taken in at once.
+    /// Counts a message of `bytes` against its client's rate for large messages. [`BURST`] says how many may come at
+    /// once.
     pub(crate) fn pace(&self, reply: &Subject, bytes: usize) -> Pacing {
         if bytes < LARGE {
             return Pacing::Fine;
@@ -124,15 +124,15 @@ impl Admission {
             *spoken_for = until;
             return Pacing::Fine;
         }
-        // However much comes, the next that is refused is not put off for longer than this.
+        // Bounds the delay of the next refusal, however much arrives.
         *spoken_for = until.min(now + BURST + PUT_OFF_MAX);
         Pacing::TooMuch { put_off: spoken_for.saturating_duration_since(now + BURST) }
     }
 
-    /// Takes in a request of `bytes` that wants its answer at `reply`.
+    /// Admits a request of `bytes` with the reply subject `reply`.
     ///
     /// # Errors
-    /// `busy` / `mailbox_full` when too much is under way.
+    /// `busy` / `mailbox_full` when a bound is reached.
     pub(crate) fn admit(self: &Arc<Self>, reply: &Subject, bytes: usize) -> Result<Admitted, Error> {
         let client = client_of(reply);
         let mut loads = self.loads();

@@ -1,7 +1,7 @@
-//! The records that this coordinator has seen lately.
+//! A cache of the records that this coordinator has seen lately.
 //!
-//! Invariant: a record here is a hint. A yes may rest on it, because the compare-and-set proves it; a no and a plain answer
-//! rest on it only when it was read or written after the request arrived ([`Known::since`]).
+//! Invariant: a cached record is a hint. A commit may rest on it, because the compare-and-set proves it. A refusal or a
+//! plain answer may rest on it only when it was read or written after the request arrived ([`Known::since`]).
 
 use std::time::Duration;
 
@@ -9,16 +9,16 @@ use holdfast_protocol::{Revision, SessionKey};
 use holdfast_records::Known;
 use tokio::time::Instant;
 
-/// What was seen of one record.
+/// One cached record.
 #[derive(Clone, Debug)]
 struct Seen {
     known: Known,
-    /// When it turned out to be old: whoever asks next must read.
+    /// When it turned out to be old. Since then it must be read again before use.
     stale_since: Option<Instant>,
 }
 
-/// For how long nothing older is taken in place of what turned out to be old. Leaders catch up in less, and a stream
-/// that lost its end must not be refused for ever.
+/// For how long a record that is older than an outdated one is refused. Leaders catch up in less time. The bound is
+/// there for a stream that lost its last messages: its records must not be refused for ever.
 const DISTRUST: Duration = Duration::from_secs(30);
 
 impl Seen {
@@ -31,7 +31,7 @@ impl Seen {
     }
 }
 
-/// A bounded map of them.
+/// A bounded map of records.
 #[derive(Debug)]
 pub(crate) struct Cache(moka::sync::Cache<SessionKey, Seen>);
 
@@ -44,8 +44,8 @@ impl Cache {
         self.0.get(key).filter(|seen| !seen.is_stale()).map(|seen| seen.known)
     }
 
-    /// Keeps the newest of what is here and `known`, and returns it; `None` when `known` is older than what was seen
-    /// before, and that turned out to be old too: a reader that is behind must not bring it back.
+    /// Keeps the newer of the cached record and `known`, and returns it. `None` when the cached one is outdated and
+    /// `known` is older still: a replica that is behind must not bring an old state back.
     pub(crate) fn learn(&self, key: &SessionKey, known: Known) -> Option<Known> {
         let read = known.revision;
         let kept = self.0.entry_by_ref(key).and_upsert_with(|entry| match entry.map(moka::Entry::into_value) {
@@ -57,7 +57,7 @@ impl Cache {
         Some(kept.into_value()).filter(|seen| !seen.is_stale()).map(|seen| seen.known)
     }
 
-    /// What is here turned out to be old: the next one to ask must read, and must not read anything older.
+    /// Marks the cached record as outdated: it must be read again before use, and nothing older is accepted.
     pub(crate) fn doubt(&self, key: &SessionKey) {
         let doubted = |entry: Option<moka::Entry<SessionKey, Seen>>| match entry {
             Some(entry) => {
@@ -68,7 +68,7 @@ impl Cache {
         self.0.entry_by_ref(key).and_compute_with(doubted);
     }
 
-    /// Drops what is here: the record is gone.
+    /// Drops the cached record, because the record is gone from the store.
     pub(crate) fn forget(&self, key: &SessionKey) {
         self.0.invalidate(key);
     }

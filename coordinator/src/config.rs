@@ -8,23 +8,23 @@ use holdfast_protocol::Limits;
 use holdfast_protocol::subject::Root;
 use holdfast_store::{LEASE_RENEW, LEASE_TTL};
 
-/// How long a relay may be silent before another coordinator's takes its place.
+/// How long the pinned relay may send no pull request before the server pins another coordinator.
 pub(crate) const PIN_TIMEOUT: Duration = Duration::from_secs(3);
-/// How long one pull of the relay waits for messages; each renews its pin.
+/// How long one pull request of the relay waits for messages. Each renews the relay's pin.
 pub(crate) const PULL_EXPIRES: Duration = Duration::from_millis(750);
 // A relay that misses one pull keeps its pin.
 const _: () = assert!(PULL_EXPIRES.as_millis() * 3 < PIN_TIMEOUT.as_millis());
 /// How long the relay's consumer waits for an acknowledgement before it delivers a message again.
 pub(crate) const RELAY_ACK_WAIT: Duration = Duration::from_secs(10);
-// A message is delivered again only when whoever had it has lost the pin or has given up.
+// A message is delivered again only after the relay that had it has lost the pin or has failed.
 const _: () = assert!(PIN_TIMEOUT.as_millis() * 2 < RELAY_ACK_WAIT.as_millis());
 
-/// How long an agent may take to say how long a lock lives; a conflict is explained without it otherwise.
+/// How long an agent may take to report a lock's lease. After that a conflict is explained without it.
 pub(crate) const LEASE_VIEW_TIMEOUT: Duration = Duration::from_millis(250);
-/// How long an agent may take to finish before its session moves all the same. One that takes longer writes nothing more
-/// either: it only leaves a longer log.
+/// How long an agent may take to finish before its session moves without waiting. An agent that takes longer can write
+/// nothing any more either, so only the log stays longer than needed.
 pub(crate) const HANDOVER_TIMEOUT: Duration = Duration::from_secs(1);
-/// How long a change waits for the relay to catch up before it is refused as busy.
+/// How long a change waits while the relay is behind, before it is refused as busy.
 pub(crate) const ANNOUNCE_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// Settings of one coordinator.
@@ -34,45 +34,45 @@ pub struct Config {
     pub root: Root,
     /// A name for people, shown in the micro service's metadata.
     pub name: String,
-    /// The version that the micro service shows (semver).
+    /// The version that the micro service reports (semver).
     pub version: String,
     /// What clients may ask for.
     pub limits: Limits,
-    /// How long one request may take in all, waiting for a lock apart. An agent that has not answered by then leaves the
-    /// outcome unknown.
+    /// How long one request may take, without the time in a lock's queue. If an agent has not answered by then, the
+    /// outcome of a change is unknown.
     pub request_timeout: Duration,
-    /// How many requests are worked on at once; more are refused as busy. Those that wait for a lock do not count.
+    /// How many requests may be in flight; more are refused as busy. Requests that wait for a lock do not count.
     pub max_in_flight: usize,
-    /// How many bytes of request bodies are worked on at once.
+    /// How many bytes of request bodies may be in flight.
     pub max_bytes_in_flight: usize,
-    /// The most that one client connection may have of both, in percent.
+    /// The share of both that one client connection may use, in percent.
     pub client_share_percent: usize,
-    /// How many bytes of large messages (128 KiB and more) of one client connection are answered in a second.
+    /// The rate at which large messages (128 KiB and more) of one client connection are answered, in bytes per second.
     pub client_bytes_per_second: usize,
     /// How many requests may wait for locks at once.
     pub max_waiters: usize,
     /// How many of them may be one client connection's.
     pub max_waiters_of_client: usize,
-    /// How many may wait for one lock. Less than a client's share, so that one line does not use up all of it.
+    /// How many may wait for one lock. Less than a client's share, so that one queue cannot use up the whole share.
     pub max_waiters_of_session: usize,
-    /// How often a waiter looks for itself, in case no signal reaches it.
+    /// How often a waiter reads the record itself, in case a signal was lost.
     pub waiter_poll: Duration,
-    /// How many session records are kept at hand.
+    /// How many session records are cached.
     pub cache_entries: u64,
     /// How often workers' leases are read.
     pub lease_poll: Duration,
-    /// How long a lease may stay as it is before its worker counts as gone.
+    /// How long a lease may stay unrenewed before its worker counts as gone.
     pub lease_ttl: Duration,
-    /// How long a lease that was there a moment ago may be missing before its worker counts as gone: after an outage of
+    /// How long a lease that was seen before may be missing before its worker counts as gone. After an outage of
     /// JetStream all leases are missing until their workers have written them again.
     pub lease_grace: Duration,
-    /// How often all records are looked through for those whose worker is gone.
+    /// How often all records are swept for sessions of gone workers.
     pub sweep_interval: Duration,
-    /// How long after a worker seems lost that is done.
+    /// How long after a worker seems lost a sweep begins.
     pub sweep_delay: Duration,
     /// How many sessions one sweep takes back per second.
     pub sweep_per_second: u32,
-    /// How long the record of a session that was closed is kept, for retries and for readers of its history.
+    /// How long the record of a closed session is kept, for retries and for readers of its history.
     pub closed_retention: Duration,
 }
 

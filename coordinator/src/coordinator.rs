@@ -1,7 +1,7 @@
 //! A running coordinator: its tasks, and how they end.
 //!
-//! Invariant: every task has an end that [`Coordinator::stop`] waits for. Requests that were taken are answered; the relay's
-//! pin is given up, so that another coordinator goes on at once.
+//! Invariant: [`Coordinator::stop`] waits for the end of every task. Requests that were accepted are answered. The pin
+//! of the relay is released, so that another coordinator relays at once.
 
 use std::future::Future;
 use std::sync::Arc;
@@ -14,30 +14,30 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::config::Config;
+use crate::context::Context;
 use crate::countdown;
 use crate::endpoint::Endpoints;
 use crate::error::StartError;
 use crate::grants;
-use crate::hub::Hub;
 use crate::micro::Micro;
 use crate::relay::{self, Pin};
 use crate::sweep;
 
-/// How much of a grace period is kept for each of the two steps that follow the last answer: giving the relay up, and
-/// dropping what has not ended.
+/// The part of a grace period that is kept for each of the two steps after the last answer: releasing the relay's pin,
+/// and dropping the tasks that are left.
 const ENDING: Duration = Duration::from_secs(1);
 
 /// A running coordinator.
 pub struct Coordinator {
-    hub: Arc<Hub>,
-    /// Tasks that go on until all requests are answered.
+    context: Arc<Context>,
+    /// Tasks that run until all requests are answered.
     background: TaskTracker,
-    /// Ends them in order.
+    /// Cancelled to end the background tasks in order.
     ending: CancellationToken,
 }
 
 impl Coordinator {
-    /// Starts one on a provisioned store. Any number of them share the work.
+    /// Starts a coordinator on a provisioned store. Any number of coordinators share the work.
     ///
     /// # Errors
     /// [`StartError`] when the connection takes no subscriptions.
@@ -47,40 +47,41 @@ impl Coordinator {
         secret: Secret,
         config: Config,
     ) -> Result<Self, StartError> {
-        let hub = Arc::new(Hub::new(wire, store, secret, config));
-        let coordinator = Self { hub: hub.clone(), background: TaskTracker::new(), ending: CancellationToken::new() };
-        let micro = Arc::new(Micro::new(&hub.config, &hub.instance, hub.leaving.clone()));
+        let context = Arc::new(Context::new(wire, store, secret, config));
+        let coordinator =
+            Self { context: context.clone(), background: TaskTracker::new(), ending: CancellationToken::new() };
+        let micro = Arc::new(Micro::new(&context.config, &context.instance, context.leaving.clone()));
         coordinator.begin_background(&micro).await?;
-        let endpoints = Endpoints::new(hub.clone(), micro);
+        let endpoints = Endpoints::new(context.clone(), micro);
         for subscriber in endpoints.subscribe().await? {
-            hub.tasks.spawn(coordinator.abortable(endpoints.clone().run(subscriber)));
+            context.tasks.spawn(coordinator.abortable(endpoints.clone().run(subscriber)));
         }
-        relay::ready(&hub).await;
-        // Its answer also says that the server has the subscriptions: they were sent before.
-        if let Err(error) = hub.registry.refresh().await {
+        relay::ready(&context).await;
+        // The reply also proves that the server has the subscriptions, because they were sent before.
+        if let Err(error) = context.fleet.refresh().await {
             tracing::warn!(%error, "workers are not known yet");
         }
-        tracing::info!(root = %hub.config.root, "coordinator started");
+        tracing::info!(root = %context.config.root, "coordinator started");
         Ok(coordinator)
     }
 
     async fn begin_background(&self, micro: &Arc<Micro>) -> Result<(), StartError> {
-        let hub = &self.hub;
-        let subject = hub.config.root.relay_floor();
-        let floor = hub.wire.subscribe(subject.clone().into(), None).await;
+        let context = &self.context;
+        let subject = context.config.root.relay_floor();
+        let floor = context.wire.subscribe(subject.clone().into(), None).await;
         let floor = floor.map_err(|source| StartError::Subscribe { subject, source })?;
-        self.begin(self.until_ending(relay::follow_floor(hub.clone(), floor)));
-        let words = grants::subscribe(hub).await?;
-        self.begin(self.until_ending(grants::watch(hub.clone(), words)));
-        self.begin(countdown::run(hub.clone(), self.ending.clone()));
-        let questions = micro.listen(&*hub.wire).await?;
-        let (micro, wire) = (micro.clone(), hub.wire.clone());
+        self.begin(self.until_ending(relay::follow_floor(context.clone(), floor)));
+        let words = grants::subscribe(context).await?;
+        self.begin(self.until_ending(grants::watch(context.clone(), words)));
+        self.begin(countdown::run(context.clone(), self.ending.clone()));
+        let questions = micro.listen(&*context.wire).await?;
+        let (micro, wire) = (micro.clone(), context.wire.clone());
         self.begin(self.until_ending(async move { micro.answer(&*wire, questions).await }));
-        let (registry, ending) = (hub.clone(), self.ending.clone());
-        self.begin(async move { registry.registry.run(registry.config.lease_poll, ending).await });
+        let (fleet, ending) = (context.clone(), self.ending.clone());
+        self.begin(async move { fleet.fleet.run(fleet.config.lease_poll, ending).await });
         let pin = Arc::new(Pin::default());
-        self.begin(relay::run(hub.clone(), pin.clone(), self.ending.clone()));
-        self.begin(sweep::run(hub.clone(), pin, self.ending.clone()));
+        self.begin(relay::run(context.clone(), pin.clone(), self.ending.clone()));
+        self.begin(sweep::run(context.clone(), pin, self.ending.clone()));
         Ok(())
     }
 
@@ -96,40 +97,39 @@ impl Coordinator {
     }
 
     fn abortable<F: Future<Output = ()>>(&self, task: F) -> impl Future<Output = ()> + use<F> {
-        let abort = self.hub.abort.clone();
+        let abort = self.context.abort.clone();
         async move {
             abort.run_until_cancelled(task).await;
         }
     }
 
-    /// Ends at once, wherever its tasks are, as a process that is killed: nothing is answered and nothing given up. For
-    /// simulations.
+    /// Drops all tasks at once, like a killed process: answers nothing and releases nothing. For simulations.
     pub fn abandon(self) {
-        self.hub.abort.cancel();
+        self.context.abort.cancel();
     }
 
-    /// Stops taking requests, answers those that were taken, lets another coordinator relay, and ends, within `grace`
-    /// whatever is away. What has not ended by then is dropped where it is: clients see a timeout, and ask again with
-    /// the same `request_id`.
+    /// Accepts no more requests, answers those that were accepted, releases the relay's pin, and ends. This takes at
+    /// most `grace`, even while NATS is away. Tasks that are left then are dropped: their clients see a timeout and ask
+    /// again with the same `request_id`.
     pub async fn stop(self, grace: Duration) {
         let until = Instant::now() + grace;
         let ending = ENDING.min(grace / 4);
-        self.hub.leaving.cancel();
-        self.hub.tasks.close();
-        if tokio::time::timeout_at(until - 2 * ending, self.hub.tasks.wait()).await.is_err() {
-            tracing::warn!(requests = self.hub.tasks.len(), "requests are dropped unanswered");
+        self.context.leaving.cancel();
+        self.context.tasks.close();
+        if tokio::time::timeout_at(until - 2 * ending, self.context.tasks.wait()).await.is_err() {
+            tracing::warn!(requests = self.context.tasks.len(), "requests are dropped without an answer");
         }
         self.ending.cancel();
         self.background.close();
         if tokio::time::timeout_at(until - ending, self.background.wait()).await.is_err() {
             tracing::warn!(tasks = self.background.len(), "tasks are dropped");
         }
-        self.hub.abort.cancel();
+        self.context.abort.cancel();
         let rest = async {
-            self.hub.tasks.wait().await;
+            self.context.tasks.wait().await;
             self.background.wait().await;
-            // So that the last replies have left when the caller closes the connection.
-            self.hub.wire.flush().await
+            // The last replies must leave before the caller closes the connection.
+            self.context.wire.flush().await
         };
         match tokio::time::timeout_at(until, rest).await {
             Ok(Ok(())) => tracing::info!("coordinator stopped"),

@@ -1,13 +1,12 @@
-//! Leases of locks that may have nobody who counts them down: whose session has no agent, or whose agent was never
-//! told.
+//! Leases of locks that no agent may be counting down: the session has no agent, or its agent missed the hint.
 //!
-//! The agent of a session keeps the lease of its lock on its own clock. This file only sees to it that one does: when a
-//! lease should have run out, or somebody waits for the lock, the record is read and its agent asked. Where no agent is
-//! there to answer, the lease is counted here, in full from then on, and freed by compare-and-set.
+//! A session's agent counts the lease of its lock on its own clock. This file makes sure that one does. When a lease
+//! should have run out, or a client waits for the lock, it reads the record and asks the agent. If there is no agent,
+//! it counts the whole lease here, starting then, and frees the lock by compare-and-set.
 //!
-//! Invariant: a lock may live longer than asked, never shorter. One is freed here only after its whole lease passed
-//! while its session had no owner, or an owner that nobody listens for or whose own lease is gone. A worker that stands
-//! still and holds its lease is waited for. Any number of coordinators may count the same lock.
+//! Invariant: a lock may live longer than asked, never shorter. A lock is freed here only after its whole lease passed
+//! while its session had no owner, or an owner that is gone (no responder, or its worker's lease ran out). A worker
+//! that does not answer but holds its lease is waited for. Any number of coordinators may count the same lock.
 
 use std::collections::{BTreeSet, HashMap};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -24,21 +23,21 @@ use tokio::sync::Notify;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
-use crate::call::Call;
-use crate::hub::Hub;
+use crate::context::Context;
 use crate::link::{self, Counting};
+use crate::operation::Operation;
 use crate::writer::Writer;
 
-/// How many locks are watched at most. The sweep brings back what did not fit.
+/// How many locks are watched at most. The sweep finds those that did not fit.
 const MOST: usize = 262_144;
-/// How many are looked at side by side.
+/// How many locks are checked concurrently.
 const SIDE_BY_SIDE: usize = 32;
-/// The longest that the agent's own count is given before it is asked.
+/// The bounds of the extra time that the agent's own countdown gets before the agent is asked.
 const SLACK: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(2));
-/// When to look again after one that told nothing.
+/// When to check again after a check without a result.
 const AGAIN: Duration = Duration::from_millis(500);
 
-/// Locks that are watched, by when to look at them.
+/// The watched locks, ordered by the time of their next check.
 #[derive(Default)]
 pub(crate) struct Countdown {
     watched: Mutex<Watched>,
@@ -56,8 +55,8 @@ struct Watched {
 struct Watch {
     lock_revision: u64,
     at: Instant,
-    /// Since when nobody counts it, and at which revision of the record that was found: at any other, somebody may have
-    /// counted it in between.
+    /// Since when no agent counts the lease, and the record's revision at which that was found. At another revision, an
+    /// agent may have counted it in between.
     orphaned: Option<(Instant, Revision)>,
 }
 
@@ -88,20 +87,20 @@ fn leased(record: &SessionRecord) -> Option<(&Lock, Duration)> {
 }
 
 impl Countdown {
-    // Every change leaves both sides whole.
+    // Every change leaves both maps consistent, so a poisoned lock is safe to use.
     fn watched(&self) -> MutexGuard<'_, Watched> {
         self.watched.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// A record as the sweep finds it, which may be older than what the relay has seen: it begins a watch and ends
-    /// none.
+    /// Notes a record that the sweep found. It may be older than what the relay has seen, so it begins a watch and
+    /// never ends one.
     pub(crate) fn find(&self, record: &SessionRecord) {
         if leased(record).is_some() {
             self.see(record);
         }
     }
 
-    /// A revision of a record, as the relay reads it.
+    /// Notes a revision of a record that the relay read.
     pub(crate) fn see(&self, record: &SessionRecord) {
         let key = record.key();
         let Some((lock, ttl)) = leased(record) else {
@@ -111,7 +110,7 @@ impl Countdown {
         self.watch(&key, lock.revision, Instant::now() + ttl + slack(ttl));
     }
 
-    /// Somebody waits for the lock of `record`: whether anybody counts it is to be found out now.
+    /// Notes that a client waits for the lock of `record`, so the lock is checked soon.
     pub(crate) fn ask_soon(&self, record: &SessionRecord) {
         if let Some((lock, _)) = leased(record) {
             self.watch(&record.key(), lock.revision, Instant::now());
@@ -121,7 +120,7 @@ impl Countdown {
     fn watch(&self, key: &SessionKey, lock_revision: u64, at: Instant) {
         let mut watched = self.watched();
         match watched.by_key.get(key) {
-            // It is being counted already, and not later than this.
+            // It is counted or will be checked by then.
             Some(watch) if watch.lock_revision == lock_revision && (watch.orphaned.is_some() || watch.at <= at) => {
                 return;
             }
@@ -136,7 +135,7 @@ impl Countdown {
         self.watched().due.first().map(|(at, _)| *at)
     }
 
-    /// What came of looking at `key`, unless it was seen with another lock meanwhile.
+    /// Stores the result of a check of `key`, unless another lock was seen there meanwhile.
     fn settle(&self, key: &SessionKey, looked_at: Watch, next: Option<Watch>) {
         let mut watched = self.watched();
         let is_same = watched.by_key.get(key).is_some_and(|watch| watch.lock_revision == looked_at.lock_revision);
@@ -152,21 +151,21 @@ fn slack(ttl: Duration) -> Duration {
     (ttl / 10).clamp(SLACK.0, SLACK.1)
 }
 
-/// Looks at what is due, until `cancel`.
-pub(crate) async fn run(hub: Arc<Hub>, cancel: CancellationToken) {
+/// Checks the locks that are due, until `cancel`.
+pub(crate) async fn run(context: Arc<Context>, cancel: CancellationToken) {
     let mut looks = FuturesUnordered::new();
     loop {
         while looks.len() < SIDE_BY_SIDE {
-            let due = hub.countdown.watched().take_due(Instant::now());
+            let due = context.countdown.watched().take_due(Instant::now());
             let Some((key, watch)) = due else { break };
-            let hub = hub.clone();
+            let context = context.clone();
             looks.push(async move {
-                let next = look(&hub, &key, watch).await;
-                hub.countdown.settle(&key, watch, next);
+                let next = look(&context, &key, watch).await;
+                context.countdown.settle(&key, watch, next);
             });
         }
         let is_full = looks.len() >= SIDE_BY_SIDE;
-        let due = hub.countdown.next_due();
+        let due = context.countdown.next_due();
         let is_due = async {
             match due {
                 Some(at) => tokio::time::sleep_until(at).await,
@@ -178,18 +177,18 @@ pub(crate) async fn run(hub: Arc<Hub>, cancel: CancellationToken) {
             () = cancel.cancelled() => return,
             Some(()) = looks.next() => {}
             () = is_due, if !is_full => {}
-            () = hub.countdown.changed.notified() => {}
+            () = context.countdown.changed.notified() => {}
         }
     }
 }
 
-/// Looks at one lock; when to look again, if at all.
-async fn look(hub: &Hub, key: &SessionKey, watch: Watch) -> Option<Watch> {
-    let call = Call::own(hub.config.request_timeout).urgent();
-    let known = match hub.records.read_record(key, call.deadline).await {
+/// Checks one lock. Returns when to check again, if at all.
+async fn look(context: &Context, key: &SessionKey, watch: Watch) -> Option<Watch> {
+    let operation = Operation::own(context.config.request_timeout).urgent();
+    let known = match context.records.read_record(key, operation.deadline).await {
         Ok(known) => known,
         Err(error) if error.retryable => return Some(Watch { at: Instant::now() + AGAIN, ..watch }),
-        // Gone, or to be repaired by an operator.
+        // The session is gone, or its record must be repaired by an operator.
         Err(_) => return None,
     };
     let (lock, ttl) = leased(&known.record)?;
@@ -199,41 +198,41 @@ async fn look(hub: &Hub, key: &SessionKey, watch: Watch) -> Option<Watch> {
     }
     let now = Instant::now();
     let later = |pause: Duration| Some(Watch { at: Instant::now() + pause, orphaned: None, ..watch });
-    match counting(hub, &known).await {
+    match counting(context, &known).await {
         Counting::For(left) => later(left + slack(ttl)),
         Counting::Nobody if mutant::is(Mutant::LeaseUncounted) => later(AGAIN),
         Counting::Untold | Counting::Silent => later(AGAIN),
         Counting::Nobody => match watch.orphaned.filter(|(_, found)| *found == known.revision) {
             None => Some(Watch { at: now + ttl, orphaned: Some((now, known.revision)), ..watch }),
             Some((since, _)) if since.elapsed() < ttl => Some(Watch { at: since + ttl, ..watch }),
-            Some(_) => free(hub, key, &known, &call).await.then(|| Watch { at: now + AGAIN, ..watch }),
+            Some(_) => free(context, key, &known, &operation).await.then(|| Watch { at: now + AGAIN, ..watch }),
         },
     }
 }
 
-/// Who counts the lock of `known`.
-async fn counting(hub: &Hub, known: &Known) -> Counting {
+/// Who counts down the lease of the lock of `known`.
+async fn counting(context: &Context, known: &Known) -> Counting {
     let Some(owner) = &known.record.owner else { return Counting::Nobody };
-    match link::counting(hub, known, owner).await {
-        Counting::Silent if hub.registry.is_gone(owner) => Counting::Nobody,
+    match link::counting(context, known, owner).await {
+        Counting::Silent if context.fleet.is_gone(owner) => Counting::Nobody,
         counting => counting,
     }
 }
 
-/// Frees the lock; whether it is still to be done.
-async fn free(hub: &Hub, key: &SessionKey, known: &Known, call: &Call) -> bool {
+/// Frees the lock. Returns whether this must be tried again.
+async fn free(context: &Context, key: &SessionKey, known: &Known, operation: &Operation) -> bool {
     let expiring = Expiring { at: known.revision, lock_revision: known.record.lock_revision };
-    match change(&mut Writer::new(hub, key, call), &expiring).await {
+    match change(&mut Writer::new(context, key, operation), &expiring).await {
         Ok(Done { wrote: Wrote::Nothing, .. }) => false,
         Ok(_) => {
-            tracing::info!(%key, "a lock whose session has no agent ran out");
+            tracing::info!(%key, "expired the lock of a session without an agent");
             false
         }
         Err(_) => true,
     }
 }
 
-/// Ends the lease of a lock whose session had no agent since its record is at this revision.
+/// Expires a lock whose session has had no agent since the record reached this revision.
 struct Expiring {
     at: Revision,
     lock_revision: u64,

@@ -1,12 +1,12 @@
-//! Where requests come in: one subscription per group of verbs, a bounded number of tasks, one answer each.
+//! Receives requests: one subscription per group of verbs, a bounded number of tasks, one answer to each request.
 //!
-//! The subscriptions are those of `Root::catch_all`, which take in every verb's subject and whatever is malformed below
-//! them. Every message then arrives once; an endpoint of its own per verb, beside a catch-all in another queue group, would
-//! have each delivered twice, with its body.
+//! The subscriptions are those of `Root::catch_all`. They match every verb's subject and every malformed subject below
+//! it, so each message arrives once. A subscription per verb, beside a catch-all in another queue group, would receive
+//! each message twice.
 //!
-//! Invariant: every request with a reply subject is answered, even when its handler panics; one without has no effect,
-//! and so has one whose reply subject is not the asker's to publish to. What is over a bound is refused before it is
-//! read. No body is ever logged.
+//! Invariant: every request with a reply subject is answered, even when its handler panics. A request has no effect if
+//! it has no reply subject, or one to which its sender may not publish. A request above a bound is refused before it is
+//! parsed. No body is ever logged.
 
 use std::panic::AssertUnwindSafe;
 use std::sync::{Arc, OnceLock};
@@ -23,48 +23,48 @@ use holdfast_store::wire::{Outgoing, PublishError, Subscription};
 use tokio::time::Instant;
 
 use crate::admission::{Admission, Admitted, Pacing};
-use crate::answer::Answer;
-use crate::call::Incoming;
+use crate::context::Context;
 use crate::error::{self, StartError};
-use crate::hub::Hub;
 use crate::micro::{Micro, QUEUE};
+use crate::operation::Incoming;
+use crate::response::Response;
 use crate::verb::{self, Acquiring};
 
-/// The largest `lock.acquire` that is read before its task is spawned, so that those behind it need not wait. Larger
-/// ones are mostly white space, and take their place in line when they are read.
+/// The largest `lock.acquire` that is parsed before its task is spawned, so that it does not delay the requests behind
+/// it. Larger ones are mostly white space; they join the queue after they are parsed.
 const ACQUIRE_BYTES: usize = 16 * 1024;
-/// How much of a body is looked at for its `request_id` where the request is refused unread.
+/// How much of a body is searched for its `request_id` when the request is refused without parsing.
 const PEEK_BYTES: usize = 16 * 1024;
-/// How long a subscription may take to end once it is drained; then the connection is gone anyway.
+/// How long a drained subscription may take to end. After that the connection is lost anyway.
 const DRAIN_TIMEOUT: Duration = Duration::from_secs(2);
 
-/// The way in.
+/// Receives requests and spawns their tasks.
 pub(crate) struct Endpoints {
-    hub: Arc<Hub>,
+    context: Arc<Context>,
     micro: Arc<Micro>,
     admission: Arc<Admission>,
 }
 
-/// A request that was taken in.
+/// A request that was accepted.
 enum Work {
-    /// One that is answered as soon as it can be.
+    /// A request that is answered without waiting for a lock.
     Request { subject: RequestSubject, incoming: Incoming, _admitted: Admitted },
-    /// One for a lock. While it waits in line it has no body any more, and counts among those who wait.
+    /// A request for a lock. While it waits it holds no body, and it counts as a waiter and not as in flight.
     Acquire { key: SessionKey, acquiring: Acquiring, made: RequestId, arrived: Instant, _admitted: Option<Admitted> },
 }
 
-/// What is refused before any work is done, with the body to look for its `request_id`.
+/// A request that is refused before any work, with the part of the body that may have its `request_id`.
 struct Refusal {
     error: Box<Error>,
     payload: Bytes,
-    /// How long the answer waits.
+    /// How long the answer is delayed.
     put_off: Duration,
 }
 
 impl Endpoints {
-    pub(crate) fn new(hub: Arc<Hub>, micro: Arc<Micro>) -> Arc<Self> {
-        let admission = Admission::new(&hub.config);
-        Arc::new(Self { hub, micro, admission })
+    pub(crate) fn new(context: Arc<Context>, micro: Arc<Micro>) -> Arc<Self> {
+        let admission = Admission::new(&context.config);
+        Arc::new(Self { context, micro, admission })
     }
 
     /// Subscribes to all requests.
@@ -73,16 +73,16 @@ impl Endpoints {
     /// [`StartError`] when the connection takes no subscriptions.
     pub(crate) async fn subscribe(&self) -> Result<Vec<Subscription>, StartError> {
         let mut subscribers = Vec::new();
-        for subject in self.hub.config.root.catch_all() {
-            let subscriber = self.hub.wire.subscribe(subject.clone().into(), Some(QUEUE)).await;
+        for subject in self.context.config.root.catch_all() {
+            let subscriber = self.context.wire.subscribe(subject.clone().into(), Some(QUEUE)).await;
             subscribers.push(subscriber.map_err(|source| StartError::Subscribe { subject, source })?);
         }
         Ok(subscribers)
     }
 
-    /// Takes requests until the hub is leaving, and then those that are still on their way.
+    /// Accepts requests until the coordinator leaves, and then those that the server had already sent.
     pub(crate) async fn run(self: Arc<Self>, mut requests: Subscription) {
-        let leaving = self.hub.leaving.clone();
+        let leaving = self.context.leaving.clone();
         loop {
             tokio::select! {
                 biased;
@@ -103,17 +103,19 @@ impl Endpoints {
             }
         };
         if tokio::time::timeout(DRAIN_TIMEOUT, rest).await.is_err() {
-            tracing::warn!("requests on their way may be lost: the server does not confirm the end of a subscription");
+            tracing::warn!(
+                "the server did not confirm the end of a subscription; requests that it had sent may be lost"
+            );
         }
     }
 
     async fn take(self: &Arc<Self>, message: Message) {
         let arrived = Instant::now();
-        let Some(reply) = message.reply.clone().filter(|reply| self.hub.config.root.may_answer(reply)) else {
-            tracing::debug!(subject = %message.subject, "a request that nobody may be answered was dropped");
+        let Some(reply) = message.reply.clone().filter(|reply| self.context.config.root.may_answer(reply)) else {
+            tracing::debug!(subject = %message.subject, "a request was dropped: its reply subject is not allowed");
             return;
         };
-        if is_log_frame(&self.hub.config.root, &message.subject) {
+        if is_log_frame(&self.context.config.root, &message.subject) {
             return;
         }
         let made = RequestId::made(chance::id());
@@ -124,44 +126,44 @@ impl Endpoints {
                 self.spawn(async move { endpoints.work(work, &reply).await });
             }
             Err(Refusal { error, payload, put_off }) if put_off.is_zero() || self.is_full_of_refusals() => {
-                self.answer(&reply, Answer::error(*error, &payload, &made), verb, arrived).await;
+                self.answer(&reply, Response::error(*error, &payload, &made), verb, arrived).await;
             }
             Err(Refusal { error, payload, put_off }) => {
                 let endpoints = self.clone();
                 self.spawn(async move {
                     tokio::time::sleep(put_off).await;
-                    endpoints.answer(&reply, Answer::error(*error, &payload, &made), verb, arrived).await;
+                    endpoints.answer(&reply, Response::error(*error, &payload, &made), verb, arrived).await;
                 });
             }
         }
     }
 
     fn spawn(&self, task: impl Future<Output = ()> + Send + 'static) {
-        self.hub.tasks.spawn(self.hub.abort.clone().run_until_cancelled_owned(task));
+        self.context.tasks.spawn(self.context.abort.clone().run_until_cancelled_owned(task));
     }
 
-    /// Whether so much is under way that no refusal is put off.
+    /// Whether so many refusals are delayed that the next one is sent at once.
     fn is_full_of_refusals(&self) -> bool {
-        self.hub.tasks.len() > self.hub.config.max_waiters + self.hub.config.max_in_flight
+        self.context.tasks.len() > self.context.config.max_waiters + self.context.config.max_in_flight
     }
 
-    /// Looks whether a request can be taken in, and has one that waits take its place in line. Awaits nothing, so that
-    /// requests are in the order in which they came.
+    /// Decides whether a request is accepted. A request that waits for a lock joins the queue here. This awaits
+    /// nothing, so the queue has the order of arrival.
     fn begin(&self, message: Message, reply: &Subject, made: &RequestId, arrived: Instant) -> Result<Work, Refusal> {
         let Message { subject, payload, .. } = message;
-        let limits = &self.hub.config.limits;
+        let limits = &self.context.config.limits;
         let pacing = self.admission.pace(reply, payload.len());
         let put_off = if let Pacing::TooMuch { put_off } = pacing { put_off } else { Duration::ZERO };
         let refuse = |error| Refusal { error: Box::new(error), payload: payload.clone(), put_off };
         let refuse_unread = |error| {
-            // A copy, so that the rest need not be kept until the answer.
+            // Copied, so that the whole body is not kept in memory until the answer.
             let begin = Bytes::copy_from_slice(&payload[..payload.len().min(PEEK_BYTES)]);
             Refusal { error: Box::new(error), payload: begin, put_off }
         };
         if payload.len() > limits.request_bytes {
             return Err(refuse_unread(error::over_limit(payload.len(), limits)));
         }
-        let subject = self.hub.config.root.parse_request(&subject).map_err(refuse)?;
+        let subject = self.context.config.root.parse_request(&subject).map_err(refuse)?;
         if pacing != Pacing::Fine {
             let why = "this client sends more large requests than are taken in";
             return Err(refuse_unread(error::busy(Reason::MailboxFull, why)));
@@ -172,7 +174,7 @@ impl Endpoints {
             payload: payload.clone(),
             made: made.clone(),
             arrived,
-            timeout: self.hub.config.request_timeout,
+            timeout: self.context.config.request_timeout,
             peeked: OnceLock::new(),
         };
         let is_short = payload.len() <= ACQUIRE_BYTES && !mutant::is(Mutant::PlaceAfterAwait);
@@ -180,7 +182,7 @@ impl Endpoints {
             RequestSubject::Session(Verb::LockAcquire, key) if is_short => key,
             subject => return Ok(Work::Request { subject, incoming, _admitted: admitted }),
         };
-        let acquiring = verb::begin_acquire(&self.hub, &key, &incoming).map_err(refuse)?;
+        let acquiring = verb::begin_acquire(&self.context, &key, &incoming).map_err(refuse)?;
         let admitted = (!acquiring.waits()).then_some(admitted);
         Ok(Work::Acquire { key, acquiring, made: made.clone(), arrived, _admitted: admitted })
     }
@@ -192,28 +194,28 @@ impl Endpoints {
                     if mutant::is(Mutant::PlaceAfterAwait) {
                         tokio::time::sleep(chance::pause(Duration::ZERO..Duration::from_millis(5))).await;
                     }
-                    let acquiring = verb::begin_acquire(&self.hub, &key, &incoming)?;
-                    verb::acquire(&self.hub, &key, acquiring).await
+                    let acquiring = verb::begin_acquire(&self.context, &key, &incoming)?;
+                    verb::acquire(&self.context, &key, acquiring).await
                 };
                 let outcome = caught(Verb::LockAcquire, acquire).await;
-                let refused = |error| Some(Answer::error(error, &incoming.payload, &incoming.made));
+                let refused = |error| Some(Response::error(error, &incoming.payload, &incoming.made));
                 if let Some(answer) = outcome.unwrap_or_else(refused) {
                     self.answer(reply, answer, Some(Verb::LockAcquire), incoming.arrived).await;
                 }
             }
             Work::Request { subject, incoming, _admitted } => {
                 let verb = subject.verb();
-                let outcome = caught(verb, verb::answer(&self.hub, subject, &incoming)).await;
-                let answer = outcome.unwrap_or_else(|error| Answer::error(error, &incoming.payload, &incoming.made));
+                let outcome = caught(verb, verb::answer(&self.context, subject, &incoming)).await;
+                let answer = outcome.unwrap_or_else(|error| Response::error(error, &incoming.payload, &incoming.made));
                 self.answer(reply, answer, Some(verb), incoming.arrived).await;
             }
             Work::Acquire { key, acquiring, made, arrived, _admitted } => {
                 let verb = Verb::LockAcquire;
                 let request_id = acquiring.request_id().clone();
-                let outcome = caught(verb, verb::acquire(&self.hub, &key, acquiring)).await;
+                let outcome = caught(verb, verb::acquire(&self.context, &key, acquiring)).await;
                 let named =
                     |error: Error| if error.request_id.is_empty() { error.for_request(&request_id) } else { error };
-                let answer = outcome.unwrap_or_else(|error| Some(Answer::error(named(error), b"{}", &made)));
+                let answer = outcome.unwrap_or_else(|error| Some(Response::error(named(error), b"{}", &made)));
                 if let Some(answer) = answer {
                     self.answer(reply, answer, Some(verb), arrived).await;
                 }
@@ -221,11 +223,11 @@ impl Endpoints {
         }
     }
 
-    async fn answer(&self, reply: &Subject, answer: Answer, verb: Option<Verb>, arrived: Instant) {
-        let Answer { headers, body, mut fault, granted } = answer;
-        let unheard = granted.map(|granted| self.hub.grants.expect(granted));
+    async fn answer(&self, reply: &Subject, answer: Response, verb: Option<Verb>, arrived: Instant) {
+        let Response { headers, body, mut fault, granted } = answer;
+        let unheard = granted.map(|granted| self.context.grants.expect(granted));
         let answer = Outgoing { subject: reply.clone(), reply: unheard, headers, payload: body };
-        if let Err(unsent) = self.hub.wire.publish(answer).await {
+        if let Err(unsent) = self.context.wire.publish(answer).await {
             tracing::warn!(error = %unsent, "a reply was not sent");
             if matches!(unsent, PublishError::TooLarge(_)) {
                 fault = self.answer_too_large(reply).await;
@@ -238,17 +240,18 @@ impl Endpoints {
 
     async fn answer_too_large(&self, reply: &Subject) -> Option<String> {
         let error = Error::new(Reason::RequestTooLarge, "the reply is over the server's max_payload");
-        let answer = Answer::error(error, b"{}", &RequestId::made(chance::id()));
-        let Answer { headers, body, fault, .. } = answer;
+        let answer = Response::error(error, b"{}", &RequestId::made(chance::id()));
+        let Response { headers, body, fault, .. } = answer;
         let answer = Outgoing { subject: reply.clone(), reply: None, headers, payload: body };
-        if let Err(error) = self.hub.wire.publish(answer).await {
+        if let Err(error) = self.context.wire.publish(answer).await {
             tracing::warn!(%error, "a reply was not sent");
         }
         fault
     }
 }
 
-/// The outcome of a handler. A panic is a bug in one handler; what it shared it left whole, see the locks of each.
+/// The outcome of a handler; a panic becomes an `internal` error. Shared state stays valid: see where each lock is
+/// taken.
 async fn caught<T>(verb: Verb, handling: impl Future<Output = Result<T, Error>>) -> Result<T, Error> {
     AssertUnwindSafe(handling).catch_unwind().await.unwrap_or_else(|_| {
         tracing::error!(%verb, "a handler panicked");
@@ -256,15 +259,15 @@ async fn caught<T>(verb: Verb, handling: impl Future<Output = Result<T, Error>>)
     })
 }
 
-/// Whether `subject` is that of a log, like `<root>.log.session.open`. The stream takes such a message and acknowledges
-/// it, and no configuration of the stream can tell it from a frame; its sender must not get a second answer. Nothing
-/// comes of it: the namespace `session` is reserved, so nobody reads or announces that log. A session that was made
-/// before it was reserved may still write there.
+/// Whether `subject` is the subject of a log, like `<root>.log.session.open`. The stream stores such a message and
+/// acknowledges it, because its configuration cannot tell it from a frame; so the sender must not get a second answer.
+/// The stored message has no effect: the namespace `session` is reserved, so nobody reads or announces that log. A
+/// session that was created before the namespace was reserved may still write there.
 fn is_log_frame(root: &Root, subject: &str) -> bool {
     root.parse_log(subject).is_some()
 }
 
-/// The verb that a malformed request meant, for the statistics.
+/// The verb that a malformed subject was probably meant for, for the statistics.
 fn verb_of(subject: &str) -> Option<Verb> {
     let mut tokens = subject.splitn(5, '.').skip(2);
     Verb::from_name(&format!("{}.{}", tokens.next()?, tokens.next()?))

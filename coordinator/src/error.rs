@@ -1,4 +1,4 @@
-//! Why a coordinator does not start, and how faults of other layers are told to clients.
+//! Why a coordinator cannot start, and which error a client gets for a failure of another layer.
 
 use std::time::Duration;
 
@@ -7,10 +7,10 @@ use holdfast_records::NotDone;
 use holdfast_store::wire::WireError;
 use holdfast_store::{StoreError, chance};
 
-/// Why a coordinator does not start.
+/// Why a coordinator cannot start.
 #[derive(Debug, thiserror::Error)]
 pub enum StartError {
-    /// The connection takes no subscriptions: it is closed, or not allowed to.
+    /// The connection is closed, or may not subscribe.
     #[error("cannot subscribe to {subject}: {source}")]
     Subscribe {
         /// The subject.
@@ -20,20 +20,20 @@ pub enum StartError {
     },
 }
 
-/// When to ask again while storage is away.
+/// When to ask again while storage is not available.
 const STORAGE_RETRY: Duration = Duration::from_millis(500);
-/// When to ask again while no worker is there.
+/// When to ask again while no worker is live.
 const WORKER_RETRY: Duration = Duration::from_millis(1_000);
-/// When to ask again where too much is under way.
+/// When to ask again after `busy`.
 const BUSY_RETRY: Duration = Duration::from_millis(250);
 
 fn after(error: Error, pause: Duration) -> Error {
-    // Spread, so that clients that failed together do not come back together.
+    // At random, so that clients that failed together do not retry together.
     let pause = pause.mul_f64(chance::share(0.75..1.5));
     error.retry_after_ms(u64::try_from(pause.as_millis()).ok())
 }
 
-/// What a client is told of a fault of the store. *Moved* is not one: whoever gets it decides again.
+/// The error that a client gets for a failure of the store. *Moved* does not come here: its caller decides again.
 pub(crate) fn of_store(error: &StoreError, key: &SessionKey) -> Error {
     let error = error.to_error().detail("session_id", key.id.as_str());
     match error.retry_after_ms {
@@ -42,7 +42,8 @@ pub(crate) fn of_store(error: &StoreError, key: &SessionKey) -> Error {
     }
 }
 
-/// Why a record was not changed. Where its revision was given and has moved, somebody else is at work on the session.
+/// The error that a client gets when a record was not changed. *Moved* comes here only for a change that was pinned to
+/// one revision: another writer is changing the session.
 pub(crate) fn of_not_done(not_done: NotDone<Error>, key: &SessionKey) -> Error {
     match not_done {
         NotDone::Refused(refusal, _) => *refusal,
@@ -72,7 +73,7 @@ pub(crate) fn busy(reason: Reason, why: impl Into<String>) -> Error {
     after(Error::new(reason, why), BUSY_RETRY)
 }
 
-/// Too much happened to the session meanwhile for this request to get through.
+/// The session changed too often for this request to commit before its deadline.
 pub(crate) fn contended(key: &SessionKey) -> Error {
     busy(Reason::Draining, format!("session {} is on the move", key.id)).detail("session_id", key.id.as_str())
 }
@@ -81,14 +82,14 @@ pub(crate) fn bug(what: &str) -> Error {
     Error::new(Reason::Bug, what)
 }
 
-/// A request of so many bytes.
+/// A request of `bytes` is larger than the limit.
 pub(crate) fn over_limit(bytes: usize, limits: &Limits) -> Error {
     let limit = limits.request_bytes;
     let message = format!("the request has {bytes} bytes, and at most {limit} are allowed");
     Error::new(Reason::RequestTooLarge, message).detail("bytes", bytes).detail("limit", limit)
 }
 
-/// A request that is within the limits, and over the server's with what was added to it on its way.
+/// A request that is within the limits, but above the server's `max_payload` with the headers that were added.
 pub(crate) fn too_large() -> Error {
     Error::new(Reason::RequestTooLarge, "the request is over the server's max_payload with what is added to it inside")
 }

@@ -1,7 +1,7 @@
-//! Saying why: who holds a lock, for how long, for how long still, and a signal for those who watch.
+//! Explains a refusal: who holds the lock, since when and until when. Publishes the signal of the conflict.
 //!
-//! Invariant: an explanation is for people and for waiting; nothing is decided by it. The holder's clock is the agent's, so
-//! only the agent is asked how long a lock will live.
+//! Invariant: an explanation informs people and tells clients when to ask again; no decision depends on it. The lease
+//! of a lock runs on the clock of the agent, so only the agent can say how long it still runs.
 
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -14,32 +14,32 @@ use holdfast_store::chance;
 use holdfast_store::wire::Outgoing;
 use tokio::time::Instant;
 
-use crate::call::{Call, now};
-use crate::hub::Hub;
+use crate::context::Context;
 use crate::link;
+use crate::operation::{Operation, now};
 use holdfast_records::Known;
 
-/// Conflict signals per second and session.
+/// How many conflict signals a session may have per second.
 const SIGNALS_PER_SECOND: u32 = 10;
 
-/// Completes a refusal that was decided on `known`, and announces it.
-pub(crate) async fn conflict(hub: &Hub, known: &Known, mut error: Error, call: &Call) -> Error {
-    complete(hub, known, &mut error).await;
-    announce(hub, known, &error, call).await;
+/// Completes a refusal that was decided on `known`, and publishes its signal.
+pub(crate) async fn conflict(context: &Context, known: &Known, mut error: Error, operation: &Operation) -> Error {
+    complete(context, known, &mut error).await;
+    announce(context, known, &error, operation).await;
     error
 }
 
 /// Completes a refusal that was decided on `known`.
-pub(crate) async fn complete(hub: &Hub, known: &Known, error: &mut Error) {
+pub(crate) async fn complete(context: &Context, known: &Known, error: &mut Error) {
     if !is_about_a_lock(error) {
         return;
     }
     let Some(held) = &known.record.lock else { return };
     let expires_in_ms = match held.ttl_ms {
         None => None,
-        Some(ttl_ms) => match link::lease(hub, known).await {
+        Some(ttl_ms) => match link::lease(context, known).await {
             Some(view) if view.lock_revision == held.revision => view.expires_in_ms,
-            // It has not heard of this lock yet, so that its countdown has not begun.
+            // The agent has not heard of this lock yet, so the countdown has not begun.
             Some(view) if view.lock_revision < held.revision => Some(ttl_ms),
             Some(_) | None => None,
         },
@@ -51,38 +51,39 @@ fn is_about_a_lock(error: &Error) -> bool {
     matches!(error.reason, Reason::LockHeld | Reason::StaleToken | Reason::LockMoved)
 }
 
-/// By this machine's clock and the one of whoever granted it: for people only.
+/// Compares this machine's clock with the clock of the coordinator that granted the lock: for people only.
 fn held_for_ms(held: &Lock) -> Option<u64> {
     let since: jiff::Timestamp = held.acquired_at.parse().ok()?;
     let held_for = chance::now().duration_since(since).as_millis();
     Some(u64::try_from(held_for).unwrap_or(0))
 }
 
-/// Publishes `lock.conflict`. Best effort: it is no commit.
-async fn announce(hub: &Hub, known: &Known, error: &Error, call: &Call) {
+/// Publishes `lock.conflict`. Best effort, because a conflict is not a commit.
+async fn announce(context: &Context, known: &Known, error: &Error, operation: &Operation) {
     let key = known.record.key();
-    if !is_about_a_lock(error) || !hub.conflicts.may_announce(&key) {
+    if !is_about_a_lock(error) || !context.conflicts.may_announce(&key) {
         return;
     }
-    let happening = signal::of_conflict(error, call.actor.as_deref(), &call.request_id);
-    publish(hub, known, happening).await;
+    let happening = signal::of_conflict(error, operation.actor.as_deref(), &operation.request_id);
+    publish(context, known, happening).await;
 }
 
-/// Publishes `doc.failed` of a load or save that an agent refused. Best effort, as a conflict is.
-pub(crate) async fn failed(hub: &Hub, known: &Known, error: &Error, call: &Call) {
-    if hub.conflicts.may_announce(&known.record.key()) {
+/// Publishes `doc.failed` for a load or save that an agent refused. Best effort, like a conflict.
+pub(crate) async fn failed(context: &Context, known: &Known, error: &Error, operation: &Operation) {
+    if context.conflicts.may_announce(&known.record.key()) {
         let path = known.record.path.as_ref().map(CanonicalPath::as_str);
-        publish(hub, known, signal::of_failure(error, path, call.actor.as_deref(), &call.request_id)).await;
+        publish(context, known, signal::of_failure(error, path, operation.actor.as_deref(), &operation.request_id))
+            .await;
     }
 }
 
-async fn publish(hub: &Hub, known: &Known, happening: Happening) {
+async fn publish(context: &Context, known: &Known, happening: Happening) {
     let key = known.record.key();
     let Some((group, event)) = happening.name.split_once('.') else { return };
-    let subject = hub.config.root.signal(&key, group, event);
+    let subject = context.config.root.signal(&key, group, event);
     let id = format!("{event}:{}", chance::id());
     let signal = Signal::uncommitted(&key, id, known.revision, &now(), happening);
-    if let Err(error) = hub.wire.publish(Outgoing::to(subject, signal.to_json())).await {
+    if let Err(error) = context.wire.publish(Outgoing::to(subject, signal.to_json())).await {
         tracing::debug!(%key, %error, "a refusal was not announced");
     }
 }

@@ -1,6 +1,10 @@
-//! Who of the workers seems alive: leases read every second, and every message that found nobody there.
+//! Which workers seem alive: from their leases, read every second, and from messages that had no responder.
 //!
-//! Invariant: this decides only when to try and whom; a wrong belief costs a little time and never safety.
+//! Invariant: this only decides whom to ask and when. A wrong belief costs a little time and never safety, because the
+//! record decides who holds a session.
+//!
+//! Words: a process is *unheard* while messages for it have no responder; *gone* when that was confirmed or its lease
+//! ran out; *lost* when its sessions should therefore move.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
@@ -10,7 +14,7 @@ use holdfast_protocol::id::WorkspaceName;
 use holdfast_protocol::internal::WorkerLease;
 use holdfast_protocol::record::Owner;
 use holdfast_protocol::reply::WorkerState;
-use holdfast_protocol::{Boot, Error, Reason, SessionKey, WorkerName};
+use holdfast_protocol::{Error, Process, Reason, SessionKey, WorkerName};
 use holdfast_store::{SharedWire, Store, StoreError, chance};
 use tokio::sync::futures::Notified;
 use tokio::sync::{Mutex, Notify};
@@ -28,25 +32,25 @@ pub(crate) use workers::CONFIRM;
 pub(crate) use workers::Liveness;
 use workers::Workers;
 
-/// How long leases are waited for by who has an answer without them.
+/// How long a caller that can answer without leases waits for them.
 const LOOK: Duration = Duration::from_millis(250);
 
-/// What is known of the workers.
-pub(crate) struct Registry {
+/// What this coordinator knows of the workers.
+pub(crate) struct Fleet {
     store: Store,
     workers: RwLock<Workers>,
-    /// When the last reading of all leases was begun. Held while one is under way.
+    /// When the last reading of all leases began. Locked during a reading.
     reading: Mutex<Option<Instant>>,
     lost: Notify,
-    /// Tells all who wait that a process was found to be gone, in the order in which they came.
+    /// Notifies all waiters, in their order of arrival, that a process was found to be gone.
     deaths: Notify,
     /// This coordinator's connection.
     wire: SharedWire,
-    /// How often it had been made when that was last looked at.
+    /// How many times it had connected when that was last checked.
     connects: AtomicU64,
 }
 
-impl Registry {
+impl Fleet {
     pub(crate) fn new(store: Store, config: &Config, wire: SharedWire) -> Self {
         Self {
             connects: AtomicU64::new(wire.connects()),
@@ -59,7 +63,7 @@ impl Registry {
         }
     }
 
-    // A panic while it was held left whole values behind.
+    // Every change leaves the value consistent, so a poisoned lock is safe to use.
     fn workers(&self) -> RwLockReadGuard<'_, Workers> {
         self.workers.read().unwrap_or_else(PoisonError::into_inner)
     }
@@ -68,7 +72,7 @@ impl Registry {
         self.workers.write().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Reads all leases. Whoever asks while a reading is under way waits for the next one and shares it.
+    /// Reads all leases. Callers that arrive during a reading share the next one.
     pub(crate) async fn refresh(&self) -> Result<(), StoreError> {
         let asked = Instant::now();
         let mut begun = self.reading.lock().await;
@@ -84,7 +88,7 @@ impl Registry {
         Ok(())
     }
 
-    /// Reads all leases again and again, until `cancel`.
+    /// Reads all leases periodically, until `cancel`.
     pub(crate) async fn run(&self, poll: Duration, cancel: CancellationToken) {
         let mut blind = false;
         loop {
@@ -117,26 +121,27 @@ impl Registry {
         self.lost.notified().await;
     }
 
-    /// Nobody listened to a message for `boot` of `worker`. Once that is so for long enough, its process is gone, or cut off
-    /// from NATS.
-    pub(crate) fn unheard(&self, worker: &WorkerName, boot: Boot) {
+    /// Notes that a message for `process` had no responder. Once that lasts for [`CONFIRM`], the process counts as
+    /// gone: it ended, or is cut off from NATS.
+    pub(crate) fn unheard(&self, process: &Process) {
         self.notice_reconnect();
-        if self.workers_mut().unheard(worker, boot, Instant::now()) {
-            tracing::warn!(%worker, %boot, "nobody listens for this worker; its sessions go elsewhere");
+        if self.workers_mut().unheard(process, Instant::now()) {
+            tracing::warn!(worker = %process.worker, boot = %process.boot, "no responder; its sessions are moved");
             self.lost.notify_one();
             self.deaths.notify_waiters();
         }
     }
 
-    /// The process behind `owner` answered.
+    /// Notes that the process of `owner` answered.
     pub(crate) fn heard(&self, owner: &Owner) {
-        // Rarely is there anything to take back, and every answer comes by here.
+        // Every answer passes here, and a write lock is rarely needed.
         if self.workers().is_doubted(owner) {
             self.workers_mut().heard(owner);
         }
     }
 
-    /// Looks whether this coordinator's own connection was made again since the last look: then others' may not be yet.
+    /// Checks whether this coordinator has reconnected since the last check. If so, other processes may still be
+    /// reconnecting.
     fn notice_reconnect(&self) {
         let connects = self.wire.connects();
         if self.connects.swap(connects, Ordering::Relaxed) != connects {
@@ -144,62 +149,63 @@ impl Registry {
         }
     }
 
-    /// Ends when a process is found to be gone from now on.
+    /// Completes when a process is found to be gone, from this call on.
     pub(crate) fn death(&self) -> Notified<'_> {
         self.deaths.notified()
     }
 
-    /// Waits for a process to be found gone, or for `time`.
+    /// Waits until a process is found to be gone, for at most `time`.
     pub(crate) async fn news_within(&self, time: Duration) {
-        // That it took the whole time is no error.
+        // A timeout is not an error here.
         if tokio::time::timeout(time, self.death()).await.is_err() {
             tracing::trace!("no news of workers");
         }
     }
 
-    /// Whether `owner` counts as gone because nobody listens for it.
+    /// Whether the process of `owner` counts as gone because its messages have had no responder for [`CONFIRM`].
     pub(crate) fn is_unheard(&self, owner: &Owner) -> bool {
         self.workers().is_unheard(owner)
     }
 
-    /// Whether a message for `owner` found nobody, and nothing was heard of it since.
+    /// Whether the last message for the process of `owner` had no responder. It may not be confirmed yet.
     pub(crate) fn is_doubted(&self, owner: &Owner) -> bool {
         self.workers().is_doubted(owner)
     }
 
-    /// Whether it is the caller's turn to ask if the process behind `owner` is still there: nobody did within `every`.
+    /// Whether the caller should probe the process of `owner`, because nobody has within `every`.
     pub(crate) fn begin_probe(&self, owner: &Owner, every: Duration) -> bool {
         self.workers_mut().begin_probe(owner, every, Instant::now())
     }
 
-    /// A worker was told to be in `state`.
+    /// Notes that `worker` was set to `state`.
     pub(crate) fn told(&self, worker: &WorkerName, state: WorkerState) {
         self.workers_mut().told(worker, state);
     }
 
-    /// Whether requests for `owner` should go elsewhere.
+    /// Whether sessions of `owner` should move: its process is gone, and there is an alternative or a message proved
+    /// it.
     pub(crate) fn is_lost(&self, owner: &Owner) -> bool {
         self.workers().is_lost(owner)
     }
 
-    /// Whether the process behind `owner` can take no messages: nobody listens for it, or its lease is gone.
+    /// Whether the process of `owner` is gone: its messages have no responder, or its lease ran out.
     pub(crate) fn is_gone(&self, owner: &Owner) -> bool {
         matches!(self.liveness(owner), Liveness::Suspect | Liveness::Gone)
     }
 
-    /// Whether the process behind `owner` seems alive.
+    /// Whether the process of `owner` seems alive.
     pub(crate) fn liveness(&self, owner: &Owner) -> Liveness {
         self.workers().liveness(owner)
     }
 
-    /// Those that seem alive, in the order of their names.
+    /// The workers that seem alive, ordered by name.
     pub(crate) fn live(&self) -> Vec<WorkerLease> {
         let mut live: Vec<WorkerLease> = self.workers().live().cloned().collect();
         live.sort_by(|left, right| left.worker.cmp(&right.worker));
         live
     }
 
-    /// A worker for `key`. Leases are read again before the answer is no.
+    /// Chooses a process for the session `key` and counts the session there. Leases are read again before this fails.
     ///
     /// # Errors
     /// `no_live_worker` or `no_workspace`.
@@ -209,20 +215,20 @@ impl Registry {
         needs: Needs<'_>,
         except: Option<&WorkerName>,
         deadline: Instant,
-    ) -> Result<(WorkerName, Boot), Error> {
-        let (worker, boot) = self.pick(key, needs, except, deadline).await?;
-        self.workers_mut().placed(&worker);
-        Ok((worker, boot))
+    ) -> Result<Process, Error> {
+        let process = self.pick(key, needs, except, deadline).await?;
+        self.workers_mut().placed(&process.worker);
+        Ok(process)
     }
 
-    /// As [`Registry::choose`], to ask something and not to place anything.
+    /// As [`Fleet::choose`], for a question: the session is not counted there.
     pub(crate) async fn pick(
         &self,
         key: &SessionKey,
         needs: Needs<'_>,
         except: Option<&WorkerName>,
         deadline: Instant,
-    ) -> Result<(WorkerName, Boot), Error> {
+    ) -> Result<Process, Error> {
         if let Ok(picked) = self.pick_known(key, needs, except) {
             return Ok(picked);
         }
@@ -230,41 +236,31 @@ impl Registry {
         self.pick_known(key, needs, except)
     }
 
-    /// Whether a worker is known that may take a session with these needs.
+    /// Whether a known worker may take a session with these needs.
     pub(crate) fn has_taker(&self, needs: Needs<'_>) -> bool {
         self.workers().candidates(needs, None).is_ok()
     }
 
-    fn pick_known(
-        &self,
-        key: &SessionKey,
-        needs: Needs<'_>,
-        except: Option<&WorkerName>,
-    ) -> Result<(WorkerName, Boot), Error> {
+    fn pick_known(&self, key: &SessionKey, needs: Needs<'_>, except: Option<&WorkerName>) -> Result<Process, Error> {
         let workers = self.workers();
         let candidates = workers.candidates(needs, except)?;
-        let Some(Candidate { worker, boot, .. }) = placement::choose(key, &candidates) else {
+        let Some(Candidate { process, .. }) = placement::choose(key, &candidates) else {
             return Err(error::no_live_worker("no worker is there to take the session"));
         };
-        Ok((worker.clone(), *boot))
+        Ok(process.clone())
     }
 
-    /// Whether `owner` can save files of `workspace`, as far as its lease says.
+    /// Whether `owner` can save files of `workspace`, according to its lease.
     pub(crate) fn may_write(&self, owner: &Owner, workspace: &WorkspaceName) -> bool {
         self.workers().may_write(owner, workspace)
     }
 
-    /// A worker for `key` that can also save files of its workspace. Leases are read again before the answer is no, if
-    /// they can be at once.
-    pub(crate) async fn choose_writer(
-        &self,
-        key: &SessionKey,
-        needs: Needs<'_>,
-        deadline: Instant,
-    ) -> Option<(WorkerName, Boot)> {
+    /// Chooses a process for `key` that can also save files of its workspace. Leases are read again before this fails,
+    /// if that is possible within [`LOOK`].
+    pub(crate) async fn choose_writer(&self, key: &SessionKey, needs: Needs<'_>, deadline: Instant) -> Option<Process> {
         let find = || {
             let writers = self.workers().writers(needs);
-            placement::choose(key, &writers).map(|found| (found.worker.clone(), found.boot))
+            placement::choose(key, &writers).map(|found| found.process.clone())
         };
         let found = match find() {
             Some(found) => found,
@@ -273,21 +269,16 @@ impl Registry {
                 find()?
             }
         };
-        self.workers_mut().placed(&found.0);
+        self.workers_mut().placed(&found.worker);
         Some(found)
     }
 
-    /// The worker of that name, which must be able to take a session with these needs.
+    /// The process of the worker `name`, which must be able to take a session with these needs.
     ///
     /// # Errors
-    /// `no_worker` when it is not there, takes none, or none of that kind; `no_workspace` when it does not have the
-    /// workspace.
-    pub(crate) async fn named(
-        &self,
-        name: &WorkerName,
-        needs: Needs<'_>,
-        deadline: Instant,
-    ) -> Result<(WorkerName, Boot), Error> {
+    /// `no_worker` when it is not live, is draining, or does not host the kind; `no_workspace` when it does not have
+    /// the workspace.
+    pub(crate) async fn named(&self, name: &WorkerName, needs: Needs<'_>, deadline: Instant) -> Result<Process, Error> {
         let lease = self.find(name, deadline).await?;
         if lease.state != WorkerState::Ready {
             let message = format!("worker {name} is draining and takes no sessions");
@@ -301,11 +292,11 @@ impl Registry {
         }
         match needs.workspace.filter(|workspace| !workers::has(&lease, workspace)) {
             Some(workspace) => Err(workers::no_workspace(workspace).detail("worker", name.as_str())),
-            None => Ok((lease.worker, lease.boot)),
+            None => Ok(lease.process()),
         }
     }
 
-    /// The live worker of that name.
+    /// The live worker `name`.
     ///
     /// # Errors
     /// `no_worker`.

@@ -1,11 +1,11 @@
-//! Grants that nobody heard: they are taken back, and the lock goes on to the next one in line.
+//! Takes back grants whose reply had no responder; the lock then goes to the next waiter.
 //!
-//! A grant is published with a reply subject of this coordinator. Where nobody listens to the grant, nats-server
-//! answers there with 503 (no responders), one round trip later. Each of these subjects is known to the receiver of its
-//! grant alone, so that nobody can have another's grant taken back.
+//! A grant is published with a reply subject of this coordinator. If the grant has no responder, nats-server says so
+//! there with status 503, one round trip later. Each of these subjects is known only to the receiver of its grant, so
+//! no client can have another client's grant taken back.
 //!
-//! Deliberately absent: requesters behind a service import. The server answers for them, so nobody can tell; see
-//! [`is_imported`].
+//! Deliberately absent: requesters behind a service import. There the server itself is the responder, so a requester
+//! that is gone cannot be detected; see [`is_imported`].
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -20,32 +20,32 @@ use holdfast_store::mutant::{self, Mutant};
 use holdfast_store::wire::Subscription;
 use moka::policy::EvictionPolicy;
 
-use crate::call::Call;
+use crate::context::Context;
 use crate::error::{self, StartError};
-use crate::hub::Hub;
+use crate::operation::Operation;
 use crate::writer::Writer;
 
-/// How long the server's word may take to come. It comes in one round trip; this only bounds the memory.
+/// How long a grant is remembered. The server's 503 arrives within a round trip; this only bounds memory.
 const REMEMBERED: Duration = Duration::from_secs(30);
 /// How many grants are remembered.
 const MOST: u64 = 65_536;
-/// How often it is tried to take one back while storage is away.
+/// How many times taking a grant back is attempted while storage is not available.
 const TRIES: u32 = 60;
-/// The pause between two tries.
+/// The pause between two attempts.
 const PAUSE: Duration = Duration::from_millis(500);
 
 /// One grant of a lock.
 #[derive(Clone, Debug)]
 pub(crate) struct Granted {
-    /// Of which session.
+    /// The session.
     pub(crate) key: SessionKey,
-    /// Which one: a fence is no other grant's, whatever becomes of the session.
+    /// Identifies the grant: no two grants on one id have the same fence, even after the session was closed.
     pub(crate) fence: u64,
 }
 
-/// The grants that were answered a moment ago.
+/// The grants that were published a moment ago.
 pub(crate) struct Grants {
-    /// What their reply subjects begin with.
+    /// The prefix of their reply subjects.
     prefix: String,
     recent: moka::sync::Cache<String, Granted>,
 }
@@ -60,7 +60,7 @@ impl Grants {
         Self { prefix: format!("{inbox}."), recent }
     }
 
-    /// The reply subject for the answer that has this grant.
+    /// Remembers the grant. Returns the reply subject to publish it with.
     pub(crate) fn expect(&self, granted: Granted) -> Subject {
         let name = chance::secret_id().simple().to_string();
         let subject = format!("{}{name}", self.prefix).into();
@@ -73,59 +73,63 @@ impl Grants {
     }
 }
 
-/// Whether a request with this reply subject came over a service import, where the server listens in its asker's place.
+/// Whether a request with this reply subject came over a service import, where the server is the responder.
 pub(crate) fn is_imported(reply: &str) -> bool {
     reply.starts_with("_R_.")
 }
 
-/// Subscribes to the words about grants.
+/// Subscribes to the server's 503 messages about grants.
 ///
 /// # Errors
 /// [`StartError`] when the connection takes no subscriptions.
-pub(crate) async fn subscribe(hub: &Hub) -> Result<Subscription, StartError> {
-    let subject = format!("{}*", hub.grants.prefix);
-    hub.wire.subscribe(subject.clone().into(), None).await.map_err(|source| StartError::Subscribe { subject, source })
+pub(crate) async fn subscribe(context: &Context) -> Result<Subscription, StartError> {
+    let subject = format!("{}*", context.grants.prefix);
+    context
+        .wire
+        .subscribe(subject.clone().into(), None)
+        .await
+        .map_err(|source| StartError::Subscribe { subject, source })
 }
 
-/// Takes back what nobody heard, for as long as there may be any.
-pub(crate) async fn watch(hub: Arc<Hub>, mut words: Subscription) {
+/// Takes grants back as their 503 messages arrive, until the subscription ends.
+pub(crate) async fn watch(context: Arc<Context>, mut words: Subscription) {
     while let Some(word) = words.next().await {
         if word.status != Some(StatusCode::NO_RESPONDERS) || mutant::is(Mutant::GrantToWhoIsGone) {
             continue;
         }
-        if let Some(granted) = hub.grants.unheard(&word.subject) {
-            let task = take_back(hub.clone(), granted);
-            hub.tasks.spawn(hub.abort.clone().run_until_cancelled_owned(task));
+        if let Some(granted) = context.grants.unheard(&word.subject) {
+            let task = take_back(context.clone(), granted);
+            context.tasks.spawn(context.abort.clone().run_until_cancelled_owned(task));
         }
     }
 }
 
-async fn take_back(hub: Arc<Hub>, granted: Granted) {
+async fn take_back(context: Arc<Context>, granted: Granted) {
     let Granted { key, fence } = &granted;
     for _ in 0..TRIES {
-        match try_take_back(&hub, key, *fence).await {
+        match try_take_back(&context, key, *fence).await {
             Ok(Wrote::Nothing) => return,
             Ok(_) => {
-                tracing::info!(%key, fence, "whoever asked for the lock was gone; it is free again");
+                tracing::info!(%key, fence, "a grant had no responder; the lock is free again");
                 return;
             }
             Err(not_done) => {
                 let error = error::of_not_done(not_done, key);
-                tracing::debug!(%key, %error, "a grant that nobody heard could not be taken back yet");
+                tracing::debug!(%key, %error, "a grant without a responder was not taken back yet");
                 tokio::time::sleep(PAUSE).await;
             }
         }
     }
-    tracing::warn!(%key, fence, "a grant that nobody heard stays");
+    tracing::warn!(%key, fence, "a grant without a responder was not taken back");
 }
 
-pub(crate) async fn try_take_back(hub: &Hub, key: &SessionKey, fence: u64) -> Result<Wrote, NotDone<Error>> {
-    let call = Call::own(hub.config.request_timeout).urgent();
-    let done = change(&mut Writer::new(hub, key, &call), &TakingBack { fence }).await?;
+pub(crate) async fn try_take_back(context: &Context, key: &SessionKey, fence: u64) -> Result<Wrote, NotDone<Error>> {
+    let operation = Operation::own(context.config.request_timeout).urgent();
+    let done = change(&mut Writer::new(context, key, &operation), &TakingBack { fence }).await?;
     Ok(done.wrote)
 }
 
-/// Frees the lock that was granted under this fence.
+/// Frees the lock, if it is still the one that was granted with this fence.
 struct TakingBack {
     fence: u64,
 }

@@ -1,18 +1,17 @@
-//! The coordinator: stateless, many, interchangeable. It answers `session`, `lock`, `admin` and `worker` requests, passes
-//! `doc` requests to the session's agent, places and moves sessions, and turns what was committed into signals.
+//! The coordinator: stateless, many, interchangeable. It answers `session`, `lock`, `admin` and `worker` requests,
+//! passes `doc` requests to the session's agent, places and moves sessions, and turns what was committed into signals.
 //!
-//! Data flows `endpoint` → `verb` → the record loop of the crate `records`, for which `writer` speaks, with a rule of the
-//! crate `rules` → `link` (to the session's agent) and back once; beside it run `registry` (who seems alive), `relay`
-//! (signals) and `sweep` (sessions of lost workers).
+//! Data flows `endpoint` → `verb` → the record loop of the crate `records`, for which `writer` speaks, with a rule of
+//! the crate `rules` → `link` (to the session's agent) and back once; beside it run `fleet` (which workers seem alive),
+//! `relay` (signals) and `sweep` (sessions of lost workers).
 //!
-//! Invariant: nothing here is truth. A coordinator may be killed at any moment and another asked the same question; what
-//! decides is the compare-and-set on the session's record.
+//! Invariant: nothing here is truth. A coordinator may be killed at any moment and another asked the same question;
+//! what decides is the compare-and-set on the session's record.
 
 mod admission;
-mod answer;
 mod cache;
-mod call;
 mod config;
+mod context;
 mod control;
 mod coordinator;
 mod copies;
@@ -24,14 +23,15 @@ mod explain;
 mod fixture;
 mod fleet;
 mod grants;
-mod hub;
 mod leave;
 mod link;
 mod micro;
+mod operation;
 mod pasts;
 mod place;
 mod records;
 mod relay;
+mod response;
 mod route;
 mod sweep;
 mod verb;

@@ -1,7 +1,7 @@
-//! Messages to session agents, and what became of them.
+//! Sends messages to session agents and reports the outcome.
 //!
-//! Invariant: silence is never taken for a no. A message that nobody listened to had no effect; one that was not answered in
-//! time may have had one.
+//! Invariant: silence is never taken for a refusal. A message without a responder had no effect. A message that was not
+//! answered in time may have had one.
 
 use std::time::Duration;
 
@@ -17,41 +17,41 @@ use holdfast_store::wire::{Outgoing, Request, RequestError};
 use serde::Serialize;
 use tokio::time::Instant;
 
-use crate::call::Call;
 use crate::config::LEASE_VIEW_TIMEOUT;
+use crate::context::Context;
 use crate::error;
 use crate::fleet::CONFIRM;
-use crate::hub::Hub;
 use crate::micro::NUMBER_HEADER;
+use crate::operation::Operation;
 use holdfast_records::Known;
 
-/// How long an answer may take before it is asked whether the process is still there, and how often that is asked then, by
-/// one of all who wait for it. A killed process is noticed so late, and a busy one hears so many questions more.
+/// The interval at which a process is probed while requests wait for its answers. One of the waiting requests probes
+/// for all. Bounds how late a kill is noticed; a busy worker pays one probe per interval.
 const PROBE: Duration = Duration::from_millis(50);
 
-/// How often that is asked of a process that was not heard the last time.
+/// The interval for a process whose last message had no responder.
 pub(crate) const RECHECK: Duration = Duration::from_millis(20);
-// One is confirmed gone at the third time at the latest.
+// The third probe at the latest confirms that a process is gone.
 const _: () = assert!(RECHECK.as_millis() * 3 > CONFIRM.as_millis());
 
-/// How long an answer may take before the record is asked whether the session still is with whoever has the message; then
-/// after twice as long again, and so on. Another coordinator may have moved it away from a worker that stands still.
+/// How long to wait for an answer before the record is read, to see whether the session moved. The wait then doubles
+/// each time. Another coordinator may have moved the session away from a worker that does not run.
 const LOOK: Duration = Duration::from_millis(250);
 
-/// What became of a message to an agent. Without `Debug`, so that no body reaches a log line.
+/// The outcome of a message to an agent. Without `Debug`, so that no body reaches a log line.
 pub(crate) enum Reply {
-    /// It answered, maybe with an error.
+    /// The agent answered, maybe with an error.
     Said(Message),
-    /// Its worker does not own the session.
+    /// The worker answered that it does not own the session.
     Moved,
-    /// Nobody listened: no effect.
+    /// No responder: the message had no effect.
     Unheard,
-    /// Its process went away with the message in its hands, or the session was taken from it: maybe an effect, which is in
-    /// the log then, under the request's id. Whoever has the session next answers the same message by that.
+    /// The process ended, or lost the session, before it answered. The message may have had an effect. The effect is
+    /// then in the log under the request's id, and the next owner answers the same message from there.
     Lost,
-    /// No answer in time: maybe an effect.
+    /// No answer in time: the message may have had an effect.
     Silent,
-    /// The message is over the server's limit with what was added to it.
+    /// The message with its headers is larger than the server's `max_payload`.
     TooLarge,
 }
 
@@ -64,58 +64,57 @@ pub(crate) struct Letter<'a> {
     pub(crate) timeout: Duration,
 }
 
-/// Asks the agent that `owner` names, and does not wait for the answer of one that is gone or that lost the session.
-pub(crate) async fn ask(hub: &Hub, owner: &Owner, letter: Letter<'_>) -> Reply {
+/// Sends a request to the agent of `owner`. Stops waiting when the process is gone or has lost the session.
+pub(crate) async fn ask(context: &Context, owner: &Owner, letter: Letter<'_>) -> Reply {
     let key = letter.key;
     tokio::select! {
         biased;
-        reply = send(hub, owner, letter) => reply,
-        () = death(hub, owner, key) => Reply::Lost,
-        () = dispossession(hub, owner, key) => Reply::Lost,
+        reply = send(context, owner, letter) => reply,
+        () = death(context, owner, key) => Reply::Lost,
+        () = dispossession(context, owner, key) => Reply::Lost,
     }
 }
 
-/// Ends when nobody listens for `owner` any more, whoever found that out.
-async fn death(hub: &Hub, owner: &Owner, key: &SessionKey) {
-    let mut news = Box::pin(hub.registry.death());
+/// Completes when the process of `owner` is found to be gone, by this request's probes or by another's.
+async fn death(context: &Context, owner: &Owner, key: &SessionKey) {
+    let mut news = Box::pin(context.fleet.death());
     loop {
-        let every = if hub.registry.is_doubted(owner) { RECHECK } else { PROBE };
+        let every = if context.fleet.is_doubted(owner) { RECHECK } else { PROBE };
         tokio::select! {
             biased;
             () = &mut news => {}
             () = tokio::time::sleep(every) => {
-                if hub.registry.begin_probe(owner, every) {
-                    is_unheard(hub, owner, key).await;
+                if context.fleet.begin_probe(owner, every) {
+                    is_unheard(context, owner, key).await;
                 }
             }
         }
-        // Before the look, so that nothing is missed behind it.
-        news.set(hub.registry.death());
-        if hub.registry.is_unheard(owner) {
+        // Subscribed before the check, so that no notification is lost in between.
+        news.set(context.fleet.death());
+        if context.fleet.is_unheard(owner) {
             return;
         }
     }
 }
 
-/// Ends when the record says that `owner` does not have the session any more: from then on the storage refuses what it does.
-async fn dispossession(hub: &Hub, owner: &Owner, key: &SessionKey) {
+/// Completes when the record no longer names `owner`: from then on the storage refuses its writes.
+async fn dispossession(context: &Context, owner: &Owner, key: &SessionKey) {
     let mut pause = LOOK;
     loop {
         tokio::time::sleep(pause).await;
         let age = pause;
         pause *= 2;
-        let now_with = |known: Known| {
-            known.record.owner.as_ref().is_some_and(|found| (&found.worker, found.boot) == (&owner.worker, owner.boot))
-        };
-        if hub.records.recent_record(key, age, Instant::now() + pause).await.is_ok_and(|known| !now_with(known)) {
+        let now_with =
+            |known: Known| known.record.owner.as_ref().is_some_and(|found| found.process() == owner.process());
+        if context.records.recent_record(key, age, Instant::now() + pause).await.is_ok_and(|known| !now_with(known)) {
             return;
         }
     }
 }
 
-/// Whether nobody listens for `owner`, by a question that does nothing.
-pub(crate) async fn is_unheard(hub: &Hub, owner: &Owner, key: &SessionKey) -> bool {
-    matches!(send(hub, owner, lease_letter(key)).await, Reply::Unheard)
+/// Whether a probe of `owner` has no responder. The probe has no effect.
+pub(crate) async fn is_unheard(context: &Context, owner: &Owner, key: &SessionKey) -> bool {
+    matches!(send(context, owner, lease_letter(key)).await, Reply::Unheard)
 }
 
 fn lease_letter(key: &SessionKey) -> Letter<'_> {
@@ -123,18 +122,18 @@ fn lease_letter(key: &SessionKey) -> Letter<'_> {
     Letter { key, call: call::LEASE, headers: None, payload, timeout: LEASE_VIEW_TIMEOUT }
 }
 
-async fn send(hub: &Hub, owner: &Owner, letter: Letter<'_>) -> Reply {
-    let subject = hub.config.root.agent(&owner.worker, owner.boot, letter.key, letter.call);
+async fn send(context: &Context, owner: &Owner, letter: Letter<'_>) -> Reply {
+    let subject = context.config.root.agent(&owner.worker, owner.boot, letter.key, letter.call);
     let Letter { headers, payload, timeout, .. } = letter;
-    let answer = hub.wire.request(Request { subject: subject.into(), headers, payload, timeout }).await;
+    let answer = context.wire.request(Request { subject: subject.into(), headers, payload, timeout }).await;
     if answer.is_ok() {
-        hub.registry.heard(owner);
+        context.fleet.heard(owner);
     }
     match answer {
         Ok(message) if has(&message, MOVED_HEADER) => Reply::Moved,
         Ok(message) => Reply::Said(message),
         Err(RequestError::NoResponders) => {
-            hub.registry.unheard(&owner.worker, owner.boot);
+            context.fleet.unheard(&owner.process());
             Reply::Unheard
         }
         Err(RequestError::TooLarge(_)) => Reply::TooLarge,
@@ -146,7 +145,7 @@ fn has(message: &Message, header: &str) -> bool {
     message.headers.as_ref().is_some_and(|headers| headers.get(header).is_some())
 }
 
-/// What an agent's answer says, if it is an error.
+/// The error in an agent's answer, if it is one.
 pub(crate) fn refusal(message: &Message) -> Option<Error> {
     if !has(message, NUMBER_HEADER) {
         return None;
@@ -157,44 +156,49 @@ pub(crate) fn refusal(message: &Message) -> Option<Error> {
     })
 }
 
-/// What became of taking a session up.
+/// The outcome of activating a session.
 #[derive(Debug)]
 pub(crate) enum Activated {
-    /// The agent is up.
+    /// The agent runs.
     Up,
-    /// The session is to be placed or looked up again.
+    /// The session has moved, or must be placed again: read its record.
     Elsewhere,
-    /// To be told to whoever asked.
+    /// The agent refused; the client gets this error.
     Refused(Error),
 }
 
-/// How an agent is to begin.
+/// What an agent starts from.
 #[derive(Clone, Debug)]
 pub(crate) enum Beginning {
-    /// From its log.
+    /// Its log.
     Log,
-    /// As a session that was just made: its log is empty.
+    /// This content, as a session that was just created: its log is empty.
     Blank(Option<Content>),
-    /// From its log, and with this content if that is empty: an open that is asked again.
+    /// Its log, or this content if the log is empty. For an open that is asked again.
     LogOr(Option<Content>),
 }
 
-/// Asks the owner of `known` to take the session up.
-pub(crate) async fn activate(hub: &Hub, known: &Known, beginning: Beginning, call: &Call) -> Activated {
+/// Asks the owner of `known` to activate the session.
+pub(crate) async fn activate(
+    context: &Context,
+    known: &Known,
+    beginning: Beginning,
+    operation: &Operation,
+) -> Activated {
     let Some(owner) = &known.record.owner else { return Activated::Elsewhere };
     let (created, content) = match beginning {
         Beginning::Log => (false, None),
         Beginning::Blank(content) => (true, content),
         Beginning::LogOr(content) => (false, content),
     };
-    let activate = Activate { hint: hint_of(known), created, content, request_id: call.request_id.clone() };
+    let activate = Activate { hint: hint_of(known), created, content, request_id: operation.request_id.clone() };
     let key = known.record.key();
     let letter =
-        Letter { key: &key, call: call::ACTIVATE, headers: None, payload: json(&activate), timeout: call.left() };
-    match ask(hub, owner, letter).await {
+        Letter { key: &key, call: call::ACTIVATE, headers: None, payload: json(&activate), timeout: operation.left() };
+    match ask(context, owner, letter).await {
         Reply::Said(message) => refusal(&message).map_or(Activated::Up, Activated::Refused),
         Reply::Moved | Reply::Unheard | Reply::Lost => {
-            hub.records.doubt(&key);
+            context.records.doubt(&key);
             Activated::Elsewhere
         }
         Reply::Silent => Activated::Refused(error::unknown_outcome(&key)),
@@ -202,43 +206,44 @@ pub(crate) async fn activate(hub: &Hub, known: &Known, beginning: Beginning, cal
     }
 }
 
-/// Tells the owner of `known` what was just written. Without an answer: an agent that misses it learns by its next frame.
-pub(crate) async fn hint(hub: &Hub, known: &Known) {
+/// Tells the owner of `known` what was just written. Nothing confirms it: an agent that misses a hint learns of the new
+/// record when its next frame is refused.
+pub(crate) async fn hint(context: &Context, known: &Known) {
     let Some(owner) = &known.record.owner else { return };
     let key = known.record.key();
-    let subject = hub.config.root.agent(&owner.worker, owner.boot, &key, call::HINT);
-    if let Err(error) = hub.wire.publish(Outgoing::to(subject, json(&hint_of(known)))).await {
-        tracing::debug!(%key, %error, "hint not sent");
+    let subject = context.config.root.agent(&owner.worker, owner.boot, &key, call::HINT);
+    if let Err(error) = context.wire.publish(Outgoing::to(subject, json(&hint_of(known)))).await {
+        tracing::debug!(%key, %error, "a hint was not sent");
     }
 }
 
-/// How the lock of `known` stands on its agent's clock, if the agent says so in time.
-pub(crate) async fn lease(hub: &Hub, known: &Known) -> Option<LeaseView> {
+/// The lease of the lock of `known` on its agent's clock, if the agent answers in time.
+pub(crate) async fn lease(context: &Context, known: &Known) -> Option<LeaseView> {
     let owner = known.record.owner.as_ref()?;
     let key = known.record.key();
-    match send(hub, owner, knowing(lease_letter(&key), known)).await {
+    match send(context, owner, knowing(lease_letter(&key), known)).await {
         Reply::Said(message) => serde_json::from_slice(&message.payload).ok(),
         Reply::Moved | Reply::Unheard | Reply::Lost | Reply::Silent | Reply::TooLarge => None,
     }
 }
 
-/// Who counts the lease of a lock down.
+/// Who counts down the lease of a lock.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Counting {
-    /// The agent, for so long still.
+    /// The agent; the lease runs for this long still.
     For(Duration),
-    /// The agent did not know of the lock. It was told that there is something to learn.
+    /// The agent did not know of the lock. The question told it to read the record.
     Untold,
     /// Nobody: the session has no agent.
     Nobody,
-    /// No answer, which says nothing.
+    /// Unknown: the agent did not answer.
     Silent,
 }
 
-/// Asks `owner` whether its agent counts the lease of the lock of `known`.
-pub(crate) async fn counting(hub: &Hub, known: &Known, owner: &Owner) -> Counting {
+/// Asks the agent of `owner` whether it counts down the lease of the lock of `known`.
+pub(crate) async fn counting(context: &Context, known: &Known, owner: &Owner) -> Counting {
     let key = known.record.key();
-    match send(hub, owner, knowing(lease_letter(&key), known)).await {
+    match send(context, owner, knowing(lease_letter(&key), known)).await {
         Reply::Said(message) if refusal(&message).is_none() => match serde_json::from_slice(&message.payload) {
             Ok(LeaseView { lock_revision, expires_in_ms: Some(left) })
                 if lock_revision == known.record.lock_revision =>
@@ -252,52 +257,52 @@ pub(crate) async fn counting(hub: &Hub, known: &Known, owner: &Owner) -> Countin
     }
 }
 
-/// `letter`, with the revision that its receiver must know: the hint of a lock that was granted a moment ago may be on
-/// its way.
+/// `letter` with the revision that its receiver must have read. The hint of a lock that was just granted may not have
+/// arrived yet.
 fn knowing<'a>(letter: Letter<'a>, known: &Known) -> Letter<'a> {
     let mut headers = HeaderMap::new();
     headers.insert(REVISION_HEADER, HeaderValue::from(known.revision.0));
     Letter { headers: Some(headers), ..letter }
 }
 
-/// Whether an agent's worker takes part.
+/// Whether a worker responds.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Presence {
     /// It answers.
     There,
-    /// Nobody listens for it.
+    /// Its process is gone.
     Gone,
-    /// It listens and says nothing: its process stands still, or is busy beyond measure.
+    /// It has a subscription and does not answer: its process is stopped or overloaded.
     Silent,
 }
 
-/// Whether the worker of `owner`, who has the session of `known`, takes part.
-pub(crate) async fn presence(hub: &Hub, known: &Known, owner: &Owner) -> Presence {
+/// Whether the worker of `owner`, which has the session of `known`, responds.
+pub(crate) async fn presence(context: &Context, known: &Known, owner: &Owner) -> Presence {
     let key = known.record.key();
     loop {
-        match send(hub, owner, lease_letter(&key)).await {
+        match send(context, owner, lease_letter(&key)).await {
             Reply::Said(_) | Reply::Moved => return Presence::There,
             Reply::Silent | Reply::TooLarge | Reply::Lost => return Presence::Silent,
-            Reply::Unheard if hub.registry.is_gone(owner) => return Presence::Gone,
+            Reply::Unheard if context.fleet.is_gone(owner) => return Presence::Gone,
             Reply::Unheard => tokio::time::sleep(RECHECK).await,
         }
     }
 }
 
-/// Asks `owner` to finish with a session before it moves. Whether it does is its own affair: the record decides.
-pub(crate) async fn handover(hub: &Hub, owner: &Owner, key: &SessionKey, timeout: Duration) {
+/// Asks `owner` to finish with a session before it moves. The move does not depend on its answer: the record decides.
+pub(crate) async fn handover(context: &Context, owner: &Owner, key: &SessionKey, timeout: Duration) {
     let payload = Bytes::from_static(b"{}");
     let letter = Letter { key, call: call::HANDOVER, headers: None, payload, timeout };
-    let outcome = match ask(hub, owner, letter).await {
+    let outcome = match ask(context, owner, letter).await {
         Reply::Said(message) => match refusal(&message) {
             None => return,
             Some(refusal) => refusal.reason.as_str(),
         },
-        Reply::Moved => "it does not own it",
-        Reply::Unheard | Reply::Lost => "nobody listens",
+        Reply::Moved => "the worker does not own the session",
+        Reply::Unheard | Reply::Lost => "no responder",
         Reply::Silent | Reply::TooLarge => "no answer",
     };
-    tracing::info!(%key, worker = %owner.worker, outcome, "the session moves without a handover");
+    tracing::info!(%key, worker = %owner.worker, outcome, "a session is moved without a handover");
 }
 
 fn hint_of(known: &Known) -> Hint {

@@ -1,8 +1,8 @@
 //! The micro service `holdfast`: what `nats micro ls`, `info`, `stats` and `ping` show. Source: ADR-32.
 //!
-//! async-nats has a service of its own, which this does not use for three reasons: its error replies have an empty body,
-//! where the contract wants one; it counts errors only of those; and its endpoints unsubscribe at once when they stop, which
-//! loses the requests that are on their way, where a coordinator that leaves must answer them.
+//! This does not use the service of async-nats, for three reasons. Its error replies have an empty body, and the
+//! contract wants one. It counts no other errors. Its endpoints unsubscribe at once when they stop, which loses
+//! requests that the server has already sent; a coordinator that leaves must answer them.
 //!
 //! Deliberately absent: the requests themselves (`endpoint`).
 
@@ -18,9 +18,9 @@ use serde::Serialize;
 use serde_json::{Map, Value, json};
 use tokio_util::sync::CancellationToken;
 
-use crate::call::now;
 use crate::config::Config;
 use crate::error::StartError;
+use crate::operation::now;
 
 /// The service's name.
 const SERVICE: &str = "holdfast";
@@ -28,7 +28,7 @@ const DESCRIPTION: &str = "document sessions with one owner, locks and signals";
 /// The queue group of all coordinators; ADR-32's default.
 pub(crate) const QUEUE: &str = "q";
 
-/// The question that each instance of the service answers.
+/// The ping subject that every instance of the service answers.
 pub(crate) const PING: &str = "$SRV.PING.holdfast";
 
 /// Header of an error reply: its message.
@@ -36,7 +36,7 @@ pub(crate) const ERROR_HEADER: &str = async_nats::service::NATS_SERVICE_ERROR;
 /// Header of an error reply: its number.
 pub(crate) const NUMBER_HEADER: &str = async_nats::service::NATS_SERVICE_ERROR_CODE;
 
-/// What this instance tells about itself.
+/// What this instance of the service reports about itself.
 pub(crate) struct Micro {
     root: Root,
     leaving: CancellationToken,
@@ -101,7 +101,7 @@ impl Micro {
         }
     }
 
-    /// Listens for questions about the service.
+    /// Subscribes to the service's ping, info and stats requests.
     ///
     /// # Errors
     /// [`StartError`] when the connection takes no subscriptions.
@@ -117,7 +117,7 @@ impl Micro {
         Ok(select_all(subscribers))
     }
 
-    /// Answers questions about the service, for as long as there may be any.
+    /// Answers those requests, until the subscriptions end.
     pub(crate) async fn answer(&self, wire: &dyn Wire, mut questions: SelectAll<Subscription>) {
         while let Some(question) = questions.next().await {
             let Some(reply) = question.reply.filter(|reply| self.root.may_answer(reply)) else { continue };
@@ -127,7 +127,7 @@ impl Micro {
                 _ => self.head("ping"),
             };
             if let Err(error) = wire.publish(Outgoing::to(reply, body.to_string())).await {
-                tracing::debug!(%error, "a question about the service was not answered");
+                tracing::debug!(%error, "a request about the micro service was not answered");
             }
         }
     }

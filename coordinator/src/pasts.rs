@@ -1,4 +1,4 @@
-//! The pasts of records that are at hand.
+//! A cache of records' pasts: what their stored revisions say.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -7,10 +7,10 @@ use holdfast_protocol::{Revision, SessionKey, SessionRecord};
 use holdfast_rules::Past;
 use holdfast_store::mutant::{self, Mutant};
 
-/// How many revisions of records are kept at hand, of all sessions together.
+/// How many revisions are cached, of all sessions together.
 const KEPT: u64 = 65_536;
 
-/// Pasts at hand. This coordinator's own commits continue them, so that a session that it alone changes is read once.
+/// The cached pasts. This coordinator's own commits extend them, so a session that only it changes is read once.
 pub(crate) struct Pasts(moka::sync::Cache<SessionKey, Arc<Past>>);
 
 impl Default for Pasts {
@@ -22,7 +22,7 @@ impl Default for Pasts {
 }
 
 impl Pasts {
-    /// The past up to `revision` or further.
+    /// The past up to `revision` or later.
     pub(crate) fn get(&self, key: &SessionKey, revision: Revision) -> Option<Arc<Past>> {
         self.0.get(key).filter(|past| past.covers() >= revision || mutant::is(Mutant::PastOfLess))
     }
@@ -33,10 +33,10 @@ impl Pasts {
         past
     }
 
-    /// `record` was written at `revision` on top of `expected`, which a compare-and-set proved.
+    /// Extends the past by `record`, which a compare-and-set wrote at `revision` on top of `expected`.
     pub(crate) fn wrote(&self, key: &SessionKey, expected: Revision, revision: Revision, record: &Arc<SessionRecord>) {
         use moka::ops::compute::Op;
-        // Most sessions never need one.
+        // Most sessions never need a past.
         if self.0.get(key).is_none() {
             return;
         }

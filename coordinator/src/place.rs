@@ -1,72 +1,79 @@
-//! Giving a session that nobody holds, or whose holder is gone, to a worker.
+//! Places a session without an owner, or whose owner is gone, on a worker.
 //!
-//! Invariant: the record is what gives; the worker is told afterwards, and would find out by itself.
+//! Invariant: writing the record is what places the session. The worker is told afterwards, and would find out by
+//! itself.
 
 use std::collections::HashSet;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use holdfast_protocol::record::Owner;
-use holdfast_protocol::{Activation, Boot, Error, Revision, SessionKey, WorkerName};
+use holdfast_protocol::{Activation, Error, Process, Revision, SessionKey, WorkerName};
 use holdfast_records::{Change, Done, Known, NotDone, Wrote, change};
 use holdfast_rules::Decision;
-use holdfast_rules::place::{Standing, placed, standing};
+use holdfast_rules::place::{Ownership, ownership, placed};
 use holdfast_store::chance;
 
-use crate::call::{Call, now};
+use crate::context::Context;
 use crate::error;
 use crate::fleet::Liveness;
 use crate::fleet::placement::Needs;
-use crate::hub::Hub;
 use crate::link::{self, Activated, Beginning};
+use crate::operation::{Operation, now};
 use crate::writer::Writer;
 
-/// Sees to it that somebody holds the session, and says how its record stands then.
+/// Makes sure that a live worker has the session. Returns its record.
 ///
 /// # Errors
-/// `no_session`, `no_live_worker`, `no_workspace`, what the worker refuses with, and faults of the store.
-pub(crate) async fn place(hub: &Hub, key: &SessionKey, call: &Call, beginning: &Beginning) -> Result<Known, Error> {
+/// `no_session`, `no_live_worker`, `no_workspace`, the worker's refusal, and failures of the store.
+pub(crate) async fn place(
+    context: &Context,
+    key: &SessionKey,
+    operation: &Operation,
+    beginning: &Beginning,
+) -> Result<Known, Error> {
     loop {
-        let placed = change(&mut Writer::new(hub, key, call), &Placing).await;
+        let placed = change(&mut Writer::new(context, key, operation), &Placing).await;
         let Done { known, wrote, .. } = placed.map_err(|not_done| error::of_not_done(not_done, key))?;
         if wrote == Wrote::Nothing {
             return Ok(known);
         }
-        match link::activate(hub, &known, beginning.clone(), call).await {
+        match link::activate(context, &known, beginning.clone(), operation).await {
             Activated::Up => return Ok(known),
             Activated::Refused(error) => return Err(error),
-            Activated::Elsewhere => call.pause().await,
+            Activated::Elsewhere => operation.pause().await,
         }
     }
 }
 
-/// Gives the session to a worker, unless one has it.
+/// Places the session on a worker, unless a live one has it.
 struct Placing;
 
 impl Change<Writer<'_>> for Placing {
     type Reply = ();
 
     async fn decide(&self, writer: &Writer<'_>, known: &Known) -> Result<Decision<()>, Error> {
-        let Writer { hub, key, call } = *writer;
-        let gone = match stands(hub, known) {
-            Standing::Active(_) => return Ok(Decision::Unchanged(())),
-            Standing::Closed => return Ok(Decision::Refuse(Error::no_session(key))),
-            Standing::Passive => None,
-            // A no is never said on an old record: this has it read first, which waits until the stream has a leader. A
-            // worker whose nats-server died with the leader is mostly connected again by then.
-            Standing::Orphaned(_) if !known.is_as_of(call.arrived) => {
+        let Writer { context, key, operation } = *writer;
+        let gone = match stands(context, known) {
+            Ownership::Active(_) => return Ok(Decision::Unchanged(())),
+            Ownership::Closed => return Ok(Decision::Refuse(Error::no_session(key))),
+            Ownership::Passive => None,
+            // A session is never taken from its owner on a cached record. This makes the caller read it from the
+            // leader, and so wait until there is one. A worker whose nats-server died with the leader has mostly
+            // reconnected by then.
+            Ownership::Orphaned(_) if !known.is_as_of(operation.arrived) => {
                 return Ok(Decision::Refuse(error::contended(key)));
             }
-            Standing::Orphaned(owner) => {
-                look_again(hub, key, known, call).await?;
-                if matches!(stands(hub, known), Standing::Active(_)) {
+            Ownership::Orphaned(owner) => {
+                look_again(context, key, known, operation).await?;
+                if matches!(stands(context, known), Ownership::Active(_)) {
                     return Ok(Decision::Unchanged(()));
                 }
                 Some(is_gone(&owner.worker))
             }
         };
         let record = &known.record;
-        let chosen = hub.registry.choose(key, Needs::of(record), None, call.deadline).await?;
-        let next = placed(record, new_owner(chosen), call.author(gone.as_deref()));
+        let chosen = context.fleet.choose(key, Needs::of(record), None, operation.deadline).await?;
+        let next = placed(record, new_owner(chosen), operation.author(gone.as_deref()));
         Ok(Decision::Commit { next: Box::new(next), reply: () })
     }
 
@@ -75,20 +82,25 @@ impl Change<Writer<'_>> for Placing {
     }
 }
 
-/// Gives the session to a worker that was chosen before, for as long as its record is as it was then.
+/// Gives the session to a process that was chosen before, if the record has not changed since.
 pub(crate) struct Giving<'a> {
     /// The revision that the choice was made on.
     pub(crate) at: Revision,
-    /// Who gets it.
-    pub(crate) to: (WorkerName, Boot),
-    /// Why.
+    /// The new owner.
+    pub(crate) to: Process,
+    /// The reason that the record names.
     pub(crate) reason: &'a str,
 }
 
 impl Giving<'_> {
-    /// Writes it; the worker is not told yet.
-    pub(crate) async fn write(&self, hub: &Hub, key: &SessionKey, call: &Call) -> Result<Known, NotDone<Error>> {
-        change(&mut Writer::new(hub, key, call), self).await.map(|done| done.known)
+    /// Writes the record. The worker is not told yet.
+    pub(crate) async fn write(
+        &self,
+        context: &Context,
+        key: &SessionKey,
+        operation: &Operation,
+    ) -> Result<Known, NotDone<Error>> {
+        change(&mut Writer::new(context, key, operation), self).await.map(|done| done.known)
     }
 }
 
@@ -96,7 +108,7 @@ impl Change<Writer<'_>> for Giving<'_> {
     type Reply = ();
 
     async fn decide(&self, writer: &Writer<'_>, known: &Known) -> Result<Decision<()>, Error> {
-        let next = placed(&known.record, new_owner(self.to.clone()), writer.call.author(Some(self.reason)));
+        let next = placed(&known.record, new_owner(self.to.clone()), writer.operation.author(Some(self.reason)));
         Ok(Decision::Commit { next: Box::new(next), reply: () })
     }
 
@@ -109,33 +121,33 @@ impl Change<Writer<'_>> for Giving<'_> {
     }
 }
 
-/// Has somebody hold the session of `known` again, behind the answer to a request that needs no worker. Best effort:
-/// whoever needs one places it.
-pub(crate) fn bring_back(hub: &Arc<Hub>, known: &Known) {
-    let is_held = matches!(stands(hub, known), Standing::Active(_) | Standing::Closed);
-    if is_held || !hub.registry.has_taker(Needs::of(&known.record)) {
+/// Places the session of `known` in the background, after a request that needed no worker. Best effort: a request that
+/// needs a worker places the session itself.
+pub(crate) fn bring_back(context: &Arc<Context>, known: &Known) {
+    let is_held = matches!(stands(context, known), Ownership::Active(_) | Ownership::Closed);
+    if is_held || !context.fleet.has_taker(Needs::of(&known.record)) {
         return;
     }
     let key = known.record.key();
-    let Some(turn) = hub.returning.begin(&key) else { return };
+    let Some(turn) = context.returning.begin(&key) else { return };
     let task = {
-        let hub = hub.clone();
+        let context = context.clone();
         async move {
-            let call = Call::own(hub.config.request_timeout);
-            if let Err(error) = place(&hub, &key, &call, &Beginning::Log).await {
-                tracing::debug!(%key, %error, "a session was not brought back behind an answer");
+            let operation = Operation::own(context.config.request_timeout);
+            if let Err(error) = place(&context, &key, &operation, &Beginning::Log).await {
+                tracing::debug!(%key, %error, "a session was not placed in the background");
             }
             drop(turn);
         }
     };
-    hub.tasks.spawn(hub.abort.clone().run_until_cancelled_owned(task));
+    context.tasks.spawn(context.abort.clone().run_until_cancelled_owned(task));
 }
 
-/// The sessions that are being brought back, each once at a time.
+/// The sessions that are being placed in the background.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Returning(Arc<Mutex<HashSet<SessionKey>>>);
 
-/// One session that is being brought back; dropping it says that this is over.
+/// One session that is being placed in the background. Dropping it marks the end.
 pub(crate) struct Return {
     returning: Returning,
     key: SessionKey,
@@ -154,29 +166,28 @@ impl Drop for Return {
     }
 }
 
-fn stands<'a>(hub: &Hub, known: &'a Known) -> Standing<'a> {
-    standing(&known.record, |owner| hub.registry.is_lost(owner))
+fn stands<'a>(context: &Context, known: &'a Known) -> Ownership<'a> {
+    ownership(&known.record, |owner| context.fleet.is_lost(owner))
 }
 
-/// Looks once more at a holder that counts as gone, before its session goes elsewhere: it may have its connection back, or
-/// have joined a moment ago.
-async fn look_again(hub: &Hub, key: &SessionKey, known: &Known, call: &Call) -> Result<(), Error> {
+/// Checks once more that the owner is gone, before its session moves: it may have reconnected or joined a moment ago.
+async fn look_again(context: &Context, key: &SessionKey, known: &Known, operation: &Operation) -> Result<(), Error> {
     let Some(owner) = &known.record.owner else { return Ok(()) };
-    match hub.registry.liveness(owner) {
+    match context.fleet.liveness(owner) {
         Liveness::Live | Liveness::Unknown => Ok(()),
         Liveness::Suspect => {
-            // Somebody listens there, however busy with what was under way when its server died.
-            if !link::is_unheard(hub, owner, key).await {
-                hub.registry.heard(owner);
+            // It has a responder again, even if it is still busy with requests from before its server died.
+            if !link::is_unheard(context, owner, key).await {
+                context.fleet.heard(owner);
             }
             Ok(())
         }
-        Liveness::Gone => hub.registry.refresh_or_explain(call.deadline).await,
+        Liveness::Gone => context.fleet.refresh_or_explain(operation.deadline).await,
     }
 }
 
-/// A new assignment to a worker.
-pub(crate) fn new_owner((worker, boot): (WorkerName, Boot)) -> Owner {
+/// A new assignment to a process.
+pub(crate) fn new_owner(Process { worker, boot }: Process) -> Owner {
     Owner { worker, boot, activation: Activation(chance::id()), since: now() }
 }
 

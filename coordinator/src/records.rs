@@ -1,8 +1,10 @@
-//! Reading session records on behalf of requests, and remembering them. What changes them is `writer`.
+//! Reads session records for requests and caches them.
 //!
-//! Invariant: a record that does not parse is reported and never written over. Changes of one record by this coordinator
-//! stand in line, in order of arrival, so that under contention nobody starves; other coordinators are met by the
-//! compare-and-set.
+//! Invariant: a record that does not parse is reported and never overwritten. Changes of one record by this coordinator
+//! wait in a queue, in order of arrival, so that no request starves under contention. The compare-and-set handles
+//! changes by other coordinators.
+//!
+//! Deliberately absent: changing a record (`writer`).
 
 use std::hash::{BuildHasher, BuildHasherDefault, DefaultHasher};
 use std::sync::Arc;
@@ -19,18 +21,18 @@ use crate::cache::Cache;
 use crate::error;
 use crate::pasts::Pasts;
 
-/// How many lanes the sessions share.
+/// How many queues (lanes) the sessions share.
 const LANES: usize = 4096;
 
-/// The way to the records.
+/// Reads records, and keeps those that were seen.
 pub(crate) struct Records {
     store: Store,
     cache: Cache,
     pasts: Pasts,
     lanes: Box<[Mutex<()>]>,
-    /// Those who look whether a session is still where it was take turns as well.
+    /// Lanes for [`Records::recent_record`], so that concurrent callers share one read.
     readers: Box<[Mutex<()>]>,
-    /// So that nobody outside can choose which sessions share a lane.
+    /// Random, so that no client can choose which sessions share a lane.
     salt: u64,
 }
 
@@ -46,8 +48,8 @@ impl Records {
         }
     }
 
-    /// The place in line for changes of `key`. To be held around reading, deciding and committing only. Some sessions share
-    /// a lane, so nobody may hold two.
+    /// Waits for the turn to change `key`. Hold it around reading, deciding and committing only. Sessions share lanes,
+    /// so holding two could deadlock.
     pub(crate) async fn lane(&self, key: &SessionKey) -> MutexGuard<'_, ()> {
         self.lanes[self.place_of(key)].lock().await
     }
@@ -56,17 +58,17 @@ impl Records {
         BuildHasherDefault::<DefaultHasher>::default().hash_one((self.salt, key)) as usize % LANES
     }
 
-    /// The record as this coordinator last saw it.
+    /// The record as this coordinator last saw it, unless that turned out to be old.
     pub(crate) fn cached(&self, key: &SessionKey) -> Option<Known> {
         self.cache.get(key)
     }
 
-    /// What this coordinator has seen turned out to be old.
+    /// Marks the cached record as outdated.
     pub(crate) fn doubt(&self, key: &SessionKey) {
         self.cache.doubt(key);
     }
 
-    /// What stands under `key`, from the stream's leader.
+    /// Reads `key` from the stream's leader.
     ///
     /// # Errors
     /// `record_invalid`, or `storage_unavailable`.
@@ -93,10 +95,10 @@ impl Records {
         }
     }
 
-    /// As [`Records::read`], where there must be a record.
+    /// As [`Records::read`], for a session that must have a record.
     ///
     /// # Errors
-    /// As there, and `no_session`. A closed session is a record.
+    /// As [`Records::read`], and `no_session`. A closed session has a record.
     pub(crate) async fn read_record(&self, key: &SessionKey, deadline: Instant) -> Result<Known, Error> {
         match self.read(key, deadline).await? {
             Found::Record(known) => Ok(known),
@@ -104,7 +106,7 @@ impl Records {
         }
     }
 
-    /// The record as this coordinator last saw it, or from the leader when it did not.
+    /// The cached record, or else the record from the leader.
     ///
     /// # Errors
     /// As [`Records::read_record`].
@@ -115,14 +117,14 @@ impl Records {
         }
     }
 
-    /// `known` was written on top of `expected`.
+    /// Caches `known`, which was written on top of `expected`.
     pub(crate) fn wrote(&self, key: &SessionKey, expected: Revision, known: &Known) {
         self.pasts.wrote(key, expected, known.revision, &known.record);
         self.cache.learn(key, known.clone());
     }
 
-    /// As [`Records::read_record`], but one that was read or written within `age` will do. Of many who ask at once for
-    /// one session, one reads.
+    /// As [`Records::read_record`], but a record that was read or written within `age` is good enough. Concurrent
+    /// callers for one session share one read.
     ///
     /// # Errors
     /// As [`Records::read_record`].
@@ -143,7 +145,7 @@ impl Records {
         }
     }
 
-    /// The stored revisions of a record, up to `revision` or further.
+    /// The stored revisions of a record, up to `revision` or later.
     ///
     /// # Errors
     /// `storage_unavailable`.

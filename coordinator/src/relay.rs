@@ -1,10 +1,10 @@
-//! The relay: what was committed becomes signals, by reading the stream.
+//! The relay: reads the stream and publishes a signal for each committed event.
 //!
-//! Invariant: nothing committed goes unannounced. A message is acknowledged only after its signals were published, in stream
-//! order; one coordinator at a time holds the consumer's pin and relays, and whoever takes over reads what was delivered to
-//! the one before and never acknowledged. So signals come at least once, and per session in commit order.
+//! Invariant: every commit is announced. A message is acknowledged, in stream order, only after its signals were
+//! published. One coordinator at a time holds the consumer's pin and relays; its successor reads again what was
+//! delivered but not acknowledged. So signals are delivered at least once, and in commit order per session.
 //!
-//! Deliberately absent: signals that are no commits (`lock.conflict`, `doc.failed`), which whoever refuses publishes.
+//! Deliberately absent: signals that are not commits (`lock.conflict`, `doc.failed`); `explain` publishes them.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -14,7 +14,7 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use crate::config::{PIN_TIMEOUT, PULL_EXPIRES, RELAY_ACK_WAIT};
-use crate::hub::Hub;
+use crate::context::Context;
 
 mod announce;
 mod echo;
@@ -30,7 +30,7 @@ use holdfast_store::chance;
 pub(crate) use pin::Pin;
 use progress::Progress;
 
-/// The consumer, one for all coordinators. A batch makes one step.
+/// The consumer, one for all coordinators. One batch is one step.
 const CONSUMER: FeedConfig = FeedConfig {
     name: "relay",
     group: "relay",
@@ -41,19 +41,19 @@ const CONSUMER: FeedConfig = FeedConfig {
     pull_expires: PULL_EXPIRES,
     batch: 256,
 };
-/// How often an idle relay says how far it is, for those who have just come.
+/// How often an idle relay publishes its progress, for coordinators that have just started.
 const IDLE_TICK: Duration = Duration::from_secs(2);
-/// A step smaller than this is followed by a short rest, so that the next one is larger: announcing takes the processor from
-/// the requests themselves, and an acknowledgement a step costs the same for one message as for many.
+/// A step with fewer messages is followed by a short rest, so that the next one is larger: announcing competes with
+/// requests for the processor, and each step costs one acknowledgement, however many messages it has.
 const SMALL_STEP: usize = 64;
-/// How long that rest is. It delays a signal by as much at most.
+/// How long that rest is. It delays a signal by at most this.
 const REST: Duration = Duration::from_millis(3);
-/// How long a coordinator that starts waits for the consumer.
+/// How long a starting coordinator waits for the consumer.
 const READY_TIMEOUT: Duration = Duration::from_secs(10);
-/// The bounds of the pause before the relay begins again after a fault.
+/// The bounds of the pause before the relay restarts after a failure.
 const RETRY: (Duration, Duration) = (Duration::from_millis(50), Duration::from_millis(500));
 
-/// Why the relay begins again. None of them is an end.
+/// Why the relay restarts. No error ends it for good.
 #[derive(Debug, thiserror::Error)]
 enum RelayError {
     #[error("the relay's consumer is not available: {0}")]
@@ -64,12 +64,13 @@ enum RelayError {
     Announce(String),
 }
 
-/// Relays until `cancel`, whenever it is this coordinator's turn; then lets another take over at once.
-pub(crate) async fn run(hub: Arc<Hub>, pin: Arc<Pin>, cancel: CancellationToken) {
+/// Relays whenever this coordinator is pinned, until `cancel`. Then releases the pin, so that another one relays at
+/// once.
+pub(crate) async fn run(context: Arc<Context>, pin: Arc<Pin>, cancel: CancellationToken) {
     let mut pause = RETRY.0;
-    while let Some(outcome) = cancel.run_until_cancelled(relay(&hub, &pin, &mut pause)).await {
+    while let Some(outcome) = cancel.run_until_cancelled(relay(&context, &pin, &mut pause)).await {
         if let Err(error) = outcome {
-            tracing::warn!(%error, "the relay begins again");
+            tracing::warn!(%error, "the relay restarts");
         }
         let jittered = pause.mul_f64(chance::share(0.5..1.5));
         if cancel.run_until_cancelled(tokio::time::sleep(jittered)).await.is_none() {
@@ -77,27 +78,27 @@ pub(crate) async fn run(hub: Arc<Hub>, pin: Arc<Pin>, cancel: CancellationToken)
         }
         pause = (pause * 2).min(RETRY.1);
     }
-    pin.release(&hub).await;
+    pin.release(&context).await;
 }
 
-/// One life of the message stream.
-async fn relay(hub: &Hub, pin: &Pin, pause: &mut Duration) -> Result<(), RelayError> {
-    let state = hub.feed.ensure(&CONSUMER).await.map_err(fault)?;
-    let echo = Echo::on(&hub.wire).await?;
-    let mut progress = Progress::new(hub.store.stream(), state.acknowledged, echo);
-    let mut deliveries = hub.feed.open(&CONSUMER).await.map_err(fault)?;
+/// Reads and announces batches until a failure.
+async fn relay(context: &Context, pin: &Pin, pause: &mut Duration) -> Result<(), RelayError> {
+    let state = context.feed.ensure(&CONSUMER).await.map_err(fault)?;
+    let echo = Echo::on(&context.wire).await?;
+    let mut progress = Progress::new(context.store.stream(), state.acknowledged, echo);
+    let mut deliveries = context.feed.open(&CONSUMER).await.map_err(fault)?;
     loop {
         let batch = tokio::select! {
             biased;
             batch = deliveries.next() => batch.map_err(fault)?,
             () = tokio::time::sleep(IDLE_TICK) => {
-                tick(hub, pin).await?;
+                tick(context, pin).await?;
                 continue;
             }
         };
         pin.see(batch.pin.as_deref());
         let is_small = batch.deliveries.len() < SMALL_STEP;
-        progress.step(hub, batch.deliveries).await?;
+        progress.step(context, batch.deliveries).await?;
         *pause = RETRY.0;
         if is_small {
             tokio::time::sleep(REST).await;
@@ -105,30 +106,30 @@ async fn relay(hub: &Hub, pin: &Pin, pause: &mut Duration) -> Result<(), RelayEr
     }
 }
 
-/// Waits until the relay's consumer answers, so that what is committed from now on is announced at once; not for ever.
-pub(crate) async fn ready(hub: &Hub) {
+/// Waits, for at most [`READY_TIMEOUT`], until the consumer answers: from then on commits are announced at once.
+pub(crate) async fn ready(context: &Context) {
     let deadline = Instant::now() + READY_TIMEOUT;
-    while let Err(error) = hub.feed.ensure(&CONSUMER).await {
+    while let Err(error) = context.feed.ensure(&CONSUMER).await {
         if Instant::now() >= deadline {
-            tracing::warn!(%error, "signals come later");
+            tracing::warn!(%error, "the relay's consumer is not ready; signals will be late");
             return;
         }
         tokio::time::sleep(RETRY.0).await;
     }
 }
 
-async fn tick(hub: &Hub, pin: &Pin) -> Result<(), RelayError> {
-    let state = state(hub).await?;
-    hub.floor.advance(state.acknowledged);
+async fn tick(context: &Context, pin: &Pin) -> Result<(), RelayError> {
+    let state = state(context).await?;
+    context.floor.advance(state.acknowledged);
     if pin.is_ours_or_nobodys(&state) {
-        floor::publish(hub, state.acknowledged).await;
+        floor::publish(context, state.acknowledged).await;
     }
     Ok(())
 }
 
-/// How far the consumer is, and whose it is.
-async fn state(hub: &Hub) -> Result<FeedState, RelayError> {
-    hub.feed.state(&CONSUMER).await.map_err(fault)
+/// The consumer's progress, and which reader is pinned.
+async fn state(context: &Context) -> Result<FeedState, RelayError> {
+    context.feed.state(&CONSUMER).await.map_err(fault)
 }
 
 fn fault(error: impl std::fmt::Display) -> RelayError {

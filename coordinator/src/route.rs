@@ -1,8 +1,9 @@
-//! Finding a session's agent and passing requests to it unread.
+//! Finds a session's agent and relays requests to it without parsing them.
 //!
-//! Invariant: a request is sent again only when the copy before had no effect (nobody listened, or the worker did not own
-//! the session), or when the process that had it is gone: then whatever it did is in the log under the request's id, and the
-//! next owner answers by that. Silence of a living process is *unknown outcome* for a change, and *unavailable* for a read.
+//! Invariant: a request is sent again only in two cases. The copy before had no effect: it had no responder, or the
+//! worker did not own the session. Or the process that received it is gone: then its effect, if any, is in the log
+//! under the request's id, and the next owner answers from there. When a live process does not answer in time, a change
+//! is *unknown outcome* and a read is *unavailable*.
 
 use std::time::Duration;
 
@@ -14,119 +15,121 @@ use holdfast_protocol::reply::Touched;
 use holdfast_protocol::subject::Verb;
 use holdfast_protocol::{Error, Reason, SessionKey};
 use holdfast_records::Known;
-use holdfast_rules::place::{Standing, standing};
+use holdfast_rules::place::{Ownership, ownership};
 use holdfast_store::mutant::{self, Mutant};
 use tokio::time::Instant;
 
-use crate::answer::Answer;
-use crate::call::Incoming;
+use crate::context::Context;
 use crate::error;
 use crate::explain;
-use crate::hub::Hub;
 use crate::leave;
 use crate::link::{self, Beginning, Letter, Reply};
+use crate::operation::Incoming;
 use crate::place;
+use crate::response::Response;
 use crate::verb::session::close::{Closing, closed, closing, was_closed};
 
-/// How long to wait for a worker that nobody listens for before it is asked again: at first, and at most.
+/// The pause before a worker without a responder is asked again: the first one, and the longest.
 const WAIT: (Duration, Duration) = (link::RECHECK, Duration::from_millis(200));
 
-/// Passes a request to the session's agent, wherever that is, and its answer back.
+/// Relays a request to the session's agent and returns the agent's answer.
 ///
 /// # Errors
-/// What this coordinator says itself: `no_session`, `record_invalid`, `no_live_worker`, `unavailable`, `unknown_outcome`.
-pub(crate) async fn relay(hub: &Hub, verb: Verb, key: &SessionKey, incoming: &Incoming) -> Result<Answer, Error> {
+/// Those of the coordinator itself: `no_session`, `record_invalid`, `no_live_worker`, `unavailable`, `unknown_outcome`.
+pub(crate) async fn relay(
+    context: &Context,
+    verb: Verb,
+    key: &SessionKey,
+    incoming: &Incoming,
+) -> Result<Response, Error> {
     let deadline = incoming.arrived + incoming.timeout;
     let mut known = match verb {
-        Verb::SessionClose => match closing(hub, key, incoming).await? {
+        Verb::SessionClose => match closing(context, key, incoming).await? {
             Closing::Before => return was_closed(key),
             Closing::Now(known) => known,
         },
-        _ => hub.records.record(key, deadline).await?,
+        _ => context.records.record(key, deadline).await?,
     };
     let mut life = Life::default();
     let (mut wait, mut has_moved) = (WAIT.0, false);
     loop {
         if let Err(error) = life.is(&known, key, incoming) {
             return match verb {
-                // A copy of it may have ended the session that this one was meant for.
-                Verb::SessionClose => match closing(hub, key, incoming).await? {
+                // An earlier copy may have closed the session that this copy was meant for.
+                Verb::SessionClose => match closing(context, key, incoming).await? {
                     Closing::Before => was_closed(key),
                     Closing::Now(_) => Err(error),
                 },
                 _ => Err(error),
             };
         }
-        let step = match standing(&known.record, |owner| hub.registry.is_lost(owner)) {
-            Standing::Active(owner) => send(hub, verb, key, &known, owner, incoming).await?,
-            Standing::Closed | Standing::Passive if !known.is_as_of(incoming.arrived) => Step::Look,
-            Standing::Closed => return closed(verb, key, &known, incoming),
-            Standing::Passive if verb == Verb::SessionTouch => return touched(&known),
-            Standing::Passive | Standing::Orphaned(_) => Step::Place,
+        let attempt = match ownership(&known.record, |owner| context.fleet.is_lost(owner)) {
+            Ownership::Active(owner) => send(context, verb, key, &known, owner, incoming).await?,
+            Ownership::Closed | Ownership::Passive if !known.is_as_of(incoming.arrived) => Attempt::Look,
+            Ownership::Closed => return closed(verb, key, &known, incoming),
+            Ownership::Passive if verb == Verb::SessionTouch => return touched(&known),
+            Ownership::Passive | Ownership::Orphaned(_) => Attempt::Place,
         };
-        known = match step {
-            // The worker that answered may have lost the session, and not know that yet.
-            Step::Answered(_) if verb.is_read() && is_behind(hub, key, &known) => {
-                look_later(hub, key, incoming).await?
+        known = match attempt {
+            // The worker that answered may have lost the session without knowing it yet.
+            Attempt::Answered(_) if verb.is_read() && is_behind(context, key, &known) => {
+                look_later(context, key, incoming).await?
             }
-            Step::Answered(message) => {
+            Attempt::Answered(message) => {
                 if matches!(verb, Verb::DocLoad | Verb::DocSave)
                     && let Some(refusal) = link::refusal(&message)
                 {
-                    let call = incoming.peeked();
+                    let operation = incoming.peeked();
                     if refusal.reason == Reason::WorkspaceDenied
                         && !std::mem::replace(&mut has_moved, true)
-                        && let Ok(Some(elsewhere)) = leave::read_only(hub, key, call).await
+                        && let Ok(Some(elsewhere)) = leave::read_only(context, key, operation).await
                     {
                         known = elsewhere;
                         continue;
                     }
-                    explain::failed(hub, &known, &refusal, call).await;
+                    explain::failed(context, &known, &refusal, operation).await;
                 }
-                return Ok(Answer::relayed(message));
+                return Ok(Response::relayed(message));
             }
-            Step::Place => place::place(hub, key, incoming.peeked(), &Beginning::Log).await?,
-            Step::Look => hub.records.read_record(key, deadline).await?,
-            Step::LookLater => look_later(hub, key, incoming).await?,
-            Step::Lost => {
+            Attempt::Place => place::place(context, key, incoming.peeked(), &Beginning::Log).await?,
+            Attempt::Look => context.records.read_record(key, deadline).await?,
+            Attempt::LookLater => look_later(context, key, incoming).await?,
+            Attempt::Lost => {
                 life.of_lost = Some(known.record.log_after).filter(|_| !verb.is_read());
-                look_later(hub, key, incoming).await?
+                look_later(context, key, incoming).await?
             }
-            Step::Wait => {
-                let call = incoming.peeked();
-                call.in_time(key)?;
-                hub.registry.news_within(wait.min(call.left())).await;
+            Attempt::Wait => {
+                let operation = incoming.peeked();
+                operation.in_time(key)?;
+                context.fleet.news_within(wait.min(operation.left())).await;
                 wait = (wait * 2).min(WAIT.1);
-                hub.records.read_record(key, deadline).await?
+                context.records.read_record(key, deadline).await?
             }
         };
     }
 }
 
-async fn look_later(hub: &Hub, key: &SessionKey, incoming: &Incoming) -> Result<Known, Error> {
-    let call = incoming.peeked();
-    call.in_time(key)?;
-    call.pause().await;
-    hub.records.read_record(key, call.deadline).await
+async fn look_later(context: &Context, key: &SessionKey, incoming: &Incoming) -> Result<Known, Error> {
+    let operation = incoming.peeked();
+    operation.in_time(key)?;
+    operation.pause().await;
+    context.records.read_record(key, operation.deadline).await
 }
 
-/// Whether the session was given to another since `known`, as far as is seen here.
-fn is_behind(hub: &Hub, key: &SessionKey, known: &Known) -> bool {
+/// Whether this coordinator has seen that the session moved since `known`.
+fn is_behind(context: &Context, key: &SessionKey, known: &Known) -> bool {
     let activation = |known: &Known| known.record.owner.as_ref().map(|owner| owner.activation);
-    !mutant::is(Mutant::ReadOfLoser)
-        && hub
-            .records
-            .cached(key)
-            .is_some_and(|seen| seen.revision > known.revision && activation(&seen) != activation(known))
+    let is_later = |seen: Known| seen.revision > known.revision && activation(&seen) != activation(known);
+    !mutant::is(Mutant::ReadOfLoser) && context.records.cached(key).is_some_and(is_later)
 }
 
-/// The life of the session that a request is for. A session that was closed and opened again meanwhile is another one,
-/// and gets nothing that was meant for the earlier.
+/// Which life of the session a request is for. A life goes from an open to the close after it: a session that was
+/// closed and opened again is in another life, and must not get a request that was meant for the earlier one.
 #[derive(Default)]
 struct Life {
-    /// The one that went on when the request arrived.
+    /// The life that the session was in when the request arrived.
     of_arrival: Option<u64>,
-    /// The one that a copy of the request may have changed, by a process that is gone.
+    /// The life in which a lost copy of the request may have taken effect.
     of_lost: Option<u64>,
 }
 
@@ -146,29 +149,29 @@ impl Life {
     }
 }
 
-/// What one attempt came to.
-enum Step {
+/// The outcome of one attempt, and with it the next step.
+enum Attempt {
     Answered(Message),
-    /// Nobody holds it, or nobody any more: give it to a worker.
+    /// No live worker holds the session: place it.
     Place,
-    /// What is known is old.
+    /// The known record is old: read it.
     Look,
-    /// What is known is old, and the next may be on its way.
+    /// The known record is old, and its successor may not be written yet: pause, then read.
     LookLater,
-    /// The process that had it is gone, and may have done it.
+    /// The process that received the request is gone, and may have executed it.
     Lost,
-    /// Nobody listens; that may be for a moment only.
+    /// No responder; the worker may be reconnecting.
     Wait,
 }
 
 async fn send(
-    hub: &Hub,
+    context: &Context,
     verb: Verb,
     key: &SessionKey,
     known: &Known,
     owner: &Owner,
     incoming: &Incoming,
-) -> Result<Step, Error> {
+) -> Result<Attempt, Error> {
     let mut headers = HeaderMap::new();
     headers.insert(REVISION_HEADER, HeaderValue::from(known.revision.0));
     headers.insert(REQUEST_ID_HEADER, incoming.made.as_str());
@@ -178,13 +181,13 @@ async fn send(
     let timeout = (incoming.arrived + incoming.timeout).saturating_duration_since(Instant::now());
     let payload = incoming.payload.clone();
     let letter = Letter { key, call: verb.as_str(), headers: Some(headers), payload, timeout };
-    match link::ask(hub, owner, letter).await {
-        Reply::Said(message) => Ok(Step::Answered(message)),
-        // Handed over a moment ago, maybe: then the record will say so in a moment.
-        Reply::Moved => Ok(Step::LookLater),
-        // The registry knows it, so that the session is placed anew once that is confirmed.
-        Reply::Unheard => Ok(Step::Wait),
-        Reply::Lost => Ok(Step::Lost),
+    match link::ask(context, owner, letter).await {
+        Reply::Said(message) => Ok(Attempt::Answered(message)),
+        // The session was probably handed over just now, and the record will show it soon.
+        Reply::Moved => Ok(Attempt::LookLater),
+        // `fleet` has noted it, so the session is placed anew once that is confirmed.
+        Reply::Unheard => Ok(Attempt::Wait),
+        Reply::Lost => Ok(Attempt::Lost),
         Reply::Silent if verb.is_read() => {
             let why = format!("worker {} has session {} and did not answer in time", owner.worker, key.id);
             Err(error::storage_unavailable(&why).detail("session_id", key.id.as_str()))
@@ -194,6 +197,6 @@ async fn send(
     }
 }
 
-fn touched(known: &Known) -> Result<Answer, Error> {
-    Answer::of(&Touched { session_id: known.record.id.clone(), state: State::Passive })
+fn touched(known: &Known) -> Result<Response, Error> {
+    Response::of(&Touched { session_id: known.record.id.clone(), state: State::Passive })
 }

@@ -1,10 +1,11 @@
-//! Looking for sessions whose worker is gone and that nobody has asked for since, and for what ended long ago.
+//! Walks all records: takes sessions back from workers that are gone, and removes what closed sessions left.
 //!
-//! Requests bring such a session back by themselves; the sweep is for those that nobody asks for: their locks with a lease
-//! must run out, and their records should say that nobody has them. One coordinator does it for all, the one that relays.
+//! A request brings the session of a gone worker back by itself. The sweep is for sessions that get no request: their
+//! locks with a lease must expire, and their records should say that they have no owner. One coordinator sweeps for
+//! all: the one that relays.
 //!
-//! Invariant: a lease or a silent worker only says where to look. Each record is read from the leader and written by
-//! compare-and-set; nothing is taken from a worker that answers.
+//! Invariant: a lease that ran out or a worker without a responder only tells where to look. Each record is read from
+//! the leader and written by compare-and-set, and a worker that answers keeps its sessions.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -13,7 +14,7 @@ use std::time::Duration;
 use futures_util::StreamExt;
 use futures_util::stream;
 use holdfast_protocol::record::Owner;
-use holdfast_protocol::{Boot, Error, SessionKey, SessionRecord, WorkerName};
+use holdfast_protocol::{Error, Process, SessionKey, SessionRecord};
 use holdfast_records::{Change, Done, Known, Wrote, change};
 use holdfast_rules::sweep::{self, SweepDecision};
 use holdfast_rules::{Author, Decision};
@@ -21,11 +22,11 @@ use holdfast_store::{Found, Page, StoreError, Walk, chance};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
-use crate::call::Call;
+use crate::context::Context;
 use crate::error;
 use crate::fleet::Liveness;
-use crate::hub::Hub;
 use crate::link::{self, Beginning};
+use crate::operation::Operation;
 use crate::place;
 use crate::relay::Pin;
 use crate::writer::Writer;
@@ -34,37 +35,36 @@ mod remains;
 
 use remains::Remains;
 
-/// About how many messages of the stream are looked at at once; the sweep keeps no list of all sessions.
+/// About how many messages of the stream one chunk covers. The sweep never holds a list of all sessions.
 const CHUNK: usize = 250;
-/// The pause between two chunks: a sweep of a million records must not be felt by requests.
+/// The pause between two chunks, so that a sweep of a million records does not slow requests down.
 const BREATH: Duration = Duration::from_millis(5);
-/// How many sessions are taken back side by side.
+/// How many sessions are taken back concurrently.
 const SIDE_BY_SIDE: usize = 8;
 
-/// How often a coordinator looks whether it is the one that sweeps by now: whoever was may have died with all it
-/// watched.
+/// How often a coordinator checks whether it has become the one that sweeps. The one before may have died with all
+/// that it watched.
 const LEADER_LOOK: Duration = Duration::from_secs(5);
 
-/// Sweeps at start, when this coordinator begins to relay, when a worker seems lost, and from time to time, until
-/// `cancel`.
-pub(crate) async fn run(hub: Arc<Hub>, pin: Arc<Pin>, cancel: CancellationToken) {
+/// Sweeps at start, when this coordinator begins to relay, when a worker seems lost, and periodically, until `cancel`.
+pub(crate) async fn run(context: Arc<Context>, pin: Arc<Pin>, cancel: CancellationToken) {
     let sweeps = async {
-        tokio::time::sleep(jittered(hub.config.sweep_delay)).await;
+        tokio::time::sleep(jittered(context.config.sweep_delay)).await;
         let (mut was_leading, mut due) = (false, Instant::now());
         loop {
-            // Where that is not known, it is as it was.
-            let is_leading = pin.is_leading(&hub).await.unwrap_or(was_leading);
+            // An unknown answer counts as unchanged.
+            let is_leading = pin.is_leading(&context).await.unwrap_or(was_leading);
             if is_leading && (!was_leading || Instant::now() >= due) {
-                let is_done = sweep_and_report(&hub).await;
-                let pause = if is_done { hub.config.sweep_interval } else { hub.config.sweep_delay };
+                let is_done = sweep_and_report(&context).await;
+                let pause = if is_done { context.config.sweep_interval } else { context.config.sweep_delay };
                 due = Instant::now() + jittered(pause);
             }
             was_leading = is_leading;
             tokio::select! {
                 biased;
-                () = hub.registry.lost() => {
-                    // Time for a worker that was only cut off to come back, and for more bad news.
-                    tokio::time::sleep(jittered(hub.config.sweep_delay)).await;
+                () = context.fleet.lost() => {
+                    // Gives a disconnected worker time to return, and collects further losses.
+                    tokio::time::sleep(jittered(context.config.sweep_delay)).await;
                     due = Instant::now();
                 }
                 () = tokio::time::sleep(jittered(LEADER_LOOK)) => {}
@@ -78,9 +78,9 @@ fn jittered(pause: Duration) -> Duration {
     pause.mul_f64(chance::share(0.8..1.2))
 }
 
-/// Returns whether the sweep came to its end.
-async fn sweep_and_report(hub: &Hub) -> bool {
-    match walk(hub).await {
+/// Returns whether the sweep was complete.
+async fn sweep_and_report(context: &Context) -> bool {
+    match walk(context).await {
         Ok(0) => true,
         Ok(taken) => {
             tracing::info!(taken, "sessions of lost workers taken back");
@@ -93,32 +93,32 @@ async fn sweep_and_report(hub: &Hub) -> bool {
     }
 }
 
-async fn walk(hub: &Hub) -> Result<usize, StoreError> {
+async fn walk(context: &Context) -> Result<usize, StoreError> {
     let mut lost = Lost::default();
     let mut taken = 0;
-    let remains = Remains::of(hub).await?;
-    match hub.store.purge_strays().await {
+    let remains = Remains::of(context).await?;
+    match context.store.purge_strays().await {
         Ok(0) => {}
-        Ok(namespaces) => tracing::info!(namespaces, "messages in logs of reserved namespaces are removed"),
-        Err(error) => tracing::info!(%error, "messages in logs of reserved namespaces may be left"),
+        Ok(namespaces) => tracing::info!(namespaces, "removed messages from logs of reserved namespaces"),
+        Err(error) => tracing::info!(%error, "messages in logs of reserved namespaces were not removed"),
     }
-    let (mut after, until) = (0, hub.store.last().await?);
+    let (mut after, until) = (0, context.store.last().await?);
     while after < until {
         let Page { records, looked_until } =
-            hub.store.page(&Walk { namespace: None, after, until, most: CHUNK }).await?;
+            context.store.page(&Walk { namespace: None, after, until, most: CHUNK }).await?;
         after = looked_until;
         let mut orphans = Vec::new();
         let mut over = Vec::new();
         for Found { stored, .. } in records {
             let record = stored.value.as_deref().map(|json| SessionRecord::from_json(json, &stored.key));
             if let Some(Ok(record)) = &record {
-                hub.countdown.find(record);
+                context.countdown.find(record);
             }
             match record {
-                // One that does not parse is for an operator.
+                // A record that does not parse is left to an operator.
                 Some(Err(_)) => {}
                 Some(Ok(SessionRecord { owner: Some(owner), .. })) => {
-                    if lost.holds(hub, &stored.key, &owner).await {
+                    if lost.holds(context, &stored.key, &owner).await {
                         orphans.push(stored.key);
                     }
                 }
@@ -126,58 +126,58 @@ async fn walk(hub: &Hub) -> Result<usize, StoreError> {
             }
         }
         let work = orphans.len() + over.len();
-        let pace = Duration::from_secs(1).mul_f64(work as f64 / f64::from(hub.config.sweep_per_second.max(1)));
-        let rescues = stream::iter(orphans).map(|key| rescue(hub, key, &lost)).buffer_unordered(SIDE_BY_SIDE);
+        let pace = Duration::from_secs(1).mul_f64(work as f64 / f64::from(context.config.sweep_per_second.max(1)));
+        let rescues = stream::iter(orphans).map(|key| rescue(context, key, &lost)).buffer_unordered(SIDE_BY_SIDE);
         taken += rescues.filter(|taken| std::future::ready(*taken)).count().await;
-        stream::iter(over).for_each_concurrent(SIDE_BY_SIDE, |stored| remains::remove(hub, stored)).await;
+        stream::iter(over).for_each_concurrent(SIDE_BY_SIDE, |stored| remains::remove(context, stored)).await;
         tokio::time::sleep(pace.max(BREATH)).await;
     }
     Ok(taken)
 }
 
-/// Which processes are lost, found out once per sweep.
+/// Which processes are lost. Each is determined once per sweep.
 #[derive(Default)]
-struct Lost(HashMap<(WorkerName, Boot), bool>);
+struct Lost(HashMap<Process, bool>);
 
 impl Lost {
     fn knows(&self, owner: &Owner) -> Option<bool> {
-        self.0.get(&(owner.worker.clone(), owner.boot)).copied()
+        self.0.get(&owner.process()).copied()
     }
 
-    /// Whether `owner`, who has the session `key`, is lost.
-    async fn holds(&mut self, hub: &Hub, key: &SessionKey, owner: &Owner) -> bool {
+    /// Whether `owner`, which has the session `key`, is lost.
+    async fn holds(&mut self, context: &Context, key: &SessionKey, owner: &Owner) -> bool {
         if let Some(known) = self.knows(owner) {
             return known;
         }
-        let is_lost = match hub.registry.liveness(owner) {
+        let is_lost = match context.fleet.liveness(owner) {
             Liveness::Live => false,
             Liveness::Gone => true,
-            // It may have been cut off for a moment only, or be a start that this coordinator has not heard of.
-            Liveness::Suspect | Liveness::Unknown => link::is_unheard(hub, owner, key).await,
+            // It may have been disconnected for a moment, or be a start that this coordinator has not seen.
+            Liveness::Suspect | Liveness::Unknown => link::is_unheard(context, owner, key).await,
         };
-        self.0.insert((owner.worker.clone(), owner.boot), is_lost);
+        self.0.insert(owner.process(), is_lost);
         is_lost
     }
 }
 
-/// Takes one session back, if its record still says what it said.
-async fn rescue(hub: &Hub, key: SessionKey, lost: &Lost) -> bool {
-    let (key, call) = (&key, Call::own(hub.config.request_timeout));
-    let reclaimed = change(&mut Writer::new(hub, key, &call), &Reclaiming { lost }).await;
+/// Takes one session back, if its record still names a lost process.
+async fn rescue(context: &Context, key: SessionKey, lost: &Lost) -> bool {
+    let (key, operation) = (&key, Operation::own(context.config.request_timeout));
+    let reclaimed = change(&mut Writer::new(context, key, &operation), &Reclaiming { lost }).await;
     let outcome = match reclaimed {
         Ok(Done { reply: SweepDecision::Move, .. }) => {
-            place::place(hub, key, &call, &Beginning::Log).await.map(|_| true)
+            place::place(context, key, &operation, &Beginning::Log).await.map(|_| true)
         }
         Ok(Done { wrote, .. }) => Ok(wrote != Wrote::Nothing),
         Err(not_done) => Err(error::of_not_done(not_done, key)),
     };
     outcome.unwrap_or_else(|error| {
-        tracing::info!(%key, %error, "a session of a lost worker stays for the next sweep");
+        tracing::info!(%key, %error, "a session of a lost worker was not taken back; the next sweep retries");
         false
     })
 }
 
-/// Takes a session from a worker that is gone, if nobody needs it just now.
+/// Takes a session from a worker that is gone, or decides that it must be moved.
 struct Reclaiming<'a> {
     lost: &'a Lost,
 }

@@ -1,8 +1,8 @@
-//! Those who wait for locks, in order of arrival per session.
+//! The queues for locks, one per session, in order of arrival.
 //!
-//! Invariant: only the head of a line tries; whoever leaves, for whatever reason, hands the turn on. Lines are bounded,
-//! each and all together, and so is each client's share, so that nobody's waiting locks others out. They live in this
-//! coordinator only: waiters of another one have their own line.
+//! Invariant: only the first waiter of a queue tries, and a waiter that leaves for any reason wakes the next one. Each
+//! queue is bounded, all together are, and each client's share is, so that no client can keep others from waiting. The
+//! queues are this coordinator's own: waiters at another coordinator have another queue.
 
 use std::collections::{HashMap, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -15,16 +15,16 @@ use tokio_util::sync::CancellationToken;
 
 use crate::admission::client_of;
 use crate::config::Config;
+use crate::context::Context;
 use crate::error;
-use crate::hub::Hub;
 
-/// All lines.
+/// All queues.
 pub(crate) struct Waiters {
     lines: Mutex<Lines>,
     most: usize,
     most_of_client: usize,
     most_of_session: usize,
-    /// One client's part of one line.
+    /// How many waiters of one client one queue takes.
     share_of_session: usize,
 }
 
@@ -36,13 +36,13 @@ struct Lines {
 }
 
 struct Line {
-    /// In order of arrival, with whose they are.
+    /// The waiters in order of arrival, each with its client.
     places: VecDeque<(Arc<Notify>, Arc<str>)>,
-    /// Cancelled when nobody is left.
+    /// Cancelled when the queue is empty.
     empty: CancellationToken,
 }
 
-/// One place in a line; dropping it leaves.
+/// One waiter's place in a queue. Dropping it leaves the queue.
 pub(crate) struct Waiting {
     waiters: Arc<Waiters>,
     key: SessionKey,
@@ -61,7 +61,7 @@ impl Waiters {
         }
     }
 
-    // Every change leaves the lines whole.
+    // Every change leaves the queues consistent, so a poisoned lock is safe to use.
     fn lines(&self) -> MutexGuard<'_, Lines> {
         self.lines.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -162,12 +162,16 @@ impl Drop for Waiting {
 ///
 /// # Errors
 /// `busy` when too many wait already.
-pub(crate) fn join(hub: &Hub, key: &SessionKey, reply: &str) -> Result<Waiting, Error> {
-    let (waiting, opened) = hub.waiters.join(key, reply)?;
+pub(crate) fn join(context: &Context, key: &SessionKey, reply: &str) -> Result<Waiting, Error> {
+    let (waiting, opened) = context.waiters.join(key, reply)?;
     if let Some(empty) = opened {
-        let listen =
-            listen(hub.wire.clone(), hub.config.root.signals(key, Some("lock")), hub.waiters.clone(), key.clone());
-        hub.tasks.spawn(empty.run_until_cancelled_owned(listen));
+        let listen = listen(
+            context.wire.clone(),
+            context.config.root.signals(key, Some("lock")),
+            context.waiters.clone(),
+            key.clone(),
+        );
+        context.tasks.spawn(empty.run_until_cancelled_owned(listen));
     }
     Ok(waiting)
 }
@@ -183,7 +187,7 @@ async fn listen(wire: SharedWire, subject: String, waiters: Arc<Waiters>, key: S
                 }
             }
         }
-        Err(error) => tracing::warn!(%key, %error, "lock signals cannot be heard; waiters poll"),
+        Err(error) => tracing::warn!(%key, %error, "cannot subscribe to lock signals; waiters poll"),
     }
 }
 

@@ -1,4 +1,6 @@
-//! This coordinator as the keeper of one session's record, on behalf of one request.
+//! Connects the record loop of the crate `records` to this coordinator: cache, lanes, relay and hints.
+//!
+//! Deliberately absent: what is written (the rules) and how (the record loop).
 
 use std::sync::Arc;
 
@@ -10,25 +12,25 @@ use holdfast_store::{Storage, StoreError};
 use tokio::sync::MutexGuard;
 use tokio::time::Instant;
 
-use crate::call::Call;
+use crate::context::Context;
 use crate::error;
-use crate::hub::Hub;
 use crate::link;
+use crate::operation::Operation;
 
 #[cfg(test)]
 mod tests;
 
-/// One request's way to change a record.
+/// The [`Keeper`] of one session's record, for one operation.
 #[derive(Clone, Copy)]
 pub(crate) struct Writer<'a> {
-    pub(crate) hub: &'a Hub,
+    pub(crate) context: &'a Context,
     pub(crate) key: &'a SessionKey,
-    pub(crate) call: &'a Call,
+    pub(crate) operation: &'a Operation,
 }
 
 impl<'a> Writer<'a> {
-    pub(crate) fn new(hub: &'a Hub, key: &'a SessionKey, call: &'a Call) -> Self {
-        Self { hub, key, call }
+    pub(crate) fn new(context: &'a Context, key: &'a SessionKey, operation: &'a Operation) -> Self {
+        Self { context, key, operation }
     }
 }
 
@@ -41,51 +43,51 @@ impl<'a> Keeper for Writer<'a> {
     }
 
     fn store(&self) -> &dyn Storage {
-        &*self.hub.store
+        &*self.context.store
     }
 
     fn announced(&self) -> u64 {
-        self.hub.floor.get()
+        self.context.floor.get()
     }
 
     fn urgency(&self) -> Urgency {
-        self.call.urgency
+        self.operation.urgency
     }
 
     fn deadline(&self) -> Instant {
-        self.call.deadline
+        self.operation.deadline
     }
 
     fn in_time(&self) -> Result<(), Error> {
-        self.call.in_time(self.key)
+        self.operation.in_time(self.key)
     }
 
     async fn turn(&self) -> Self::Turn {
-        self.hub.records.lane(self.key).await
+        self.context.records.lane(self.key).await
     }
 
     fn seen(&self) -> Option<Known> {
-        self.hub.records.cached(self.key)
+        self.context.records.cached(self.key)
     }
 
     async fn read(&mut self) -> Result<Found, Error> {
-        self.hub.records.read(self.key, self.call.deadline).await
+        self.context.records.read(self.key, self.operation.deadline).await
     }
 
     fn is_proven(&self, known: &Known) -> bool {
-        known.is_as_of(self.call.arrived)
+        known.is_as_of(self.operation.arrived)
     }
 
     async fn past(&self, revision: Revision) -> Result<Arc<Past>, Error> {
-        self.hub.records.past(self.key, revision, self.call.deadline).await
+        self.context.records.past(self.key, revision, self.operation.deadline).await
     }
 
     fn wrote(&mut self, expected: Revision, known: &Known) {
-        self.hub.records.wrote(self.key, expected, known);
+        self.context.records.wrote(self.key, expected, known);
     }
 
     fn doubt(&mut self) {
-        self.hub.records.doubt(self.key);
+        self.context.records.doubt(self.key);
     }
 
     fn fault(&self, fault: StoreError) -> Error {
@@ -93,17 +95,17 @@ impl<'a> Keeper for Writer<'a> {
     }
 
     async fn catch_up(&mut self, mark: Revision) -> Result<(), Error> {
-        self.hub.announced(mark, self.call.deadline).await
+        self.context.announced(mark, self.operation.deadline).await
     }
 
     async fn pause(&mut self) {
-        self.call.pause().await;
+        self.operation.pause().await;
     }
 
     async fn tell(&mut self, known: &Known) {
-        link::hint(self.hub, known).await;
+        link::hint(self.context, known).await;
         if known.record.lock.is_none() {
-            self.hub.waiters.wake(self.key);
+            self.context.waiters.wake(self.key);
         }
     }
 }

@@ -184,6 +184,21 @@ impl fmt::Display for Boot {
     }
 }
 
+/// One process of a worker: the worker's name and which of its starts it is.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Process {
+    /// The worker's name.
+    pub worker: WorkerName,
+    /// The start of the process.
+    pub boot: Boot,
+}
+
+impl fmt::Display for Process {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} (boot {})", self.worker, self.boot)
+    }
+}
+
 /// One assignment of a session to a worker (UUIDv7): a session that moves and comes back has another activation.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(transparent)]

@@ -21,7 +21,7 @@ pub mod token;
 mod words;
 
 pub use error::{Code, Error, Reason};
-pub use id::{Activation, Boot, Namespace, RequestId, Revision, SessionId, SessionKey, WorkerName};
+pub use id::{Activation, Boot, Namespace, Process, RequestId, Revision, SessionId, SessionKey, WorkerName};
 pub use limits::Limits;
 pub use record::SessionRecord;
 pub use token::Token;

@@ -7,7 +7,9 @@ use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
 use crate::error::Error;
-use crate::id::{Activation, Boot, Namespace, RequestId, Revision, SessionId, SessionKey, WorkerName, WorkspaceName};
+use crate::id::{
+    Activation, Boot, Namespace, Process, RequestId, Revision, SessionId, SessionKey, WorkerName, WorkspaceName,
+};
 use crate::path::CanonicalPath;
 use crate::stored::{self, is_zero};
 use crate::words::words;
@@ -103,6 +105,13 @@ pub struct Owner {
     pub activation: Activation,
     /// When it began, RFC 3339.
     pub since: String,
+}
+
+impl Owner {
+    /// The process that the agent runs in.
+    pub fn process(&self) -> Process {
+        Process { worker: self.worker.clone(), boot: self.boot }
+    }
 }
 
 /// A held lock. Members that an operator leaves out in a hand edit get values that no token matches.

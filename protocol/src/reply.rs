@@ -3,7 +3,7 @@
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
-use crate::id::{Boot, KindName, Revision, SessionId, WorkerName};
+use crate::id::{Boot, KindName, Process, Revision, SessionId, WorkerName};
 use crate::record::{Lock, Owner, SessionConfig, SessionRecord, State};
 use crate::stored::is_zero;
 use crate::token::Token;
@@ -96,24 +96,24 @@ mod tolerant {
 
     pub(super) fn owner<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Owner>, D::Error> {
         #[derive(Deserialize)]
-        struct Known {
+        struct OwnerMembers {
             worker: WorkerName,
             boot: Boot,
             activation: Activation,
             since: String,
         }
-        let known = Option::<Known>::deserialize(deserializer)?;
-        Ok(known.map(|Known { worker, boot, activation, since }| Owner { worker, boot, activation, since }))
+        let known = Option::<OwnerMembers>::deserialize(deserializer)?;
+        Ok(known.map(|OwnerMembers { worker, boot, activation, since }| Owner { worker, boot, activation, since }))
     }
 
     pub(super) fn config<'de, D: Deserializer<'de>>(deserializer: D) -> Result<SessionConfig, D::Error> {
         #[derive(Deserialize)]
-        struct Known {
+        struct ConfigMembers {
             idle_timeout_ms: u64,
             on_idle: OnIdle,
             lock: LockMode,
         }
-        let Known { idle_timeout_ms, on_idle, lock } = Known::deserialize(deserializer)?;
+        let ConfigMembers { idle_timeout_ms, on_idle, lock } = ConfigMembers::deserialize(deserializer)?;
         Ok(SessionConfig { idle_timeout_ms, on_idle, lock })
     }
 }
@@ -334,6 +334,13 @@ pub struct WorkerView {
     pub kinds: Vec<String>,
     /// Version of Holdfast.
     pub version: String,
+}
+
+impl WorkerView {
+    /// The process that this is a view of.
+    pub fn process(&self) -> Process {
+        Process { worker: self.worker.clone(), boot: self.boot }
+    }
 }
 
 fn documents() -> Vec<String> {

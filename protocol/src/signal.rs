@@ -32,7 +32,7 @@ pub struct Happening {
 
 /// Where and when it was committed.
 #[derive(Clone, Copy, Debug)]
-pub struct Place<'a> {
+pub struct StreamPosition<'a> {
     /// Stream.
     pub stream: &'a str,
     /// Sequence in it.
@@ -73,12 +73,12 @@ pub struct Signal {
 
 impl Signal {
     /// The signal of a committed event.
-    pub fn committed(key: &SessionKey, place: Place<'_>, happening: Happening) -> Self {
-        let id = match place.index {
-            0 => format!("{}:{}", place.stream, place.sequence),
-            index => format!("{}:{}:{index}", place.stream, place.sequence),
+    pub fn committed(key: &SessionKey, at: StreamPosition<'_>, happening: Happening) -> Self {
+        let id = match at.index {
+            0 => format!("{}:{}", at.stream, at.sequence),
+            index => format!("{}:{}:{index}", at.stream, at.sequence),
         };
-        Self::build(key, id, place.sequence, place.time, happening)
+        Self::build(key, id, at.sequence, at.time, happening)
     }
 
     /// The signal of something that was not committed; `id` must be unique, `seen` is the revision it was decided on.

@@ -12,7 +12,7 @@ use holdfast_protocol::error::ErrorReply;
 use holdfast_protocol::frame::{Frame, OpEvent};
 use holdfast_protocol::record::EventType;
 use holdfast_protocol::signal::{
-    DOC_FAILED, Happening, LOCK_CONFLICT, Place, Signal, of_broken_record, of_conflict, of_deletion, of_event,
+    DOC_FAILED, Happening, LOCK_CONFLICT, Signal, StreamPosition, of_broken_record, of_conflict, of_deletion, of_event,
     of_failure, of_hand_edit, of_op,
 };
 use holdfast_protocol::subject::Root;
@@ -41,7 +41,8 @@ const SIGNALS: &[(&str, &[&str], &[&str])] = &[
     ),
 ];
 
-const PLACE: Place<'_> = Place { stream: "KV_sessions", sequence: 42, index: 0, time: "2026-11-22T12:00:12Z" };
+const PLACE: StreamPosition<'_> =
+    StreamPosition { stream: "KV_sessions", sequence: 42, index: 0, time: "2026-11-22T12:00:12Z" };
 const SEEN: Revision = Revision(42);
 
 fn key() -> SessionKey {
@@ -63,7 +64,7 @@ fn record(patch: Value) -> SessionRecord {
 
 fn committed(happenings: Vec<Happening>, index: u32) -> Value {
     let happening = happenings.into_iter().nth(index as usize).expect("so many events");
-    let signal = Signal::committed(&key(), Place { index, ..PLACE }, happening);
+    let signal = Signal::committed(&key(), StreamPosition { index, ..PLACE }, happening);
     serde_json::from_slice(&signal.to_json()).unwrap()
 }
 

@@ -10,7 +10,7 @@ use holdfast_protocol::frame::Frame;
 use holdfast_protocol::id::{Boot, RESERVED_NAMESPACES, WorkspaceName};
 use holdfast_protocol::path::CanonicalPath;
 use holdfast_protocol::record::Lock;
-use holdfast_protocol::signal::{DATA_BYTES, Happening, Place, Signal};
+use holdfast_protocol::signal::{DATA_BYTES, Happening, Signal, StreamPosition};
 use holdfast_protocol::subject::{RequestSubject, Root, Target, Verb};
 use holdfast_protocol::token::{Secret, hash_token};
 use holdfast_protocol::{Namespace, Reason, SessionId, SessionKey, SessionRecord, WorkerName};
@@ -221,7 +221,7 @@ proptest! {
         prop_assume!(!data.contains_key("truncated"));
         let before: Map<String, Value> = data.into_iter().collect();
         let key = SessionKey::new(Namespace::parse("n").unwrap(), SessionId::parse("s").unwrap());
-        let place = Place { stream: "KV_sessions", sequence: 7, index, time: "" };
+        let place = StreamPosition { stream: "KV_sessions", sequence: 7, index, time: "" };
         let happening = Happening { name: "lock.acquired".to_owned(), request_id: None, data: before.clone() };
         let mut after = Signal::committed(&key, place, happening).data;
         prop_assert!(serde_json::to_vec(&after).unwrap().len() <= DATA_BYTES);

@@ -1,4 +1,6 @@
-//! The record loop.
+//! The record loop: one change of one record, from the decision to its outcome.
+//!
+//! Deliberately absent: sending the write again while its outcome is unknown (`write`).
 
 use std::sync::Arc;
 
@@ -12,79 +14,79 @@ use tokio::time::Instant;
 use crate::write::write;
 use crate::{Found, Known};
 
-/// Who changes a record, and what it remembers of it: a coordinator on behalf of a request, or a session's agent.
+/// The part that changes a record, with its cache and its way to the store: a coordinator for one request, or a
+/// session's agent.
 pub trait Keeper: Send + Sync {
-    /// Why a change ends without an outcome.
+    /// The error with which a change ends without an outcome.
     type Stop: Send;
-    /// A place in line among those of this process who change the record.
+    /// The turn to change the record, among the writers of this process. Dropping it ends the turn.
     type Turn: Send;
 
-    /// The session.
+    /// The session's key.
     fn key(&self) -> &SessionKey;
 
-    /// Where its record is.
+    /// The store that has the record.
     fn store(&self) -> &dyn Storage;
 
-    /// How far the relay has announced the stream, as far as is known here.
+    /// The sequence up to which the relay has announced the stream, as far as this process knows.
     fn announced(&self) -> u64;
 
-    /// Whether a change waits when announcements are behind.
+    /// Whether a change waits while the relay is behind.
     fn urgency(&self) -> Urgency;
 
-    /// When a write must have been answered.
+    /// The deadline of a write.
     fn deadline(&self) -> Instant;
 
-    /// Refuses another attempt once there is no time left.
+    /// Refuses another attempt after the deadline.
     ///
     /// # Errors
-    /// What to tell whoever asked.
+    /// The error for the caller.
     fn in_time(&self) -> Result<(), Self::Stop>;
 
-    /// Waits for the turn. It is held while the record is read, decided on and written, and not while anything else is
-    /// waited for.
+    /// Waits for the turn. It is held only while the record is read, decided on and written.
     fn turn(&self) -> impl Future<Output = Self::Turn> + Send;
 
-    /// The record as it was last seen here, if it was and nothing says that this is old.
+    /// The cached record, unless it is marked as outdated.
     fn seen(&self) -> Option<Known>;
 
-    /// The record from the stream's leader.
+    /// Reads the record from the stream's leader.
     fn read(&mut self) -> impl Future<Output = Result<Found, Self::Stop>> + Send;
 
     /// Whether `known` was current at some moment after the request arrived.
     fn is_proven(&self, known: &Known) -> bool;
 
-    /// The record's stored revisions up to `revision` or further.
+    /// The record's stored revisions, up to `revision` or later.
     fn past(&self, revision: Revision) -> impl Future<Output = Result<Arc<Past>, Self::Stop>> + Send;
 
-    /// `known` was written on top of `expected`.
+    /// Caches `known`, which was written on top of `expected`.
     fn wrote(&mut self, expected: Revision, known: &Known);
 
-    /// What was last seen turned out to be old.
+    /// Marks the cached record as outdated.
     fn doubt(&mut self);
 
-    /// What to tell of a fault of the store, which is not *moved*.
+    /// The error for the caller when the store fails. Never called with *moved*.
     fn fault(&self, fault: StoreError) -> Self::Stop;
 
-    /// Waits until the relay has announced `mark`: the bucket keeps 64 revisions of a record, and the relay must see
-    /// each.
+    /// Waits until the relay has announced `mark`: the bucket keeps 64 revisions of a record, and the relay must read
+    /// each before it is dropped.
     fn catch_up(&mut self, mark: Revision) -> impl Future<Output = Result<(), Self::Stop>> + Send;
 
-    /// Waits a little before the next attempt, after another writer was first.
+    /// Pauses before the next attempt, after another writer was first.
     fn pause(&mut self) -> impl Future<Output = ()> + Send;
 
-    /// Tells whoever should know what was just written: the session's agent, and those who wait for its lock.
+    /// Notifies the session's agent and the waiters for its lock of what was just written.
     fn tell(&mut self, known: &Known) -> impl Future<Output = ()> + Send;
 }
 
 /// One change of a record.
 pub trait Change<K: Keeper>: Sync {
-    /// Its answer.
+    /// The answer to it.
     type Reply: Send;
 
-    /// Decides on the record, by a rule. What the rule has to know of the fleet is looked up here.
+    /// Decides on the record by a rule. Looks up what the rule needs to know of the fleet.
     fn decide(&self, keeper: &K, known: &Known) -> impl Future<Output = Result<Decision<Self::Reply>, K::Stop>> + Send;
 
-    /// Decides where there is no record; `revision` is the key's.
+    /// Decides when there is no record; `revision` is the key's.
     fn decide_absent(
         &self,
         keeper: &K,
@@ -94,12 +96,12 @@ pub trait Change<K: Keeper>: Sync {
         async move { Ok(Decision::Refuse(refusal)) }
     }
 
-    /// What is taken for granted at first where the record was never seen, so that it need not be read.
+    /// What to assume at first about a record that is not cached, instead of reading it.
     fn guess(&self) -> Option<Found> {
         None
     }
 
-    /// The only revision that may be changed, where a decision was made on it outside of the loop.
+    /// The only revision that may be changed, if the caller has decided on it already.
     fn pinned(&self) -> Option<Revision> {
         None
     }
@@ -109,22 +111,22 @@ pub trait Change<K: Keeper>: Sync {
         false
     }
 
-    /// What an earlier copy of it was answered.
+    /// The answer that an earlier copy of the request got.
     fn replay(&self, _past: &Past) -> Option<Self::Reply> {
         None
     }
 
-    /// Whether only the past has the whole answer of an earlier copy that `record` shows the effect of.
+    /// Whether `record` shows the effect of an earlier copy, but only the past has that copy's whole answer.
     fn needs_past(&self, _record: &SessionRecord) -> bool {
         false
     }
 
-    /// Whether `record` is as this very request wrote it, by a write that was not answered.
+    /// Whether this very request made `record`, by a write that was not acknowledged.
     fn is_own_write(&self, _record: &SessionRecord) -> bool {
         false
     }
 
-    /// Whether those who should know are told of the change by the loop. Whoever gives a session to a worker tells it more.
+    /// Whether the loop calls [`Keeper::tell`]. A caller that places a session tells the worker more by itself.
     fn is_told(&self) -> bool {
         true
     }
@@ -133,33 +135,33 @@ pub trait Change<K: Keeper>: Sync {
 /// What a change wrote.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Wrote {
-    /// What was asked for.
+    /// The requested change.
     Change,
-    /// Only a note that a copy of the request was answered.
+    /// Only the note that another copy of the request was answered.
     Note,
-    /// Nothing: the record was as it should be, or an earlier copy was answered.
+    /// Nothing: the record was as requested, or this is the answer to an earlier copy.
     Nothing,
 }
 
-/// A change that was made, or that needed no making.
+/// A change that was made, or that was not needed.
 #[derive(Debug)]
 pub struct Done<Reply> {
     /// The record after it.
     pub known: Known,
     /// The answer.
     pub reply: Reply,
-    /// What was written for it.
+    /// What was written.
     pub wrote: Wrote,
 }
 
 /// A change that was not made.
 #[derive(Debug)]
 pub enum NotDone<Stop> {
-    /// The rules say no, by this record.
+    /// A rule refused it, on this record.
     Refused(Box<Error>, Found),
-    /// The record is not at the pinned revision any more.
+    /// The record is no longer at the pinned revision.
     Moved,
-    /// Something else is in the way.
+    /// It ended without an outcome.
     Stopped(Stop),
 }
 
@@ -167,7 +169,7 @@ type Outcome<T, K> = Result<T, NotDone<<K as Keeper>::Stop>>;
 
 enum Attempt<Reply> {
     Done(Done<Reply>),
-    /// The relay must come this far first.
+    /// The relay must announce this revision first.
     Behind(Revision),
     /// Another writer was first.
     Moved,
@@ -177,14 +179,14 @@ enum Attempt<Reply> {
 enum Copy<Reply> {
     /// No.
     None,
-    /// Yes, and it was answered this. The record that is known is not older than that.
+    /// Yes, with this answer. The known record is not older than its effect.
     Before(Reply),
-    /// Yes, after the record that is known: what it did may still stand, and then the record has to say that it was
-    /// asked again.
+    /// Yes, after the known record. Its effect may still stand, and then the record must note that another copy was
+    /// answered.
     Since,
 }
 
-/// Makes `change`, or says why not.
+/// Makes `change`.
 ///
 /// # Errors
 /// [`NotDone`].
@@ -216,7 +218,7 @@ async fn attempt<K: Keeper, C: Change<K>>(
     let _turn = keeper.turn().await;
     keeper.in_time().map_err(NotDone::Stopped)?;
     let (mut found, mut is_read) = match (keeper.seen(), guess) {
-        // Others may have been first while this one stood in line.
+        // Another writer of this process may have changed it while this one waited for its turn.
         (Some(known), _) => (Found::Record(known), false),
         (None, Some(guess)) => (guess, false),
         (None, None) => (keeper.read().await.map_err(NotDone::Stopped)?, true),
@@ -228,7 +230,7 @@ async fn attempt<K: Keeper, C: Change<K>>(
                 if let Some(pinned) = change.pinned()
                     && pinned != known.revision
                 {
-                    // What is known here may be older than the pinned one.
+                    // The cached record may be older than the pinned revision.
                     if is_proven || known.revision > pinned {
                         return Err(NotDone::Moved);
                     }
@@ -272,7 +274,7 @@ async fn attempt<K: Keeper, C: Change<K>>(
             (Decision::Refuse(refusal), Found::Nothing { .. }) => {
                 return Err(NotDone::Refused(Box::new(refusal), found));
             }
-            // There is nothing that could be as it should be.
+            // Without a record nothing can be unchanged: read again.
             (Decision::Unchanged(_), Found::Nothing { .. }) => return Ok(Attempt::Moved),
         }
         found = keeper.read().await.map_err(NotDone::Stopped)?;
@@ -315,7 +317,7 @@ async fn commit<K: Keeper, Reply>(
 }
 
 async fn copy<K: Keeper, C: Change<K>>(keeper: &mut K, change: &C, known: &Known) -> Outcome<Copy<C::Reply>, K> {
-    // A record that was never locked, and is the first of its id, has no past that could answer.
+    // The first session of an id that was never locked has no past that could have an answer.
     let has_past = known.record.lock_revision > 0 || known.record.log_after > 0;
     if !change.has_copies() || !has_past || mutant::is(Mutant::PastNotAsked) {
         return Ok(Copy::None);
@@ -325,7 +327,7 @@ async fn copy<K: Keeper, C: Change<K>>(keeper: &mut K, change: &C, known: &Known
     if past.covers() <= known.revision {
         return Ok(Copy::Before(reply));
     }
-    // The next look must see as much.
+    // The next attempt must not decide on an older record.
     keeper.doubt();
     keeper.in_time().map_err(NotDone::Stopped)?;
     Ok(Copy::Since)

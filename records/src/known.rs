@@ -7,32 +7,32 @@ use holdfast_rules::Past;
 use holdfast_store::Stored;
 use tokio::time::Instant;
 
-/// A record, its revision, and since when that is known.
+/// A record with its revision, and the time since which it is known.
 #[derive(Clone, Debug)]
 pub struct Known {
     /// Its revision.
     pub revision: Revision,
     /// The record.
     pub record: Arc<SessionRecord>,
-    /// It was the current one at some moment after this: when the read or write that told was begun.
+    /// When the read or write that returned it began. It was the current revision at some moment after that.
     pub since: Instant,
 }
 
 impl Known {
-    /// Whether it was current at some moment after `arrived`, so that an answer may rest on it.
+    /// Whether it was current at some moment after `arrived`. Only then may a refusal or a plain answer rest on it.
     pub fn is_as_of(&self, arrived: Instant) -> bool {
         self.since >= arrived
     }
 }
 
-/// What stands under a session's key.
+/// What is stored under a session's key.
 #[derive(Clone, Debug)]
 pub enum Found {
-    /// A record, which may be a closed session's.
+    /// A record. The session may be closed.
     Record(Known),
-    /// Nothing, or the marker that a deletion leaves.
+    /// No record, or a delete marker.
     Nothing {
-        /// The key's revision, 0 where there was none ever.
+        /// The key's revision; 0 if it never had one.
         revision: Revision,
     },
 }

@@ -1,12 +1,13 @@
-//! The one way to change a session record: read, decide by a rule, write on condition, and again where another writer was
-//! first.
+//! The only way to change a session record: read it, decide by a rule, write on condition, and start over if another
+//! writer was first.
 //!
-//! Invariant: nobody else calls the store's conditional write of a record. A decision may rest on a record that was seen
-//! earlier only if it is a write, because the write's condition proves it; every other answer rests on a record that was
-//! read or written after the request arrived. Before a change is written for a request that may have other copies, the
-//! record's past is asked whether one of them took effect.
-//! Deliberately absent: the rules (crate `rules`), and what a coordinator or an agent remembers of records, which each
-//! gives as its [`Keeper`].
+//! Invariant: no other code calls the store's conditional write of a record. A decision may rest on a cached record
+//! only if it is a write, because the write's condition proves it. Every other answer rests on a record that was read
+//! or written after the request arrived. Before a change is written for a request that may have other copies, the
+//! record's past is searched for the effect of an earlier copy.
+//!
+//! Deliberately absent: the rules (crate `rules`), and the caches of a coordinator and an agent, which each provides
+//! through [`Keeper`].
 
 mod change;
 mod known;

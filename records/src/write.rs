@@ -1,7 +1,7 @@
 //! The conditional write of a record, and its outcome.
 //!
-//! Invariant: an outcome that is not known is resolved, or said to be unknown. The same write is sent again under the
-//! same id, so that at most one copy of it takes effect.
+//! Invariant: an unknown outcome is resolved, or reported as unknown. The same write is sent again under the same id,
+//! so at most one copy of it takes effect.
 
 use std::time::Duration;
 
@@ -11,7 +11,7 @@ use holdfast_store::mutant::{self, Mutant};
 use holdfast_store::{Storage, StoreError, chance};
 use tokio::time::{Instant, timeout_at};
 
-/// How long after a write whose outcome is unknown it is sent again.
+/// The pause before a write with an unknown outcome is sent again.
 const AGAIN: Duration = Duration::from_millis(10);
 
 fn write_id() -> String {
@@ -35,10 +35,10 @@ pub(crate) async fn write(
         let is_last = Instant::now() + AGAIN >= deadline;
         match (outcome, &unknown) {
             (Err(StoreError::Unknown(why)), _) if !is_last => unknown = Some(why),
-            // A copy before may be what moved the record.
+            // An earlier copy may be the write that moved the record.
             (Err(StoreError::Moved { .. }), Some(why)) => return landed(store, key, expected, &id, why).await,
             (Err(StoreError::Unavailable(_)), Some(_)) if !is_last => {}
-            // This copy was not written; one before may have been.
+            // This copy was not written; an earlier one may have been.
             (Err(StoreError::Unavailable(_) | StoreError::Refused(_)), Some(why)) => {
                 return Err(StoreError::Unknown(why.clone()));
             }
@@ -51,7 +51,7 @@ pub(crate) async fn write(
     }
 }
 
-/// The revision that the write `id` made. The record's history has it, if it was not pushed out since.
+/// The revision that the write `id` made. It is in the record's history, unless later revisions pushed it out.
 async fn landed(
     store: &dyn Storage,
     key: &SessionKey,
@@ -64,14 +64,14 @@ async fn landed(
     if let Some(found) = history.iter().find(|stored| stored.write_id.as_deref() == Some(id)) {
         return Ok(found.revision);
     }
-    // What was written over `expected` is there, and it is another's.
+    // The revision after `expected` is in the history, and another writer made it.
     match history.first() {
         Some(first) if first.revision > expected && expected != Revision(0) => Err(unknown()),
         _ => Err(StoreError::Moved { expected }),
     }
 }
 
-/// Puts a delete marker over the record of `key`, if it still is at `expected`, and returns the marker's revision.
+/// Writes a delete marker over the record of `key`, if it still is at `expected`. Returns the marker's revision.
 ///
 /// # Errors
 /// As [`Storage::delete`].

@@ -38,8 +38,8 @@ pub fn acquire(record: &SessionRecord, revision: Revision, request: &Acquire, as
     }
 }
 
-/// The record that says that a copy of the granted request is answered, so that the grant is not taken back; `None` when
-/// it says so already, or when this is the request that got the grant.
+/// The record with the note that another copy of the granted request was answered; such a grant is never taken back.
+/// `None` when the record has the note already, or when this very request got the grant.
 fn copy_is_noted(record: &SessionRecord, asked: &Asked<'_>) -> Option<SessionRecord> {
     let is_first = |lock: &Lock| lock.nonce == asked.nonce;
     let lock = record.lock.as_ref().filter(|lock| !lock.reasked && !is_first(lock))?;
@@ -64,8 +64,8 @@ impl Asked<'_> {
             nonce: self.nonce,
             acquired_at: self.at.to_owned(),
             ttl_ms,
-            // Whoever asks again under the id of a grant gets it again. An id that was made here is announced and was
-            // nobody's secret, so it must not be worth a token.
+            // A request with the id of a grant gets the grant again. An id that a coordinator made is announced in
+            // signals and so is no secret: it must not be worth a token.
             request_id: self.by_caller.then(|| self.request_id.clone()),
             fence: revision.0,
             reasked: false,
@@ -74,8 +74,7 @@ impl Asked<'_> {
         (SessionRecord { lock: Some(lock), lock_revision, event, ..record.clone() }, grant)
     }
 
-    /// The grant of a lock that this very request got before: under its id, or by a write of its own whose outcome was
-    /// unknown.
+    /// The grant that this request got before: under the caller's id, or by its own write whose outcome was unknown.
     pub fn regrant(&self, record: &SessionRecord) -> Option<Grant> {
         let is_its_own = |lock: &&Lock| lock.request_id.as_ref() == Some(self.request_id) || lock.nonce == self.nonce;
         let lock = record.lock.as_ref().filter(is_its_own)?;

@@ -8,8 +8,8 @@ use crate::conflict::over;
 use crate::validate::may_close;
 use crate::{Author, Decision};
 
-/// Ends the session. While its lock is held, or where a token is shown, the token must prove the lock; `unsaved` is what
-/// its file would lack, unless the caller discards that.
+/// Closes the session. While the lock is held, or if a token is given, the token must prove the lock. `unsaved` is the
+/// refusal for changes that the file does not have, unless the caller discards them.
 pub fn close(
     record: &SessionRecord,
     revision: Revision,

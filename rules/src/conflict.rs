@@ -1,10 +1,10 @@
-//! Refusals about a lock: who holds it, since when, and what was asked for.
+//! Refusals about a lock: who holds it, since when, and what the caller asked for.
 
 use holdfast_protocol::record::{SessionRecord, State};
 use holdfast_protocol::{Error, Reason, Revision};
 use serde_json::Value;
 
-/// `no_session`, where the session is over.
+/// `no_session`, if the session is closed.
 pub(crate) fn over(record: &SessionRecord) -> Option<Error> {
     (record.state == State::Closed).then(|| Error::no_session(&record.key()))
 }
@@ -23,7 +23,7 @@ pub(crate) fn moved_since(
     )
 }
 
-/// Who holds it, since when, and what was asked for: what every conflict about a lock says.
+/// Adds what every conflict about a lock has: who holds it, since when, and what the caller asked for.
 fn describe(error: Error, record: &SessionRecord, revision: Revision, who: Option<&str>) -> Error {
     let lock = record.lock.as_ref();
     error
@@ -62,7 +62,7 @@ pub(crate) fn lock_required(record: &SessionRecord, revision: Revision) -> Error
     describe(Error::new(Reason::LockRequired, message), record, revision, None)
 }
 
-/// Completes a conflict about a lock with what only clocks know: how long it has been held, and how long it will be.
+/// Adds to a conflict about a lock what needs a clock: how long the lock has been held, and when it expires.
 pub fn explain(error: &mut Error, held_for_ms: Option<u64>, expires_in_ms: Option<u64>) {
     if !matches!(error.reason, Reason::LockHeld | Reason::StaleToken | Reason::LockMoved) {
         return;

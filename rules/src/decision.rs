@@ -1,11 +1,12 @@
-//! What a rule decides, and the circumstances that it decides under.
+//! What a rule decides, and what it needs to know of the request.
 
 use holdfast_protocol::record::{Event, EventType, SessionRecord};
 use holdfast_protocol::token::Secret;
 use holdfast_protocol::{Error, RequestId, WorkerName};
 use uuid::Uuid;
 
-/// What to do about a record. Of a decision on a record that may be old, only a commit counts: its condition proves it.
+/// What to do about a record. If the record may be old, only `Commit` and `Note` are valid, because the condition of
+/// their write proves them.
 #[derive(Debug)]
 pub enum Decision<Reply> {
     /// Write `next` if the record is still at the revision that was decided on, then answer with `reply`.
@@ -15,8 +16,8 @@ pub enum Decision<Reply> {
         /// The answer once it is written.
         reply: Reply,
     },
-    /// The record already is as the request wants it. Write `next`, which only notes that a copy of the request was
-    /// answered, then answer with `reply`.
+    /// The record is already as the request wants it. Write `next`, which only notes that another copy of the request
+    /// was answered, then answer with `reply`.
     Note {
         /// The next revision's record.
         next: Box<SessionRecord>,
@@ -25,7 +26,7 @@ pub enum Decision<Reply> {
     },
     /// Nothing to write.
     Unchanged(Reply),
-    /// No. To be decided again on a fresh read before it is said.
+    /// Refuse. Decide again on a fresh read before the refusal is sent.
     Refuse(Error),
 }
 
@@ -35,19 +36,19 @@ impl<Reply> Decision<Reply> {
     }
 }
 
-/// A request's circumstances.
+/// What the lock rules need to know of a request, apart from its body.
 pub struct Asked<'a> {
     /// Idempotency key.
     pub request_id: &'a RequestId,
-    /// Whether that is the caller's own, so that there may be other copies of the request.
+    /// Whether the caller chose the key. Only then may other copies of the request exist.
     pub by_caller: bool,
-    /// Who asks.
+    /// Who asked.
     pub actor: Option<&'a str>,
-    /// Now, RFC 3339, for people.
+    /// The current time, RFC 3339, for people.
     pub at: &'a str,
-    /// Fresh, for the token of a new grant.
+    /// Random, for the token of a new grant.
     pub nonce: Uuid,
-    /// What tokens are derived from.
+    /// The secret that tokens are derived from.
     pub secret: &'a Secret,
 }
 
@@ -70,7 +71,7 @@ impl Asked<'_> {
     }
 }
 
-/// Who asks for a change of a record, and why.
+/// Who asked for a change of a record, and why.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Author<'a> {
     /// Who, in their own words.

@@ -1,4 +1,4 @@
-//! The end of a lease, and a grant that reached nobody.
+//! A lock that expires, and a grant that is taken back.
 
 use holdfast_protocol::record::{Event, EventType, SessionRecord};
 
@@ -19,8 +19,8 @@ pub fn expire(record: &SessionRecord, lock_revision: u64) -> Option<SessionRecor
     Some(freed(record, Some(event)).0)
 }
 
-/// The record after the grant with this fence was taken back, because nobody listened to it; `None` when that lock is
-/// gone already, or when its request was asked again since.
+/// The record after the grant with this fence was taken back, because its reply had no responder. `None` when that lock
+/// is gone already, or when another copy of its request was answered since.
 pub fn take_back(record: &SessionRecord, fence: u64) -> Option<SessionRecord> {
     let lock = record.lock.as_ref().filter(|lock| lock.fence == fence && !lock.reasked)?;
     let event = Event {

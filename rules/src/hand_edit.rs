@@ -1,12 +1,12 @@
-//! What a newer revision of a record means to the agent that has the session: its own coordinator's change, another
-//! worker's session by now, or a hand edit.
+//! What a newer revision of a record means to the session's agent: it still has the session, has lost it, or the
+//! session is over. The revision may be a coordinator's or a hand edit.
 //!
-//! What a hand edit announces is `signal::of_hand_edit` in `protocol`.
+//! Deliberately absent: the signals of a hand edit (`signal::of_hand_edit` in `protocol`).
 
 use holdfast_protocol::record::{SessionRecord, State};
 use holdfast_protocol::{Activation, Boot, Revision, WorkerName};
 
-/// The agent that learns of a revision.
+/// The agent that learns a revision.
 #[derive(Clone, Copy, Debug)]
 pub struct Holder<'a> {
     /// Its worker's name.
@@ -20,17 +20,17 @@ pub struct Holder<'a> {
 /// What a revision means to an agent.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Learnt {
-    /// Nothing: it knows as much.
+    /// Nothing: the agent knows this revision or a newer one.
     Nothing,
     /// It still has the session, under this revision.
     Holds,
     /// It does not have the session any more.
     Lost,
-    /// The session that it had is over.
+    /// The session was closed.
     Over,
 }
 
-/// What `record` at `revision` means to `holder`, who knows `known` at `known_at`.
+/// What `record` at `revision` means to `holder`, which knows `known` at `known_at`.
 pub fn learn(
     known: &SessionRecord,
     known_at: Revision,
@@ -41,7 +41,7 @@ pub fn learn(
     if revision <= known_at {
         return Learnt::Nothing;
     }
-    // A hand edit may name another worker and leave the activation: then that one appends under the same fence.
+    // A hand edit may name another worker and keep the activation: then that worker appends under the same fence.
     let is_same = record.owner.as_ref().is_some_and(|owner| owner.activation == holder.activation);
     if is_same && record.is_owned_by(holder.worker, holder.boot) {
         return Learnt::Holds;

@@ -1,10 +1,10 @@
-//! Every transition of a session record, as a plain function of the record, the request, the record's past and what is
-//! known of the fleet.
+//! Every transition of a session record, as a pure function of the record, the request, the record's past and the known
+//! state of the fleet.
 //!
-//! Invariant: nothing here does I/O, reads a clock or draws a random number. A transition says in its `event` why it was
-//! made, and the relay announces that. `lock_revision` and fences only rise; only `session.close` and idleness close.
-//! Deliberately absent: reading and writing records (crate `records`), the mark that keeps writers behind the relay
-//! (`SessionRecord::marked` in `protocol`).
+//! Invariant: nothing here does I/O, reads a clock or draws a random number. Each transition names its cause in
+//! `event`, which the relay announces. `lock_revision` and fences only rise. Only `session.close` and idleness close a
+//! session. Deliberately absent: reading and writing records (crate `records`), the mark that keeps writers behind the
+//! relay (`SessionRecord::marked` in `protocol`).
 
 pub mod acquire;
 pub mod close;

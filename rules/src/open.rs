@@ -1,4 +1,4 @@
-//! `session.open`: finding a session or making it.
+//! `session.open`: finds a session or creates it.
 
 use holdfast_protocol::id::{KindName, WorkspaceName};
 use holdfast_protocol::path::CanonicalPath;
@@ -13,33 +13,33 @@ use crate::Author;
 /// What to do about `session.open`.
 #[derive(Debug)]
 pub enum OpenDecision {
-    /// Make it, if the key still is at `expected`. Frames up to there are of an earlier session.
+    /// Create the session if the key still is at `expected`. Frames up to there belong to an earlier session.
     Create {
-        /// The key's revision, 0 where there was none ever.
+        /// The key's revision; 0 if it never had one.
         expected: Revision,
-        /// How far the relay must come, carried on: the bucket keeps 64 revisions of a key, whichever session's.
+        /// The mark of the earlier record, continued: the bucket keeps 64 revisions of a key, over all its sessions.
         mark: Mark,
     },
-    /// It is there, and that is fine.
+    /// The session exists, as the request wants it.
     Existing,
-    /// No.
+    /// Refuse.
     Refuse(Error),
 }
 
-/// What is to be opened.
+/// The session that is to be opened.
 #[derive(Clone, Copy, Debug)]
 pub struct Wanted<'a> {
-    /// Which.
+    /// Its key.
     pub key: &'a SessionKey,
     /// Its file, when it has one.
     pub file: Option<&'a (WorkspaceName, CanonicalPath)>,
-    /// What it is.
+    /// Its kind.
     pub kind: &'a KindName,
-    /// What to do where it is there, and where not.
+    /// What to do if it exists, and if not.
     pub mode: Mode,
 }
 
-/// Decides on `session.open`. `revision` is the key's, also where there is no record (any more).
+/// Decides on `session.open`. `revision` is the key's, even if there is no record or a deleted one.
 pub fn open(found: Option<&SessionRecord>, revision: Revision, wanted: Wanted<'_>) -> OpenDecision {
     let Wanted { key, file, kind, mode } = wanted;
     let (expected, mark) = match found {
@@ -58,12 +58,12 @@ pub fn open(found: Option<&SessionRecord>, revision: Revision, wanted: Wanted<'_
             };
         }
         Some(record) => (revision, record.mark),
-        // What stood there before it was deleted is not known here, so the deletion must be announced first.
+        // The mark of the deleted record is not known here, so the relay must announce the deletion first.
         None => (revision, Mark { at: revision, changes: MARK_EVERY }),
     };
     match mode {
         Mode::Attach => OpenDecision::Refuse(Error::no_session(key)),
-        // Else whoever opens the file by its path would find a session without a file.
+        // Otherwise an open of the file by its path would find a session without a file.
         Mode::Ensure | Mode::Create if file.is_none() && key.id.is_of_a_file() => {
             let message = format!("{} is an id of a file: such a session is made by the file's path", key.id);
             let refusal = Error::invalid(Reason::InvalidSessionId, message);
@@ -78,14 +78,15 @@ fn already_exists(record: &SessionRecord, revision: Revision) -> Error {
     exists(record, revision, why).detail("mode", "create")
 }
 
-/// A session has the id of a file and is not about it: somebody wrote its record by hand, or two paths have one digest.
+/// The refusal for a session that has the id of a file but is not the file's: its record was written by hand, or two
+/// paths have the same digest.
 fn is_another(record: &SessionRecord, revision: Revision, path: &CanonicalPath) -> Error {
     let why = format!("session {} is there since {}, and is not about {path}", record.id, record.created_at);
     let its_path = record.path.as_ref().map(CanonicalPath::as_str);
     exists(record, revision, why).advise(&[]).detail("requested_path", path.as_str()).detail("path", its_path)
 }
 
-/// The refusal to open what is there and of another kind than `kind`: it answers with bodies of its own.
+/// The refusal for an existing session of another kind than `kind`.
 fn is_of_another_kind(record: &SessionRecord, revision: Revision, kind: &KindName) -> Option<Error> {
     if record.kind == kind.as_str() {
         return None;
@@ -105,21 +106,21 @@ fn exists(record: &SessionRecord, revision: Revision, why: String) -> Error {
         .detail("revision", revision.0)
 }
 
-/// A session that is to be made.
+/// What a new session's first record is made of.
 pub struct Blank<'a> {
-    /// Which.
+    /// Its key.
     pub key: &'a SessionKey,
     /// Its file, when it has one.
     pub file: Option<(WorkspaceName, CanonicalPath)>,
-    /// What it is.
+    /// Its kind.
     pub kind: KindName,
     /// Its settings.
     pub config: SessionConfig,
-    /// Who gets it.
+    /// Its first owner.
     pub owner: Owner,
     /// The key's revision before.
     pub expected: Revision,
-    /// How far the relay must come.
+    /// Its mark.
     pub mark: Mark,
 }
 
@@ -145,14 +146,14 @@ pub fn created(blank: Blank<'_>, author: Author<'_>) -> SessionRecord {
     }
 }
 
-/// The record of a session that was made and then refused by the worker that was to take it up.
+/// The record of a new session after its first owner refused to activate it.
 pub fn unmade(record: &SessionRecord, author: Author<'_>) -> SessionRecord {
     let previous = record.owner.as_ref().map(|owner| owner.worker.clone());
     let event = author.event(EventType::SessionClosed, previous);
     SessionRecord { state: State::Closed, owner: None, lock: None, event, ..record.clone() }
 }
 
-/// Whether a worker's refusal to take a new session up is final, so that the session must not stay behind.
+/// Whether a worker's refusal to activate a new session is final, so that the session must be closed again.
 pub fn is_final(refusal: &Error) -> bool {
     !refusal.retryable && refusal.reason != Reason::Bug
 }

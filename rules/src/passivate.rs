@@ -1,7 +1,7 @@
-//! Leaving memory: idleness, an operator's reclaim, a drain.
+//! A session leaves its agent's memory: by idleness, an operator's reclaim, or a drain.
 //!
-//! Invariant: only idleness ends a session (its own `idle_timeout_ms`, or an operator's `max_idle_ms`), and never one
-//! that is locked or has what its file still lacks.
+//! Invariant: only idleness closes a session (its own `idle_timeout_ms`, or an operator's `max_idle_ms`), and never a
+//! session that is locked or has unsaved changes.
 
 use holdfast_protocol::record::{EventType, OnIdle, SessionRecord, State};
 
@@ -10,15 +10,15 @@ use crate::Author;
 /// Why a session leaves memory.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Cause {
-    /// Nobody asked for anything for longer than its idle time.
+    /// It had no activity for its idle time.
     Idle,
-    /// An operator reclaimed what was idle for a time of the operator's own.
+    /// An operator reclaimed sessions that were idle for a given time.
     Reclaimed,
-    /// Its worker is drained or ends.
+    /// Its worker drains or ends.
     Drained,
 }
 
-/// The record of a session that leaves memory for `cause`. `is_saved` says that ending it would lose nothing.
+/// The record of a session that leaves memory for `cause`. `is_saved` says that closing it would lose nothing.
 pub fn passivate(record: &SessionRecord, cause: Cause, is_saved: bool, author: Author<'_>) -> SessionRecord {
     let worker = record.owner.as_ref().map(|owner| owner.worker.clone());
     let is_idleness = matches!(cause, Cause::Idle | Cause::Reclaimed);

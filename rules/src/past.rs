@@ -1,8 +1,8 @@
-//! What earlier copies of a request did: a record's stored revisions are the memory of `request_id`s.
+//! What earlier copies of a request did: a record's stored revisions remember `request_id`s.
 //!
-//! Invariant: a request that took effect takes no second one, for as long as the bucket keeps the revision that it made
-//! (64 revisions), whichever coordinator is asked. A past answers only for the revisions that it covers: one that has
-//! not seen a release or a close must not answer for it.
+//! Invariant: a request that took effect takes no second effect while the bucket keeps the revision that it made (64
+//! revisions), whichever coordinator is asked. A past answers only for the revisions that it covers: a past that lacks
+//! a release or a close must not be asked about it.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -22,18 +22,18 @@ pub struct Past {
 }
 
 impl Past {
-    /// Stored revisions, oldest first and complete up to `covers`. Those that do not parse are left out, and answer
-    /// nobody. A hand edit has no event: mostly it leaves that of the revision before it in its place.
+    /// A past of stored revisions, oldest first and complete up to `covers`. Revisions that do not parse must be left
+    /// out. Hand edits must come without an event: the event in them is mostly a copy of the one before.
     pub fn new(records: impl IntoIterator<Item = SessionRecord>, covers: Revision) -> Self {
         Self { records: records.into_iter().map(Arc::new).collect(), covers }
     }
 
-    /// Up to which revision nothing is missing.
+    /// The revision up to which it is complete.
     pub fn covers(&self) -> Revision {
         self.covers
     }
 
-    /// How many revisions it has.
+    /// The number of its revisions.
     pub fn len(&self) -> usize {
         self.records.len()
     }
@@ -43,7 +43,7 @@ impl Past {
         self.records.is_empty()
     }
 
-    /// `record` was written at `revision`, on top of the last revision that is covered.
+    /// Adds `record`, which was written at `revision` on top of the last covered revision.
     pub fn push(&mut self, revision: Revision, record: Arc<SessionRecord>) {
         self.records.push_back(record);
         self.covers = revision;
@@ -56,12 +56,12 @@ impl Past {
         self.records.iter().map(|record| &**record)
     }
 
-    /// The latest revision that `request_id` made, if it was one of `kinds`.
+    /// The latest revision that `request_id` made with one of the events `kinds`.
     pub fn made_by(&self, request_id: &RequestId, kinds: &[EventType]) -> Option<&SessionRecord> {
         self.all().rev().find(|record| is_made_by(record, request_id, kinds))
     }
 
-    /// The session that `request_id` opened, as it began. One whose worker refused it was never there.
+    /// The first record of the session that `request_id` opened, unless its worker refused it.
     pub fn opened_by(&self, request_id: &RequestId) -> Option<&SessionRecord> {
         let opened = self.made_by(request_id, &[EventType::SessionOpened])?;
         let is_its_end =
@@ -69,12 +69,12 @@ impl Past {
         self.all().find(is_its_end).is_none().then_some(opened)
     }
 
-    /// Whether `request_id` closed a session of this id, be it this one or an earlier one.
+    /// Whether `request_id` closed a session of this id: the current one or an earlier one.
     pub fn was_closed_by(&self, request_id: &RequestId) -> bool {
         self.all().any(|record| is_closed_by(record, request_id))
     }
 
-    /// The grant that this request got, unless it was taken back because it reached nobody.
+    /// The grant that this request got, unless it was taken back.
     pub fn grant(&self, asked: &Asked<'_>) -> Option<Grant> {
         let granted = self.made_by(asked.request_id, &[EventType::LockAcquired, EventType::LockRotated])?;
         let is_its_end =
@@ -82,7 +82,7 @@ impl Past {
         if self.all().any(is_its_end) { None } else { asked.regrant(granted) }
     }
 
-    /// What this takeover got.
+    /// The answer to this takeover.
     pub fn takeover(&self, asked: &Asked<'_>) -> Option<TakenOver> {
         let record = self.made_by(asked.request_id, &[EventType::LockTakenOver])?;
         let event = record.event.as_ref()?;
@@ -93,12 +93,12 @@ impl Past {
         })
     }
 
-    /// What this release got.
+    /// The answer to this release.
     pub fn release(&self, request_id: &RequestId) -> Option<Released> {
         was_freed_by(self.made_by(request_id, &[EventType::LockReleased])?, request_id, EventType::LockReleased)
     }
 
-    /// What this unlock got.
+    /// The answer to this unlock.
     pub fn unlock(&self, request_id: &RequestId) -> Option<Unlocked> {
         let record = self.made_by(request_id, &[EventType::LockReleased])?;
         let released = was_freed_by(record, request_id, EventType::LockReleased)?;
@@ -106,7 +106,7 @@ impl Past {
     }
 }
 
-/// Whether `request_id` made this revision of a record, as one of `kinds`.
+/// Whether `request_id` made this revision of a record with one of the events `kinds`.
 pub fn is_made_by(record: &SessionRecord, request_id: &RequestId, kinds: &[EventType]) -> bool {
     let event = record.event.as_ref();
     event.is_some_and(|event| event.request_id.as_ref() == Some(request_id) && kinds.contains(&event.kind))

@@ -1,40 +1,40 @@
-//! Where a session stands, and giving it to a worker: placed, moved, or brought back.
+//! Who owns a session, and placing it on a worker: moved from one, or brought back from nobody.
 
 use holdfast_protocol::record::{EventType, Owner, SessionRecord, State};
 
 use crate::Author;
 
-/// Where a session stands, as far as requests on it are concerned.
+/// Who owns a session.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Standing<'a> {
-    /// This agent holds it.
+pub enum Ownership<'a> {
+    /// This owner.
     Active(&'a Owner),
-    /// This agent held it, and its worker is gone.
+    /// This owner according to the record, but its worker is gone.
     Orphaned(&'a Owner),
-    /// Nobody holds it.
+    /// Nobody.
     Passive,
-    /// It is over.
+    /// Nobody any more: the session is closed.
     Closed,
 }
 
-/// Where `record` stands.
-pub fn standing(record: &SessionRecord, is_gone: impl FnOnce(&Owner) -> bool) -> Standing<'_> {
+/// Who owns the session of `record`.
+pub fn ownership(record: &SessionRecord, is_gone: impl FnOnce(&Owner) -> bool) -> Ownership<'_> {
     match (record.state, &record.owner) {
-        (State::Closed, _) => Standing::Closed,
-        (State::Active, Some(owner)) if is_gone(owner) => Standing::Orphaned(owner),
-        (State::Active, Some(owner)) => Standing::Active(owner),
-        (State::Active, None) | (State::Passive, _) => Standing::Passive,
+        (State::Closed, _) => Ownership::Closed,
+        (State::Active, Some(owner)) if is_gone(owner) => Ownership::Orphaned(owner),
+        (State::Active, Some(owner)) => Ownership::Active(owner),
+        (State::Active, None) | (State::Passive, _) => Ownership::Passive,
     }
 }
 
-/// The record once `owner` has the session: moved from whoever had it, or brought back from nobody.
+/// The record after the session was placed on `owner`: moved from its owner before, or brought back if it had none.
 pub fn placed(record: &SessionRecord, owner: Owner, author: Author<'_>) -> SessionRecord {
     let previous = record.owner.as_ref().map(|owner| owner.worker.clone());
     let kind = if previous.is_some() { EventType::SessionMoved } else { EventType::SessionActivated };
     SessionRecord { state: State::Active, owner: Some(owner), event: author.event(kind, previous), ..record.clone() }
 }
 
-/// The same record under a new revision, so that what was sent under the one before can no longer land.
+/// The same record for a new revision, so that writes under the revision before are refused.
 pub fn fenced(record: &SessionRecord, author: Author<'_>) -> SessionRecord {
     let worker = record.owner.as_ref().map(|owner| owner.worker.clone());
     SessionRecord { event: author.event(EventType::SessionActivated, worker), ..record.clone() }

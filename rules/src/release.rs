@@ -21,13 +21,13 @@ pub fn release(record: &SessionRecord, revision: Revision, token: &str, asked: &
             let event = asked.event(EventType::LockReleased, Some(lock.owner.clone()), None);
             Decision::commit(freed(record, event))
         }
-        // What the caller wants is so already.
+        // The lock is free already, as the caller wants it.
         Err(refusal) if refusal.reason == Reason::NotLocked => Decision::Refuse(refusal.advise(&[])),
         Err(refusal) => Decision::Refuse(refusal),
     }
 }
 
-/// The answer to a release or unlock whose first copy made this very revision of the record.
+/// The answer to a release or unlock, if an earlier copy of it made this revision of the record.
 pub fn was_freed_by(record: &SessionRecord, request_id: &RequestId, kind: EventType) -> Option<Released> {
     let event = record.event.as_ref()?;
     (event.kind == kind && event.request_id.as_ref() == Some(request_id) && record.lock.is_none()).then(|| Released {

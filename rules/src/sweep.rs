@@ -1,11 +1,11 @@
-//! What the sweep does about a session whose worker is gone.
+//! The sweep: what to do about a session whose worker is gone.
 
 use holdfast_protocol::record::{EventType, Owner, SessionRecord, State};
 
 use crate::Author;
-use crate::place::{Standing, standing};
+use crate::place::{Ownership, ownership};
 
-/// The record of a session whose worker is gone and that nobody needs just now.
+/// The record after a session was taken from a worker that is gone.
 pub fn reclaimed(record: &SessionRecord, author: Author<'_>) -> SessionRecord {
     let previous = record.owner.as_ref().map(|owner| owner.worker.clone());
     let event = author.event(EventType::SessionReclaimed, previous);
@@ -17,17 +17,17 @@ pub fn reclaimed(record: &SessionRecord, author: Author<'_>) -> SessionRecord {
 pub enum SweepDecision {
     /// Nothing.
     Keep,
-    /// Give it to another worker: its lock has a lease, and somebody must count it down.
+    /// Move it to another worker: its lock has a lease that an agent must count down.
     Move,
-    /// Take it from the worker that is gone; the next request brings it back.
+    /// Take it from the worker that is gone. The next request places it again.
     Reclaim,
 }
 
-/// Decides on one record of a sweep.
+/// Decides on one record.
 pub fn sweep(record: &SessionRecord, is_gone: impl FnOnce(&Owner) -> bool) -> SweepDecision {
-    match standing(record, is_gone) {
-        Standing::Active(_) | Standing::Passive | Standing::Closed => SweepDecision::Keep,
-        Standing::Orphaned(_) if record.lock.as_ref().is_some_and(|lock| lock.ttl_ms.is_some()) => SweepDecision::Move,
-        Standing::Orphaned(_) => SweepDecision::Reclaim,
+    match ownership(record, is_gone) {
+        Ownership::Active(_) | Ownership::Passive | Ownership::Closed => SweepDecision::Keep,
+        Ownership::Orphaned(_) if record.lock.as_ref().is_some_and(|lock| lock.ttl_ms.is_some()) => SweepDecision::Move,
+        Ownership::Orphaned(_) => SweepDecision::Reclaim,
     }
 }

@@ -9,7 +9,7 @@ use holdfast_protocol::{Error, Reason, Revision, SessionKey};
 use crate::Author;
 use crate::fixture::{active, closed, key, owner, passive};
 use crate::open::{Blank, OpenDecision, Wanted, created, is_final, open, unmade};
-use crate::place::{Standing, placed, standing};
+use crate::place::{Ownership, ownership, placed};
 use crate::sweep::{SweepDecision, reclaimed, sweep};
 
 fn wanted<'a>(key: &'a SessionKey, mode: Mode, file: Option<&'a (WorkspaceName, CanonicalPath)>) -> Wanted<'a> {
@@ -21,10 +21,10 @@ fn wanted<'a>(key: &'a SessionKey, mode: Mode, file: Option<&'a (WorkspaceName, 
 fn a_session_stands_where_its_record_and_its_owners_worker_say() {
     let held = active("s1", "w1");
     let by = held.owner.clone().unwrap();
-    assert_eq!(standing(&held, |_| false), Standing::Active(&by));
-    assert_eq!(standing(&held, |_| true), Standing::Orphaned(&by));
-    assert_eq!(standing(&passive("s1"), |_| panic!("nobody owns it")), Standing::Passive);
-    assert_eq!(standing(&closed("s1"), |_| panic!("nobody owns it")), Standing::Closed);
+    assert_eq!(ownership(&held, |_| false), Ownership::Active(&by));
+    assert_eq!(ownership(&held, |_| true), Ownership::Orphaned(&by));
+    assert_eq!(ownership(&passive("s1"), |_| panic!("nobody owns it")), Ownership::Passive);
+    assert_eq!(ownership(&closed("s1"), |_| panic!("nobody owns it")), Ownership::Closed);
 }
 
 #[test]

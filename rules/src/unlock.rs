@@ -20,7 +20,7 @@ pub fn unlock(record: &SessionRecord, revision: Revision, request: &Unlock, aske
         return Decision::Refuse(refusal);
     }
     let Some(lock) = &record.lock else {
-        // What the operator wants is so already.
+        // The lock is free already, as the operator wants it.
         return Decision::Refuse(not_locked(record, revision).advise(&[]));
     };
     let previous_owner = Some(lock.owner.clone());

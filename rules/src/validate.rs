@@ -1,4 +1,4 @@
-//! What a shown token proves: `lock.validate`, `lock.renew`, and whether a document may be changed.
+//! What a token proves: `lock.validate`, `lock.renew`, and whether a document may be changed.
 
 use holdfast_protocol::record::{Lock, LockMode, SessionRecord};
 use holdfast_protocol::reply::Validated;
@@ -31,7 +31,7 @@ pub fn validate(record: &SessionRecord, revision: Revision, token: &str) -> Resu
     })
 }
 
-/// Whether the session may be ended with `token`: its lock, if it is held, is the caller's.
+/// Whether the session may be closed with `token`: the token must prove the lock, if the lock is held.
 ///
 /// # Errors
 /// `lock_held`, `not_locked` or `stale_token`.
@@ -42,7 +42,7 @@ pub fn may_close(record: &SessionRecord, revision: Revision, token: Option<&str>
     }
 }
 
-/// Whether a change of the document may be made with `token`.
+/// Whether the document may be changed with `token`.
 ///
 /// # Errors
 /// `lock_held`, `lock_required`, `not_locked` or `stale_token`.

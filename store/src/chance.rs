@@ -1,9 +1,9 @@
-//! Where ids, random pauses and the time for people come from.
+//! The source of ids, random pauses and timestamps for people.
 //!
-//! Invariant: in production exactly what the libraries give. A simulation plants a seed on its thread; until that is
-//! dropped, everything here follows from it and from tokio's clock, so that one seed makes one run.
+//! Invariant: in production these are exactly the libraries' values. A simulation plants a seed on its thread; until
+//! the seed is dropped, everything here is derived from it and from tokio's clock, so that one seed makes one run.
 //!
-//! Deliberately absent: secrets, which are never made from a seed (`provision`).
+//! Deliberately absent: the secret of tokens, which is never made from a seed (`provision`).
 
 use std::cell::RefCell;
 use std::hash::{BuildHasher, RandomState};
@@ -19,13 +19,13 @@ thread_local! {
     static SEEDED: RefCell<Option<Source>> = const { RefCell::new(None) };
 }
 
-/// When a simulation begins, for people: 2026-01-01T00:00:00Z.
+/// The time at which a simulation begins: 2026-01-01T00:00:00Z.
 const EPOCH_SECONDS: i64 = 1_767_225_600;
 
 struct Source {
     dice: Dice,
     begun: Instant,
-    /// Distinguishes the ids of one millisecond, in order.
+    /// Orders the ids of one millisecond.
     ids: u64,
 }
 
@@ -37,12 +37,12 @@ impl Source {
     }
 }
 
-/// Random numbers that follow from a seed (splitmix64).
+/// Random numbers from a seed (splitmix64).
 #[derive(Clone, Debug, Default)]
 pub struct Dice(u64);
 
 impl Dice {
-    /// Those of `seed`.
+    /// The numbers of `seed`.
     pub fn new(seed: u64) -> Self {
         Self(seed.wrapping_mul(0xbf58_476d_1ce4_e5b9))
     }
@@ -61,13 +61,13 @@ impl Dice {
         self.roll() % bound
     }
 
-    /// Whether it happens, with `share` in parts of 1,000.
+    /// True with a probability of `share` in 1,000.
     pub fn happens(&mut self, share: u64) -> bool {
         share > 0 && self.below(1000) < share
     }
 }
 
-/// Ends a simulation's seed when it is dropped. It belongs to its thread.
+/// A planted seed. Dropping it ends the simulation on its thread.
 #[must_use]
 pub struct Planted(PhantomData<*const ()>);
 
@@ -77,7 +77,7 @@ impl Drop for Planted {
     }
 }
 
-/// From now on, everything on this thread follows from `seed` and from tokio's clock. For simulations.
+/// Derives everything on this thread from `seed` and from tokio's clock, from now on. For simulations.
 pub fn plant(seed: u64) -> Planted {
     let source = Source { dice: Dice::new(seed), begun: Instant::now(), ids: 0 };
     SEEDED.with(|seeded| *seeded.borrow_mut() = Some(source));
@@ -88,7 +88,7 @@ fn seeded<T>(make: impl FnOnce(&mut Source) -> T) -> Option<T> {
     SEEDED.with(|seeded| seeded.borrow_mut().as_mut().map(make))
 }
 
-/// A fresh id, of which later ones are larger (UUIDv7).
+/// A new id that is larger than earlier ones (UUIDv7).
 pub fn id() -> Uuid {
     let made = seeded(|source| {
         source.ids += 1;
@@ -100,7 +100,7 @@ pub fn id() -> Uuid {
     made.unwrap_or_else(Uuid::now_v7)
 }
 
-/// A fresh id that nobody can guess (UUIDv4).
+/// A new id that nobody can guess (UUIDv4).
 pub fn secret_id() -> Uuid {
     let made = seeded(|source| {
         let (high, low) = (u128::from(source.dice.roll() & !0xf000), u128::from(source.dice.roll() >> 2));
@@ -109,12 +109,12 @@ pub fn secret_id() -> Uuid {
     made.unwrap_or_else(Uuid::new_v4)
 }
 
-/// A number for a salt, so that nobody outside can choose what collides.
+/// A random number for hashing, so that no client can choose which keys collide.
 pub fn salt() -> u64 {
     seeded(|source| source.dice.roll()).unwrap_or_else(|| RandomState::new().hash_one(0))
 }
 
-/// A share within `range`.
+/// A random share within `range`.
 pub fn share(range: Range<f64>) -> f64 {
     let drawn = seeded(|source| {
         let unit = (source.dice.roll() >> 11) as f64 / (1_u64 << 53) as f64;
@@ -123,12 +123,12 @@ pub fn share(range: Range<f64>) -> f64 {
     drawn.unwrap_or_else(|| rand::random_range(range))
 }
 
-/// A pause within `range`.
+/// A random pause within `range`.
 pub fn pause(range: Range<Duration>) -> Duration {
     range.start + range.end.saturating_sub(range.start).mul_f64(share(0.0..1.0))
 }
 
-/// Now, for people. Nothing compares it.
+/// The current time, for people. Never compared.
 pub fn now() -> Timestamp {
     seeded(|source| source.now()).unwrap_or_else(Timestamp::now)
 }

@@ -1,14 +1,14 @@
-//! Connecting to NATS, with the settings of the `nats` CLI.
+//! Connects to NATS, with the settings of the `nats` CLI.
 //!
-//! Invariant: once connected, a client reconnects by itself for as long as its process lives; it gives up only on the first
-//! connection, where a wrong address or a wrong credential should be told at once.
+//! Invariant: a connected client reconnects by itself for as long as its process lives. Only the first connection may
+//! fail, because a wrong address or credential should be reported at once.
 
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use serde::Deserialize;
 
-/// Where and as whom to connect.
+/// The address and the credentials to connect with.
 #[derive(Clone, Debug, Default)]
 pub struct ConnectOptions {
     /// Server addresses, comma separated; `nats://127.0.0.1:4222` when empty.
@@ -44,7 +44,7 @@ impl std::fmt::Debug for Password {
     }
 }
 
-/// Why there is no connection.
+/// Why the first connection failed.
 #[derive(Debug, thiserror::Error)]
 pub enum ConnectError {
     /// A file named in the settings cannot be used.
@@ -65,7 +65,7 @@ pub enum ConnectError {
     },
 }
 
-/// A context file of the `nats` CLI; members that Holdfast has no use for are ignored.
+/// A context file of the `nats` CLI; members that Holdfast does not use are ignored.
 #[derive(Debug, Default, Deserialize)]
 #[serde(default)]
 struct Context {
@@ -81,12 +81,13 @@ struct Context {
 }
 
 impl ConnectOptions {
-    /// Options for one address.
+    /// Options with this address.
     pub fn to(url: impl Into<String>) -> Self {
         Self { url: Some(url.into()), ..Self::default() }
     }
 
-    /// Fills what is not set from the `nats` CLI's context `name`, a file in `$XDG_CONFIG_HOME/nats/context`, or a path.
+    /// Fills unset options from a context of the `nats` CLI: `name` is a file in `$XDG_CONFIG_HOME/nats/context`, or a
+    /// path.
     ///
     /// # Errors
     /// [`ConnectError::File`] when the file is missing or not JSON.
@@ -168,14 +169,14 @@ pub async fn connect(options: &ConnectOptions) -> Result<async_nats::Client, Con
         .map_err(|error| ConnectError::Refused { url: url.clone(), why: error.to_string() })
 }
 
-/// The longest pause between two attempts to connect again.
+/// The longest pause between two attempts to reconnect.
 pub const RECONNECT_MAX: Duration = Duration::from_millis(800);
 
-/// How many attempts come without a pause: every server of a cluster of five is tried once. Whoever waited after the one
-/// that just died would count as gone before it came to one that lives.
+/// How many attempts are made without a pause, so that every server of a cluster of five is tried once. A process that
+/// paused after trying the dead server would count as gone before it tried a live one.
 const FIRST_ROUND: usize = 5;
 
-/// At once in the first round, then at growing distances. `attempts` counts from 1 and over all servers.
+/// The pause before an attempt: none in the first round, then growing. `attempts` counts from 1 and over all servers.
 fn reconnect_delay(attempts: usize) -> Duration {
     match attempts.checked_sub(FIRST_ROUND) {
         None | Some(0) => Duration::ZERO,

@@ -1,17 +1,17 @@
-//! What a fault of the storage is to a client: one wording for coordinators and workers.
+//! The contract's error for a failure of the storage: one wording for coordinators and workers.
 
 use holdfast_protocol::Error;
 use holdfast_protocol::error::Reason;
 
 use crate::StoreError;
 
-/// When to ask again while the storage is away.
+/// When to ask again while the storage is not available.
 const AWAY_MS: u64 = 500;
 /// When to ask again for the outcome of a write.
 const UNKNOWN_MS: u64 = 250;
 
 impl StoreError {
-    /// The contract's error. A caller that can decide again does that on *moved*, and tells nobody.
+    /// The contract's error. A caller that can decide again does so on *moved*, and does not report it.
     pub fn to_error(&self) -> Error {
         match self {
             Self::Unknown(why) => {

@@ -1,8 +1,8 @@
-//! The stream of sessions read in order, once for all coordinators: what the relay needs of storage.
+//! The stream of sessions, read in order, once for all coordinators: what the relay needs of the storage.
 //!
 //! Invariant: a message is delivered until it is acknowledged, and acknowledging one acknowledges all before it.
-//! Deliveries are numbered without gaps, so that a reader sees what it missed. Of all who read, one is pinned and gets
-//! messages; a pin decides who works, not who is right.
+//! Deliveries are numbered without gaps, so a reader notices a missed one. One reader is pinned and gets the messages.
+//! The pin only divides the work and is no lock.
 //!
 //! Deliberately absent: what the messages mean, and what to do about a gap (the relay).
 
@@ -16,28 +16,28 @@ use jiff::Timestamp;
 
 use crate::{Storage, StoreError};
 
-/// The one consumer of a feed. All who read it have the same settings.
+/// The consumer of a feed. All readers use the same settings.
 #[derive(Clone, Copy, Debug)]
 pub struct FeedConfig {
     /// The consumer's name.
     pub name: &'static str,
     /// Its priority group, of which one member is pinned.
     pub group: &'static str,
-    /// What it is for, shown to operators.
+    /// Its description for operators.
     pub description: &'static str,
-    /// How long an acknowledgement is waited for before a message is delivered again.
+    /// How long the server waits for an acknowledgement before it delivers a message again.
     pub ack_wait: Duration,
-    /// How many messages may be under way unacknowledged.
+    /// How many messages may be delivered and not acknowledged.
     pub unacknowledged_max: i64,
-    /// How long the pinned reader may ask for nothing before another one is pinned.
+    /// How long the pinned reader may send no pull request before another one is pinned.
     pub pin_timeout: Duration,
-    /// How long one question for messages waits; each renews the pin.
+    /// How long one pull request waits for messages. Each renews the pin.
     pub pull_expires: Duration,
-    /// How many messages come at once at most.
+    /// How many messages a batch has at most.
     pub batch: usize,
 }
 
-/// A message as it stands in the stream.
+/// A message in the stream.
 #[derive(Clone, Debug)]
 pub struct Posted {
     /// Stream sequence.
@@ -46,7 +46,7 @@ pub struct Posted {
     pub time: Timestamp,
     /// Its subject.
     pub subject: Subject,
-    /// Whether its writer gave it an id, as Holdfast does and KV clients do not.
+    /// Whether it has a message id. Holdfast's writes have one, and those of KV clients do not.
     pub has_write_id: bool,
     /// The body.
     pub payload: Bytes,
@@ -55,61 +55,61 @@ pub struct Posted {
 /// A message as the consumer delivers it.
 #[derive(Clone, Debug)]
 pub struct Delivery {
-    /// Its number among all deliveries, to whomever they went.
+    /// Its number among all deliveries to all readers.
     pub number: u64,
     /// The message.
     pub posted: Posted,
-    /// Where it is acknowledged.
+    /// The subject to acknowledge it on.
     pub ack: Subject,
 }
 
-/// Some deliveries, in order; at least one.
+/// One or more deliveries, in order.
 #[derive(Clone, Debug)]
 pub struct Batch {
     /// The messages.
     pub deliveries: Vec<Delivery>,
-    /// The pin that the last of them came under.
+    /// The pin under which the last of them was delivered.
     pub pin: Option<String>,
 }
 
-/// How far the consumer is.
+/// The state of the consumer.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct FeedState {
     /// Everything up to this sequence is acknowledged.
     pub acknowledged: u64,
-    /// The pin of whoever reads now.
+    /// The pin of the current reader.
     pub pinned: Option<String>,
 }
 
 /// One reader's deliveries.
 #[async_trait]
 pub trait Deliveries: Send {
-    /// Waits for the next ones. Dropping the future loses none.
+    /// Waits for the next deliveries. Dropping the future loses none.
     ///
     /// # Errors
-    /// When the reader must be opened again.
+    /// When the reader must open the feed again.
     async fn next(&mut self) -> Result<Batch, StoreError>;
 }
 
 /// Storage whose stream can be read in order.
 #[async_trait]
 pub trait Feed: Storage {
-    /// Begins to read; makes the consumer where it is missing.
+    /// Starts reading. Creates the consumer if it is missing.
     async fn open(&self, config: &FeedConfig) -> Result<Box<dyn Deliveries>, StoreError>;
 
-    /// Makes the consumer where it is missing, and says how far it is.
+    /// Creates the consumer if it is missing. Returns its state.
     async fn ensure(&self, config: &FeedConfig) -> Result<FeedState, StoreError>;
 
-    /// How far the consumer is.
+    /// The state of the consumer.
     async fn state(&self, config: &FeedConfig) -> Result<FeedState, StoreError>;
 
-    /// Acknowledges a delivery and all before it. It may get lost.
+    /// Acknowledges a delivery and all before it. The acknowledgement may be lost.
     async fn acknowledge(&self, ack: &Subject) -> Result<(), StoreError>;
 
-    /// Takes the pin from whoever has it.
+    /// Takes the pin from its reader.
     async fn unpin(&self, config: &FeedConfig) -> Result<(), StoreError>;
 
-    /// The first message at or behind a sequence, from the leader; of `subject`, or of all.
+    /// The first message at or after a sequence, from the leader; of `subject`, or of all subjects.
     async fn first(&self, subject: Option<&str>, from: u64) -> Result<Option<Posted>, StoreError>;
 }
 

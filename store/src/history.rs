@@ -1,7 +1,7 @@
 //! The stored revisions of one record.
 //!
-//! Invariant: a history is complete up to its last element and says so by that element's revision. Whoever knows of a
-//! newer revision asks for it, and gets it or an error: a leader that is behind is never taken for one that knows all.
+//! Invariant: a history is complete up to its last element's revision. A caller that knows of a newer revision asks for
+//! it, and gets it or an error: a leader that is behind is never taken for one that is up to date.
 
 use std::time::Duration;
 
@@ -12,12 +12,12 @@ use crate::jetstream::Jetstream;
 use crate::provision::PER_SUBJECT;
 use crate::{StoreError, Stored, read};
 
-/// How long a leader that is behind is asked again.
+/// For how long a leader that is behind is asked again.
 const CATCH_UP: Duration = Duration::from_secs(2);
-/// How long between two questions.
+/// The pause between two requests.
 const PAUSE: Duration = Duration::from_millis(20);
 
-/// The stored revisions of `key`, oldest first, up to `at_least` at the least.
+/// The stored revisions of `key`, oldest first, up to `at_least` or later.
 pub(crate) async fn read(store: &Jetstream, key: &SessionKey, at_least: Revision) -> Result<Vec<Stored>, StoreError> {
     let subject = store.root.record(key);
     let deadline = Instant::now() + CATCH_UP;
@@ -41,12 +41,13 @@ pub(crate) async fn find(
     expected: Revision,
     id: &str,
 ) -> Result<Option<Revision>, StoreError> {
-    // Not to know this is not to know the outcome.
+    // If the history cannot be read, the outcome stays unknown.
     let revisions = read(store, key, Revision(0)).await.map_err(|error| StoreError::Unknown(error.to_string()))?;
     landed(&revisions, expected, id)
 }
 
-/// Looks for the write in a complete history. Where so much came later that its place is gone, nobody can tell.
+/// Looks for the write in a complete history. If later revisions pushed out the place after `expected`, the outcome
+/// stays unknown.
 fn landed(revisions: &[Stored], expected: Revision, id: &str) -> Result<Option<Revision>, StoreError> {
     if let Some(found) = revisions.iter().find(|stored| stored.write_id.as_deref() == Some(id)) {
         return Ok(Some(found.revision));

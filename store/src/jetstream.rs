@@ -1,7 +1,7 @@
 //! Storage on NATS JetStream: the stream behind the bucket of sessions, and the bucket of workers.
 //!
-//! Invariant: records are read from the leader and written under a condition on their own subject; frames are appended under
-//! a condition on the record's subject, so no window stands between "checked" and "written".
+//! Invariant: records are read from the leader and written under a condition on their own subject. Frames are appended
+//! under a condition on the record's subject, so there is no window between check and write.
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -27,8 +27,7 @@ use crate::{
 /// The condition's subject, when it is not the message's own (ADR-1 of optimistic writes; nats-server 2.14).
 const EXPECTED_SUBJECT: &str = "Nats-Expected-Last-Subject-Sequence-Subject";
 
-/// How long a question to the stream's leader may stay unanswered: one that went with its leader is not answered at
-/// all.
+/// How long to wait for an answer of the stream's leader. A request that was lost with its leader gets none.
 const STATE_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// [`Storage`] on one JetStream stream.
@@ -43,7 +42,7 @@ pub struct Jetstream {
 }
 
 impl Jetstream {
-    /// The store of the installation below `root`; see [`crate::provision()`] for making its streams.
+    /// The store of the installation below `root`. [`crate::provision()`] creates its streams.
     ///
     /// # Errors
     /// [`StoreError::Refused`] when the stream's name is not valid.
@@ -124,7 +123,7 @@ impl Storage for Jetstream {
         match write::publish(&self.client, &write).await? {
             Outcome::Stored(sequence) => Ok(sequence),
             Outcome::Mismatch => Err(write.moved()),
-            // Only a reader of the log under a newer fence can tell, because a later snapshot may have replaced the frame.
+            // A later snapshot may have replaced the frame, so only a reader of the log under a newer fence can tell.
             Outcome::MismatchAfterUnknown => {
                 Err(StoreError::Unknown("an earlier copy of the frame may have landed".to_owned()))
             }

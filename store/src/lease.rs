@@ -1,9 +1,9 @@
-//! Workers' leases: one key per worker in the bucket `workers`, which expires unless it is written again. Beside them,
-//! below `answered`, what was answered to requests to workers as a whole, so that a late copy of one does nothing
-//! again.
+//! Workers' leases: one key per worker in the bucket `workers`, which expires unless it is written again. In the same
+//! bucket, below `answered`, are the answers to requests to workers as a whole, so that a late copy has no second
+//! effect.
 //!
-//! A lease says who seems alive. No safety rests on it. It is written and taken away by compare-and-set all the same,
-//! so that of two processes with one name one knows that it is not the owner of the name.
+//! A lease tells which workers seem alive; no safety rests on it. It is still written and removed by compare-and-set,
+//! so that of two processes with one name, one finds out that it does not own the name.
 
 use std::time::Duration;
 
@@ -17,17 +17,17 @@ use crate::jetstream::Jetstream;
 use crate::read::{self, Query, Raw};
 use crate::write::{self, Outcome, Write};
 
-/// How often a worker writes its lease again.
+/// The interval at which a worker renews its lease.
 pub const LEASE_RENEW: Duration = Duration::from_secs(2);
-/// How long a lease lives without that.
+/// How long a lease lives without renewal.
 pub const LEASE_TTL: Duration = Duration::from_secs(10);
-// A worker that misses two renewals has not lost its lease yet.
+// A worker that misses two renewals keeps its lease.
 const _: () = assert!(LEASE_RENEW.as_millis() * 3 < LEASE_TTL.as_millis());
 
-/// Most workers of one installation: what the server answers to one question about last messages.
+/// How many workers an installation has at most: as many as the server returns for one request of last messages.
 const WORKERS: usize = 1_000;
 
-/// For how long the answer to a drain or a reclaim is remembered.
+/// For how long the answer to a drain or a reclaim is kept.
 pub const ANSWER_TTL: Duration = Duration::from_secs(24 * 3600);
 
 const TTL: &str = "Nats-TTL";
@@ -37,11 +37,10 @@ fn subject(store: &Jetstream, worker: &str) -> String {
     format!("$KV.{}.{worker}", store.root.workers_bucket())
 }
 
-/// What stands under a worker's key: its revision, for the next write, and the lease unless it ran out or was taken
-/// away.
+/// What is stored under a worker's key: the key's revision, and the lease unless it expired or was removed.
 #[derive(Clone, Debug, Default)]
 pub struct LeaseSlot {
-    /// The revision that the next write must name, also where no lease is left.
+    /// The revision that the next write must expect, even if there is no lease.
     pub revision: Revision,
     /// The lease.
     pub lease: Option<WorkerLease>,
@@ -79,7 +78,7 @@ pub(crate) async fn drop(store: &Jetstream, worker: &WorkerName, expected: Revis
     publish(store, write).await.map(|_| ())
 }
 
-/// From the leader.
+/// Reads a worker's key from the leader.
 pub(crate) async fn one(store: &Jetstream, worker: &WorkerName) -> Result<LeaseSlot, StoreError> {
     let Some(raw) = last(store, &subject(store, worker.as_str())).await? else {
         return Ok(LeaseSlot::default());
@@ -97,7 +96,7 @@ fn answer_subject(store: &Jetstream, request: &str) -> String {
     subject(store, &format!("answered.{request}"))
 }
 
-/// From the leader.
+/// Reads a kept answer from the leader.
 pub(crate) async fn answered(store: &Jetstream, request: &str) -> Result<Option<Bytes>, StoreError> {
     let raw = last(store, &answer_subject(store, request)).await?;
     Ok(raw.filter(|raw| !raw.is_marker()).map(|raw| raw.payload))
@@ -105,10 +104,10 @@ pub(crate) async fn answered(store: &Jetstream, request: &str) -> Result<Option<
 
 pub(crate) async fn remember_answer(store: &Jetstream, request: &str, answer: Bytes) -> Result<(), StoreError> {
     let subject = answer_subject(store, request);
-    // Where the answer before ran out, a marker stands for a moment.
+    // After an earlier answer expired, its delete marker stays for a moment.
     let marker = last(store, &subject).await?.filter(Raw::is_marker).map_or(Revision(0), |raw| Revision(raw.sequence));
     match publish(store, expiring(subject, marker, answer, ANSWER_TTL)).await {
-        // Another copy was faster.
+        // Another copy of the request has stored its answer.
         Ok(_) | Err(StoreError::Moved { .. }) => Ok(()),
         Err(error) => Err(error),
     }

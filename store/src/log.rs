@@ -1,8 +1,8 @@
-//! Reading a session's log back, from whichever replica answers.
+//! Reads a session's log back, from any replica.
 //!
-//! Invariant: a log is complete once its end was told by a replica that has the reader's own fence, because nobody else
-//! can append behind that; and every replica that has the last frame has all before it. So reading needs no write, and
-//! no number of failovers makes a log longer.
+//! Invariant: a log's end is known once a replica that has the reader's own fence reports it, because nobody else can
+//! append after that fence. A replica that has the last frame has all frames before it. So reading needs no write, and
+//! failovers do not make a log longer.
 
 use std::time::Duration;
 
@@ -13,12 +13,13 @@ use crate::jetstream::Jetstream;
 use crate::read::{Query, READ_TIMEOUT};
 use crate::{StoreError, StoredFrame, read};
 
-/// The sequence of the log's last frame, on a replica that has the stream up to `through`.
+/// The sequence of the log's last frame, from a replica that has the stream up to `through`.
 ///
-/// A batched get of the last message of subjects ends with how far the replica had come when it looked
-/// (`Nats-UpTo-Sequence`, `getDirectMulti` in server/stream.go, in 2.14.4 as in 2.15). Only the log is asked for: the
-/// server would walk from the record, which is young, back to the log, through all blocks of a large stream. Where
-/// nothing is found it does not say how far it is, so that the record is asked for as well, which is always there.
+/// A batched get of the last message of subjects ends with the replica's last sequence at that moment
+/// (`Nats-UpTo-Sequence`, `getDirectMulti` in server/stream.go, in 2.14.4 as in 2.15). Only the log's subject is asked
+/// for at first: with the record's subject, which is recent, the server would walk from there back to the log, through
+/// all blocks of a large stream. When nothing matches, the reply has no sequence; then the record is asked for too,
+/// because it always exists.
 pub(crate) async fn end(store: &Jetstream, key: &SessionKey, through: u64) -> Result<u64, StoreError> {
     let subjects = [store.root.log(key), store.root.record(key)];
     let deadline = Instant::now() + READ_TIMEOUT;
@@ -40,7 +41,7 @@ pub(crate) async fn end(store: &Jetstream, key: &SessionKey, through: u64) -> Re
     }
 }
 
-/// The frames behind `after`, up to and with the one at `until`, which is the log's end.
+/// The frames after `after`, up to and including the one at `until`, which is the log's end.
 pub(crate) async fn read(
     store: &Jetstream,
     key: &SessionKey,
@@ -51,7 +52,7 @@ pub(crate) async fn read(
     if messages.last().is_none_or(|last| last.sequence != until) {
         return Err(StoreError::Unavailable("the log was replaced while it was read".to_owned()));
     }
-    // A KV client's purge of the log leaves a message without a body, which is no frame.
+    // When a KV client purges the log, a message without a body stays, which is not a frame.
     let frames = messages.into_iter().filter(|raw| !raw.is_marker());
     Ok(frames.map(|raw| StoredFrame { sequence: raw.sequence, value: raw.payload }).collect())
 }

@@ -1,7 +1,7 @@
-//! Storage in memory, with JetStream's semantics and, when asked for, every fault that a server can answer with.
+//! Storage in memory, with JetStream's semantics and, on request, every failure that a server can answer with.
 //!
-//! For simulations: the same seed gives the same faults. It keeps the whole history of accepted writes, so that a test can
-//! read back what was accepted, in order.
+//! For simulations: the same seed gives the same faults. It keeps the whole history of accepted writes, so that a test
+//! can check what was accepted, and in which order.
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -21,28 +21,28 @@ use inner::{Fate, Inner, What, Write};
 
 use crate::{Rollup, StoreError, Stored, StoredFrame, chance};
 
-/// How often which fault comes, in parts of 1,000 calls.
+/// The rate of each fault, per 1,000 calls.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Faults {
-    /// Seed of the choice.
+    /// The seed of the faults.
     pub seed: u64,
     /// The write is refused as unavailable.
     pub unavailable: u64,
-    /// The write lands, and its acknowledgement is lost.
+    /// The write takes effect, and its acknowledgement is lost.
     pub lost_ack: u64,
-    /// The write is lost, and nobody says so.
+    /// The write is lost, and its outcome is unknown.
     pub lost_write: u64,
-    /// The write's outcome is unknown, and it is tried some calls later, after its caller has given up.
+    /// The write's outcome is unknown, and it arrives some calls later, after its caller has given up.
     pub late: u64,
     /// A record or a log cannot be read.
     pub unreadable: u64,
-    /// The longest that a call is under way before it takes effect, and again before it is answered, milliseconds.
+    /// The longest delay of a call before it takes effect, and again before it is answered, milliseconds.
     pub delay_ms: u64,
-    /// A record is read from a leader that has not heard of its last revision.
+    /// A record is read from a leader that does not have its last revision yet.
     pub stale: u64,
-    /// A log is read from a replica that is as far behind as it may be.
+    /// A log is read from a replica that is as far behind as is allowed.
     pub behind: u64,
-    /// Frames of more bytes are refused, as by a server with a small `max_payload`; 0: none is.
+    /// Larger frames are refused, as by a server with a small `max_payload`; 0: no limit.
     pub frame_bytes_max: usize,
 }
 
@@ -51,7 +51,7 @@ pub struct Faults {
 pub enum Accepted {
     /// A revision of a record.
     Record(Stored),
-    /// A frame, and the revision of the record that it was accepted under.
+    /// A frame, and the record's revision that it was accepted under.
     Frame {
         /// The session.
         key: SessionKey,
@@ -95,7 +95,7 @@ pub struct Memory {
 #[derive(Default)]
 struct Shared {
     inner: Mutex<Inner>,
-    /// The stream or the consumer has something new.
+    /// Notified when the stream or the consumer changes.
     grown: Notify,
 }
 
@@ -110,7 +110,7 @@ impl Memory {
         self.shared.inner.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// From now on, `faults`.
+    /// Uses `faults` from now on.
     pub fn set_faults(&self, faults: Faults) {
         self.inner().faults = faults;
     }
@@ -146,13 +146,13 @@ impl Memory {
         revision
     }
 
-    /// A log as it is this very moment, without faults.
+    /// The current log, without faults.
     pub fn log_now(&self, key: &SessionKey) -> Vec<StoredFrame> {
         self.inner().logs.get(key).cloned().unwrap_or_default()
     }
 
-    /// Brings back what is no longer in a log, as far as it has room: a nats-server that is killed may have lost its deletions
-    /// (nats-server #7384 and #7387 tell of such cases).
+    /// Restores removed frames of a log, as far as the log has room: a killed nats-server may lose its deletions
+    /// (nats-server #7384 and #7387 report such cases).
     pub fn forget_deletions(&self, key: &SessionKey) {
         let mut inner = self.inner();
         let all = inner.accepted.iter().filter_map(|accepted| match accepted {
@@ -225,7 +225,7 @@ impl Memory {
             let mut inner = self.inner();
             match inner.draw() {
                 Fate::Unavailable => Err(StoreError::Unavailable("simulated".to_owned())),
-                // A late copy of a lease is refused for its revision, or is the same lease.
+                // A late copy of a lease needs no simulation: its revision is refused, or it is the same lease.
                 Fate::LostWrite | Fate::Late => Err(StoreError::Unknown("simulated: lost write".to_owned())),
                 Fate::LostAck => {
                     inner.put_lease(worker, lease, expected).ok();

@@ -1,11 +1,11 @@
-//! NATS in memory: processes that talk over one net, with every fault that a net has.
+//! NATS in memory: processes that communicate over a simulated network, with every fault that a network has.
 //!
 //! For simulations: the same seed and the same calls give the same deliveries. Each [`Process`] has one connection,
-//! which is a [`crate::Wire`]; [`Process::reach`] is the storage as that process reaches it, so that one handle cuts
-//! it off from both.
+//! which is a [`crate::Wire`]. [`Process::reach`] is the storage over the same connection, so that one switch cuts the
+//! process off from both.
 //!
-//! Invariant: what one process sends another arrives in the order in which it was sent, unless it is a late copy.
-//! Different pairs of processes know of no order.
+//! Invariant: messages from one process to another arrive in the order in which they were sent, except for late copies.
+//! There is no order between different pairs of processes.
 //!
 //! Deliberately absent: JetStream, apart from the stream that keeps signals ([`Net::kept`]).
 
@@ -36,37 +36,37 @@ pub use kept::Kept;
 pub use process::{Link, Process};
 pub use reach::Reach;
 
-/// How often which fault comes, in parts of 1,000 messages.
+/// The rate of each fault, per 1,000 messages.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Faults {
-    /// The longest that a message is under way, milliseconds.
+    /// The longest delay of a message, milliseconds.
     pub delay_ms: u64,
     /// A message is lost.
     pub lost: u64,
-    /// A request is delivered once more, later than newer ones.
+    /// A request is delivered a second time, later than newer ones.
     pub double: u64,
     /// How much later at most, milliseconds; 0: two seconds.
     pub double_ms: u64,
-    /// A message with a reply subject is answered with *no responders* though somebody listens.
+    /// A message with a reply subject is answered with *no responders* although it has a subscriber.
     pub unrouted: u64,
 }
 
-/// A message that the net took.
+/// A message that the network accepted.
 #[derive(Clone, Debug)]
 pub struct Published {
-    /// When, since the net was made.
+    /// When, counted from the network's creation.
     pub at: Duration,
     /// The process that sent it.
     pub from: String,
     /// Its subject.
     pub subject: Subject,
-    /// Where an answer is to go.
+    /// The subject for an answer.
     pub reply: Option<Subject>,
     /// Its headers.
     pub headers: Option<HeaderMap>,
     /// Its body.
     pub payload: Bytes,
-    /// Whether it is a second copy, made by the net.
+    /// Whether it is a second copy that the network made.
     pub is_copy: bool,
 }
 
@@ -82,14 +82,14 @@ impl std::fmt::Display for Published {
             let values: Vec<&str> = values.iter().map(HeaderValue::as_str).collect();
             format!(" {name}={}", values.join(","))
         });
-        // The library's map is in no order.
+        // The library's map has no order.
         let headers: BTreeSet<String> = headers.collect();
         headers.iter().try_for_each(|header| f.write_str(header))?;
         write!(f, " {}", String::from_utf8_lossy(payload))
     }
 }
 
-/// The net. Clones are the same one.
+/// The network. Clones are the same one.
 #[derive(Clone)]
 pub struct Net(Arc<Shared>);
 
@@ -105,9 +105,9 @@ struct State {
     dice: Dice,
     processes: Vec<process::Connection>,
     interest: Interest,
-    /// When the last message from one process to another arrives.
+    /// When the last message from each process to each other one arrives.
     last_due: BTreeMap<(Sender, usize), Instant>,
-    /// When the server has the last message of each.
+    /// When the last message of each arrives at the server.
     last_taken: BTreeMap<Sender, Instant>,
     published: Vec<Published>,
     keeper: Keeper,
@@ -115,7 +115,7 @@ struct State {
     late: JoinSet<()>,
 }
 
-/// Who a message is from.
+/// The sender of a message.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 enum Sender {
     Server,
@@ -123,7 +123,7 @@ enum Sender {
 }
 
 impl Net {
-    /// A net without faults for the installation below `root`, of which `seed` decides what is left to chance.
+    /// A network without faults for the installation below `root`. `seed` decides everything random.
     pub fn new(root: Root, seed: u64) -> Self {
         let state = State {
             begun: Instant::now(),
@@ -157,17 +157,17 @@ impl Net {
         Process::new(self.clone(), state.processes.len() - 1)
     }
 
-    /// All messages that were taken, in order.
+    /// All accepted messages, in order.
     pub fn published(&self) -> Vec<Published> {
         self.state().published.clone()
     }
 
-    /// All signals that the stream of signals has, in order.
+    /// All signals in the stream of signals, in order.
     pub fn kept(&self) -> Vec<Kept> {
         self.state().keeper.all().to_vec()
     }
 
-    /// How long the net is there.
+    /// The time since the network's creation.
     pub fn elapsed(&self) -> Duration {
         self.state().begun.elapsed()
     }
@@ -179,7 +179,7 @@ impl Net {
         payload.len() + of_headers.sum::<usize>() > self.0.max_payload
     }
 
-    /// Takes a message from a process whose connection is there.
+    /// Accepts a message from a connected process.
     fn take(&self, from: usize, message: Outgoing) {
         let mut state = self.state();
         state.log(from, &message, false);
@@ -218,7 +218,7 @@ impl State {
         self.published.push(Published { at, from, subject, reply, headers, payload, is_copy });
     }
 
-    /// Brings a message to all who listen, and answers where nobody does.
+    /// Delivers a message to its subscribers, or answers *no responders* if there is none.
     fn route(&mut self, from: Sender, message: Outgoing) {
         let Faults { lost, unrouted, .. } = self.faults;
         let is_kept = self.keeper.keeps(&message.subject);
@@ -265,7 +265,7 @@ impl State {
         }
     }
 
-    /// Loses what is under way from a process to the server, and from there to it.
+    /// Loses the messages in flight from a process to the server, and from the server to it.
     fn lose_in_flight(&mut self, process: usize) {
         let now = Instant::now();
         for subscribed in self.interest.all_mut() {

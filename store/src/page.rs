@@ -1,13 +1,13 @@
-//! Pages of records in the order of the stream: what a stretch of the stream has, and which of it is the last revision.
+//! Pages of records in the order of the stream: the records in a stretch of the stream that are last revisions.
 //!
-//! A stretch is read by many small questions side by side, each for the first record at or behind a sequence. One
-//! batched direct get would answer all of them, but nats-server counts for it how many messages match behind its
-//! beginning, which costs as much as the namespace is large (20 ms with 1,000,000 records, measured on 2.15.1).
+//! A stretch is read by many small concurrent requests, each for the first record at or after a sequence. One batched
+//! direct get could answer all of them, but for it nats-server counts all matching messages after its start, so it
+//! costs as much as the namespace is large (20 ms with 1,000,000 records, measured on 2.15.1).
 //!
-//! Invariant: everything up to `looked_until` was looked at, whichever replica answered. A replica that names a message
-//! has all that was committed before; that there is nothing more is believed of the leader only. A record that is
-//! written between the two reads moves behind the stretch; it is in a later one, or, where none has to follow, in this
-//! one.
+//! Invariant: everything up to `looked_until` was read, whichever replica answered. A replica that returns a message
+//! has all messages before it. Only the leader is believed when it says that there are no more. A record that is
+//! written between the two reads moves to after the stretch; it is in a later stretch, or in this one if the walk ends
+//! here.
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
@@ -22,25 +22,25 @@ use crate::jetstream::Jetstream;
 use crate::read::{self, BATCH, Query, Raw};
 use crate::{Found, Page, StoreError, Stored, Walk};
 
-/// How many questions are asked side by side at most.
+/// How many requests are sent concurrently at most.
 const LANES: usize = 64;
-/// How many sequences one lane looks through, one question after the other.
+/// How many sequences one lane covers, one request after another.
 const STRIDE: u64 = 4;
-/// A stretch ends early when its messages are this large together: any KV client may store megabytes under a key.
+/// A stretch ends early when its messages have this size in total: a KV client may store megabytes under a key.
 const BYTES: usize = 4 * 1024 * 1024;
-/// The share of one lane, so that a window is not much larger.
+/// The share of one lane, so that a window is not much larger than [`BYTES`].
 const LANE_BYTES: usize = BYTES / LANES;
-/// A stretch ends early after this time. Each question may be slow, where the stream is large and records are rare in
-/// it.
+/// A stretch ends early after this time. Requests may be slow when the stream is large and records in it are rare.
 const LOOK: Duration = Duration::from_millis(500);
-/// For how many namespaces it is remembered where their records begin.
+/// For how many namespaces the first record's sequence is remembered.
 const BEGINNINGS: usize = 1024;
 
-/// Where the records of a namespace begin, at the earliest: records only come at the stream's end. A question that
-/// begins at the stream's first message costs the server a look at all subjects; one that begins further on does not.
+/// The earliest sequence of a namespace's records. It can only rise, because records are written at the stream's end. A
+/// request that starts at the stream's first message makes the server walk all subjects; one that starts later does
+/// not.
 pub(crate) type Beginnings = HashMap<Option<Namespace>, u64>;
 
-/// One stretch of `walk`.
+/// Reads one stretch of `walk`.
 pub(crate) async fn read(store: &Jetstream, walk: &Walk<'_>) -> Result<Page, StoreError> {
     let mut stretch = Stretch::new(store, walk);
     stretch.read().await?;
@@ -78,12 +78,12 @@ async fn last_revisions(
     Ok(last)
 }
 
-/// The newest revisions in a stretch. One that was superseded is left to the stretch that has its successor, unless the
-/// walk ends before that: then its successor stands for it here, if no other revision follows within the walk.
+/// The last revisions in a stretch. A superseded revision is left to the stretch that has its successor. If the
+/// successor is after the walk's end, it stands for its session here, unless another revision follows within the walk.
 pub(crate) struct Sorted {
     /// Those that stand for their session.
     pub(crate) records: Vec<Found>,
-    /// Successors from behind the walk's end, for the caller to look whether anything stands in between.
+    /// Successors from after the walk's end. The caller must check whether other revisions are in between.
     pub(crate) moved: Vec<Found>,
 }
 
@@ -95,7 +95,7 @@ impl Sorted {
             match last.remove(&seen.key) {
                 Some(later) if later.revision.0 > until => moved.push(Found { at, stored: later }),
                 Some(later) if later.revision > seen.revision => {}
-                // A replica that is behind may know an older one, or none.
+                // A replica that is behind may have an older revision or none.
                 Some(_) | None => records.push(Found { at, stored: seen }),
             }
         }
@@ -103,7 +103,7 @@ impl Sorted {
     }
 }
 
-/// A stretch of the stream as it is read.
+/// A stretch of the stream that is being read.
 struct Stretch<'a> {
     store: &'a Jetstream,
     walk: &'a Walk<'a>,
@@ -114,20 +114,20 @@ struct Stretch<'a> {
     lanes: usize,
 }
 
-/// What one lane saw.
+/// What one lane read.
 struct Lane {
-    /// Records in its range, and maybe the first one behind it.
+    /// The records in its range, and maybe the first one after it.
     found: Vec<Raw>,
     end: LaneEnd,
 }
 
 /// Where a lane ended.
 enum LaneEnd {
-    /// Behind its range.
+    /// After its whole range.
     Whole,
-    /// Before that: its records are large. The last one found is as far as it looked.
+    /// Before that, because its records are large. It read up to the last one found.
     Early,
-    /// The replica that was asked knows of no record from this sequence on.
+    /// The replica has no record from this sequence on.
     Last(u64),
 }
 
@@ -151,12 +151,12 @@ impl<'a> Stretch<'a> {
         Ok(())
     }
 
-    /// Looks at the first record of the namespace.
+    /// Reads the first record of the namespace.
     async fn begin(&mut self) -> Result<(), StoreError> {
         let namespace = self.walk.namespace.cloned();
         let known = self.store.beginnings().get(&namespace).copied();
         let first = match known {
-            // What stands there is of another subject if the stream was made anew since.
+            // It has another subject if the stream was created anew since.
             Some(sequence) => match read::at(&self.store.sessions, sequence).await? {
                 Some(raw) if self.is_walked(&raw) => Some(raw),
                 Some(_) => read::next_of_leader(&self.store.sessions, &self.subject, 1).await?,
@@ -182,12 +182,12 @@ impl<'a> Stretch<'a> {
         key.is_some_and(|key| self.walk.namespace.is_none_or(|namespace| key.namespace == *namespace))
     }
 
-    /// Looks through the next sequences: few where records are rare, more where they stand close.
+    /// Reads the next sequences: few while records are rare, more when they are dense.
     async fn window(&mut self) -> Result<(), StoreError> {
         let begin = self.looked_until;
         let wanted = (self.walk.most - self.found.len()) as u64 / STRIDE;
         let lanes = (self.lanes as u64).min(wanted.max(1)).min((self.walk.until - begin).div_ceil(STRIDE));
-        // A walk may be told to end anywhere.
+        // The caller may have given any end.
         let end = begin.saturating_add(lanes * STRIDE);
         let (store, subject) = (self.store, self.subject.clone());
         let starts: Vec<u64> = (0..lanes).map(|lane| begin.saturating_add(lane * STRIDE + 1)).collect();
@@ -205,7 +205,7 @@ impl<'a> Stretch<'a> {
                     None => self.looked_until = self.walk.until,
                 },
             }
-            // What later lanes see has its place behind this one.
+            // Later lanes continue after this point.
             self.lanes = 1;
             return Ok(());
         }
@@ -216,7 +216,7 @@ impl<'a> Stretch<'a> {
         Ok(())
     }
 
-    /// `raw` is the first record at or behind what was looked at so far.
+    /// Takes `raw`, the first record after what was read so far.
     fn take(&mut self, raw: Raw) {
         self.looked_until = self.looked_until.max(raw.sequence.min(self.walk.until));
         if raw.sequence <= self.walk.until && raw.sequence > self.walk.after {
@@ -226,7 +226,7 @@ impl<'a> Stretch<'a> {
     }
 }
 
-/// Looks for all records from `start` to `end`, and the first one behind them.
+/// Reads all records from `start` to `end`, and the first one after them.
 async fn lane(store: &Jetstream, subject: Arc<str>, start: u64, end: u64) -> Result<Lane, StoreError> {
     let mut found = Vec::new();
     let (mut from, mut bytes) = (start, 0);

@@ -1,6 +1,6 @@
-//! Making the buckets and streams, or checking those that are there.
+//! Creates the buckets and streams, or checks those that exist.
 //!
-//! Invariant: Holdfast does not start on settings that it would not be safe with; the refusal names the setting.
+//! Invariant: Holdfast does not start on unsafe settings; the refusal names the setting.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -17,18 +17,18 @@ use crate::jetstream::Jetstream;
 use crate::write::{self, Outcome, Write};
 use crate::{StoreError, read};
 
-/// The oldest nats-server that is safe: older ones let stale conditional writes in on clusters.
+/// The oldest nats-server that is safe: older ones accept stale conditional writes on clusters.
 pub const MINIMUM_SERVER: (i64, i64, i64) = (2, 14, 4);
-/// Messages kept of each record and each log.
+/// How many messages are kept of each record and each log.
 pub(crate) const PER_SUBJECT: i64 = 64;
 const SIGNALS_AGE: Duration = Duration::from_secs(7 * 24 * 3600);
-/// How long a cluster that is still gathering its nodes is waited for.
+/// How long to wait for a cluster whose nodes are still starting.
 const GATHER_TIMEOUT: Duration = Duration::from_secs(30);
-/// How long one question may stay unanswered: a cluster that has no leader of its own yet drops questions, and the
-/// client library would wait 5 seconds for the answer.
+/// How long to wait for one answer. A cluster that has no leader yet drops requests, and the client library would wait
+/// 5 seconds for the answer.
 const ASK_TIMEOUT: Duration = Duration::from_millis(750);
 
-/// Whom the streams are for: a part makes and checks what it uses, and needs permissions for nothing else.
+/// The part that provisions. A part creates and checks only what it uses, and needs permissions for nothing else.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Role {
     /// Sessions, workers, secrets and kept signals.
@@ -40,9 +40,10 @@ pub enum Role {
 /// What [`provision`] may choose.
 #[derive(Clone, Debug)]
 pub struct Provisioning {
-    /// Whom it is for.
+    /// The part that provisions.
     pub role: Role,
-    /// Most bytes of kept signals. The server sets them aside, so a small disk wants less than the contract's 1 GiB.
+    /// How many bytes of signals are kept at most. The server reserves them, so a small disk needs less than the
+    /// contract's 1 GiB.
     pub signals_bytes: i64,
 }
 
@@ -59,17 +60,17 @@ impl Provisioning {
     }
 }
 
-/// What is there now.
+/// What was provisioned.
 pub struct Provisioned {
     /// The store.
     pub store: Arc<Jetstream>,
-    /// Copies of everything.
+    /// The number of replicas of each stream.
     pub replicas: usize,
     /// What an operator should know.
     pub warnings: Vec<String>,
 }
 
-/// Why Holdfast does not start here.
+/// Why Holdfast cannot start on this server.
 #[derive(Debug, thiserror::Error)]
 pub enum ProvisionError {
     /// The server is too old.
@@ -83,7 +84,7 @@ pub enum ProvisionError {
     /// The server has no JetStream, or this account may not use it.
     #[error("JetStream is not available: {0}; start nats-server with `jetstream` in its configuration (see nats.conf)")]
     NoJetstream(String),
-    /// A stream is there with a setting that is not safe.
+    /// A stream exists with an unsafe setting.
     #[error("stream {stream} has {setting} = {found}, and Holdfast needs {needed}")]
     Setting {
         /// The stream.
@@ -95,7 +96,7 @@ pub enum ProvisionError {
         /// The value it must have.
         needed: String,
     },
-    /// A stream cannot be made.
+    /// A stream cannot be created.
     #[error("cannot create stream {stream}: {why}")]
     Create {
         /// The stream.
@@ -108,7 +109,8 @@ pub enum ProvisionError {
     Store(#[from] StoreError),
 }
 
-/// Checks the server, and makes or checks what the part needs below `root`. Any number of processes may do so at once.
+/// Checks the server, and creates or checks what the part needs below `root`. Any number of processes may do so at
+/// once.
 ///
 /// # Errors
 /// [`ProvisionError`], which names what is wrong.
@@ -186,7 +188,8 @@ fn configs(root: &Root, replicas: usize, choices: &Provisioning) -> Vec<Config> 
         storage: StorageType::File,
         num_replicas: replicas,
         allow_direct: true,
-        // A copy of what the sessions' stream says, so it need not cost a disk flush each; replicated streams share one.
+        // Signals can be derived from the sessions' stream again, so they need no disk flush each. Replicated streams
+        // do not allow this setting and share their flushes.
         persist_mode: (replicas == 1).then_some(PersistenceMode::Async),
         ..Config::default()
     };
@@ -203,10 +206,10 @@ async fn ensure_stream(context: &Context, config: Config) -> Result<(), Provisio
             Ok(stream) => return check_settings(&config, &stream.cached_info().config),
             Err(error) if matches!(error.kind(), GetStreamErrorKind::JetStream(ref inner) if inner.code() == 404) => {
                 match context.create_stream(config.clone()).await {
-                    // Read back what another process may have made a moment before.
+                    // Another process may have created it a moment ago: read it back.
                     Ok(_) => continue,
                     Err(error) => match error.kind() {
-                        // Names and limits do not get better by waiting; missing peers and leaders do.
+                        // Wrong names and limits stay wrong; missing peers and leaders may appear.
                         CreateStreamErrorKind::JetStream(inner)
                             if !matches!(inner.code(), 503 | 500) && inner.error_code().0 != 10005 =>
                         {
@@ -238,7 +241,7 @@ fn check_settings(needed: &Config, found: &Config) -> Result<(), ProvisionError>
         subjects.join(", ")
     };
     let limit = |value: i64| if value <= 0 { "unlimited".to_owned() } else { value.to_string() };
-    // Sealing changes other settings as well, so this is told first.
+    // Sealing changes other settings as well, so this is checked first.
     check("sealed", "false".to_owned(), found.sealed.to_string())?;
     check("subjects", subjects(needed), subjects(found))?;
     check("retention", format!("{:?}", RetentionPolicy::Limits), format!("{:?}", found.retention))?;
@@ -256,11 +259,11 @@ fn check_settings(needed: &Config, found: &Config) -> Result<(), ProvisionError>
     check("allow_msg_ttl", needed.allow_message_ttl.to_string(), found.allow_message_ttl.to_string())
 }
 
-/// What tokens are derived from, for coordinators only: reads it, or makes it. Whoever writes first decides it for
-/// everybody.
+/// Reads the secret that tokens are derived from, or creates it. For coordinators only. The first writer decides it for
+/// all.
 ///
 /// # Errors
-/// [`StoreError`] when the bucket of secrets cannot be read or written, or has something else.
+/// [`StoreError`] when the bucket of secrets cannot be read or written, or the value in it is not a secret.
 pub async fn token_secret(store: &Jetstream) -> Result<Secret, StoreError> {
     let bucket = store.root.secrets_bucket();
     let subject = format!("$KV.{bucket}.token_key");
@@ -272,7 +275,7 @@ pub async fn token_secret(store: &Jetstream) -> Result<Secret, StoreError> {
     let deadline = tokio::time::Instant::now() + GATHER_TIMEOUT;
     loop {
         let found = match read::last(&stream, &subject).await {
-            // A stream that was made a moment ago, maybe by another process, may not have a leader that answers yet.
+            // A stream that was just created, maybe by another process, may not have a leader yet.
             Err(StoreError::Unavailable(_)) if tokio::time::Instant::now() < deadline => {
                 tokio::time::sleep(Duration::from_millis(100)).await;
                 continue;

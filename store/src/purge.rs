@@ -1,8 +1,8 @@
-//! Removing what a session left that ended long ago, and messages that only look like frames.
+//! Removes the remains of sessions that ended long ago, and messages that only look like frames.
 //!
-//! Invariant: of a session, only what stands at or before the delete marker goes. Whoever opens the session again does
-//! so behind it, and a zombie's late frame has an older fence than the marker; when the marker is gone too, its fence
-//! is no sequence that the key can have again.
+//! Invariant: of a session, only messages at or before the delete marker are removed. A session that is opened again is
+//! written after the marker. A zombie's late frame has an older fence than the marker and is refused; after the marker
+//! is gone too, the key can never have that fence's revision again.
 
 use async_nats::jetstream::stream::{State, Stream};
 use holdfast_protocol::id::RESERVED_NAMESPACES;
@@ -13,24 +13,25 @@ use crate::StoreError;
 use crate::jetstream::Jetstream;
 use crate::read;
 
-/// The log first: without it, a new session that finds no record would read it as its own.
+/// Removes a session. The log goes first: if the record went first, a new session would read the old log as its own.
 pub(crate) async fn session(store: &Jetstream, key: &SessionKey, marker: Revision) -> Result<(), StoreError> {
     until(&store.sessions, store.root.log(key), marker).await?;
     until(&store.sessions, store.root.record(key), marker).await
 }
 
 async fn until(stream: &Stream<()>, subject: String, last: Revision) -> Result<(), StoreError> {
-    // The server keeps what stands at the sequence and behind it.
+    // The server keeps the message at the sequence and later ones.
     let purged = stream.purge().filter(subject).sequence(last.0 + 1).await;
     purged.map(drop).map_err(|error| StoreError::Unavailable(format!("what is left could not be purged: {error}")))
 }
 
-/// Removes messages of logs that belong to no session: a reserved namespace has none, but whoever may publish requests
-/// like `<root>.*.session.open` can store one under `<root>.log.session.open`. Returns from how many namespaces
-/// something went.
+/// Removes messages in logs of reserved namespaces, which have no sessions: a client that may publish requests like
+/// `<root>.*.session.open` can store a message under `<root>.log.session.open`. Returns the number of namespaces from
+/// which something was removed.
 ///
-/// A namespace that was reserved later may have sessions of before, so one that has any record stays as it is. What is
-/// written after the look stays as well: a record that is not there yet has its frames behind the stream's end of now.
+/// A namespace that was reserved later may have older sessions, so a namespace that has any record is left alone.
+/// Messages that are written after the check stay too: the frames of a record that does not exist yet come after the
+/// stream's current end.
 pub(crate) async fn strays(store: &Jetstream) -> Result<usize, StoreError> {
     let last = state(store).await?.last_sequence;
     let mut cleared = 0;

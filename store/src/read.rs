@@ -1,7 +1,7 @@
-//! Reads: one record from the leader, and many messages at once by a batched direct get.
+//! Reads one record from the leader, or many messages at once by a batched direct get.
 //!
-//! Invariant: a read is a hint. A batched read may come from any replica; it counts as complete only once it contains a
-//! message that its caller knows to be there.
+//! Invariant: a read is a hint. Any replica may answer a batched read; it counts as complete only if it contains a
+//! message that the caller knows to exist.
 
 use std::time::Duration;
 
@@ -17,11 +17,11 @@ use tokio::time::{Instant, timeout};
 use crate::StoreError;
 
 pub(crate) const READ_TIMEOUT: Duration = Duration::from_secs(5);
-/// How long one question to a leader may stay unanswered before it is asked again.
+/// How long to wait for a leader's answer before asking again.
 const COPY_TIMEOUT: Duration = Duration::from_millis(1_500);
-/// The same for a question to a replica, which may have to look through many blocks of the stream.
+/// The same for a replica, which may have to search many blocks of the stream.
 const NEXT_TIMEOUT: Duration = Duration::from_millis(2_500);
-/// Most messages of one batch; the server allows 1,024 subjects in one `multi_last`.
+/// How many messages a batch has at most; the server allows 1,024 subjects in one `multi_last`.
 pub(crate) const BATCH: usize = 500;
 
 /// A message as the server returns it.
@@ -46,7 +46,7 @@ impl Raw {
     }
 }
 
-/// The last message of a subject, from the stream's leader. A question that a leader took with it is asked again soon.
+/// The last message of a subject, from the stream's leader. A request that was lost with its leader is soon sent again.
 pub(crate) async fn last(stream: &Stream<()>, subject: &str) -> Result<Option<Raw>, StoreError> {
     let deadline = Instant::now() + READ_TIMEOUT;
     loop {
@@ -76,12 +76,12 @@ fn of_leader(answer: Result<StreamMessage, LastRawMessageError>) -> Result<Optio
     }
 }
 
-/// The message at a sequence, from the stream's leader; `None` where it is gone.
+/// The message at a sequence, from the stream's leader; `None` if it was removed.
 pub(crate) async fn at(stream: &Stream<()>, sequence: u64) -> Result<Option<Raw>, StoreError> {
     of_leader(stream.get_raw_message(sequence).await)
 }
 
-/// The first message of a subject at or behind a sequence, from the stream's leader.
+/// The first message of a subject at or after a sequence, from the stream's leader.
 pub(crate) async fn next_of_leader(
     stream: &Stream<()>,
     subject: &str,
@@ -90,8 +90,7 @@ pub(crate) async fn next_of_leader(
     of_leader(stream.get_first_raw_message_by_subject(subject, sequence).await)
 }
 
-/// The first message of a subject at or behind a sequence, from whichever replica answers: `None` where that one has
-/// none.
+/// The first message of a subject at or after a sequence, from any replica; `None` if that replica has none.
 pub(crate) async fn next(
     client: &Client,
     stream: &str,
@@ -112,7 +111,7 @@ pub(crate) async fn next(
                 }
                 None => return raw(reply).map(Some).ok_or_else(|| fault("a message without its sequence".to_owned())),
             },
-            // A replica that went with the question.
+            // The replica died before it answered.
             Err(error) if error.kind() == RequestErrorKind::TimedOut && Instant::now() < deadline => {}
             Err(error) => return Err(fault(error.to_string())),
         }
@@ -123,7 +122,7 @@ pub(crate) async fn next(
 #[derive(Serialize)]
 #[serde(untagged)]
 pub(crate) enum Query<'a> {
-    /// The first message of a subject at or behind a sequence.
+    /// The first message of a subject at or after a sequence.
     Next { seq: u64, next_by_subj: &'a str },
     /// The messages of a subject from a sequence on.
     From { seq: u64, next_by_subj: &'a str, batch: usize },
@@ -131,12 +130,12 @@ pub(crate) enum Query<'a> {
     LastOf { multi_last: &'a [String], batch: usize },
 }
 
-/// Asks `query` of whichever replica answers. An empty answer is an empty list.
+/// Sends `query` to any replica. An empty answer is an empty list.
 pub(crate) async fn batch(client: &Client, stream: &str, query: &Query<'_>) -> Result<Vec<Raw>, StoreError> {
     batch_up_to(client, stream, query).await.map(|(messages, _)| messages)
 }
 
-/// As [`batch`], and up to which sequence the replica that answered has the stream, where it says so.
+/// As [`batch`], with the last sequence that the answering replica has, if it reports one.
 pub(crate) async fn batch_up_to(
     client: &Client,
     stream: &str,
@@ -177,12 +176,12 @@ fn raw(message: async_nats::Message) -> Option<Raw> {
     Some(Raw { subject, sequence, headers, payload: message.payload, time })
 }
 
-/// A time as async-nats has it.
+/// Converts a time of async-nats.
 pub(crate) fn timestamp(nanos: i128) -> Timestamp {
     Timestamp::from_nanosecond(nanos).unwrap_or_default()
 }
 
-/// All messages of `subject` behind `after`, up to and with the one at `until`, which the caller knows to be there.
+/// All messages of `subject` after `after`, up to and including the one at `until`, which the caller knows to exist.
 pub(crate) async fn range(
     client: &Client,
     stream: &str,
@@ -195,7 +194,7 @@ pub(crate) async fn range(
     Ok(messages)
 }
 
-/// All messages of `subject` up to the one at `until`, or to one that came later: then the one at `until` may be gone.
+/// All messages of `subject` up to the one at `until`, or up to a later one: then the one at `until` may be removed.
 pub(crate) async fn all_until(
     client: &Client,
     stream: &str,
@@ -215,7 +214,7 @@ async fn from(client: &Client, stream: &str, subject: &str, after: u64, until: u
         let seq = messages.last().map_or(after, |last| last.sequence) + 1;
         let found = batch(client, stream, &Query::From { seq, next_by_subj: subject, batch: 64 }).await?;
         if found.is_empty() {
-            // A replica that is behind; another one, or the same one a moment later, has it.
+            // The replica is behind. Another one has the message, or this one will have it soon.
             tokio::time::sleep(Duration::from_millis(2)).await;
         }
         messages.extend(found);

@@ -1,7 +1,7 @@
-//! The one way to other processes: request, publish and subscribe over NATS.
+//! The only way to other processes: request, publish and subscribe over NATS.
 //!
-//! Invariant: silence is never told as a no. [`RequestError::NoResponders`] and [`RequestError::Refused`] mean that the
-//! message had no effect; [`RequestError::Unknown`] means that it may have had one.
+//! Invariant: silence is never reported as a refusal. [`RequestError::NoResponders`] and [`RequestError::Refused`] mean
+//! that the message had no effect; [`RequestError::Unknown`] means that it may have had one.
 //!
 //! Deliberately absent: JetStream, which is behind [`crate::Storage`] and [`crate::Feed`]. The data types are those of
 //! async-nats; [`nats::Nats`] is the real wire, `crate::net::Process` the one in memory.
@@ -20,25 +20,25 @@ pub mod nats;
 
 pub use nats::Nats;
 
-/// A message that wants one answer.
+/// A message that expects one answer.
 #[derive(Clone, Debug)]
 pub struct Request {
-    /// Where to.
+    /// The subject that it is sent to.
     pub subject: Subject,
     /// Its headers.
     pub headers: Option<HeaderMap>,
     /// Its body.
     pub payload: Bytes,
-    /// How long the answer is waited for.
+    /// How long to wait for the answer.
     pub timeout: Duration,
 }
 
-/// A message that nobody waits for an answer to.
+/// A message that expects no answer.
 #[derive(Clone, Debug)]
 pub struct Outgoing {
-    /// Where to.
+    /// The subject that it is sent to.
     pub subject: Subject,
-    /// Where an answer, or word that nobody listens, is to go.
+    /// The subject for an answer, or for the server's message that there is no responder.
     pub reply: Option<Subject>,
     /// Its headers.
     pub headers: Option<HeaderMap>,
@@ -68,44 +68,44 @@ impl Outgoing {
 /// Why a request has no answer.
 #[derive(Debug, thiserror::Error)]
 pub enum RequestError {
-    /// Nobody listens: this copy had no effect.
+    /// No responder: this copy had no effect.
     #[error("nobody listens")]
     NoResponders,
-    /// It is over the server's limit, and was not sent.
+    /// It is larger than the server's limit, and was not sent.
     #[error("the message is too large: {0}")]
     TooLarge(String),
-    /// It was not sent: its subject is none.
+    /// It was not sent: its subject is invalid.
     #[error("the request was refused: {0}")]
     Refused(String),
-    /// No answer in time, or the connection is closed: it may have had an effect.
+    /// No answer in time, or the connection was closed: it may have had an effect.
     #[error("no answer: {0}")]
     Unknown(String),
 }
 
-/// Why a message was not taken. That it was taken does not mean that it arrives.
+/// Why a message was not sent. A message that was sent may still be lost.
 #[derive(Debug, thiserror::Error)]
 pub enum PublishError {
-    /// It is over the server's limit.
+    /// It is larger than the server's limit.
     #[error("the message is too large: {0}")]
     TooLarge(String),
-    /// The connection is closed, or the subject is none.
+    /// The connection is closed, or the subject is invalid.
     #[error("the message was not sent: {0}")]
     NotSent(String),
 }
 
-/// The connection is closed, or does not allow it.
+/// The connection is closed, or its permissions do not allow it.
 #[derive(Debug, thiserror::Error)]
 #[error("the connection refuses: {0}")]
 pub struct WireError(pub String);
 
-/// What a subscription receives.
+/// The messages that a subscription receives.
 #[async_trait]
 pub trait Messages: Stream<Item = Message> + Send + Sync + Unpin {
-    /// Takes no new messages; the stream ends behind those that are on their way.
+    /// Stops receiving new messages; the stream ends after those that the server has already sent.
     async fn drain(&mut self) -> Result<(), WireError>;
 }
 
-/// One subscription; dropping it ends it.
+/// A subscription. Dropping it ends it.
 pub struct Subscription(Box<dyn Messages>);
 
 impl Subscription {
@@ -114,7 +114,7 @@ impl Subscription {
         Self(Box::new(messages))
     }
 
-    /// Takes no new messages; the stream ends behind those that are on their way.
+    /// Stops receiving new messages; the stream ends after those that the server has already sent.
     ///
     /// # Errors
     /// [`WireError`] when the connection is closed.
@@ -137,19 +137,20 @@ pub trait Wire: Send + Sync + 'static {
     /// Sends a request and waits for its first answer.
     async fn request(&self, request: Request) -> Result<Message, RequestError>;
 
-    /// Publishes a message. On one connection messages leave in the order of these calls.
+    /// Publishes a message. One connection sends messages in the order of these calls.
     async fn publish(&self, message: Outgoing) -> Result<(), PublishError>;
 
-    /// Subscribes to `subject`, which may have wildcards; of all who subscribe with one `queue`, one gets each message.
+    /// Subscribes to `subject`, which may have wildcards. Of all subscribers with the same `queue`, one gets each
+    /// message.
     async fn subscribe(&self, subject: Subject, queue: Option<&str>) -> Result<Subscription, WireError>;
 
-    /// Waits until what was asked and published before has left this process.
+    /// Waits until the messages that were sent before have left this process.
     async fn flush(&self) -> Result<(), WireError>;
 
-    /// A subject that nobody else has. Below it, all subjects are this connection's own.
+    /// A new subject of this connection's own. All subjects below it are this connection's own too.
     fn new_inbox(&self) -> String;
 
-    /// How often the connection was made. What was published before the last time may be lost.
+    /// How many times the connection was made. Messages that were published before the last time may be lost.
     fn connects(&self) -> u64;
 }
 

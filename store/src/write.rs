@@ -1,10 +1,10 @@
-//! The only place that publishes to JetStream: one conditional message, and what became of it.
+//! The only place that publishes to JetStream: one conditional message and its outcome.
 //!
-//! Invariant: an outcome that is not known is never taken for one that is. A copy that was not answered is sent again with
-//! the same `Nats-Msg-Id`, so that at most one copy takes effect.
+//! Invariant: an unknown outcome is never reported as a known one. A copy that was not acknowledged is sent again with
+//! the same `Nats-Msg-Id`, so at most one copy takes effect.
 //!
-//! Conditions name literal subjects only: with a wildcard filter an R3 stream lets stale writers in, since writes in flight
-//! are looked up by exact string.
+//! Conditions name literal subjects only: with a wildcard filter an R3 stream accepts stale writes, because it looks up
+//! writes in flight by the exact string.
 
 use std::time::Duration;
 
@@ -17,9 +17,9 @@ use tokio::time::Instant;
 
 use crate::{StoreError, chance};
 
-/// How long one copy may stay unanswered before the next is sent.
+/// How long to wait for the acknowledgement of one copy before the next is sent.
 const COPY_TIMEOUT: Duration = Duration::from_millis(1_500);
-/// How long a write is tried in all.
+/// How long a write is attempted in total.
 const WRITE_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// The server's error codes that matter here (server/errors.json of nats-server).
@@ -34,18 +34,18 @@ pub(crate) struct Write {
     pub(crate) subject: String,
     pub(crate) headers: HeaderMap,
     pub(crate) payload: Bytes,
-    /// For the error.
+    /// The revision that the condition names, for the error.
     pub(crate) expected: Revision,
 }
 
-/// What became of a write.
+/// The outcome of a write.
 #[derive(Debug)]
 pub(crate) enum Outcome {
     /// It is stored at this sequence.
     Stored(u64),
     /// The condition does not hold, and no copy took effect.
     Mismatch,
-    /// The condition does not hold now, and an earlier copy may be why.
+    /// The condition does not hold, and an earlier copy may be the reason.
     MismatchAfterUnknown,
 }
 
@@ -65,55 +65,55 @@ struct AckError {
     description: String,
 }
 
-/// What one copy's answer means.
-enum Answer {
+/// The outcome of one copy.
+enum CopyOutcome {
     Stored(u64),
     Mismatch,
     /// This copy had no effect; send it again.
     Again(String),
     /// This copy may have had an effect.
     Unknown(String),
-    /// No copy will ever be taken.
+    /// No copy will ever be accepted.
     Refused(String),
 }
 
-/// What is known of a write after some of its copies.
+/// What is known of a write after several copies.
 #[derive(Default)]
 struct Copies {
-    /// Why the outcome of one of them is not known.
+    /// Why the outcome of one copy is unknown, if one is.
     unknown: Option<String>,
 }
 
-/// What follows from one more answer.
+/// What to do after one more copy.
 enum Then {
-    /// This is what became of the write.
+    /// Stop: this is the outcome of the write.
     Is(Result<Outcome, StoreError>),
-    /// Another copy may help; why it is needed.
+    /// Send another copy, for this reason.
     Again(String),
 }
 
 impl Copies {
     /// `Refused` and `Unavailable` promise that nothing was written, so they are outcomes only while no copy is
     /// unknown.
-    fn take(&mut self, answer: Answer) -> Then {
+    fn take(&mut self, answer: CopyOutcome) -> Then {
         let is_doubtful = self.unknown.is_some();
         Then::Is(match answer {
-            Answer::Stored(sequence) => Ok(Outcome::Stored(sequence)),
-            Answer::Mismatch if is_doubtful => Ok(Outcome::MismatchAfterUnknown),
-            Answer::Mismatch => Ok(Outcome::Mismatch),
-            Answer::Refused(why) if is_doubtful => {
+            CopyOutcome::Stored(sequence) => Ok(Outcome::Stored(sequence)),
+            CopyOutcome::Mismatch if is_doubtful => Ok(Outcome::MismatchAfterUnknown),
+            CopyOutcome::Mismatch => Ok(Outcome::Mismatch),
+            CopyOutcome::Refused(why) if is_doubtful => {
                 Err(StoreError::Unknown(format!("a copy was not answered, and a later one was refused: {why}")))
             }
-            Answer::Refused(why) => Err(StoreError::Refused(why)),
-            Answer::Unknown(why) => {
+            CopyOutcome::Refused(why) => Err(StoreError::Refused(why)),
+            CopyOutcome::Unknown(why) => {
                 self.unknown = Some(why.clone());
                 return Then::Again(why);
             }
-            Answer::Again(why) => return Then::Again(why),
+            CopyOutcome::Again(why) => return Then::Again(why),
         })
     }
 
-    /// What the write has come to when no more copies are sent, the last one because of `why`.
+    /// The error when no more copies are sent, after the last one failed because of `why`.
     fn end(self, why: String) -> StoreError {
         match self.unknown {
             Some(why) => StoreError::Unknown(why),
@@ -122,7 +122,7 @@ impl Copies {
     }
 }
 
-/// Publishes `write`, again and again while that can help.
+/// Publishes `write`, with more copies while that can help.
 pub(crate) async fn publish(client: &Client, write: &Write) -> Result<Outcome, StoreError> {
     let deadline = Instant::now() + WRITE_TIMEOUT;
     let mut copies = Copies::default();
@@ -140,10 +140,10 @@ pub(crate) async fn publish(client: &Client, write: &Write) -> Result<Outcome, S
     }
 }
 
-async fn send(client: &Client, write: &Write) -> Answer {
-    // A message that is queued while disconnected would leave later, after its caller has given up.
+async fn send(client: &Client, write: &Write) -> CopyOutcome {
+    // A message that is queued while disconnected would be sent later, after its caller has given up.
     if client.connection_state() != State::Connected {
-        return Answer::Again("not connected to NATS".to_owned());
+        return CopyOutcome::Again("not connected to NATS".to_owned());
     }
     let request = async_nats::Request::new()
         .headers(write.headers.clone())
@@ -153,33 +153,33 @@ async fn send(client: &Client, write: &Write) -> Answer {
         Ok(message) => read_ack(&message.payload),
         Err(error) => match error.kind() {
             RequestErrorKind::NoResponders => {
-                Answer::Again("no stream takes the subject, or it has no leader".to_owned())
+                CopyOutcome::Again("no stream takes the subject, or it has no leader".to_owned())
             }
             RequestErrorKind::InvalidSubject | RequestErrorKind::MaxPayloadExceeded => {
-                Answer::Refused(error.to_string())
+                CopyOutcome::Refused(error.to_string())
             }
-            RequestErrorKind::TimedOut | RequestErrorKind::Other => Answer::Unknown(error.to_string()),
+            RequestErrorKind::TimedOut | RequestErrorKind::Other => CopyOutcome::Unknown(error.to_string()),
         },
     }
 }
 
-fn read_ack(payload: &[u8]) -> Answer {
+fn read_ack(payload: &[u8]) -> CopyOutcome {
     match serde_json::from_slice::<Ack>(payload) {
-        Ok(Ack { error: None, seq }) if seq > 0 => Answer::Stored(seq),
+        Ok(Ack { error: None, seq }) if seq > 0 => CopyOutcome::Stored(seq),
         Ok(Ack { error: Some(error), .. }) => match (error.err_code, error.code) {
-            (WRONG_LAST_SEQUENCE, _) => Answer::Mismatch,
+            (WRONG_LAST_SEQUENCE, _) => CopyOutcome::Mismatch,
             (WRONG_LAST_SEQUENCE_IN_FLIGHT | DUPLICATE_IN_FLIGHT, _) | (_, 503 | 429) => {
-                Answer::Again(error.description)
+                CopyOutcome::Again(error.description)
             }
-            _ => Answer::Refused(error.description),
+            _ => CopyOutcome::Refused(error.description),
         },
-        Ok(_) => Answer::Unknown("the acknowledgement has no sequence".to_owned()),
-        Err(error) => Answer::Unknown(format!("the acknowledgement does not parse: {error}")),
+        Ok(_) => CopyOutcome::Unknown("the acknowledgement has no sequence".to_owned()),
+        Err(error) => CopyOutcome::Unknown(format!("the acknowledgement does not parse: {error}")),
     }
 }
 
 impl Write {
-    /// What a mismatch without doubt means to the caller.
+    /// The error for a certain mismatch.
     pub(crate) fn moved(&self) -> StoreError {
         StoreError::Moved { expected: self.expected }
     }
@@ -189,8 +189,8 @@ impl Write {
 mod tests {
     use super::*;
 
-    /// What comes of copies that are answered like this, one after the other.
-    fn outcome(answers: Vec<Answer>) -> Result<Outcome, StoreError> {
+    /// The outcome of a write whose copies have these outcomes, one after the other.
+    fn outcome(answers: Vec<CopyOutcome>) -> Result<Outcome, StoreError> {
         let mut copies = Copies::default();
         for answer in answers {
             if let Then::Is(outcome) = copies.take(answer) {
@@ -202,27 +202,27 @@ mod tests {
 
     #[test]
     fn once_a_copy_is_unknown_no_later_answer_says_that_nothing_was_written() {
-        let unknown = || Answer::Unknown("no answer".to_owned());
-        let refused = || Answer::Refused("maximum payload exceeded".to_owned());
-        let again = || Answer::Again("in flight".to_owned());
+        let unknown = || CopyOutcome::Unknown("no answer".to_owned());
+        let refused = || CopyOutcome::Refused("maximum payload exceeded".to_owned());
+        let again = || CopyOutcome::Again("in flight".to_owned());
         assert!(matches!(outcome(vec![refused()]), Err(StoreError::Refused(_))));
         assert!(matches!(outcome(vec![again(), refused()]), Err(StoreError::Refused(_))));
         assert!(matches!(outcome(vec![again()]), Err(StoreError::Unavailable(_))));
         assert!(matches!(outcome(vec![unknown(), refused()]), Err(StoreError::Unknown(_))));
         assert!(matches!(outcome(vec![unknown(), again(), refused()]), Err(StoreError::Unknown(_))));
         assert!(matches!(outcome(vec![unknown(), again()]), Err(StoreError::Unknown(_))));
-        assert!(matches!(outcome(vec![Answer::Mismatch]), Ok(Outcome::Mismatch)));
-        assert!(matches!(outcome(vec![unknown(), Answer::Mismatch]), Ok(Outcome::MismatchAfterUnknown)));
-        assert!(matches!(outcome(vec![unknown(), Answer::Stored(7)]), Ok(Outcome::Stored(7))));
+        assert!(matches!(outcome(vec![CopyOutcome::Mismatch]), Ok(Outcome::Mismatch)));
+        assert!(matches!(outcome(vec![unknown(), CopyOutcome::Mismatch]), Ok(Outcome::MismatchAfterUnknown)));
+        assert!(matches!(outcome(vec![unknown(), CopyOutcome::Stored(7)]), Ok(Outcome::Stored(7))));
     }
 
     fn answer(error: &str) -> &'static str {
         match read_ack(error.as_bytes()) {
-            Answer::Stored(_) => "stored",
-            Answer::Mismatch => "mismatch",
-            Answer::Again(_) => "again",
-            Answer::Unknown(_) => "unknown",
-            Answer::Refused(_) => "refused",
+            CopyOutcome::Stored(_) => "stored",
+            CopyOutcome::Mismatch => "mismatch",
+            CopyOutcome::Again(_) => "again",
+            CopyOutcome::Unknown(_) => "unknown",
+            CopyOutcome::Refused(_) => "refused",
         }
     }
 

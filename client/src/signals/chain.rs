@@ -8,16 +8,16 @@ use holdfast_protocol::signal::{DOC_FAILED, LOCK_CONFLICT, Signal};
 use super::Gap;
 
 /// A place in the stream: sequence, and index among the events of one message.
-type Place = (u64, u64);
+type Position = (u64, u64);
 
 /// What was signalled last.
 #[derive(Debug, Default)]
 pub(super) struct Chain {
     /// Of the groups `session` and `lock`, which come from the record.
-    record: Option<Place>,
+    record: Option<Position>,
     /// Of the group `doc`, which comes from the log. It may come behind a later change of the record: a snapshot carries
     /// events of frames that it replaced.
-    log: Option<Place>,
+    log: Option<Position>,
     document_revision: Option<u64>,
     lock_revision: Option<u64>,
 }
@@ -50,12 +50,12 @@ impl Chain {
             // Not committed, so it has no place of its own and is sent once.
             return Link::Next;
         }
-        let place = place(signal);
+        let position = position(signal);
         let last = if name.starts_with("doc.") { &mut self.log } else { &mut self.record };
-        if last.is_some_and(|last| place <= last) {
+        if last.is_some_and(|last| position <= last) {
             return Link::Seen;
         }
-        *last = Some(place);
+        *last = Some(position);
         self.follow(name, signal)
     }
 
@@ -93,7 +93,7 @@ impl Chain {
     }
 }
 
-fn place(signal: &Signal) -> Place {
+fn position(signal: &Signal) -> Position {
     let sequence = signal.sequence.parse().unwrap_or_default();
     let index = signal.id.split(':').nth(2).and_then(|index| index.parse().ok()).unwrap_or_default();
     (sequence, index)

@@ -1,30 +1,30 @@
-//! Which worker takes a session: rendezvous hashing over those that may, bounded by load.
+//! Chooses the worker for a session: rendezvous hashing over the candidates, bounded by load.
 //!
-//! Invariant: every coordinator that knows the same workers chooses the same one, and a worker that joins or leaves moves
-//! only the sessions that it gains or loses. Load bounds bend that on purpose: nobody gets far more than the mean.
-//! Source: Thaler and Ravishankar, rendezvous hashing (1998); Mirrokni et al., bounded loads (2016).
+//! Invariant: coordinators that know the same workers choose the same one, and a worker that joins or leaves moves only
+//! the sessions that it gains or loses. The load bound overrides this on purpose: no worker gets far more than the
+//! mean. Source: Thaler and Ravishankar, rendezvous hashing (1998); Mirrokni et al., bounded loads (2016).
 //!
-//! Deliberately absent: who is alive (`registry`).
+//! Deliberately absent: which workers are alive (`workers`).
 
 use holdfast_protocol::id::WorkspaceName;
-use holdfast_protocol::{Boot, SessionKey, SessionRecord, WorkerName};
+use holdfast_protocol::{Process, SessionKey, SessionRecord, WorkerName};
 
-/// How far above the mean a worker's load may be, in percent.
+/// A worker's load may be this much of the mean, in percent.
 const BOUND_PERCENT: u64 = 125;
-/// What a worker may have on top of that, so that few sessions go where they hash to.
+/// Sessions that a worker may have beyond that, so that a small fleet's sessions go where they hash to.
 const SLACK: u64 = 8;
 
 /// What a session needs of the worker that takes it.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Needs<'a> {
-    /// It hosts this kind of session.
+    /// The worker must host this kind of session.
     pub(crate) kind: &'a str,
-    /// It mounts this workspace.
+    /// The worker must mount this workspace.
     pub(crate) workspace: Option<&'a WorkspaceName>,
 }
 
 impl<'a> Needs<'a> {
-    /// What the session of `record` needs.
+    /// The needs of the session of `record`.
     pub(crate) fn of(record: &'a SessionRecord) -> Self {
         Self { kind: &record.kind, workspace: record.workspace.as_ref() }
     }
@@ -33,10 +33,8 @@ impl<'a> Needs<'a> {
 /// A worker that may take the session.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Candidate {
-    /// Its name.
-    pub(crate) worker: WorkerName,
-    /// The start of its process.
-    pub(crate) boot: Boot,
+    /// Its process.
+    pub(crate) process: Process,
     /// How many sessions it has.
     pub(crate) sessions: u64,
 }
@@ -45,11 +43,11 @@ pub(crate) struct Candidate {
 pub(crate) fn choose<'a>(key: &SessionKey, candidates: &'a [Candidate]) -> Option<&'a Candidate> {
     let total: u64 = candidates.iter().map(|candidate| candidate.sessions).sum();
     let bound = bound(total + 1, u64::try_from(candidates.len()).unwrap_or(u64::MAX));
-    // The least loaded is within the bound always, since the bound is above the mean.
+    // The least loaded candidate is always within the bound, because the bound is above the mean.
     candidates
         .iter()
         .filter(|candidate| candidate.sessions < bound)
-        .max_by_key(|candidate| (score(key, &candidate.worker), &candidate.worker))
+        .max_by_key(|candidate| (score(key, &candidate.process.worker), &candidate.process.worker))
 }
 
 fn bound(sessions: u64, workers: u64) -> u64 {
@@ -68,7 +66,7 @@ fn score(key: &SessionKey, worker: &WorkerName) -> u64 {
 
 #[cfg(test)]
 mod tests {
-    use holdfast_protocol::{Namespace, SessionId};
+    use holdfast_protocol::{Boot, Namespace, SessionId};
     use uuid::Uuid;
 
     use super::*;
@@ -80,12 +78,13 @@ mod tests {
     fn workers(names: &[&str]) -> Vec<Candidate> {
         names
             .iter()
-            .map(|name| Candidate { worker: WorkerName::parse(name).unwrap(), boot: Boot(Uuid::nil()), sessions: 0 })
+            .map(|name| Process { worker: WorkerName::parse(name).unwrap(), boot: Boot(Uuid::nil()) })
+            .map(|process| Candidate { process, sessions: 0 })
             .collect()
     }
 
     fn place(n: u32, candidates: &[Candidate]) -> &WorkerName {
-        &choose(&key(n), candidates).unwrap().worker
+        &choose(&key(n), candidates).unwrap().process.worker
     }
 
     #[test]
@@ -106,7 +105,8 @@ mod tests {
     #[test]
     fn a_worker_that_leaves_moves_only_its_own_sessions() {
         let before = workers(&["w1", "w2", "w3", "w4"]);
-        let after: Vec<Candidate> = before.iter().filter(|worker| worker.worker.as_str() != "w3").cloned().collect();
+        let after: Vec<Candidate> =
+            before.iter().filter(|candidate| candidate.process.worker.as_str() != "w3").cloned().collect();
         for n in 0..1_000 {
             if place(n, &before).as_str() != "w3" {
                 assert_eq!(place(n, &before), place(n, &after), "session {n}");
@@ -130,7 +130,7 @@ mod tests {
             let mut candidates = workers(&names.iter().map(String::as_str).collect::<Vec<_>>());
             for n in 0..5_000 {
                 let chosen = place(n, &candidates).clone();
-                let candidate = candidates.iter_mut().find(|candidate| candidate.worker == chosen).unwrap();
+                let candidate = candidates.iter_mut().find(|candidate| candidate.process.worker == chosen).unwrap();
                 candidate.sessions += 1;
             }
             let most = candidates.iter().map(|candidate| candidate.sessions).max().unwrap();
@@ -143,7 +143,7 @@ mod tests {
         let mut candidates = workers(&["w1", "w2"]);
         let favourite = place(1, &candidates).clone();
         for candidate in &mut candidates {
-            candidate.sessions = if candidate.worker == favourite { 1_000 } else { 10 };
+            candidate.sessions = if candidate.process.worker == favourite { 1_000 } else { 10 };
         }
         assert_ne!(*place(1, &candidates), favourite);
         let mut alone = workers(&["w1"]);

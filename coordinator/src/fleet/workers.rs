@@ -1,7 +1,7 @@
-//! What this coordinator believes about workers, from their leases and from what happened to its own messages.
+//! What this coordinator believes about workers, from their leases and from the fate of its own messages.
 //!
-//! Invariant: only this machine's monotonic clock is used, counted from when a lease was seen to change, and only while
-//! leases could be read: an outage of JetStream makes nobody look dead.
+//! Invariant: only this machine's monotonic clock is used. A lease's age counts from when its change was seen here, and
+//! only while leases could be read, so an outage of JetStream makes no worker look dead.
 
 use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::time::Duration;
@@ -10,36 +10,36 @@ use holdfast_protocol::id::WorkspaceName;
 use holdfast_protocol::internal::WorkerLease;
 use holdfast_protocol::record::Owner;
 use holdfast_protocol::reply::WorkerState;
-use holdfast_protocol::{Boot, Error, Reason, Revision, WorkerName};
+use holdfast_protocol::{Boot, Error, Process, Reason, Revision, WorkerName};
 use tokio::time::Instant;
 
 use crate::error;
 use crate::fleet::placement::{Candidate, Needs};
 
-/// How long a worker that is gone is remembered, so that its return is recognised.
+/// How long a worker whose lease is missing is remembered, so that its return is recognised.
 const REMEMBERED: Duration = Duration::from_secs(600);
-/// How many processes without a lease are remembered; each costs a message to nobody once it is forgotten.
+/// How many processes without a lease are remembered. Forgetting one costs one message without a responder.
 const STRANGERS: usize = 1_024;
 
-/// For how long nobody must listen for a process before it counts as gone. One whose nats-server died is back on another one
-/// sooner than that.
+/// For how long messages for a process must have no responder before it counts as gone. A process whose nats-server
+/// died reconnects to another server sooner than that.
 pub(crate) const CONFIRM: Duration = Duration::from_millis(50);
-/// How long after an outage of NATS that nobody listens for a process says nothing: it may not have its connection back yet.
+/// For how long after an outage of NATS a missing responder proves nothing: the process may still be reconnecting.
 const AFTER_OUTAGE: Duration = Duration::from_secs(2);
-// By then everybody has tried to connect again since.
+// By then every process has tried to reconnect.
 const _: () = assert!(holdfast_store::connect::RECONNECT_MAX.as_millis() * 2 < AFTER_OUTAGE.as_millis());
 
 /// Whether a process seems alive.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Liveness {
-    /// It does.
+    /// It seems alive.
     Live,
-    /// Its lease says so, but nobody listens for it.
+    /// Its messages have no responder, whatever its lease says.
     Suspect,
-    /// Its lease is gone, stands still, or was followed by that of another start of the worker.
+    /// Its lease is missing, was not renewed in time, or was replaced by the lease of a later start of the worker.
     Gone,
-    /// The worker's lease names another start, and this one was never seen: an earlier one, or one that another
-    /// coordinator knows of. Only asking it tells.
+    /// The worker's lease names another start, and this start was never seen. It may be an earlier one, or a later one
+    /// that another coordinator has seen. Only a message to it can tell.
     Unknown,
 }
 
@@ -49,26 +49,26 @@ const EARLIER: usize = 16;
 #[derive(Debug)]
 struct Entry {
     lease: WorkerLease,
-    /// Starts whose leases were seen before this one's, the latest last.
+    /// Earlier starts of the worker whose leases were seen, the latest last.
     earlier: VecDeque<Boot>,
     revision: Revision,
     changed_at: Instant,
     missing_since: Option<Instant>,
-    /// Sessions placed there since the lease last said how many it has.
+    /// Sessions placed there since the lease last reported its number of sessions.
     placed: u64,
-    /// Nobody listened, since the lease is as it is.
+    /// Set while messages had no responder since the lease last changed.
     unheard: Option<Unheard>,
-    /// What was last told to whoever waits for workers to be lost.
+    /// Whether its loss was already reported.
     was_gone: bool,
-    /// When it was last asked whether the process is still there.
+    /// When the process was last probed.
     probed_at: Option<Instant>,
 }
 
-/// That nobody listens for a process.
+/// Messages for a process have had no responder.
 #[derive(Clone, Copy, Debug)]
 struct Unheard {
     since: Instant,
-    /// It was so for long enough.
+    /// This has lasted for [`CONFIRM`].
     is_confirmed: bool,
 }
 
@@ -78,16 +78,16 @@ impl Unheard {
     }
 }
 
-/// All workers that were seen lately.
+/// All workers that were seen within [`REMEMBERED`].
 #[derive(Debug)]
 pub(crate) struct Workers {
-    /// In order, so that what follows from all of them is the same each time.
+    /// Ordered, so that decisions over all of them are deterministic.
     entries: BTreeMap<WorkerName, Entry>,
-    /// Processes that nobody listens for and that no lease was seen of. A record that was edited by hand may name anybody.
-    strangers: HashMap<(WorkerName, Boot), Unheard>,
+    /// Unheard processes whose lease was never seen. A record that was edited by hand may name any process.
+    strangers: HashMap<Process, Unheard>,
     first_poll: Option<Instant>,
     last_poll: Option<Instant>,
-    /// When NATS or JetStream was last known to be away.
+    /// When NATS or JetStream was last known to be unavailable.
     outage: Option<Instant>,
     ttl: Duration,
     grace: Duration,
@@ -99,7 +99,7 @@ impl Workers {
         Self { entries, strangers, first_poll: None, last_poll: None, outage: None, ttl, grace }
     }
 
-    /// Takes in all leases as they were at `now`. Returns whether a process was lost by it.
+    /// Learns all leases as they were at `now`. Returns whether a process newly counts as gone.
     pub(crate) fn learn(&mut self, leases: Vec<(Revision, WorkerLease)>, now: Instant) -> bool {
         self.forgive_blindness(now);
         self.first_poll.get_or_insert(now);
@@ -121,7 +121,7 @@ impl Workers {
         lost
     }
 
-    /// Moves all clocks on by the time in which no lease could be read.
+    /// Extends all deadlines by the time in which no lease could be read.
     fn forgive_blindness(&mut self, now: Instant) {
         let Some(blind) = self.last_poll.map(|last| now - last).filter(|blind| *blind > self.grace) else { return };
         self.outage(now);
@@ -132,7 +132,7 @@ impl Workers {
     }
 
     fn learn_one(&mut self, revision: Revision, lease: WorkerLease, now: Instant) -> bool {
-        self.strangers.remove(&(lease.worker.clone(), lease.boot));
+        self.strangers.remove(&lease.process());
         let Some(entry) = self.entries.get_mut(&lease.worker) else {
             let entry = Entry {
                 revision,
@@ -168,18 +168,17 @@ impl Workers {
         restarted
     }
 
-    /// Nobody listened to a message for `boot` of `worker`. Returns whether that makes it count as gone, and did not before.
-    pub(crate) fn unheard(&mut self, worker: &WorkerName, boot: Boot, now: Instant) -> bool {
+    /// Notes that a message for `process` had no responder. Returns whether the process newly counts as gone.
+    pub(crate) fn unheard(&mut self, process: &Process, now: Instant) -> bool {
         let is_outage = self.outage.is_some_and(|outage| now.saturating_duration_since(outage) < AFTER_OUTAGE);
         let fresh = Unheard { since: now, is_confirmed: false };
-        let unheard = match self.entries.get_mut(worker).filter(|entry| entry.lease.boot == boot) {
+        let unheard = match self.entries.get_mut(&process.worker).filter(|entry| entry.lease.boot == process.boot) {
             Some(entry) => entry.unheard.get_or_insert(fresh),
             None => {
-                let stranger = (worker.clone(), boot);
-                if self.strangers.len() >= STRANGERS && !self.strangers.contains_key(&stranger) {
+                if self.strangers.len() >= STRANGERS && !self.strangers.contains_key(process) {
                     self.strangers.clear();
                 }
-                self.strangers.entry(stranger).or_insert(fresh)
+                self.strangers.entry(process.clone()).or_insert(fresh)
             }
         };
         if unheard.is_confirmed || is_outage || now.saturating_duration_since(unheard.since) < CONFIRM {
@@ -189,25 +188,25 @@ impl Workers {
         true
     }
 
-    /// The process behind `owner` answered.
+    /// Notes that the process of `owner` answered.
     pub(crate) fn heard(&mut self, owner: &Owner) {
-        self.strangers.remove(&(owner.worker.clone(), owner.boot));
+        self.strangers.remove(&owner.process());
         if let Some(entry) = self.entries.get_mut(&owner.worker).filter(|entry| entry.lease.boot == owner.boot) {
             entry.unheard = None;
         }
     }
 
-    /// NATS or JetStream was away until just now.
+    /// Notes that NATS or JetStream was unavailable until `now`.
     pub(crate) fn outage(&mut self, now: Instant) {
         self.outage = Some(now);
     }
 
-    /// Whether a message for `owner` found nobody, and nothing was heard of it since.
+    /// Whether the last message for the process of `owner` had no responder. It may not be confirmed yet.
     pub(crate) fn is_doubted(&self, owner: &Owner) -> bool {
         self.unheard_of(owner).is_some()
     }
 
-    /// Whether `owner` counts as gone because nobody listens for it.
+    /// Whether the process of `owner` counts as gone because its messages have had no responder for [`CONFIRM`].
     pub(crate) fn is_unheard(&self, owner: &Owner) -> bool {
         Unheard::confirmed(self.unheard_of(owner))
     }
@@ -215,16 +214,16 @@ impl Workers {
     fn unheard_of(&self, owner: &Owner) -> Option<&Unheard> {
         match self.entries.get(&owner.worker).filter(|entry| entry.lease.boot == owner.boot) {
             Some(entry) => entry.unheard.as_ref(),
-            // The common case is that there is none, and then no key is made.
+            // The common case; it saves making a key.
             None if self.strangers.is_empty() => None,
-            None => self.strangers.get(&(owner.worker.clone(), owner.boot)),
+            None => self.strangers.get(&owner.process()),
         }
     }
 
-    /// Whether nobody asked within `every` if the process behind `owner` is still there; then the caller does.
+    /// Whether nobody has probed the process of `owner` within `every`; then the caller must.
     pub(crate) fn begin_probe(&mut self, owner: &Owner, every: Duration, now: Instant) -> bool {
         let Some(entry) = self.entries.get_mut(&owner.worker).filter(|entry| entry.lease.boot == owner.boot) else {
-            // Rare, and not worth a memory: a process whose lease was not read yet.
+            // A process whose lease was not read yet. Rare, so its probes are not counted.
             return true;
         };
         let is_due = entry.probed_at.is_none_or(|probed| now.saturating_duration_since(probed) >= every);
@@ -234,26 +233,26 @@ impl Workers {
         is_due
     }
 
-    /// A worker was told to be in `state`, ahead of its next lease.
+    /// Notes that `worker` was set to `state`, before its next lease says so.
     pub(crate) fn told(&mut self, worker: &WorkerName, state: WorkerState) {
         if let Some(entry) = self.entries.get_mut(worker) {
             entry.lease.state = state;
         }
     }
 
-    /// Whether the process behind `owner` seems alive.
+    /// Whether the process of `owner` seems alive.
     pub(crate) fn liveness(&self, owner: &Owner) -> Liveness {
         if self.is_unheard(owner) {
             return Liveness::Suspect;
         }
         let Some(now) = self.last_poll else { return Liveness::Live };
         let Some(entry) = self.entries.get(&owner.worker) else {
-            // While no lease can be read, and until all are written again, one that was never seen says nothing.
+            // During an outage, and until all leases are written again, a lease that was never seen proves nothing.
             let since = self.first_poll.max(self.outage);
             let watched = since.map_or(Duration::ZERO, |since| now.saturating_duration_since(since));
             return if watched >= self.grace { Liveness::Gone } else { Liveness::Live };
         };
-        // Which of two starts came first is not told by their ids, which another machine's clock made.
+        // The ids do not tell which of two starts came first: they come from another machine's clock.
         if owner.boot == entry.lease.boot {
             if entry.is_gone(now, self.ttl, self.grace) { Liveness::Gone } else { Liveness::Live }
         } else if entry.earlier.contains(&owner.boot) {
@@ -263,8 +262,8 @@ impl Workers {
         }
     }
 
-    /// Whether requests for `owner` should go elsewhere. Without an elsewhere, its worker gets the benefit of the doubt
-    /// until a message finds nobody there.
+    /// Whether sessions of `owner` should move. When no other worker is ready, a worker whose lease ran out keeps its
+    /// sessions until a message to it has no responder.
     pub(crate) fn is_lost(&self, owner: &Owner) -> bool {
         match self.liveness(owner) {
             Liveness::Live | Liveness::Unknown => false,
@@ -273,7 +272,7 @@ impl Workers {
         }
     }
 
-    /// Those that seem alive.
+    /// The workers that seem alive.
     pub(crate) fn live(&self) -> impl Iterator<Item = &WorkerLease> {
         let now = self.last_poll;
         self.entries
@@ -282,12 +281,12 @@ impl Workers {
             .map(|entry| &entry.lease)
     }
 
-    /// Those that may take a session with these needs, leaving out `except`. One that cannot write in its workspace is
-    /// no choice while another can.
+    /// The workers that may take a session with these needs, without `except`. A worker that cannot write in the
+    /// workspace is a candidate only if no worker can.
     ///
     /// # Errors
-    /// `no_live_worker` when none is there, or none that hosts the kind; `no_workspace` when none of these has the
-    /// workspace.
+    /// `no_live_worker` when no worker is ready, or none of them hosts the kind; `no_workspace` when none of those has
+    /// the workspace.
     pub(crate) fn candidates(&self, needs: Needs<'_>, except: Option<&WorkerName>) -> Result<Vec<Candidate>, Error> {
         let Needs { kind, workspace } = needs;
         let mut fitting: Vec<&WorkerLease> =
@@ -311,14 +310,14 @@ impl Workers {
         }
     }
 
-    /// Whether `owner` can save files of `workspace`, as far as its lease says.
+    /// Whether `owner` can save files of `workspace`, according to its lease.
     pub(crate) fn may_write(&self, owner: &Owner, workspace: &WorkspaceName) -> bool {
         let lease = self.entries.get(&owner.worker).map(|entry| &entry.lease);
         lease
             .is_some_and(|lease| lease.boot == owner.boot && has(lease, workspace) && may_write(lease, Some(workspace)))
     }
 
-    /// Those that may take a session with these needs and save its file.
+    /// The workers that may take a session with these needs and can save its file.
     pub(crate) fn writers(&self, needs: Needs<'_>) -> Vec<Candidate> {
         let fits = |lease: &&WorkerLease| {
             lease.state == WorkerState::Ready
@@ -331,7 +330,7 @@ impl Workers {
 
     fn candidate(&self, lease: &WorkerLease) -> Candidate {
         let placed = self.entries.get(&lease.worker).map_or(0, |entry| entry.placed);
-        Candidate { worker: lease.worker.clone(), boot: lease.boot, sessions: lease.sessions + placed }
+        Candidate { process: lease.process(), sessions: lease.sessions + placed }
     }
 
     /// Counts a session that was just placed on `worker`.
@@ -363,7 +362,8 @@ pub(crate) fn has(lease: &WorkerLease, workspace: &WorkspaceName) -> bool {
     lease.workspaces.iter().any(|name| name == workspace.as_str())
 }
 
-/// Whether a worker that mounts `workspace`, if there is one to mount, can save its files.
+/// Whether the worker can save files of `workspace`, which it mounts. Without a workspace there is no file: always
+/// true.
 pub(crate) fn may_write(lease: &WorkerLease, workspace: Option<&WorkspaceName>) -> bool {
     !workspace.is_some_and(|workspace| lease.read_only.iter().any(|name| name == workspace.as_str()))
 }
@@ -469,12 +469,11 @@ mod tests {
     #[test]
     fn a_worker_that_nobody_heard_of_is_suspect_until_its_lease_moves_on() {
         let (mut workers, start) = fleet();
-        let boot = owner("w1", 5).boot;
-        assert!(!workers.unheard(&owner("w1", 5).worker, boot, start), "to be confirmed");
+        assert!(!workers.unheard(&owner("w1", 5).process(), start), "to be confirmed");
         assert_eq!(workers.liveness(&owner("w1", 5)), Liveness::Live);
         assert_eq!(workers.candidates(document(None), None).unwrap().len(), 1, "it takes no sessions in doubt");
-        assert!(workers.unheard(&owner("w1", 5).worker, boot, start + CONFIRM));
-        assert!(!workers.unheard(&owner("w1", 5).worker, boot, start + CONFIRM), "no news");
+        assert!(workers.unheard(&owner("w1", 5).process(), start + CONFIRM));
+        assert!(!workers.unheard(&owner("w1", 5).process(), start + CONFIRM), "no news");
         assert_eq!(workers.liveness(&owner("w1", 5)), Liveness::Suspect);
         assert!(workers.is_lost(&owner("w1", 5)));
         assert_eq!(workers.candidates(document(None), None).unwrap().len(), 1);
@@ -484,8 +483,8 @@ mod tests {
 
     /// Nobody listens for `owner` for long enough, from `at` on.
     fn gone(workers: &mut Workers, owner: &Owner, at: Instant) -> bool {
-        let first = workers.unheard(&owner.worker, owner.boot, at);
-        let second = workers.unheard(&owner.worker, owner.boot, at + CONFIRM);
+        let first = workers.unheard(&owner.process(), at);
+        let second = workers.unheard(&owner.process(), at + CONFIRM);
         !first && second
     }
 
@@ -493,11 +492,11 @@ mod tests {
     fn a_worker_that_was_only_cut_off_for_a_moment_is_not_gone() {
         let (mut workers, start) = fleet();
         let owner = owner("w1", 5);
-        assert!(!workers.unheard(&owner.worker, owner.boot, start));
+        assert!(!workers.unheard(&owner.process(), start));
         assert!(workers.is_doubted(&owner));
         workers.heard(&owner);
         assert!(!workers.is_doubted(&owner));
-        assert!(!workers.unheard(&owner.worker, owner.boot, start + CONFIRM), "the time counts anew");
+        assert!(!workers.unheard(&owner.process(), start + CONFIRM), "the time counts anew");
         assert_eq!(workers.candidates(document(None), None).unwrap().len(), 1);
     }
 
@@ -507,10 +506,10 @@ mod tests {
         let owner = owner("w1", 5);
         workers.outage(start);
         let late = start + AFTER_OUTAGE;
-        assert!(!workers.unheard(&owner.worker, owner.boot, start));
-        assert!(!workers.unheard(&owner.worker, owner.boot, late.checked_sub(CONFIRM).unwrap()));
+        assert!(!workers.unheard(&owner.process(), start));
+        assert!(!workers.unheard(&owner.process(), late.checked_sub(CONFIRM).unwrap()));
         assert_eq!(workers.liveness(&owner), Liveness::Live);
-        assert!(workers.unheard(&owner.worker, owner.boot, late));
+        assert!(workers.unheard(&owner.process(), late));
         assert_eq!(workers.liveness(&owner), Liveness::Suspect);
     }
 
@@ -557,7 +556,7 @@ mod tests {
         workers.learn(vec![(Revision(3), lease("w3", 5))], second(start, 1));
         assert_eq!(workers.liveness(&owner("w3", 5)), Liveness::Live);
         for boot in 0..2 * STRANGERS as u128 {
-            workers.unheard(&owner("w4", 1).worker, owner("w4", boot).boot, start);
+            workers.unheard(&owner("w4", boot).process(), start);
         }
         assert!(workers.strangers.len() <= STRANGERS);
     }
@@ -610,7 +609,7 @@ mod tests {
         workers.learn(vec![(Revision(1), lease("w1", 5)), (Revision(2), counters)], Instant::now());
         let names = |kind, workspace| -> Vec<String> {
             let found = workers.candidates(Needs { kind, workspace }, None).unwrap();
-            found.into_iter().map(|candidate| candidate.worker.to_string()).collect()
+            found.into_iter().map(|candidate| candidate.process.worker.to_string()).collect()
         };
         assert_eq!((names("document", None), names("counter", None)), (vec!["w1".to_owned()], vec!["w2".to_owned()]));
         assert_eq!(names("counter", Some(&main)), ["w2"]);
@@ -629,14 +628,14 @@ mod tests {
         workers.learn(vec![(Revision(1), reader), (Revision(2), lease("w2", 6))], Instant::now());
         let names = |workspace, except| -> Vec<String> {
             let found: Vec<Candidate> = workers.candidates(document(workspace), except).unwrap();
-            found.into_iter().map(|candidate| candidate.worker.to_string()).collect()
+            found.into_iter().map(|candidate| candidate.process.worker.to_string()).collect()
         };
         assert_eq!(names(Some(&main), None), ["w2"]);
         assert_eq!(names(None, None).len(), 2, "what has no file is everybody's");
         let w2 = owner("w2", 6).worker;
         assert_eq!(names(Some(&main), Some(&w2)), ["w1"]);
         let writers: Vec<WorkerName> =
-            workers.writers(document(Some(&main))).into_iter().map(|writer| writer.worker).collect();
+            workers.writers(document(Some(&main))).into_iter().map(|writer| writer.process.worker).collect();
         assert_eq!(writers, [w2]);
         assert!(!workers.may_write(&owner("w1", 5), &main));
         assert!(workers.may_write(&owner("w2", 6), &main));

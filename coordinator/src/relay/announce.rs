@@ -1,8 +1,8 @@
-//! Publishing signals: of many sessions at once, of each session in order.
+//! Publishes signals: many sessions concurrently, each session's in order.
 //!
-//! Signals of `session` and `lock` are kept in a stream, so each of them is published as a request whose answer is the
-//! stream's acknowledgement, under the event's id, before the next one of its session. Those of `doc` are plain
-//! messages, which an echo on the same connection confirms.
+//! Signals of the groups `session` and `lock` are kept in a stream. Each is published as a request, with the event's id
+//! for deduplication, and the stream's acknowledgement is awaited before the session's next one. Signals of the group
+//! `doc` are plain messages; an echo on the same connection confirms them.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -16,16 +16,16 @@ use holdfast_store::wire::{Outgoing, Request};
 use serde::Deserialize;
 use tokio::time::Instant;
 
-use crate::hub::Hub;
+use crate::context::Context;
 use crate::relay::RelayError;
 use crate::relay::echo::Echo;
 use crate::relay::translate::Announcement;
 
-/// How long one copy of a signal may stay unanswered before the next is sent.
+/// How long to wait for the acknowledgement of one copy of a signal before the next copy is sent.
 const COPY_TIMEOUT: Duration = Duration::from_millis(1_500);
-/// How long a signal is tried. The relay then begins again, from what is acknowledged.
+/// How long publishing a signal is attempted. After that the relay restarts from what is acknowledged.
 const TIMEOUT: Duration = Duration::from_secs(8);
-/// The bounds of the pause between two tries.
+/// The bounds of the pause between two attempts.
 const PAUSE: (Duration, Duration) = (Duration::from_millis(5), Duration::from_millis(250));
 
 #[derive(Deserialize)]
@@ -41,10 +41,10 @@ struct AckError {
     description: String,
 }
 
-/// Publishes all of them: sessions side by side, each session's in the order of its commits, each once unless the
-/// connection is made again meanwhile.
+/// Publishes all of them: sessions concurrently, each session's in commit order. Each signal is published once, unless
+/// the connection is lost meanwhile.
 pub(super) async fn all(
-    hub: &Hub,
+    context: &Context,
     echo: &mut Echo,
     announcements: impl IntoIterator<Item = (SessionKey, Announcement)>,
 ) -> Result<(), RelayError> {
@@ -61,9 +61,9 @@ pub(super) async fn all(
     let has_plain = by_session.values().flatten().any(is_plain);
     let deadline = Instant::now() + TIMEOUT;
     loop {
-        let mark = echo.mark();
-        try_join_all(by_session.iter().map(|(key, announcements)| of_session(hub, key, announcements))).await?;
-        if !has_plain || echo.confirm(mark).await {
+        let epoch = echo.epoch();
+        try_join_all(by_session.iter().map(|(key, announcements)| of_session(context, key, announcements))).await?;
+        if !has_plain || echo.confirm(epoch).await {
             return Ok(());
         }
         if Instant::now() >= deadline {
@@ -78,18 +78,18 @@ fn is_kept(group: &str) -> bool {
     matches!(group, "session" | "lock")
 }
 
-async fn of_session(hub: &Hub, key: &SessionKey, announcements: &[Announcement]) -> Result<(), RelayError> {
+async fn of_session(context: &Context, key: &SessionKey, announcements: &[Announcement]) -> Result<(), RelayError> {
     for announcement in announcements {
         let (group, event) = announcement.name.split_once('.').unwrap_or((&announcement.name, "unknown"));
-        let subject = hub.config.root.signal(key, group, event);
+        let subject = context.config.root.signal(key, group, event);
         let mut headers = HeaderMap::new();
         headers.insert(NATS_MESSAGE_ID, announcement.signal.id.as_str());
         let payload: Bytes = announcement.signal.to_json().into();
         if is_kept(group) {
             let subject = subject.into();
-            keep(hub, Request { subject, headers: Some(headers), payload, timeout: COPY_TIMEOUT }).await?;
+            keep(context, Request { subject, headers: Some(headers), payload, timeout: COPY_TIMEOUT }).await?;
         } else {
-            let sent = hub.wire.publish(Outgoing::to(subject, payload).with_headers(headers)).await;
+            let sent = context.wire.publish(Outgoing::to(subject, payload).with_headers(headers)).await;
             sent.map_err(|error| RelayError::Announce(error.to_string()))?;
         }
     }
@@ -97,12 +97,12 @@ async fn of_session(hub: &Hub, key: &SessionKey, announcements: &[Announcement])
 }
 
 /// Publishes one signal until its stream has it.
-async fn keep(hub: &Hub, request: Request) -> Result<(), RelayError> {
+async fn keep(context: &Context, request: Request) -> Result<(), RelayError> {
     let deadline = Instant::now() + TIMEOUT;
-    let stream = hub.config.root.signals_stream();
+    let stream = context.config.root.signals_stream();
     let mut pause = PAUSE.0;
     loop {
-        let why = match hub.wire.request(request.clone()).await {
+        let why = match context.wire.request(request.clone()).await {
             Ok(message) => match serde_json::from_slice::<Ack>(&message.payload) {
                 Ok(Ack { error: None, stream: by }) if by == stream => return Ok(()),
                 Ok(Ack { error: Some(error), .. }) => error.description,

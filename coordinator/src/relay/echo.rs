@@ -1,8 +1,8 @@
-//! Making sure that what was published has left.
+//! Confirms that published messages have reached the server.
 //!
-//! Invariant: once [`Echo::confirm`] says yes, the server has taken in all that was published before on the connection
-//! that was there at the mark. async-nats cannot tell by itself: `flush` waits for its buffers only, a lost connection
-//! drops what they held, and commands that wait in its queue leave on the next one.
+//! Invariant: when [`Echo::confirm`] returns true, the server has received everything that was published since the
+//! epoch was taken. async-nats cannot tell this: `flush` waits for its buffers only, a lost connection drops what the
+//! buffers held, and commands in its queue are sent on the next connection.
 
 use std::time::Duration;
 
@@ -16,10 +16,10 @@ use tokio::time::timeout;
 
 use crate::relay::{RelayError, fault};
 
-/// How long an echo is waited for; it may have gone down with a connection.
+/// How long to wait for an echo. It may have been lost with the connection.
 const TIMEOUT: Duration = Duration::from_secs(1);
 
-/// A subject that this connection alone listens on.
+/// A subject that only this connection subscribes to.
 pub(super) struct Echo {
     wire: SharedWire,
     subject: Subject,
@@ -27,9 +27,9 @@ pub(super) struct Echo {
     said: u64,
 }
 
-/// The connection at some moment.
+/// Which connection it is: the number of connects so far.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Mark(u64);
+pub(super) struct Epoch(u64);
 
 impl Echo {
     pub(super) async fn on(wire: &SharedWire) -> Result<Self, RelayError> {
@@ -38,13 +38,13 @@ impl Echo {
         Ok(Self { wire: wire.clone(), subject, heard, said: 0 })
     }
 
-    /// To be taken before publishing.
-    pub(super) fn mark(&self) -> Mark {
-        Mark(self.wire.connects())
+    /// The current epoch. Take it before publishing.
+    pub(super) fn epoch(&self) -> Epoch {
+        Epoch(self.wire.connects())
     }
 
-    /// Whether all that was published since `mark` has reached the server.
-    pub(super) async fn confirm(&mut self, mark: Mark) -> bool {
+    /// Whether everything that was published since the epoch `since` has reached the server.
+    pub(super) async fn confirm(&mut self, since: Epoch) -> bool {
         if mutant::is(Mutant::EchoNotAwaited) {
             return true;
         }
@@ -61,6 +61,6 @@ impl Echo {
             }
             false
         };
-        timeout(TIMEOUT, back).await.unwrap_or(false) && self.mark() == mark
+        timeout(TIMEOUT, back).await.unwrap_or(false) && self.epoch() == since
     }
 }

@@ -1,4 +1,4 @@
-//! One message of the stream, whichever way it was read.
+//! One message of the stream, as the relay reads it: from the consumer or from the stream itself.
 
 use bytes::Bytes;
 use holdfast_protocol::SessionKey;
@@ -14,39 +14,39 @@ pub(super) struct Input {
     pub(super) time: String,
     /// The body.
     pub(super) value: Bytes,
-    /// What it is of.
+    /// What it belongs to.
     pub(super) what: What,
 }
 
-/// What a message is of.
+/// What a message belongs to.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum What {
     /// A revision of this session's record, written by Holdfast or by hand.
-    Record(SessionKey, Writer),
+    Record(SessionKey, Origin),
     /// A frame of this session's log.
     Frame(SessionKey),
-    /// Neither, like a key that is no session's.
+    /// Neither, like a key that is not a session's.
     Other,
 }
 
 /// Who wrote a record.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Writer {
-    /// A coordinator or a worker: writes carry an id.
+pub(super) enum Origin {
+    /// A coordinator or a worker. Their writes have a message id.
     Holdfast,
-    /// Somebody with a KV client.
+    /// An operator with a KV client.
     Hand,
 }
 
 impl Input {
-    /// A message as it stands in the stream.
+    /// Classifies a message of the stream.
     pub(super) fn of(root: &Root, posted: Posted) -> Self {
         let what = what(root, &posted);
         let Posted { sequence, time, payload, .. } = posted;
         Self { sequence, time: time.to_string(), value: payload, what }
     }
 
-    /// The session that it is of.
+    /// The session that it belongs to.
     pub(super) fn key(&self) -> Option<&SessionKey> {
         match &self.what {
             What::Record(key, _) | What::Frame(key) => Some(key),
@@ -57,10 +57,10 @@ impl Input {
 
 fn what(root: &Root, posted: &Posted) -> What {
     if let Some(key) = root.parse_record(&posted.subject) {
-        return What::Record(key, if posted.has_write_id { Writer::Holdfast } else { Writer::Hand });
+        return What::Record(key, if posted.has_write_id { Origin::Holdfast } else { Origin::Hand });
     }
-    // A reserved namespace has no sessions. What is in such a log is a request that was meant for nobody, like
-    // `<root>.log.session.open`, and the stream took it because it looks like a log.
+    // A reserved namespace has no sessions. A message in such a log is a malformed request, like
+    // `<root>.log.session.open`, that the stream stored because its subject looks like a log's.
     let log = root.parse_log(&posted.subject).filter(|key| !key.namespace.is_reserved());
     log.map_or(What::Other, What::Frame)
 }

@@ -1,16 +1,16 @@
-//! Which coordinator's relay it is whose turn it is.
+//! Which coordinator relays.
 //!
-//! The server pins one client per consumer and says so in each message. A pin decides who works, not who is right: two
-//! relays at once announce some events twice.
+//! The server pins one client per consumer and names the pin in each message. The pin only divides the work and is no
+//! lock: two relays at once announce some events twice.
 
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use holdfast_store::feed::FeedState;
 
-use crate::hub::Hub;
+use crate::context::Context;
 use crate::relay::{CONSUMER, state};
 
-/// The pin that this coordinator was last seen to have.
+/// The last pin that this coordinator had.
 #[derive(Debug, Default)]
 pub(crate) struct Pin(Mutex<Option<String>>);
 
@@ -19,43 +19,42 @@ impl Pin {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Learns the pin that came with messages.
+    /// Learns the pin that arrived with messages.
     pub(super) fn see(&self, pin: Option<&str>) {
         let mut known = self.id();
         if pin.is_some() && known.as_deref() != pin {
-            tracing::info!("this coordinator relays now");
+            tracing::info!("this coordinator now relays");
             *known = pin.map(str::to_owned);
         }
     }
 
-    /// Whether nobody else relays.
+    /// Whether no other coordinator relays.
     pub(super) fn is_ours_or_nobodys(&self, state: &FeedState) -> bool {
         state.pinned.is_none() || state.pinned == *self.id()
     }
 
-    /// Whether this coordinator is the one that does what one should do for all.
-    /// `None`: not known just now.
-    pub(crate) async fn is_leading(&self, hub: &Hub) -> Option<bool> {
-        match state(hub).await {
+    /// Whether this coordinator does the work that one does for all. `None`: not known just now.
+    pub(crate) async fn is_leading(&self, context: &Context) -> Option<bool> {
+        match state(context).await {
             Ok(state) => Some(self.is_ours_or_nobodys(&state)),
             Err(error) => {
-                tracing::debug!(%error, "not known who relays");
+                tracing::debug!(%error, "cannot tell which coordinator relays");
                 None
             }
         }
     }
 
-    /// Gives the pin up, if this coordinator has it, so that another takes over before it would time out.
-    pub(super) async fn release(&self, hub: &Hub) {
+    /// Releases the pin, if this coordinator has it, so that another one need not wait until it times out.
+    pub(super) async fn release(&self, context: &Context) {
         let Some(ours) = self.id().take() else { return };
         let release = async {
-            if state(hub).await?.pinned == Some(ours) {
-                hub.feed.unpin(&CONSUMER).await.map_err(super::fault)?;
+            if state(context).await?.pinned == Some(ours) {
+                context.feed.unpin(&CONSUMER).await.map_err(super::fault)?;
             }
             Ok::<_, super::RelayError>(())
         };
         if let Err(error) = release.await {
-            tracing::info!(%error, "the relay's pin was not given up; it times out");
+            tracing::info!(%error, "the relay's pin was not released; it will time out");
         }
     }
 }

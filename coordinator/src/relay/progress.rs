@@ -1,13 +1,14 @@
-//! One step of the relay: messages in, signals out, acknowledgement.
+//! One step of the relay: takes deliveries, publishes their signals, acknowledges.
 //!
-//! Invariant: acknowledging a message acknowledges all before it, so none may be skipped. Deliveries are numbered; where a
-//! number is missing (a relay that was lost with messages in its hands, a connection that broke) everything behind the
-//! last acknowledgement is read from the stream itself before the step goes on. So it is where a sequence is missing:
-//! some messages are delivered again, and new ones behind them, while those between are still another relay's to
-//! acknowledge.
+//! Invariant: acknowledging a message acknowledges all before it, so no message may be skipped. Deliveries are
+//! numbered. When a number is missing (a relay died before it announced, or a connection broke), everything after the
+//! last acknowledgement is read from the stream itself before the step continues. The same is done when a sequence is
+//! missing: some messages may be delivered again, with new ones after them, while those in between are still for another
+//! relay to acknowledge.
 //!
-//! Frames may leave the stream before they are read: a snapshot takes them out and carries their events on, but it stands
-//! behind whatever was committed meanwhile. So where sequences are missing, each step looks ahead for the snapshots.
+//! A snapshot removes earlier frames from the stream and carries their events, and this may happen before the frames
+//! are announced. The snapshot comes later in the stream than other commits of that time. So when sequences are
+//! missing, each step looks ahead for the snapshots.
 
 use std::collections::BTreeSet;
 
@@ -16,61 +17,62 @@ use holdfast_protocol::SessionKey;
 use holdfast_store::feed::Delivery;
 use holdfast_store::mutant::{self, Mutant};
 
-use crate::hub::Hub;
+use crate::context::Context;
 use crate::relay::echo::Echo;
 use crate::relay::input::Input;
 use crate::relay::translate::{Announcement, Translator};
 use crate::relay::{RelayError, announce, fault, floor, state};
 
-/// How many logs are looked into at once.
+/// How many logs are read concurrently.
 const SIDE_BY_SIDE: usize = 16;
 
-/// How far this relay has come.
+/// The progress of this relay.
 pub(super) struct Progress {
     done: Done,
     translator: Translator,
     echo: Echo,
-    /// Messages have left the stream unread; the snapshots that replaced them stand up to here.
+    /// Messages up to here may have been removed before they were read; the snapshots that carry their events are in
+    /// the stream up to here too.
     thinned_until: u64,
 }
 
-/// What was announced, and whether deliveries were whole since.
+/// What was announced, and whether deliveries were complete since.
 #[derive(Debug)]
 struct Done {
     /// Everything up to this sequence was announced.
     sequence: u64,
-    /// The number of the last delivery; `None` where it does not say that nothing was missed.
+    /// The number of the last delivery; `None` when the next one cannot prove that nothing was missed.
     delivery: Option<u64>,
 }
 
-/// What to do about a delivery.
+/// How a delivery continues those before it.
 #[derive(Debug, PartialEq, Eq)]
-enum Step {
+enum Continuity {
     /// It follows what was announced.
     Next,
     /// Something before it may be missing.
     Gap,
     /// It was announced before.
-    Known,
+    Repeat,
 }
 
 impl Done {
-    fn take(&mut self, delivery: u64, sequence: u64) -> Step {
+    fn take(&mut self, delivery: u64, sequence: u64) -> Continuity {
         let is_whole = self.delivery.is_some_and(|last| last + 1 == delivery);
         if sequence <= self.sequence {
-            // Delivered again. Whatever came between may have been lost as well.
+            // Delivered again. Deliveries in between may have been lost as well.
             self.delivery = if is_whole { Some(delivery) } else { None };
-            return Step::Known;
+            return Continuity::Repeat;
         }
         let follows = sequence == self.sequence + 1;
         self.delivery = Some(delivery);
         self.sequence = sequence;
-        if is_whole && follows { Step::Next } else { Step::Gap }
+        if is_whole && follows { Continuity::Next } else { Continuity::Gap }
     }
 }
 
 impl Progress {
-    /// Begins behind `acknowledged`.
+    /// Begins after `acknowledged`.
     pub(super) fn new(stream: &str, acknowledged: u64, echo: Echo) -> Self {
         Self {
             echo,
@@ -81,8 +83,8 @@ impl Progress {
     }
 
     /// Announces `deliveries` and acknowledges them.
-    pub(super) async fn step(&mut self, hub: &Hub, deliveries: Vec<Delivery>) -> Result<(), RelayError> {
-        let root = &hub.config.root;
+    pub(super) async fn step(&mut self, context: &Context, deliveries: Vec<Delivery>) -> Result<(), RelayError> {
+        let root = &context.config.root;
         let Some(ack) = deliveries.last().map(|delivery| delivery.ack.clone()) else { return Ok(()) };
         let mut inputs: Vec<Input> = Vec::with_capacity(deliveries.len());
         let begin = self.done.sequence;
@@ -91,45 +93,49 @@ impl Progress {
             let input = Input::of(root, posted);
             let announced = self.done.sequence;
             match self.done.take(number, input.sequence) {
-                Step::Known => {}
-                Step::Next => inputs.push(input),
-                Step::Gap if mutant::is(Mutant::GapNotRead) => inputs.push(input),
-                Step::Gap => {
+                Continuity::Repeat => {}
+                Continuity::Next => inputs.push(input),
+                Continuity::Gap if mutant::is(Mutant::GapNotRead) => inputs.push(input),
+                Continuity::Gap => {
                     is_thinned = true;
-                    // Another relay may have come further than this one knows.
-                    let acknowledged = state(hub).await?.acknowledged;
+                    // Another relay may have acknowledged more than this one knows.
+                    let acknowledged = state(context).await?.acknowledged;
                     let after = announced.max(acknowledged);
-                    inputs.extend(between(hub, after, input.sequence).await?);
+                    inputs.extend(between(context, after, input.sequence).await?);
                     self.translator.read_late(after, input.sequence);
                     inputs.push(input);
                 }
             }
         }
         if is_thinned {
-            // Whatever took them out is there by now.
-            self.thinned_until = hub.store.last().await.map_err(read_fault)?;
+            // The snapshots that removed them are in the stream by now.
+            self.thinned_until = context.store.last().await.map_err(read_fault)?;
         }
         if mutant::is(Mutant::RelayAcknowledgesFirst) {
-            hub.feed.acknowledge(&ack).await.map_err(fault)?;
+            context.feed.acknowledge(&ack).await.map_err(fault)?;
         }
         let is_thinned = begin < self.thinned_until;
-        let ahead = if is_thinned { self.look_ahead(hub, &inputs).await? } else { Vec::new() };
-        self.announce(hub, &inputs, ahead).await?;
+        let ahead = if is_thinned { self.look_ahead(context, &inputs).await? } else { Vec::new() };
+        self.announce(context, &inputs, ahead).await?;
         for key in inputs.iter().filter_map(Input::key).filter(|_| is_thinned) {
             self.translator.was_announced_until(key, self.done.sequence);
         }
-        hub.feed.acknowledge(&ack).await.map_err(fault)?;
-        floor::publish(hub, self.done.sequence).await;
+        context.feed.acknowledge(&ack).await.map_err(fault)?;
+        floor::publish(context, self.done.sequence).await;
         Ok(())
     }
 
-    /// What was committed to the sessions of `inputs` up to here and is now in snapshots further on.
-    async fn look_ahead(&self, hub: &Hub, inputs: &[Input]) -> Result<Vec<(SessionKey, Announcement)>, RelayError> {
+    /// Events of the sessions of `inputs` that were committed up to here and are now carried by later snapshots.
+    async fn look_ahead(
+        &self,
+        context: &Context,
+        inputs: &[Input],
+    ) -> Result<Vec<(SessionKey, Announcement)>, RelayError> {
         let until = self.done.sequence;
         let keys: BTreeSet<SessionKey> = inputs.iter().filter_map(Input::key).cloned().collect();
         let looks = stream::iter(keys).map(async |key| {
-            // A snapshot takes out all that was before it, so it is the first of its log.
-            let first = first_of_log(hub, &key).await?;
+            // A snapshot removes all frames before it, so it is the first message of its log.
+            let first = first_of_log(context, &key).await?;
             let ahead = first.map_or_else(Vec::new, |first| self.translator.ahead(&first, &key, until));
             Ok(ahead.into_iter().map(move |announcement| (key.clone(), announcement)).collect::<Vec<_>>())
         });
@@ -138,29 +144,29 @@ impl Progress {
 
     async fn announce(
         &mut self,
-        hub: &Hub,
+        context: &Context,
         inputs: &[Input],
         ahead: Vec<(SessionKey, Announcement)>,
     ) -> Result<(), RelayError> {
         let mut announcements = ahead;
         for input in inputs {
             let Some(key) = input.key() else { continue };
-            let said = self.translator.translate(&hub.store, input).await;
+            let said = self.translator.translate(&context.store, input).await;
             let said = said.map_err(|error| RelayError::Read(error.to_string()))?;
             announcements.extend(said.into_iter().map(|announcement| (key.clone(), announcement)));
             if let Some(record) = self.translator.last_record(input) {
-                hub.countdown.see(&record);
+                context.countdown.see(&record);
             }
-            // Should publishing fail, this memory goes with the relay's life.
+            // If publishing fails, the relay restarts with a new translator.
             self.translator.was_announced(input);
         }
-        announce::all(hub, &mut self.echo, announcements).await
+        announce::all(context, &mut self.echo, announcements).await
     }
 }
 
-async fn first_of_log(hub: &Hub, key: &SessionKey) -> Result<Option<Input>, RelayError> {
-    let root = &hub.config.root;
-    let first = hub.feed.first(Some(&root.log(key)), 1).await.map_err(read_fault)?;
+async fn first_of_log(context: &Context, key: &SessionKey) -> Result<Option<Input>, RelayError> {
+    let root = &context.config.root;
+    let first = context.feed.first(Some(&root.log(key)), 1).await.map_err(read_fault)?;
     Ok(first.map(|posted| Input::of(root, posted)))
 }
 
@@ -168,21 +174,21 @@ fn read_fault(error: impl std::fmt::Display) -> RelayError {
     RelayError::Read(error.to_string())
 }
 
-/// Everything between two sequences, from the leader.
-async fn between(hub: &Hub, after: u64, until: u64) -> Result<Vec<Input>, RelayError> {
+/// All messages between two sequences, from the leader.
+async fn between(context: &Context, after: u64, until: u64) -> Result<Vec<Input>, RelayError> {
     let mut inputs = Vec::new();
     let mut next = after + 1;
     while next < until {
-        match hub.feed.first(None, next).await.map_err(read_fault)? {
+        match context.feed.first(None, next).await.map_err(read_fault)? {
             Some(posted) if posted.sequence < until => {
                 next = posted.sequence + 1;
-                inputs.push(Input::of(&hub.config.root, posted));
+                inputs.push(Input::of(&context.config.root, posted));
             }
             Some(_) | None => break,
         }
     }
     if !inputs.is_empty() {
-        tracing::info!(messages = inputs.len(), "announcing what was delivered before and never acknowledged");
+        tracing::info!(messages = inputs.len(), "announcing messages that were delivered before and not acknowledged");
     }
     Ok(inputs)
 }
@@ -196,16 +202,16 @@ mod tests {
         let mut done = Done { sequence: 10, delivery: None };
         // Deliveries as (number, stream sequence).
         let table = [
-            ((5, 14), Step::Gap, "the first one after a start says nothing of those before"),
-            ((6, 15), Step::Next, ""),
-            ((7, 19), Step::Gap, "those in between were removed from the stream, or are in another's hands"),
-            ((9, 21), Step::Gap, "delivery 8 was lost"),
-            ((10, 20), Step::Known, "what was lost comes again"),
-            ((11, 22), Step::Next, ""),
-            ((13, 15), Step::Known, "something else was lost with delivery 12"),
-            ((14, 23), Step::Gap, "so what follows must look back"),
-            ((15, 24), Step::Next, ""),
-            ((16, 30), Step::Gap, "15 and 16 are numbered one behind the other, and 25 to 29 are not there yet"),
+            ((5, 14), Continuity::Gap, "the first one after a start says nothing of those before"),
+            ((6, 15), Continuity::Next, ""),
+            ((7, 19), Continuity::Gap, "those in between were removed from the stream, or another relay has them"),
+            ((9, 21), Continuity::Gap, "delivery 8 was lost"),
+            ((10, 20), Continuity::Repeat, "what was lost comes again"),
+            ((11, 22), Continuity::Next, ""),
+            ((13, 15), Continuity::Repeat, "something else was lost with delivery 12"),
+            ((14, 23), Continuity::Gap, "so what follows must look back"),
+            ((15, 24), Continuity::Next, ""),
+            ((16, 30), Continuity::Gap, "the numbers follow each other, and 25 to 29 are not there yet"),
         ];
         for (n, ((delivery, sequence), expected, why)) in table.into_iter().enumerate() {
             assert_eq!(done.take(delivery, sequence), expected, "row {n}: {why}");

@@ -1,27 +1,27 @@
-//! From a message of the stream to the signals that it means.
+//! Translates a message of the stream into its signals.
 //!
-//! Invariant: the same message always means the same signals, with the same ids, but for what memory saves: events that a
-//! snapshot carries on and that were announced before are left out, and may be announced again by a relay that has forgotten.
+//! Invariant: the same message always gives the same signals with the same ids. One exception saves work: events that a
+//! snapshot carries are left out if this relay remembers announcing them. A relay that restarted announces them again.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
 
 use holdfast_protocol::frame::Frame;
 use holdfast_protocol::signal::{
-    Happening, Place, Signal, of_broken_record, of_deletion, of_event, of_hand_edit, of_op,
+    Happening, Signal, StreamPosition, of_broken_record, of_deletion, of_event, of_hand_edit, of_op,
 };
 use holdfast_protocol::{Revision, SessionKey, SessionRecord};
 use holdfast_store::{Store, StoreError};
 
-use crate::relay::input::{Input, What, Writer};
+use crate::relay::input::{Input, Origin, What};
 
-/// How many ranges are remembered apart; more are taken together, which costs repetitions at worst.
+/// How many ranges are remembered separately. More are merged, which at worst repeats signals.
 const HOLES: usize = 64;
 
-/// A signal and where it goes.
+/// A signal to publish.
 #[derive(Clone, Debug, PartialEq)]
 pub(super) struct Announcement {
-    /// Where it was committed: stream sequence, and place among the events of that message.
+    /// Where it was committed: stream sequence, and index among the events of that message.
     pub(super) place: (u64, u32),
     /// `group.event`.
     pub(super) name: String,
@@ -29,14 +29,14 @@ pub(super) struct Announcement {
     pub(super) signal: Signal,
 }
 
-/// What a relay remembers of sessions, in bounds.
+/// The bounded memory of a relay about sessions.
 pub(super) struct Translator {
     stream: String,
-    /// The last record of each session that was seen, to compare a hand edit with.
+    /// The last seen record of each session, for comparison with a hand edit.
     records: moka::sync::Cache<SessionKey, Arc<SessionRecord>>,
-    /// The last message of each log that was announced.
+    /// The last announced message of each log.
     frames: moka::sync::Cache<SessionKey, u64>,
-    /// Ranges (both ends outside) in which messages may have left the stream before this relay read them.
+    /// Ranges (both ends exclusive) in which messages may have been removed before this relay read them.
     holes: VecDeque<(u64, u64)>,
 }
 
@@ -50,8 +50,8 @@ impl Translator {
         }
     }
 
-    /// What stood between `after` and `until` was read late, so that some of it may have been replaced by snapshots that
-    /// are still to come: those announce it, whatever else of its session was announced.
+    /// Notes that the messages between `after` and `until` were read late. Some may have been replaced by snapshots
+    /// that come later; those announce them, even if later events of the session were announced before.
     pub(super) fn read_late(&mut self, after: u64, until: u64) {
         self.holes.push_back((after, until));
         if self.holes.len() > HOLES {
@@ -64,10 +64,10 @@ impl Translator {
         sequence > announced || self.holes.iter().any(|(after, until)| sequence > *after && sequence < *until)
     }
 
-    /// What `input` announces, in order.
+    /// The signals of `input`, in order.
     ///
     /// # Errors
-    /// A fault of the store, for a hand edit whose predecessor must be looked up.
+    /// A failure of the store, for a hand edit whose previous record must be read.
     pub(super) async fn translate(&self, store: &Store, input: &Input) -> Result<Vec<Announcement>, StoreError> {
         match &input.what {
             What::Record(key, writer) => self.record(store, input, key, *writer).await,
@@ -81,15 +81,15 @@ impl Translator {
         store: &Store,
         input: &Input,
         key: &SessionKey,
-        writer: Writer,
+        origin: Origin,
     ) -> Result<Vec<Announcement>, StoreError> {
         let revision = Revision(input.sequence);
         if input.value.is_empty() {
             self.records.invalidate(key);
-            return Ok(match writer {
-                // It had ended long before, and that was announced.
-                Writer::Holdfast => Vec::new(),
-                Writer::Hand => self.place(input, key, of_deletion(revision)),
+            return Ok(match origin {
+                // The session had ended long before, and that was announced.
+                Origin::Holdfast => Vec::new(),
+                Origin::Hand => self.place(input, key, of_deletion(revision)),
             });
         }
         let happenings = match SessionRecord::from_json(&input.value, key) {
@@ -99,9 +99,9 @@ impl Translator {
                 of_broken_record(problem.unwrap_or(&error.message), revision)
             }
             Ok(record) => {
-                let happenings = match writer {
-                    Writer::Holdfast => of_event(&record, revision),
-                    Writer::Hand => {
+                let happenings = match origin {
+                    Origin::Holdfast => of_event(&record, revision),
+                    Origin::Hand => {
                         of_hand_edit(&record, revision, self.before(store, key, revision).await?.as_deref())
                     }
                 };
@@ -112,7 +112,7 @@ impl Translator {
         Ok(self.place(input, key, happenings))
     }
 
-    /// The record of the revision before.
+    /// The record before this revision.
     async fn before(
         &self,
         store: &Store,
@@ -145,7 +145,7 @@ impl Translator {
         announcements
     }
 
-    /// What a snapshot carries on that was committed up to `until` and may not have been announced.
+    /// The events that a snapshot carries, were committed up to `until`, and may not have been announced.
     fn carried(&self, input: &Input, key: &SessionKey, frame: &Frame, until: u64) -> Vec<Announcement> {
         let announced = self.frames.get(key).unwrap_or(0);
         let carried = frame.snapshot.iter().flat_map(|snapshot| &snapshot.carried);
@@ -158,22 +158,22 @@ impl Translator {
             .collect()
     }
 
-    /// What was committed up to `until` and has left the stream unread, as far as the snapshot that replaced it says so: this
-    /// one, from further on. Without it, what follows in the stream would be announced before.
+    /// The events up to `until` that were removed unread and that the snapshot `input`, later in the stream, carries.
+    /// Announcing them now keeps the commit order.
     pub(super) fn ahead(&self, input: &Input, key: &SessionKey, until: u64) -> Vec<Announcement> {
         match Frame::from_json(&input.value, key) {
             Ok(frame) if input.sequence > until => self.carried(input, key, &frame, until),
-            // It is announced in its turn, and what does not parse is reported there.
+            // Other frames are announced in their turn; one that does not parse is reported then.
             Ok(_) | Err(_) => Vec::new(),
         }
     }
 
-    /// All changes of the session of `key` up to `until` were announced.
+    /// Notes that all changes of the session of `key` up to `until` were announced.
     pub(super) fn was_announced_until(&self, key: &SessionKey, until: u64) {
         self.frames.insert(key.clone(), until);
     }
 
-    /// The record that `input` is a revision of, if that parses.
+    /// The record in `input`, if it is one and parses.
     pub(super) fn last_record(&self, input: &Input) -> Option<Arc<SessionRecord>> {
         match &input.what {
             What::Record(key, _) => self.records.get(key),
@@ -181,7 +181,7 @@ impl Translator {
         }
     }
 
-    /// `input` was announced, and whatever its snapshot carries on.
+    /// Notes that `input` was announced, with the events that it carries.
     pub(super) fn was_announced(&self, input: &Input) {
         if let What::Frame(key) = &input.what {
             self.frames.insert(key.clone(), input.sequence);
@@ -204,7 +204,7 @@ impl Translator {
         happening: Happening,
     ) -> Announcement {
         let name = happening.name.clone();
-        let place = Place { stream: &self.stream, sequence, index, time };
+        let place = StreamPosition { stream: &self.stream, sequence, index, time };
         Announcement { place: (sequence, index), name, signal: Signal::committed(key, place, happening) }
     }
 }
@@ -342,15 +342,15 @@ mod tests {
             request_id: None,
             unheard: false,
         });
-        let said = say(&translator, &input(1, by_us(Writer::Holdfast), opened.to_json())).await;
+        let said = say(&translator, &input(1, by_us(Origin::Holdfast), opened.to_json())).await;
         assert_eq!(ids(&said), [("S:1", "session.opened"), ("S:1:1", "session.activated")]);
 
         let edited = SessionRecord { state: State::Passive, owner: None, ..opened };
-        let said = say(&translator, &input(2, by_us(Writer::Hand), edited.to_json())).await;
+        let said = say(&translator, &input(2, by_us(Origin::Hand), edited.to_json())).await;
         assert_eq!(ids(&said), [("S:2", "lock.changed"), ("S:2:1", "session.passivated")]);
-        let said = say(&translator, &input(3, by_us(Writer::Hand), "nonsense")).await;
+        let said = say(&translator, &input(3, by_us(Origin::Hand), "nonsense")).await;
         assert_eq!(ids(&said), [("S:3", "lock.changed")]);
-        let said = say(&translator, &input(4, by_us(Writer::Hand), "")).await;
+        let said = say(&translator, &input(4, by_us(Origin::Hand), "")).await;
         assert_eq!(ids(&said), [("S:4", "session.closed")]);
         assert!(say(&translator, &input(5, What::Other, "x")).await.is_empty());
     }
@@ -363,7 +363,7 @@ mod tests {
         let edited = fixture::passive("s1").to_json();
         let revision = memory.edit_by_hand(&key, Some(edited.clone().into()));
         let store: Store = Arc::new(memory);
-        let edit = input(revision.0, What::Record(key, Writer::Hand), edited);
+        let edit = input(revision.0, What::Record(key, Origin::Hand), edited);
         let said = Translator::new("S").translate(&store, &edit).await.unwrap();
         assert_eq!(said[1].name, "session.passivated");
         assert_eq!(said[1].signal.data["previous_worker"], "w1");

@@ -1,7 +1,7 @@
-//! What sessions leave that have ended: a closed record or a delete marker, and a log.
+//! Removes what an ended session leaves: a closed record or a delete marker, and a log.
 //!
-//! Invariant: a clock only says when to try. The record is deleted by compare-and-set, so that one that was opened again
-//! stays; and only what stands at or before the delete marker is purged.
+//! Invariant: a clock only decides when to try. The record is deleted by compare-and-set, so a session that was opened
+//! again stays. Only messages at or before the delete marker are purged.
 
 use holdfast_protocol::SessionRecord;
 use holdfast_protocol::record::State;
@@ -9,46 +9,48 @@ use holdfast_records::delete;
 use holdfast_store::{StoreError, Stored};
 use jiff::Timestamp;
 
-use crate::hub::Hub;
+use crate::context::Context;
 
-/// Whose remains may go.
+/// Which remains may be removed.
 pub(super) struct Remains {
-    /// What ended up to then.
+    /// Those of sessions that ended at this time or before.
     until: Timestamp,
-    /// What was announced.
+    /// The relay has announced everything up to this sequence.
     floor: u64,
 }
 
 impl Remains {
-    /// As the servers' clock has it, on which records are dated; ours may go differently.
-    pub(super) async fn of(hub: &Hub) -> Result<Self, StoreError> {
+    /// Uses the servers' clock, which dates the records. This machine's clock may differ.
+    pub(super) async fn of(context: &Context) -> Result<Self, StoreError> {
         let retention =
-            jiff::SignedDuration::try_from(hub.config.closed_retention).unwrap_or(jiff::SignedDuration::MAX);
-        let now = hub.store.clock().await?;
-        Ok(Self { until: now.checked_sub(retention).unwrap_or(Timestamp::MIN), floor: hub.floor.get() })
+            jiff::SignedDuration::try_from(context.config.closed_retention).unwrap_or(jiff::SignedDuration::MAX);
+        let now = context.store.clock().await?;
+        Ok(Self { until: now.checked_sub(retention).unwrap_or(Timestamp::MIN), floor: context.floor.get() })
     }
 
-    /// Whether `stored`, which says `record` or is a delete marker, ended long enough ago, and was announced.
+    /// Whether `stored` ended long enough ago and was announced. It holds `record`, or is a delete marker.
     pub(super) fn are_old(&self, stored: &Stored, record: Option<SessionRecord>) -> bool {
         let has_ended = record.is_none_or(|record| record.state == State::Closed);
         has_ended && stored.time <= self.until && stored.revision.0 <= self.floor
     }
 }
 
-/// Removes them, if nobody has opened the session again.
-pub(super) async fn remove(hub: &Hub, stored: Stored) {
+/// Removes the remains, unless the session was opened again.
+pub(super) async fn remove(context: &Context, stored: Stored) {
     let key = &stored.key;
     let removal = async {
         let marker = match stored.value {
             None => stored.revision,
-            Some(_) => delete(&*hub.store, key, stored.revision).await?,
+            Some(_) => delete(&*context.store, key, stored.revision).await?,
         };
-        hub.store.purge(key, marker).await
+        context.store.purge(key, marker).await
     };
     match removal.await {
-        Ok(()) => tracing::debug!(%key, "what a closed session left is removed"),
+        Ok(()) => tracing::debug!(%key, "removed the remains of a closed session"),
         Err(StoreError::Moved { .. }) => tracing::debug!(%key, "a closed session was opened again"),
-        Err(error) => tracing::info!(%key, %error, "what a closed session left stays for the next sweep"),
+        Err(error) => {
+            tracing::info!(%key, %error, "the remains of a closed session were not removed; the next sweep retries")
+        }
     }
 }
 

@@ -1,4 +1,4 @@
-//! Requests about a lock, and those of an operator that override one: each is a rule, put through the record loop.
+//! Requests that change a lock, an operator's included: each is a rule that goes through the record loop.
 
 use std::sync::Arc;
 
@@ -6,10 +6,10 @@ use holdfast_protocol::{Error, Revision, SessionKey, SessionRecord};
 use holdfast_records::{Change, Done, Found, Known, NotDone, change};
 use holdfast_rules::{Asked, Decision, Past};
 
-use crate::call::{Call, now};
+use crate::context::Context;
 use crate::error;
 use crate::explain;
-use crate::hub::Hub;
+use crate::operation::{Operation, now};
 use crate::place;
 use crate::writer::Writer;
 
@@ -19,16 +19,16 @@ pub(crate) mod validate;
 
 /// A request that changes a lock by a rule.
 pub(crate) trait LockRule: Sync {
-    /// Its answer.
+    /// The answer to it.
     type Reply: Send;
 
     /// What to do about it.
     fn decide(&self, record: &SessionRecord, revision: Revision, asked: &Asked<'_>) -> Decision<Self::Reply>;
 
-    /// What an earlier copy of it was answered.
+    /// The answer that an earlier copy of the request got.
     fn replay(&self, past: &Past, asked: &Asked<'_>) -> Option<Self::Reply>;
 
-    /// Whether only the record's past has the whole answer of an earlier copy that `record` shows the effect of.
+    /// Whether `record` shows the effect of an earlier copy, but only the record's past has that copy's whole answer.
     fn needs_past(&self, _record: &SessionRecord, _asked: &Asked<'_>) -> bool {
         false
     }
@@ -63,31 +63,36 @@ impl<R: LockRule> Change<Writer<'_>> for Locking<'_, R> {
     }
 }
 
-/// What became of a request about a lock.
+/// The outcome of a request that changes a lock.
 pub(crate) type Outcome<Reply> = Result<Done<Reply>, NotDone<Error>>;
 
 /// Changes the lock of `key` by `rule`.
-pub(crate) async fn locked<R: LockRule>(hub: &Hub, key: &SessionKey, call: &Call, rule: &R) -> Outcome<R::Reply> {
+pub(crate) async fn locked<R: LockRule>(
+    context: &Context,
+    key: &SessionKey,
+    operation: &Operation,
+    rule: &R,
+) -> Outcome<R::Reply> {
     let at = now();
-    let locking = Locking { rule, asked: call.asked(&at, &hub.secret) };
-    change(&mut Writer::new(hub, key, call), &locking).await
+    let locking = Locking { rule, asked: operation.asked(&at, &context.secret) };
+    change(&mut Writer::new(context, key, operation), &locking).await
 }
 
-/// The answer, or why there was no change. A session that nobody holds comes back behind it.
+/// The answer or the refusal. A session without a live owner is placed in the background.
 pub(crate) async fn finish<Reply>(
-    hub: &Arc<Hub>,
+    context: &Arc<Context>,
     key: &SessionKey,
-    call: &Call,
+    operation: &Operation,
     outcome: Outcome<Reply>,
 ) -> Result<Reply, Error> {
     match outcome {
         Ok(Done { known, reply, .. }) => {
-            place::bring_back(hub, &known);
+            place::bring_back(context, &known);
             Ok(reply)
         }
         Err(NotDone::Refused(refusal, Found::Record(known))) => {
-            place::bring_back(hub, &known);
-            Err(explain::conflict(hub, &known, *refusal, call).await)
+            place::bring_back(context, &known);
+            Err(explain::conflict(context, &known, *refusal, operation).await)
         }
         Err(not_done) => Err(error::of_not_done(not_done, key)),
     }

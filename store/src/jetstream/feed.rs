@@ -17,7 +17,7 @@ use crate::{StoreError, read};
 
 const PIN_ID: &str = "Nats-Pin-Id";
 
-/// How long one question to the consumer may stay unanswered: without a leader it is dropped.
+/// How long to wait for an answer about the consumer. Without a leader the request is dropped.
 const ASK_TIMEOUT: Duration = Duration::from_secs(1);
 
 fn unavailable(error: impl std::fmt::Display) -> StoreError {
@@ -92,7 +92,7 @@ impl Feed for Jetstream {
     }
 }
 
-/// A plain message and no write: the consumer takes it whatever stands in the stream.
+/// Publishes an acknowledgement. It is a plain message and not a conditional write.
 async fn acknowledge(client: &Client, ack: &Subject) -> Result<(), StoreError> {
     client.publish(ack.clone(), "+ACK".into()).await.map_err(unavailable)
 }
@@ -103,12 +103,12 @@ fn has_write_id(headers: Option<&HeaderMap>) -> bool {
 
 struct Pulled {
     pulled: ReadyChunks<Pull>,
-    /// What followed the last messages that were handed out.
+    /// The failure that came after the last returned messages.
     fault: Option<StoreError>,
 }
 
 impl Pulled {
-    /// The messages up to the first fault, which is kept for the next call.
+    /// Returns the messages before the first failure, and keeps the failure for the next call.
     fn take(&mut self, chunk: Vec<Result<jetstream::Message, MessagesError>>) -> Result<Batch, StoreError> {
         let mut batch = Batch { deliveries: Vec::with_capacity(chunk.len()), pin: None };
         let mut last = None;

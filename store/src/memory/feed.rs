@@ -1,7 +1,7 @@
-//! [`Feed`] over [`Memory`]: one consumer with a pinned reader, as JetStream has it.
+//! [`Feed`] over [`Memory`]: one consumer with a pinned reader, as in JetStream.
 //!
-//! Invariant: what is in the stream and not acknowledged is delivered, again after the wait for its acknowledgement,
-//! and always to whoever is pinned then.
+//! Invariant: a message that is not acknowledged is delivered, and again after the acknowledgement wait, each time to
+//! the reader that is pinned then.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -16,10 +16,10 @@ use super::{Accepted, Memory};
 use crate::StoreError;
 use crate::feed::{Batch, Deliveries, Delivery, Feed, FeedConfig, FeedState, Posted};
 
-/// What acknowledgements go to, with the sequence behind it.
+/// The prefix of acknowledgement subjects; the sequence follows.
 const ACK: &str = "ACK.";
 
-/// The shortest wait between two looks.
+/// The shortest wait between two checks.
 const TICK: Duration = Duration::from_millis(1);
 
 /// The consumer's state.
@@ -30,13 +30,13 @@ pub(super) struct Consumer {
     /// The number of the last delivery.
     number: u64,
     acknowledged: u64,
-    /// What was delivered and is not acknowledged: when it is delivered again.
+    /// For each message that was delivered and not acknowledged, when it is delivered again.
     pending: BTreeMap<u64, Instant>,
     pin: Option<Pin>,
     readers: u64,
 }
 
-/// Who reads, and until when without a word.
+/// The pinned reader, and when its pin expires.
 struct Pin {
     id: String,
     reader: u64,
@@ -44,7 +44,7 @@ struct Pin {
 }
 
 impl Consumer {
-    /// Pins `reader` unless another one is; renews its pin.
+    /// Pins `reader`, or renews its pin, unless another one is pinned.
     fn is_pinned(&mut self, reader: u64, timeout: Duration, now: Instant) -> bool {
         if self.pin.as_ref().is_none_or(|pin| pin.until <= now) {
             let id = format!("pin-{}-{reader}", self.number);
@@ -68,7 +68,7 @@ impl Consumer {
 }
 
 impl Inner {
-    /// The messages that are in the stream from `from` on.
+    /// The messages in the stream from `from` on.
     fn posted(&self, from: u64) -> impl Iterator<Item = Posted> {
         let begin = self.accepted.partition_point(|accepted| accepted.sequence() < from);
         self.accepted[begin..].iter().filter(|accepted| self.is_there(accepted)).map(posted)
@@ -85,7 +85,7 @@ impl Inner {
         }
     }
 
-    /// What is to be delivered to `reader` now, if it is its turn; else when to ask again.
+    /// The deliveries to `reader` that are due, if it is pinned; or else when to ask again.
     fn deliver(&mut self, reader: u64, config: &FeedConfig, now: Instant) -> Result<Batch, Instant> {
         let mut consumer = self.consumer.take().unwrap_or_default();
         let delivered = self.deliver_from(&mut consumer, reader, config, now);
@@ -108,7 +108,7 @@ impl Inner {
         for sequence in again.into_iter().take(config.batch) {
             match self.posted(sequence).next().filter(|posted| posted.sequence == sequence) {
                 Some(posted) => posts.push(posted),
-                // It left the stream meanwhile.
+                // It was removed from the stream meanwhile.
                 None => drop(consumer.pending.remove(&sequence)),
             }
         }
@@ -229,7 +229,7 @@ impl Deliveries for Reader {
             let delivered = self.memory.inner().deliver(self.reader, &self.config, Instant::now());
             match delivered {
                 Ok(batch) => return Ok(batch),
-                // Never at once: a clock that stands still while anybody has work would stand still for ever.
+                // Never zero: a paused clock only advances when no task can run.
                 Err(again) => drop(tokio::time::timeout_at(again.max(Instant::now() + TICK), news).await),
             }
         }

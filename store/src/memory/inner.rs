@@ -1,4 +1,4 @@
-//! What the storage in memory has, and what becomes of a write.
+//! The state of the storage in memory, and how a write changes it.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
@@ -22,7 +22,7 @@ pub(super) struct Inner {
     pub(super) sequence: u64,
     pub(super) records: BTreeMap<SessionKey, Vec<Stored>>,
     pub(super) logs: BTreeMap<SessionKey, Vec<StoredFrame>>,
-    /// The last sequence of the bucket of workers, which is another stream.
+    /// The last sequence of the bucket of workers, which is a separate stream.
     pub(super) lease_sequence: u64,
     pub(super) leases: BTreeMap<WorkerName, (LeaseSlot, Instant)>,
     pub(super) consumer: Option<Consumer>,
@@ -31,7 +31,7 @@ pub(super) struct Inner {
     /// When each of them was.
     pub(super) accepted_at: Vec<Instant>,
     pub(super) written: BTreeMap<WriteId, u64>,
-    /// Sessions whose logs are not what the accepted writes make of them.
+    /// Sessions whose logs have frames that were removed and restored.
     pub(super) forgotten: BTreeSet<SessionKey>,
     pub(super) late: Vec<Write>,
     /// The revision before each record's last change, and when that was made, for a mutant.
@@ -55,7 +55,7 @@ pub(super) enum What {
     Frame(Rollup),
 }
 
-/// What becomes of one write.
+/// The fate of one write.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(super) enum Fate {
     Fine,
@@ -101,13 +101,13 @@ impl Inner {
         Fate::Fine
     }
 
-    /// Some of the writes that are late arrive now.
+    /// Delivers some of the late writes.
     pub(super) fn arrive(&mut self) {
         for write in std::mem::take(&mut self.late) {
             if self.roll(4) > 0 {
                 self.late.push(write);
             } else {
-                // Nobody waits for the answer any more.
+                // Its caller has given up, so the result is dropped.
                 self.apply(write).ok();
             }
         }
@@ -149,7 +149,7 @@ impl Inner {
         Ok(sequence)
     }
 
-    /// Whether a mutant has the storage take a write whose condition does not hold.
+    /// Whether a mutant makes the storage accept a write whose condition does not hold.
     fn is_let_in(&self, key: &SessionKey, expected: Revision, what: What) -> bool {
         let in_flight = self.in_flight.get(key).filter(|(_, since)| since.elapsed() < IN_FLIGHT);
         let is_frame = matches!(what, What::Frame(_));
@@ -164,7 +164,7 @@ impl Inner {
         self.accepted_at.push(Instant::now());
     }
 
-    /// The log as a replica has it that has the stream up to `at`.
+    /// The log on a replica that has the stream up to `at`.
     pub(super) fn log_at(&self, key: &SessionKey, at: u64) -> Vec<StoredFrame> {
         if at >= self.sequence || self.forgotten.contains(key) {
             return self.logs.get(key).cloned().unwrap_or_default();
@@ -185,7 +185,7 @@ impl Inner {
         log
     }
 
-    /// The revisions that one stretch of `walk` passes.
+    /// The revisions in one stretch of `walk`.
     pub(super) fn stretch(&self, walk: &Walk<'_>) -> Vec<Stored> {
         let is_in = |stored: &&Stored| {
             let is_wanted = walk.namespace.is_none_or(|namespace| stored.key.namespace == *namespace);
@@ -197,7 +197,7 @@ impl Inner {
         all
     }
 
-    /// Leases that were not written again in time are gone; what is left of them has a revision of its own.
+    /// Expires leases that were not renewed in time; each leaves a marker with a revision of its own.
     pub(super) fn expire_leases(&mut self) {
         let now = Instant::now();
         for (slot, until) in self.leases.values_mut().filter(|(slot, until)| slot.lease.is_some() && *until <= now) {

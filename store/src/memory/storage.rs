@@ -92,7 +92,7 @@ impl Storage for Memory {
         let looked_until =
             if stretch.len() < walk.most { walk.until } else { stretch.last().map_or(0, |seen| seen.revision.0) };
         let newest: BTreeMap<SessionKey, Stored> = stretch.into_iter().map(|seen| (seen.key.clone(), seen)).collect();
-        // A moment later, as on a server.
+        // A second read a moment later, as on a server.
         let last = |inner: &Inner| newest.keys().filter_map(|key| inner.records.get(key)?.last().cloned()).collect();
         let last: Vec<Stored> = self.look(last).await?;
         let last = last.into_iter().map(|stored| (stored.key.clone(), stored)).collect();
@@ -118,7 +118,7 @@ impl Storage for Memory {
     }
 
     async fn purge(&self, key: &SessionKey, marker: Revision) -> Result<(), StoreError> {
-        // It may be refused, and then is asked for again.
+        // May fail with a simulated fault; the caller then repeats the purge.
         self.look(|_| ()).await?;
         let mut inner = self.inner();
         inner.logs.entry(key.clone()).or_default().retain(|frame| frame.sequence > marker.0);

@@ -1,4 +1,4 @@
-//! Who listens to which subjects, and what is on its way to them.
+//! Subscriptions, and the messages in flight to them.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::task::Waker;
@@ -14,10 +14,10 @@ pub(super) struct Subscribed {
     pub(super) process: usize,
     subject: String,
     queue: Option<String>,
-    /// Messages on their way, by when they arrive.
+    /// Messages in flight, ordered by their arrival.
     coming: BTreeMap<(Instant, u64), Coming>,
     pub(super) waker: Option<Waker>,
-    /// It gets nothing new.
+    /// It gets no new messages.
     pub(super) is_draining: bool,
 }
 
@@ -41,7 +41,7 @@ impl Subscribed {
         }
     }
 
-    /// The next message, if it has arrived; else when it does, if there is one.
+    /// The next message if it has arrived, or else when the next one arrives, if there is one.
     pub(super) fn take(&mut self, now: Instant) -> Result<Message, Option<Instant>> {
         match self.coming.first_entry() {
             Some(first) if first.key().0 <= now => Ok(first.remove().message),
@@ -50,7 +50,7 @@ impl Subscribed {
         }
     }
 
-    /// Loses what has not arrived and of which `is_lost` says so.
+    /// Loses the messages that have not arrived and that `is_lost` selects.
     pub(super) fn lose(&mut self, now: Instant, is_lost: impl Fn(&Coming) -> bool) {
         self.coming.retain(|(due, _), coming| *due <= now || !is_lost(coming));
     }
@@ -60,7 +60,7 @@ impl Subscribed {
 #[derive(Default)]
 pub(super) struct Interest {
     by_id: BTreeMap<u64, Subscribed>,
-    /// Those without wildcards, by subject.
+    /// Subscriptions without wildcards, by subject.
     literal: BTreeMap<String, BTreeSet<u64>>,
     wild: BTreeSet<u64>,
     last: u64,
@@ -118,14 +118,14 @@ impl Interest {
         }
     }
 
-    /// All that a process listened to is gone.
+    /// Removes all subscriptions of a process.
     pub(super) fn remove_all(&mut self, process: usize) {
         for id in self.of(process) {
             self.remove(id);
         }
     }
 
-    /// They are made again with its next connection.
+    /// Restores the subscriptions of a process with its next connection.
     pub(super) fn reconnect(&mut self, process: usize) {
         for id in self.of(process) {
             let Some(subscribed) = self.by_id.get(&id).filter(|subscribed| !subscribed.is_draining) else { continue };
@@ -157,7 +157,7 @@ impl Interest {
         self.by_id.values_mut()
     }
 
-    /// Whom a message goes to: all plain subscriptions, and one of each queue group.
+    /// The subscriptions that get a message: all without a queue, and one of each queue group.
     pub(super) fn receivers(&self, subject: &str, dice: &mut Dice) -> Vec<u64> {
         let literal = self.literal.get(subject).into_iter().flatten();
         let wild = self.wild.iter().filter(|id| self.by_id.get(id).is_some_and(|sub| matches(&sub.subject, subject)));
@@ -181,7 +181,7 @@ fn is_wild(subject: &str) -> bool {
     subject.split('.').any(|token| token == "*" || token == ">")
 }
 
-/// Whether `subject` is one of `pattern`.
+/// Whether `subject` matches `pattern`.
 pub(super) fn matches(pattern: &str, subject: &str) -> bool {
     let (mut patterns, mut tokens) = (pattern.split('.'), subject.split('.'));
     loop {

@@ -1,4 +1,4 @@
-//! The stream that keeps signals, as far as whoever publishes to it can tell.
+//! The stream that keeps signals, as its publisher sees it.
 
 use std::collections::BTreeMap;
 
@@ -10,7 +10,7 @@ use holdfast_protocol::subject::Root;
 use super::interest::matches;
 use crate::wire::Outgoing;
 
-/// A signal that is kept.
+/// A kept signal.
 #[derive(Clone, Debug)]
 pub struct Kept {
     /// Its sequence in the stream of signals.
@@ -44,7 +44,7 @@ impl Keeper {
         &self.kept
     }
 
-    /// Stores a message, unless one with its id is there; the acknowledgement.
+    /// Stores a message, unless one with its id is stored. Returns the acknowledgement.
     pub(super) fn keep(&mut self, message: &Outgoing) -> Bytes {
         let id = message.headers.as_ref().and_then(|headers| headers.get_last(NATS_MESSAGE_ID));
         let id = id.map(|id| id.as_str().to_owned());

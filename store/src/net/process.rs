@@ -1,4 +1,4 @@
-//! One process: its connection to the net, and what can happen to it.
+//! One simulated process: its connection to the network, and its faults.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -14,46 +14,47 @@ use super::{Net, Reach};
 use crate::memory::Memory;
 use crate::wire::{Outgoing, PublishError, Request, RequestError, SharedWire, Subscription, Wire, WireError};
 
-/// How many messages wait for a connection; more are lost.
+/// How many messages a disconnected process queues; more are lost.
 const QUEUED: usize = 2_048;
 
-/// How a process stands to the net and to storage.
+/// The link of a process to the network and the storage.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Link {
-    /// All is well.
+    /// It works.
     Up,
-    /// The connection is closed, and both sides know it: nobody listens there, and what is published waits for the
-    /// next connection.
+    /// The connection is closed, and both sides know it: the process has no subscriptions, and what it publishes waits
+    /// for the next connection.
     Broken,
-    /// Nothing comes in, and nobody knows it.
+    /// Nothing comes in, and neither side knows.
     Deaf,
-    /// Nothing goes out, and nobody knows it.
+    /// Nothing goes out, and neither side knows.
     Mute,
-    /// Neither, and nobody knows it.
+    /// Nothing comes in or goes out, and neither side knows.
     Silent,
-    /// The process stands still: what comes waits, nothing goes out, and it does not know.
+    /// The process is stopped (as by SIGSTOP) and does not know it: incoming messages wait, nothing goes out.
     Frozen,
-    /// The process is gone for good: nobody listens there, and its tasks reach nothing.
+    /// The process is dead for good: it has no subscriptions, and its tasks reach nothing.
     Dead,
 }
 
 impl Link {
-    /// Whether what is sent gets out.
+    /// Whether its messages get out.
     fn hears_out(self) -> bool {
         matches!(self, Self::Up | Self::Deaf)
     }
 
-    /// Whether what is sent to it gets in.
+    /// Whether messages to it get in.
     fn hears_in(self) -> bool {
         matches!(self, Self::Up | Self::Mute)
     }
 }
 
-/// The net's side of a process.
+/// The network's side of a process.
 pub(super) struct Connection {
     pub(super) name: String,
     link: Link,
-    /// Wakes those who wait for another link, in the order in which they came; a watch channel has none.
+    /// Wakes the tasks that wait for a change of the link, in their order of arrival; a watch channel has no such
+    /// order.
     changed: Arc<Notify>,
     connects: u64,
     inboxes: u64,
@@ -75,7 +76,7 @@ impl Connection {
     }
 }
 
-/// A process, and its connection.
+/// A simulated process with its connection.
 #[derive(Clone)]
 pub struct Process {
     net: Net,
@@ -97,18 +98,18 @@ impl Process {
         Arc::new(self.clone())
     }
 
-    /// The storage as it reaches it.
+    /// The storage over its connection.
     pub fn reach(&self, memory: &Memory) -> Arc<Reach> {
         Arc::new(Reach::new(self.clone(), memory.clone()))
     }
 
-    /// How it stands to the net.
+    /// Its link.
     pub fn link(&self) -> Link {
         self.with(|connection| connection.link)
     }
 
-    /// Changes how it stands to the net. A connection that is lost takes with it what is under way; once all is well
-    /// again, it was made anew. Nothing brings a dead process back.
+    /// Changes its link. A lost connection loses the messages in flight; when the link works again, the connection is a
+    /// new one. A dead process stays dead.
     pub fn set_link(&self, link: Link) {
         let was = self.link();
         if was == link || was == Link::Dead {
@@ -137,12 +138,12 @@ impl Process {
         }
     }
 
-    /// Ends the process for good.
+    /// Kills the process for good.
     pub fn kill(&self) {
         self.set_link(Link::Dead);
     }
 
-    /// Has all well again.
+    /// Makes the link work again.
     pub fn heal(&self) {
         self.set_link(Link::Up);
     }
@@ -151,11 +152,11 @@ impl Process {
         look(&mut self.net.state().processes[self.number])
     }
 
-    /// Returns once the link is as `wanted` says; never, if it never is.
+    /// Returns once `wanted` is true of the link; may never return.
     async fn until(&self, wanted: impl Fn(Link) -> bool) {
         let changed = self.with(|connection| connection.changed.clone());
         loop {
-            // It is told of what changes from now on.
+            // Subscribed before the check, so that no change is missed.
             let change = changed.notified();
             if wanted(self.link()) {
                 return;
@@ -164,32 +165,32 @@ impl Process {
         }
     }
 
-    /// Returns once the process moves; never, when it is dead.
+    /// Returns once the process runs; never, if it is dead.
     pub(super) async fn runs(&self) {
         self.until(|link| !matches!(link, Link::Frozen | Link::Dead)).await;
     }
 
-    /// Returns once what it sends gets out.
+    /// Returns once its messages get out.
     pub(super) async fn gets_out(&self) {
         self.until(Link::hears_out).await;
     }
 
-    /// Returns once what is sent to it gets in.
+    /// Returns once messages to it get in.
     pub(super) async fn gets_in(&self) {
         self.until(Link::hears_in).await;
     }
 
-    /// Whether what it sends gets out now.
+    /// Whether its messages get out now.
     pub(super) fn gets_out_now(&self) -> bool {
         self.link().hears_out()
     }
 
-    /// Returns once all is well.
+    /// Returns once the link works.
     pub(super) async fn is_up(&self) {
         self.until(|link| link == Link::Up).await;
     }
 
-    /// Returns once the link is not what it should be.
+    /// Returns once the link does not work.
     pub(super) async fn is_troubled(&self) {
         self.until(|link| link != Link::Up).await;
     }
@@ -237,7 +238,7 @@ impl Wire for Process {
         if self.net.is_too_large(headers.as_ref(), &payload) {
             return Err(RequestError::TooLarge("over max_payload".to_owned()));
         }
-        // All requests of a connection have inboxes below one.
+        // All requests of a connection have inboxes below one prefix.
         let inbox = self.next_inbox(".");
         let mut answers = self.listen(&inbox, None);
         self.send(Outgoing { subject, reply: Some(inbox.into()), headers, payload });

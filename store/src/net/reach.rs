@@ -1,7 +1,7 @@
-//! The storage as one process reaches it: over the same connection as all else.
+//! The storage as one simulated process reaches it: over the same connection as its messages.
 //!
-//! Invariant: a write whose acknowledgement did not come back is *unknown*, and one that did not leave is *unavailable*.
-//! A process that stands still, or is dead, gets no answers.
+//! Invariant: a write without an acknowledgement is *unknown*, and a write that was not sent is *unavailable*. A
+//! process that is stopped or dead gets no answers.
 
 use std::future::Future;
 use std::time::Duration;
@@ -19,7 +19,7 @@ use crate::feed::{Batch, Deliveries, Feed, FeedConfig, FeedState, Posted};
 use crate::memory::Memory;
 use crate::{LeaseSlot, Page, Rollup, Storage, StoreError, Stored, StoredFrame, Walk, WriteId};
 
-/// How long storage is tried to be reached, as on a server.
+/// How long a call tries to reach the storage, as the real one does.
 const PATIENCE: Duration = Duration::from_secs(5);
 
 /// [`Storage`] and [`Feed`] of one process.
@@ -123,7 +123,7 @@ impl Storage for Reach {
     }
 
     async fn purge(&self, key: &SessionKey, marker: Revision) -> Result<(), StoreError> {
-        // What was not answered may be asked for again, so that this is no matter of writes.
+        // A purge without an answer may be repeated, so it fails like a read and not like a write.
         self.read(self.memory.purge(key, marker)).await
     }
 
@@ -175,7 +175,7 @@ impl Feed for Reach {
         self.read(self.memory.state(config)).await
     }
 
-    /// A plain message: nobody says whether it arrived.
+    /// A plain message: nothing confirms its arrival.
     async fn acknowledge(&self, ack: &Subject) -> Result<(), StoreError> {
         self.process.runs().await;
         if self.process.gets_out_now() { self.memory.acknowledge(ack).await } else { Ok(()) }
@@ -190,7 +190,8 @@ impl Feed for Reach {
     }
 }
 
-/// What the consumer delivers to one process. While that is cut off it asks for nothing, and its pin runs out.
+/// The consumer's deliveries to one process. While the process is cut off it sends no pull requests, and its pin
+/// expires.
 struct Reached {
     process: Process,
     deliveries: Box<dyn Deliveries>,

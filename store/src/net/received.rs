@@ -1,4 +1,4 @@
-//! What one subscription receives.
+//! The receiving side of one subscription.
 
 use std::pin::Pin;
 use std::task::{Context, Poll};
@@ -11,7 +11,7 @@ use tokio::time::Sleep;
 use super::Net;
 use crate::wire::{Messages, WireError};
 
-/// A subscription of a process; dropping it ends it.
+/// A subscription of a process. Dropping it ends it.
 pub(super) struct Received {
     net: Net,
     id: u64,
@@ -33,7 +33,7 @@ impl Stream for Received {
             let due = {
                 let mut state = self.net.state();
                 let state = &mut *state;
-                // A dead process has no subscriptions any more, and hears nothing for ever.
+                // A dead process has no subscriptions, and waits for ever.
                 let Some(subscribed) = state.interest.get_mut(self.id) else { return Poll::Pending };
                 subscribed.waker = Some(context.waker().clone());
                 if state.processes[subscribed.process].stands_still() {

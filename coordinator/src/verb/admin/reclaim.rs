@@ -1,4 +1,4 @@
-//! `admin.reclaim`: what has been idle for long leaves memory, on every live worker at once.
+//! `admin.reclaim`: passivates or closes idle sessions, on all live workers concurrently.
 
 use std::collections::BTreeSet;
 
@@ -8,34 +8,34 @@ use holdfast_protocol::reply::Reclaimed;
 use holdfast_protocol::request::Reclaim;
 use holdfast_protocol::{Error, Namespace, SessionId};
 
-use crate::answer::Answer;
-use crate::call::Incoming;
+use crate::context::Context;
 use crate::control::{Fault, ask, silent};
 use crate::copies::Copies;
-use crate::hub::Hub;
+use crate::operation::Incoming;
+use crate::response::Response;
 
-/// Reclaims what has been idle for long, on every live worker at once.
-pub(crate) async fn reclaim(hub: &Hub, namespace: &Namespace, incoming: &Incoming) -> Result<Answer, Error> {
-    let (request, call) = incoming.parse::<Reclaim>(&hub.config.limits)?;
-    let copies = Copies::of(&call, &format!("reclaim {namespace}"));
-    if let Some(reclaimed) = copies.answer::<Reclaimed>(hub, &call).await? {
-        return Answer::of(&reclaimed);
+/// Reclaims the sessions that have been idle for `max_idle_ms`, on all live workers concurrently.
+pub(crate) async fn reclaim(context: &Context, namespace: &Namespace, incoming: &Incoming) -> Result<Response, Error> {
+    let (request, operation) = incoming.parse::<Reclaim>(&context.config.limits)?;
+    let copies = Copies::of(&operation, &format!("reclaim {namespace}"));
+    if let Some(reclaimed) = copies.answer::<Reclaimed>(context, &operation).await? {
+        return Response::of(&reclaimed);
     }
-    hub.registry.refresh_or_explain(call.deadline).await?;
+    context.fleet.refresh_or_explain(operation.deadline).await?;
     let body = ReclaimIdle {
         namespace: namespace.clone(),
         max_idle_ms: request.max_idle_ms,
-        actor: call.actor.clone(),
-        request_id: call.request_id.clone(),
+        actor: operation.actor.clone(),
+        request_id: operation.request_id.clone(),
     };
-    let live = hub.registry.live();
-    let answers = join_all(live.iter().map(|lease| ask(hub, lease, control::RECLAIM, &body, &call))).await;
+    let live = context.fleet.live();
+    let answers = join_all(live.iter().map(|lease| ask(context, lease, control::RECLAIM, &body, &operation))).await;
     let mut reclaimed: BTreeSet<SessionId> = BTreeSet::new();
     let mut in_doubt: Vec<&str> = Vec::new();
     for (lease, answer) in live.iter().zip(answers) {
         match answer {
             Ok(ReclaimedIdle { reclaimed: ids }) => reclaimed.extend(ids),
-            // Its sessions go to others with the next request, or with the next sweep.
+            // Its sessions move with their next request or with the next sweep.
             Err(Fault::Unheard) => {}
             Err(Fault::Refused(error)) => return Err(error),
             Err(Fault::Silent) => in_doubt.push(lease.worker.as_str()),
@@ -47,6 +47,6 @@ pub(crate) async fn reclaim(hub: &Hub, namespace: &Namespace, incoming: &Incomin
         return Err(silent(&message).detail("reclaimed", serde_json::json!(reclaimed)));
     }
     let reclaimed = Reclaimed { reclaimed };
-    copies.keep(hub, &reclaimed).await;
-    Answer::of(&reclaimed)
+    copies.keep(context, &reclaimed).await;
+    Response::of(&reclaimed)
 }

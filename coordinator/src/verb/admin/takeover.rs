@@ -1,6 +1,6 @@
 //! `admin.takeover`: an operator takes the lock, whoever holds it.
 //!
-//! Invariant: a late copy of a takeover does not override again: it would hit whoever has the lock by then.
+//! Invariant: a late copy of a takeover takes no second effect, which would hit the lock's holder of that time.
 
 use std::sync::Arc;
 
@@ -12,10 +12,10 @@ use holdfast_records::Wrote;
 use holdfast_rules::past::is_made_by;
 use holdfast_rules::{Asked, Decision, Past, takeover};
 
-use crate::answer::Answer;
-use crate::call::Incoming;
-use crate::hub::Hub;
+use crate::context::Context;
 use crate::leave;
+use crate::operation::Incoming;
+use crate::response::Response;
 use crate::verb::lock::{LockRule, finish, locked};
 
 impl LockRule for Takeover {
@@ -30,21 +30,21 @@ impl LockRule for Takeover {
     }
 
     fn needs_past(&self, record: &SessionRecord, asked: &Asked<'_>) -> bool {
-        // The session may have moved since, and the record says that last.
+        // The record names its last event only, and the session may have moved since.
         !is_made_by(record, asked.request_id, &[EventType::LockTakenOver])
     }
 }
 
 /// Takes the lock from whoever holds it.
-pub(crate) async fn takeover(hub: &Arc<Hub>, key: &SessionKey, incoming: &Incoming) -> Result<Answer, Error> {
-    let (request, call) = incoming.parse::<Takeover>(&hub.config.limits)?;
-    let call = call.urgent();
-    let outcome = locked(hub, key, &call, &request).await;
+pub(crate) async fn takeover(context: &Arc<Context>, key: &SessionKey, incoming: &Incoming) -> Result<Response, Error> {
+    let (request, operation) = incoming.parse::<Takeover>(&context.config.limits)?;
+    let operation = operation.urgent();
+    let outcome = locked(context, key, &operation, &request).await;
     let known = outcome.as_ref().ok().filter(|done| done.wrote == Wrote::Change).map(|done| done.known.clone());
-    let answer = Answer::of(&finish(hub, key, &call, outcome).await?);
-    // The takeover is done, whatever becomes of this; whoever asked is to hear of it in time.
+    let answer = Response::of(&finish(context, key, &operation, outcome).await?);
+    // The takeover is committed already. The answer must not be late because of the move.
     if let Some(known) = known
-        && tokio::time::timeout(call.left() / 2, leave::silent(hub, &known, &call)).await.is_err()
+        && tokio::time::timeout(operation.left() / 2, leave::silent(context, &known, &operation)).await.is_err()
     {
         tracing::info!(%key, "a session was not moved with its takeover in time");
     }

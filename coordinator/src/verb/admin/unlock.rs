@@ -7,9 +7,9 @@ use holdfast_protocol::request::Unlock;
 use holdfast_protocol::{Error, Revision, SessionKey, SessionRecord};
 use holdfast_rules::{Asked, Decision, Past, unlock};
 
-use crate::answer::Answer;
-use crate::call::Incoming;
-use crate::hub::Hub;
+use crate::context::Context;
+use crate::operation::Incoming;
+use crate::response::Response;
 use crate::verb::lock::{LockRule, finish, locked};
 
 impl LockRule for Unlock {
@@ -25,9 +25,9 @@ impl LockRule for Unlock {
 }
 
 /// Frees the lock.
-pub(crate) async fn unlock(hub: &Arc<Hub>, key: &SessionKey, incoming: &Incoming) -> Result<Answer, Error> {
-    let (request, call) = incoming.parse::<Unlock>(&hub.config.limits)?;
-    let call = call.urgent();
-    let outcome = locked(hub, key, &call, &request).await;
-    Answer::of(&finish(hub, key, &call, outcome).await?)
+pub(crate) async fn unlock(context: &Arc<Context>, key: &SessionKey, incoming: &Incoming) -> Result<Response, Error> {
+    let (request, operation) = incoming.parse::<Unlock>(&context.config.limits)?;
+    let operation = operation.urgent();
+    let outcome = locked(context, key, &operation, &request).await;
+    Response::of(&finish(context, key, &operation, outcome).await?)
 }

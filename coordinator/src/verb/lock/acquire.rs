@@ -1,8 +1,8 @@
-//! `lock.acquire`, with waiting in line.
+//! `lock.acquire`, with waiting in a queue.
 //!
-//! Invariant: those who wait are served in the order in which this coordinator received them. A place in line is taken
-//! before anything is awaited, and kept through failures that pass; it ends with the grant, with `lock_held` at the end
-//! of `wait_ms`, or with a refusal that is final. One who does not wait may find the lock free and take it.
+//! Invariant: waiters are served in the order in which this coordinator received them. A waiter joins the queue before
+//! anything is awaited, and keeps its place through temporary failures. It leaves with the grant, with `lock_held` at
+//! the end of `wait_ms`, or with a final refusal. A request that does not wait may find the lock free and take it.
 
 mod pass_on;
 
@@ -20,14 +20,14 @@ use holdfast_store::chance;
 use holdfast_store::mutant::{self, Mutant};
 use tokio::time::Instant;
 
-use crate::answer::Answer;
-use crate::call::{Call, Incoming, now};
+use crate::context::Context;
 use crate::grants::{Granted, is_imported};
-use crate::hub::Hub;
+use crate::operation::{Incoming, Operation, now};
+use crate::response::Response;
 use crate::verb::lock::{LockRule, Outcome, finish, locked};
 use crate::waiters::{self, Waiting};
 
-/// The pause before the first in line tries again after a failure that passes.
+/// The pause before the first waiter tries again after a temporary failure.
 const RETRY: Duration = Duration::from_millis(100);
 
 impl LockRule for Acquire {
@@ -42,137 +42,143 @@ impl LockRule for Acquire {
     }
 }
 
-/// An acquire that was read, with its place in line if it is to wait.
+/// A parsed `lock.acquire`, with its place in the queue if it waits.
 pub(crate) struct Acquiring {
     request: Acquire,
-    call: Call,
+    operation: Operation,
     reply: Subject,
     place: Option<(Waiting, Instant)>,
 }
 
-/// What became of one who waited.
+/// The outcome of waiting.
 enum Waited {
-    /// It has an outcome.
+    /// The request has an outcome.
     Over(Outcome<Grant>),
-    /// Another coordinator has it now, and answers.
+    /// Another coordinator has taken the request over, and answers it.
     PassedOn,
 }
 
-/// Reads the request, and takes its place in line. Awaits nothing.
+/// Parses the request and joins the queue. Awaits nothing.
 ///
 /// # Errors
 /// `invalid_params`, and `busy` when too many wait.
-pub(crate) fn begin(hub: &Hub, key: &SessionKey, incoming: &Incoming) -> Result<Acquiring, Error> {
-    let (request, call) = incoming.parse::<Acquire>(&hub.config.limits)?;
+pub(crate) fn begin(context: &Context, key: &SessionKey, incoming: &Incoming) -> Result<Acquiring, Error> {
+    let (request, operation) = incoming.parse::<Acquire>(&context.config.limits)?;
     let wait = Duration::from_millis(request.wait_ms.unwrap_or(0));
     if !wait.is_zero() && request.ttl_ms.is_none() && is_imported(&incoming.reply) {
         let why = "wait_ms needs ttl_ms over a service import: nobody can tell there whether the grant is heard";
         return Err(Error::invalid(Reason::BadValue, why).detail("field", "wait_ms"));
     }
-    // With a token there is nothing to wait for but one's own lock, which the first try answers.
+    // A request with a token asks about its own lock; the first attempt answers it.
     let place = if wait.is_zero() || request.expected_token.is_some() {
         None
     } else {
-        Some((waiters::join(hub, key, &incoming.reply)?, call.arrived + wait))
+        Some((waiters::join(context, key, &incoming.reply)?, operation.arrived + wait))
     };
-    Ok(Acquiring { request, call, reply: incoming.reply.clone(), place })
+    Ok(Acquiring { request, operation, reply: incoming.reply.clone(), place })
 }
 
 impl Acquiring {
-    /// Whether it may take as long as its client is willing to wait.
+    /// Whether it waits in the queue.
     pub(crate) fn waits(&self) -> bool {
         self.place.is_some()
     }
 
     /// Its idempotency key.
     pub(crate) fn request_id(&self) -> &RequestId {
-        &self.call.request_id
+        &self.operation.request_id
     }
 }
 
-/// Takes the lock, or waits for it. `None`: another coordinator answers.
-pub(crate) async fn acquire(hub: &Arc<Hub>, key: &SessionKey, acquiring: Acquiring) -> Result<Option<Answer>, Error> {
-    let Acquiring { request, call, reply, place } = acquiring;
+/// Takes the lock, or waits for it. `None`: another coordinator answers the client.
+pub(crate) async fn acquire(
+    context: &Arc<Context>,
+    key: &SessionKey,
+    acquiring: Acquiring,
+) -> Result<Option<Response>, Error> {
+    let Acquiring { request, operation, reply, place } = acquiring;
     let outcome = match place {
-        None => locked(hub, key, &call, &request).await,
-        Some((waiting, until)) => match in_line(hub, key, &request, &call, &reply, waiting, until).await? {
+        None => locked(context, key, &operation, &request).await,
+        Some((waiting, until)) => match in_line(context, key, &request, &operation, &reply, waiting, until).await? {
             Waited::Over(outcome) => outcome,
             Waited::PassedOn => return Ok(None),
         },
     };
     let is_new = outcome.as_ref().is_ok_and(|done| done.wrote == Wrote::Change);
-    let grant = finish(hub, key, &call, outcome).await?;
-    let answer = Answer::of(&grant)?;
-    // One that was answered before is not taken back: whoever heard the first answer has it.
+    let grant = finish(context, key, &operation, outcome).await?;
+    let answer = Response::of(&grant)?;
+    // A grant that was answered before is not taken back: the receiver of the first answer may hold it.
     let granted = is_new.then(|| Granted { key: key.clone(), fence: grant.fence });
-    Ok(Some(Answer { granted, ..answer }))
+    Ok(Some(Response { granted, ..answer }))
 }
 
-/// Waits for the turn, and tries when it has come, until `until`.
+/// Waits for its turn in the queue and then tries, until `until`.
 async fn in_line(
-    hub: &Arc<Hub>,
+    context: &Arc<Context>,
     key: &SessionKey,
     request: &Acquire,
-    call: &Call,
+    operation: &Operation,
     reply: &Subject,
     waiting: Waiting,
     until: Instant,
 ) -> Result<Waited, Error> {
     loop {
         let is_over = Instant::now() >= until;
-        let is_leaving = hub.leaving.is_cancelled();
-        let mut poll = hub.config.waiter_poll.mul_f64(chance::share(0.75..1.25));
+        let is_leaving = context.leaving.is_cancelled();
+        let mut poll = context.config.waiter_poll.mul_f64(chance::share(0.75..1.25));
         if is_leaving && !is_over {
-            // In the order of the line: whoever is passed on leaves it, and the next one is woken.
+            // In the order of the queue: a waiter that is passed on leaves it, which wakes the next one.
             if waiting.is_first() {
-                return pass_on::pass_on(hub, key, request, call, reply, until).await.map(|()| Waited::PassedOn);
+                return pass_on::pass_on(context, key, request, operation, reply, until)
+                    .await
+                    .map(|()| Waited::PassedOn);
             }
-        } else if waiting.is_first() || was_granted_before(hub, key, request, call) {
-            match locked(hub, key, &call.again(until), request).await {
+        } else if waiting.is_first() || was_granted_before(context, key, request, operation) {
+            match locked(context, key, &operation.again(until), request).await {
                 Err(NotDone::Refused(refusal, Found::Record(known)))
                     if refusal.reason == Reason::LockHeld && !is_over =>
                 {
-                    // Its lease may have nobody who counts it.
-                    hub.countdown.ask_soon(&known.record);
+                    // No agent may be counting the lock's lease.
+                    context.countdown.ask_soon(&known.record);
                 }
                 Err(NotDone::Stopped(failure))
                     if failure.retryable && !is_over && !mutant::is(Mutant::WaitEndsByFault) =>
                 {
-                    tracing::debug!(%key, %failure, "the first in line tries again");
+                    tracing::debug!(%key, %failure, "the first waiter tries again");
                     poll = RETRY;
                 }
                 outcome => return Ok(Waited::Over(outcome)),
             }
         } else if is_over {
-            return Ok(Waited::Over(give_up(hub, key, request, &call.again(until)).await));
+            return Ok(Waited::Over(give_up(context, key, request, &operation.again(until)).await));
         }
         tokio::select! {
             biased;
-            () = hub.leaving.cancelled(), if !is_leaving => {}
+            () = context.leaving.cancelled(), if !is_leaving => {}
             () = waiting.woken() => {}
             () = tokio::time::sleep_until(until.min(Instant::now() + poll)) => {}
         }
     }
 }
 
-/// Whether an earlier copy of the same request has the lock, as far as the others of the line have read the record.
-fn was_granted_before(hub: &Hub, key: &SessionKey, request: &Acquire, call: &Call) -> bool {
-    let Some(known) = hub.records.cached(key) else { return false };
+/// Whether an earlier copy of the same request holds the lock, according to the cached record.
+fn was_granted_before(context: &Context, key: &SessionKey, request: &Acquire, operation: &Operation) -> bool {
+    let Some(known) = context.records.cached(key) else { return false };
     let at = now();
-    call.asked(&at, &hub.secret).regrant(&known.record).is_some_and(|grant| grant.owner == request.owner)
+    operation.asked(&at, &context.secret).regrant(&known.record).is_some_and(|grant| grant.owner == request.owner)
 }
 
-/// The conflict of one whose turn has not come in time. Should the lock be between two others of the line at this very
-/// moment, the next of them gets a moment to take it, so that nobody is overtaken by a latecomer's end.
-async fn give_up(hub: &Hub, key: &SessionKey, request: &Acquire, call: &Call) -> Outcome<Grant> {
+/// The conflict for a waiter whose turn has not come in time. If the lock is just passing from one waiter to the next,
+/// the next one gets a moment to take it first, so that this last attempt overtakes nobody.
+async fn give_up(context: &Context, key: &SessionKey, request: &Acquire, operation: &Operation) -> Outcome<Grant> {
     for _ in 0..5 {
-        let known = hub.records.read_record(key, call.deadline).await.map_err(NotDone::Stopped)?;
+        let known = context.records.read_record(key, operation.deadline).await.map_err(NotDone::Stopped)?;
         let at = now();
-        match request.decide(&known.record, known.revision, &call.asked(&at, &hub.secret)) {
-            // To be decided with the past in view.
+        match request.decide(&known.record, known.revision, &operation.asked(&at, &context.secret)) {
+            // The record loop decides this with the record's past.
             Decision::Refuse(_) | Decision::Unchanged(_) | Decision::Note { .. } => break,
-            Decision::Commit { .. } => call.pause().await,
+            Decision::Commit { .. } => operation.pause().await,
         }
     }
-    locked(hub, key, call, request).await
+    locked(context, key, operation, request).await
 }

@@ -1,4 +1,4 @@
-//! `lock.release`: the holder gives the lock back.
+//! `lock.release`: the holder releases the lock.
 
 use std::sync::Arc;
 
@@ -8,9 +8,9 @@ use holdfast_protocol::{Error, Revision, SessionKey, SessionRecord};
 use holdfast_rules::{Asked, Decision, Past, release};
 
 use super::{LockRule, finish, locked};
-use crate::answer::Answer;
-use crate::call::Incoming;
-use crate::hub::Hub;
+use crate::context::Context;
+use crate::operation::Incoming;
+use crate::response::Response;
 
 /// A release.
 pub(crate) struct Release(pub(crate) ShowToken);
@@ -27,9 +27,9 @@ impl LockRule for Release {
     }
 }
 
-/// Gives the lock back.
-pub(crate) async fn release(hub: &Arc<Hub>, key: &SessionKey, incoming: &Incoming) -> Result<Answer, Error> {
-    let (shown, call) = incoming.parse::<ShowToken>(&hub.config.limits)?;
-    let outcome = locked(hub, key, &call, &Release(shown)).await;
-    Answer::of(&finish(hub, key, &call, outcome).await?)
+/// Releases the lock.
+pub(crate) async fn release(context: &Arc<Context>, key: &SessionKey, incoming: &Incoming) -> Result<Response, Error> {
+    let (shown, operation) = incoming.parse::<ShowToken>(&context.config.limits)?;
+    let outcome = locked(context, key, &operation, &Release(shown)).await;
+    Response::of(&finish(context, key, &operation, outcome).await?)
 }

@@ -1,4 +1,4 @@
-//! `lock.validate`: a token, checked against the record as the leader has it.
+//! `lock.validate`: checks a token against the record, read from the leader.
 
 use std::sync::Arc;
 
@@ -7,24 +7,24 @@ use holdfast_protocol::request::ShowToken;
 use holdfast_protocol::{Error, SessionKey};
 use holdfast_rules::validate;
 
-use crate::answer::Answer;
-use crate::call::Incoming;
+use crate::context::Context;
 use crate::explain;
-use crate::hub::Hub;
+use crate::operation::Incoming;
 use crate::place;
+use crate::response::Response;
 
 /// Checks a token.
-pub(crate) async fn validate(hub: &Arc<Hub>, key: &SessionKey, incoming: &Incoming) -> Result<Answer, Error> {
-    let (shown, call) = incoming.parse::<ShowToken>(&hub.config.limits)?;
-    let known = hub.records.read_record(key, call.deadline).await?;
+pub(crate) async fn validate(context: &Arc<Context>, key: &SessionKey, incoming: &Incoming) -> Result<Response, Error> {
+    let (shown, operation) = incoming.parse::<ShowToken>(&context.config.limits)?;
+    let known = context.records.read_record(key, operation.deadline).await?;
     if known.record.state == State::Closed {
         return Err(Error::no_session(key));
     }
-    place::bring_back(hub, &known);
+    place::bring_back(context, &known);
     match validate::validate(&known.record, known.revision, &shown.token) {
-        Ok(validated) => Answer::of(&validated),
+        Ok(validated) => Response::of(&validated),
         Err(mut refusal) => {
-            explain::complete(hub, &known, &mut refusal).await;
+            explain::complete(context, &known, &mut refusal).await;
             Err(refusal)
         }
     }

@@ -1,4 +1,6 @@
-//! `session.close`, as far as a coordinator has a part in it: late copies. The session's agent closes.
+//! `session.close`: recognises late copies.
+//!
+//! Deliberately absent: closing, which the session's agent does.
 
 use holdfast_protocol::record::{EventType, State};
 use holdfast_protocol::reply::Closed;
@@ -8,40 +10,40 @@ use holdfast_records::Known;
 use holdfast_rules::past::is_made_by;
 use holdfast_store::mutant::{self, Mutant};
 
-use crate::answer::Answer;
-use crate::call::Incoming;
-use crate::hub::Hub;
+use crate::context::Context;
+use crate::operation::Incoming;
+use crate::response::Response;
 
-/// What a `session.close` is about.
+/// Which session a `session.close` is meant for.
 pub(crate) enum Closing {
-    /// A copy of it closed the session that it was meant for.
+    /// One that an earlier copy of the request has closed.
     Before,
-    /// This one, as the leader has it.
+    /// The current one, read from the leader.
     Now(Known),
 }
 
-/// Looks whether a copy of a `session.close` took effect before. The session that is there now may have been opened
+/// Finds out whether an earlier copy of this `session.close` took effect. The current session may have been opened
 /// since.
-pub(crate) async fn closing(hub: &Hub, key: &SessionKey, incoming: &Incoming) -> Result<Closing, Error> {
-    let call = incoming.peeked();
-    let known = hub.records.read_record(key, call.deadline).await?;
-    // The first session of an id that is there was not closed.
+pub(crate) async fn closing(context: &Context, key: &SessionKey, incoming: &Incoming) -> Result<Closing, Error> {
+    let operation = incoming.peeked();
+    let known = context.records.read_record(key, operation.deadline).await?;
+    // If this is the first session of its id and is not closed, nothing was closed before.
     let may_have_closed = known.record.log_after > 0 || known.record.state == State::Closed;
-    if call.by_caller && may_have_closed && !mutant::is(Mutant::LateCloseClosesNext) {
-        let past = hub.records.past(key, known.revision, call.deadline).await?;
-        if past.was_closed_by(&call.request_id) {
+    if operation.by_caller && may_have_closed && !mutant::is(Mutant::LateCloseClosesNext) {
+        let past = context.records.past(key, known.revision, operation.deadline).await?;
+        if past.was_closed_by(&operation.request_id) {
             return Ok(Closing::Before);
         }
     }
     Ok(Closing::Now(known))
 }
 
-pub(crate) fn closed(verb: Verb, key: &SessionKey, known: &Known, incoming: &Incoming) -> Result<Answer, Error> {
-    // Its first copy may have been at work while this one was under way.
+pub(crate) fn closed(verb: Verb, key: &SessionKey, known: &Known, incoming: &Incoming) -> Result<Response, Error> {
+    // An earlier copy may have closed it while this one was on its way.
     let by_this = || is_made_by(&known.record, &incoming.peeked().request_id, &[EventType::SessionClosed]);
     if verb == Verb::SessionClose && by_this() { was_closed(key) } else { Err(Error::no_session(key)) }
 }
 
-pub(crate) fn was_closed(key: &SessionKey) -> Result<Answer, Error> {
-    Answer::of(&Closed { session_id: key.id.clone(), closed: true })
+pub(crate) fn was_closed(key: &SessionKey) -> Result<Response, Error> {
+    Response::of(&Closed { session_id: key.id.clone(), closed: true })
 }

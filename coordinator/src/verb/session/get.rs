@@ -5,16 +5,16 @@ use holdfast_protocol::reply::Session;
 use holdfast_protocol::request::Empty;
 use holdfast_protocol::{Error, SessionKey};
 
-use crate::answer::Answer;
-use crate::call::Incoming;
-use crate::hub::Hub;
+use crate::context::Context;
+use crate::operation::Incoming;
+use crate::response::Response;
 
-/// Shows one session, as the leader has it. Neither activates nor touches.
-pub(crate) async fn get(hub: &Hub, key: &SessionKey, incoming: &Incoming) -> Result<Answer, Error> {
-    let (_, call) = incoming.parse::<Empty>(&hub.config.limits)?;
-    let known = hub.records.read_record(key, call.deadline).await?;
+/// Shows one session, read from the leader. Neither activates nor touches it.
+pub(crate) async fn get(context: &Context, key: &SessionKey, incoming: &Incoming) -> Result<Response, Error> {
+    let (_, operation) = incoming.parse::<Empty>(&context.config.limits)?;
+    let known = context.records.read_record(key, operation.deadline).await?;
     if known.record.state == State::Closed {
         return Err(Error::no_session(key));
     }
-    Answer::of(&Session::of(&known.record, known.revision))
+    Response::of(&Session::of(&known.record, known.revision))
 }

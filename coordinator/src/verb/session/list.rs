@@ -1,16 +1,15 @@
 //! `session.list`: pages of sessions in the order of the stream.
 //!
-//! Invariant: a page names a session once, and a listing leaves none out that was there when it began and stays. It
-//! goes through the stream to where that ended when the listing began. A record that changes so often meanwhile that
-//! all its revisions from before are gone is missed by that; so the listing then goes through what came since, for such
-//! records only. A session that changes meanwhile may come again.
+//! Invariant: a page names a session at most once, and a listing names every session that exists from its beginning to
+//! its end. The listing walks the stream up to the sequence that was last when it began. A record that changes so often
+//! that all its earlier revisions are dropped is missed by this walk, so further walks cover what was written since,
+//! for such records only. A session that changes meanwhile may be named again on a later page.
 //!
-//! A page costs what it looks at. One that finds few matches in its time comes back early, and says where to go on.
-//! What it says is checked when it comes back: it belongs to one namespace and one set of filters, and no other text is
-//! taken for it.
+//! A page costs what it reads. A page that finds few matches in its time returns early, with a cursor to continue at. A
+//! cursor is checked when it comes back: it is valid for one namespace and one set of filters.
 //!
-//! Deliberately absent: a consistent view. Records are read from any replica, so one that changed a moment ago may be
-//! shown as it was; `session.get` asks the leader.
+//! Deliberately absent: a consistent view. Records are read from any replica, so a record that changed a moment ago may
+//! be shown in its old state; `session.get` reads from the leader.
 
 use std::collections::HashMap;
 use std::time::Duration;
@@ -24,50 +23,49 @@ use holdfast_protocol::{Error, Namespace, Reason, Revision, SessionId, SessionRe
 use holdfast_store::{Found, Page as Stretched, Store, StoreError, Stored, Walk};
 use tokio::time::{Instant, timeout_at};
 
-use crate::answer::Answer;
-use crate::call::Incoming;
+use crate::context::Context;
 use crate::error;
-use crate::hub::Hub;
+use crate::operation::Incoming;
+use crate::response::Response;
 
 #[cfg(test)]
 mod tests;
 
 /// Page size when the request has none.
 const DEFAULT_LIMIT: u64 = 100;
-/// About how many messages are looked at in one stretch, at most and beyond those that are wanted.
+/// About how many messages one stretch reads, beyond those that the page still has room for.
 const STRETCH: usize = 256;
 const BEYOND: usize = 28;
-/// How long one request waits for its turn; there is time for its page after that.
+/// How long one request waits for a permit; the time for its page comes after that.
 const TURN: Duration = Duration::from_secs(2);
-/// How long one request looks for matches.
+/// How long one request searches for matches.
 const LOOK: Duration = Duration::from_secs(1);
-/// Where a page ends before it has its number of sessions, so that it fits into one message.
+/// The size at which a page ends early, so that it fits into one message.
 const PAGE_BYTES: usize = 700 * 1024;
-/// How many revisions of a record are kept.
+/// How many revisions of a record the bucket keeps.
 const REVISIONS: u64 = 64;
-/// How many sessions a cursor says were named in the walks that follow the first; they change faster than pages are
-/// read.
+/// How many sessions that later walks have named a cursor remembers. Those sessions change faster than pages are read.
 const NAMED: usize = 32;
-/// How many walks follow the first at most. Each takes as long as what came during the one before, so that the last
-/// ones take milliseconds; nobody changes one record 64 times in each of them.
+/// How many walks follow the first at most. Each covers only what was written during the one before, so the last ones
+/// take milliseconds, and no record changes 64 times in each of them.
 const WALKS: u64 = 8;
 /// The longest cursor: four numbers, the names of [`NAMED`] sessions, and the checksum.
 const CURSOR_BYTES: usize = 4 * 21 + NAMED * 65 + CHECK_CHARS;
 const CHECK_CHARS: usize = 16;
-/// How many histories are read side by side.
+/// How many histories are read concurrently.
 const SIDE_BY_SIDE: usize = 16;
 
-/// Lists a namespace's sessions. Closed ones are shown when they are asked for.
-pub(crate) async fn list(hub: &Hub, namespace: &Namespace, incoming: &Incoming) -> Result<Answer, Error> {
-    let (request, call) = incoming.parse::<List>(&hub.config.limits)?;
-    let Ok(Ok(_turn)) = timeout_at(call.deadline.min(Instant::now() + TURN), hub.pages.acquire()).await else {
+/// Lists a namespace's sessions; closed ones only if the request asks for that state.
+pub(crate) async fn list(context: &Context, namespace: &Namespace, incoming: &Incoming) -> Result<Response, Error> {
+    let (request, operation) = incoming.parse::<List>(&context.config.limits)?;
+    let Ok(Ok(_turn)) = timeout_at(operation.deadline.min(Instant::now() + TURN), context.pages.acquire()).await else {
         return Err(error::busy(Reason::MailboxFull, "this coordinator has too many lists to read"));
     };
-    let look_until = call.deadline.min(Instant::now() + LOOK);
-    Answer::of(&page(&hub.store, namespace, &request, look_until, call.deadline).await?)
+    let look_until = operation.deadline.min(Instant::now() + LOOK);
+    Response::of(&page(&context.store, namespace, &request, look_until, operation.deadline).await?)
 }
 
-/// One page. After `look_until` no other stretch is begun.
+/// Reads one page. Begins no further stretch after `look_until`.
 async fn page(
     store: &Store,
     namespace: &Namespace,
@@ -86,9 +84,9 @@ async fn page(
         let Stretch { records, looked_until, end } =
             match in_time(deadline, stretch(store, namespace, &cursor, &page)).await {
                 Ok(stretch) => stretch,
-                // The next page tries again; this one has come some way.
+                // This page has made progress; the next one tries again.
                 Err(error) if cursor.looked > first => {
-                    tracing::debug!(%error, "a page of a list ends early");
+                    tracing::debug!(%error, "a page of a listing ends early");
                     return Ok(page.finish(Some(cursor)));
                 }
                 Err(error) => return Err(error),
@@ -101,7 +99,8 @@ async fn page(
         }
         cursor.looked = looked_until;
         if let Some(last) = end {
-            // As long as fewer came than a record has revisions, none has lost all that it had.
+            // While fewer messages were written than the bucket keeps revisions, no record has lost all its earlier
+            // ones.
             if last < cursor.until.saturating_add(REVISIONS) || cursor.walk >= WALKS {
                 return Ok(page.finish(None));
             }
@@ -113,11 +112,11 @@ async fn page(
     }
 }
 
-/// What the next stretch has for a page.
+/// What one stretch of the walk found.
 struct Stretch {
     records: Vec<Found>,
     looked_until: u64,
-    /// The stream's last sequence, where the stretch comes to its walk's end.
+    /// The stream's last sequence, if this stretch reaches the end of its walk.
     end: Option<u64>,
 }
 
@@ -135,7 +134,8 @@ async fn stretch(
         records.retain(|found| !cursor.named.contains(&found.stored.key.id) && page.matching(&found.stored).is_some());
         let looks = records.into_iter().map(|found| async move {
             let history = store.history(&found.stored.key, Revision(0)).await?;
-            // Any revision from before was in the walk's way, and a record with fewer revisions was not there before.
+            // An earlier revision that is still kept was found by the walk before; and a record with fewer revisions is
+            // new.
             let is_missed = history.len() as u64 >= REVISIONS && history.iter().all(|one| one.revision.0 > begin);
             Ok(is_missed.then_some(found))
         });
@@ -152,7 +152,7 @@ async fn in_time<T>(deadline: Instant, reading: impl Future<Output = Result<T, S
     read.map_err(|error| error::storage_unavailable(&format!("the sessions cannot be listed: {error}")))
 }
 
-/// What a cursor is good for.
+/// The listing that a cursor is valid for.
 #[derive(Clone, Copy, Debug)]
 struct Listing<'a> {
     namespace: &'a Namespace,
@@ -167,7 +167,7 @@ impl Listing<'_> {
         format!("{text}.{check}")
     }
 
-    /// Not a secret: a cursor that somebody computes gets no more than a listing does.
+    /// Not a secret: a computed cursor shows no more than a listing does.
     fn check(&self, text: &str) -> String {
         let List { state, worker, .. } = self.request;
         let state = match state {
@@ -193,18 +193,18 @@ impl Listing<'_> {
     }
 }
 
-/// Where a listing stands; opaque to clients.
+/// The progress of a listing; opaque to clients.
 #[derive(Clone, Debug, PartialEq, Eq)]
 struct Cursor {
-    /// Everything up to here was looked at.
+    /// Everything up to here was read.
     looked: u64,
     /// Where this walk ends.
     until: u64,
-    /// Where it began.
+    /// Where this walk began.
     begin: u64,
-    /// How many walks went before.
+    /// How many walks came before.
     walk: u64,
-    /// Which sessions were named by walks that followed the first: however often they change, they are not missed.
+    /// The sessions that walks after the first have named, so that they are not named again.
     named: Vec<SessionId>,
 }
 
@@ -244,12 +244,12 @@ impl std::fmt::Display for Cursor {
     }
 }
 
-/// A page as it grows.
+/// A page in the making.
 struct Page<'a> {
     listing: Listing<'a>,
-    /// `None` where a session turned out to have changed so that it does not match.
+    /// `None` for a session that has changed and no longer matches.
     sessions: Vec<Option<Session>>,
-    /// Where a session stands in `sessions`.
+    /// The index of each session in `sessions`.
     places: HashMap<SessionId, usize>,
     count: usize,
     bytes: usize,
@@ -266,7 +266,7 @@ impl<'a> Page<'a> {
         self.count >= self.limit || self.bytes >= PAGE_BYTES
     }
 
-    /// How many messages the next stretch should have.
+    /// How many messages the next stretch should read.
     fn most(&self) -> usize {
         let List { state, worker, .. } = self.listing.request;
         if state.is_some() || worker.is_some() {
@@ -275,7 +275,7 @@ impl<'a> Page<'a> {
         (self.limit.saturating_sub(self.count) + BEYOND).min(STRETCH)
     }
 
-    /// Takes a record that matches, or what it has become if the page names it already. `false`: there is no room.
+    /// Adds a matching record, or updates it if the page names it already. `false`: the page is full.
     fn take(&mut self, stored: &Stored) -> bool {
         let session = self.matching(stored);
         let Some(place) = self.places.get(&stored.key.id).copied() else {
@@ -299,7 +299,7 @@ impl<'a> Page<'a> {
         match SessionRecord::from_json(stored.value.as_deref()?, &stored.key) {
             Ok(record) => is_wanted(&record, self.listing.request).then(|| Session::of(&record, stored.revision)),
             Err(error) => {
-                tracing::warn!(key = %stored.key, %error, "left out of a list");
+                tracing::warn!(key = %stored.key, %error, "a record that does not parse is left out of a listing");
                 None
             }
         }

@@ -1,7 +1,7 @@
 //! `session.open`.
 //!
-//! Invariant: a new session is one compare-and-set on a key that must not be there, so that of any number of openers one
-//! creates. Its owner is told to take it up once, and never again as *created*.
+//! Invariant: a session is created by one compare-and-set on a key that must not exist, so one of any number of openers
+//! creates it. Only its first owner is told to activate it as *created*, and only once.
 
 mod real;
 
@@ -18,21 +18,21 @@ use holdfast_records::{Change, Done, Found, Known, Wrote, change};
 use holdfast_rules::Decision;
 use holdfast_rules::open::{self, Blank, OpenDecision};
 use holdfast_rules::past::is_made_by;
-use holdfast_rules::place::{Standing, standing};
+use holdfast_rules::place::{Ownership, ownership};
 use holdfast_store::chance;
 use holdfast_store::mutant::{self, Mutant};
 use uuid::{Builder, Uuid};
 
-use crate::answer::Answer;
-use crate::call::{Call, Incoming};
+use crate::context::Context;
 use crate::error;
 use crate::fleet::placement::Needs;
-use crate::hub::Hub;
 use crate::link::{self, Activated, Beginning};
+use crate::operation::{Incoming, Operation};
 use crate::place;
+use crate::response::Response;
 use crate::writer::Writer;
 
-/// What is to be opened.
+/// The session that is to be opened.
 struct Wanted {
     key: SessionKey,
     file: Option<(WorkspaceName, CanonicalPath)>,
@@ -43,20 +43,24 @@ struct Wanted {
 }
 
 /// Finds or creates a session.
-pub(crate) async fn open(hub: &Arc<Hub>, namespace: &Namespace, incoming: &Incoming) -> Result<Answer, Error> {
-    let limits = &hub.config.limits;
-    let (request, call) = incoming.parse::<Open>(limits)?;
-    let wanted = wanted(request, namespace, &call, limits)?;
-    let wanted = real::real(hub, wanted, &call).await?;
-    let (known, created) = opened(hub, &wanted, &call).await?;
-    Answer::of(&Opened { session: Session::of(&known.record, known.revision), created })
+pub(crate) async fn open(
+    context: &Arc<Context>,
+    namespace: &Namespace,
+    incoming: &Incoming,
+) -> Result<Response, Error> {
+    let limits = &context.config.limits;
+    let (request, operation) = incoming.parse::<Open>(limits)?;
+    let wanted = wanted(request, namespace, &operation, limits)?;
+    let wanted = real::real(context, wanted, &operation).await?;
+    let (known, created) = opened(context, &wanted, &operation).await?;
+    Response::of(&Opened { session: Session::of(&known.record, known.revision), created })
 }
 
-fn wanted(request: Open, namespace: &Namespace, call: &Call, limits: &Limits) -> Result<Wanted, Error> {
+fn wanted(request: Open, namespace: &Namespace, operation: &Operation, limits: &Limits) -> Result<Wanted, Error> {
     let (id, file) = match request.target(limits)? {
         OpenTarget::Id(id) => (id, None),
         OpenTarget::File(workspace, path) => (path.session_id(&workspace), Some((workspace, path))),
-        OpenTarget::Fresh => (fresh_id(namespace, call), None),
+        OpenTarget::Fresh => (fresh_id(namespace, operation), None),
     };
     Ok(Wanted {
         key: SessionKey::new(namespace.clone(), id),
@@ -76,10 +80,10 @@ fn config(asked: OpenConfig, limits: &Limits) -> SessionConfig {
     }
 }
 
-/// The id of a session whose opener named none. With the caller's `request_id` it follows from that, since a retry must
-/// find what its first copy made; it then has the shape of a UUIDv7, though not its clock.
-fn fresh_id(namespace: &Namespace, call: &Call) -> SessionId {
-    let uuid = if call.by_caller { derived(namespace, &call.request_id) } else { chance::id() };
+/// The id of a session whose opener named none. It is derived from the caller's `request_id`, if there is one, so that
+/// a retry finds the session that the first copy made. It is then formatted like a UUIDv7, but has no time in it.
+fn fresh_id(namespace: &Namespace, operation: &Operation) -> SessionId {
+    let uuid = if operation.by_caller { derived(namespace, &operation.request_id) } else { chance::id() };
     SessionId::parse(&uuid.to_string()).expect("hex digits and dashes are within the alphabet of ids")
 }
 
@@ -102,19 +106,19 @@ impl Wanted {
     }
 }
 
-async fn opened(hub: &Hub, wanted: &Wanted, call: &Call) -> Result<(Known, bool), Error> {
-    let opening = Opening { wanted, is_known: hub.records.cached(&wanted.key).is_some() };
-    let done = change(&mut Writer::new(hub, &wanted.key, call), &opening).await;
+async fn opened(context: &Context, wanted: &Wanted, operation: &Operation) -> Result<(Known, bool), Error> {
+    let opening = Opening { wanted, is_known: context.records.cached(&wanted.key).is_some() };
+    let done = change(&mut Writer::new(context, &wanted.key, operation), &opening).await;
     match done.map_err(|not_done| error::of_not_done(not_done, &wanted.key))? {
-        Done { known, wrote: Wrote::Nothing, .. } => existing(hub, wanted, known, call).await,
-        Done { known, .. } => take_up(hub, wanted, known, call).await.map(|known| (known, true)),
+        Done { known, wrote: Wrote::Nothing, .. } => existing(context, wanted, known, operation).await,
+        Done { known, .. } => take_up(context, wanted, known, operation).await.map(|known| (known, true)),
     }
 }
 
-/// Makes a session, unless it is there.
+/// Creates a session, unless it exists.
 struct Opening<'a> {
     wanted: &'a Wanted,
-    /// Whether its record was seen before.
+    /// Whether this coordinator has its record cached.
     is_known: bool,
 }
 
@@ -125,18 +129,18 @@ impl Opening<'_> {
         record: Option<&SessionRecord>,
         revision: Revision,
     ) -> Result<Decision<()>, Error> {
-        let (hub, call, wanted) = (writer.hub, writer.call, self.wanted);
+        let (context, operation, wanted) = (writer.context, writer.operation, self.wanted);
         let (expected, mark) = match open::open(record, revision, wanted.rule()) {
             OpenDecision::Existing => return Ok(Decision::Unchanged(())),
             OpenDecision::Refuse(refusal) => return Ok(Decision::Refuse(refusal)),
             OpenDecision::Create { expected, mark } => (expected, mark),
         };
-        // What this very request opened once, and is over, is not opened again. The past may know of more than this
-        // record, so that it is to be said of a fresh one only.
-        if opened_before(hub, &wanted.key, expected, call).await?.is_some() {
+        // If an earlier copy of this request opened the session, and it has ended, it is not opened again. The past may be
+        // newer than this record, so this is said of a fresh record only.
+        if opened_before(context, &wanted.key, expected, operation).await?.is_some() {
             return Ok(Decision::Refuse(Error::no_session(&wanted.key)));
         }
-        let chosen = hub.registry.choose(&wanted.key, wanted.needs(), None, call.deadline).await?;
+        let chosen = context.fleet.choose(&wanted.key, wanted.needs(), None, operation.deadline).await?;
         let blank = Blank {
             key: &wanted.key,
             file: wanted.file.clone(),
@@ -146,7 +150,7 @@ impl Opening<'_> {
             expected,
             mark,
         };
-        Ok(Decision::Commit { next: Box::new(open::created(blank, call.author(None))), reply: () })
+        Ok(Decision::Commit { next: Box::new(open::created(blank, operation.author(None))), reply: () })
     }
 }
 
@@ -155,10 +159,10 @@ impl Change<Writer<'_>> for Opening<'_> {
 
     async fn decide(&self, writer: &Writer<'_>, known: &Known) -> Result<Decision<()>, Error> {
         let decision = self.decide_on(writer, Some(&known.record), known.revision).await?;
-        // A no is to be said only of a session that no copy of this request opened.
+        // A refusal is only correct if no earlier copy of this request opened the session.
         if matches!(decision, Decision::Refuse(_))
-            && known.is_as_of(writer.call.arrived)
-            && was_opened_by(writer.hub, known, writer.call).await?
+            && known.is_as_of(writer.operation.arrived)
+            && was_opened_by(writer.context, known, writer.operation).await?
         {
             return Ok(Decision::Unchanged(()));
         }
@@ -169,7 +173,7 @@ impl Change<Writer<'_>> for Opening<'_> {
         self.decide_on(writer, None, revision).await
     }
 
-    /// A new id costs no read: that it is new is proven by the write.
+    /// A new id costs no read: the write proves that it is new.
     fn guess(&self) -> Option<Found> {
         (!self.is_known && self.wanted.mode != Mode::Attach).then_some(Found::Nothing { revision: Revision(0) })
     }
@@ -179,48 +183,48 @@ impl Change<Writer<'_>> for Opening<'_> {
     }
 }
 
-/// Has a new session's agent begin.
-async fn take_up(hub: &Hub, wanted: &Wanted, known: Known, call: &Call) -> Result<Known, Error> {
-    let begun = begin(hub, wanted, known.clone(), Beginning::Blank(wanted.content.clone()), call).await;
+/// Activates the agent of a new session.
+async fn take_up(context: &Context, wanted: &Wanted, known: Known, operation: &Operation) -> Result<Known, Error> {
+    let begun = begin(context, wanted, known.clone(), Beginning::Blank(wanted.content.clone()), operation).await;
     if let Err(refusal) = &begun
         && open::is_final(refusal)
     {
-        unmake(hub, &known, refusal, call).await;
+        unmake(context, &known, refusal, operation).await;
     }
     begun
 }
 
-/// Has the session's agent begin, wherever it is by then. Only its first owner may take its log for empty.
+/// Activates the session's agent, wherever the session is by then. Only the first owner may assume an empty log.
 async fn begin(
-    hub: &Hub,
+    context: &Context,
     wanted: &Wanted,
     mut known: Known,
     mut beginning: Beginning,
-    call: &Call,
+    operation: &Operation,
 ) -> Result<Known, Error> {
     loop {
-        match link::activate(hub, &known, beginning, call).await {
+        match link::activate(context, &known, beginning, operation).await {
             Activated::Up => return Ok(known),
             Activated::Refused(refusal) => return Err(refusal),
             Activated::Elsewhere => beginning = Beginning::LogOr(wanted.content.clone()),
         }
-        // A worker that nobody hears counts as alive until that is sure.
-        call.pause().await;
-        known = place::place(hub, &wanted.key, call, &beginning).await?;
+        // A worker without a responder counts as alive until that is confirmed.
+        operation.pause().await;
+        known = place::place(context, &wanted.key, operation, &beginning).await?;
         if wanted.content.is_none() {
             return Ok(known);
         }
     }
 }
 
-/// Ends a session whose worker refused to begin it, so that a refused open leaves nothing behind.
-async fn unmake(hub: &Hub, known: &Known, refusal: &Error, call: &Call) {
+/// Closes a new session that its worker refused, so that a refused open leaves no session.
+async fn unmake(context: &Context, known: &Known, refusal: &Error, operation: &Operation) {
     let key = known.record.key();
-    let reason: String = refusal.message.chars().take(hub.config.limits.text_chars).collect();
+    let reason: String = refusal.message.chars().take(context.config.limits.text_chars).collect();
     let unmaking = Unmaking { at: known.revision, reason: &reason };
-    if let Err(not_done) = change(&mut Writer::new(hub, &key, call), &unmaking).await {
+    if let Err(not_done) = change(&mut Writer::new(context, &key, operation), &unmaking).await {
         let error = error::of_not_done(not_done, &key);
-        tracing::info!(%key, %error, "a session that its worker refused stays");
+        tracing::info!(%key, %error, "a session that its worker refused was not closed");
     }
 }
 
@@ -233,7 +237,7 @@ impl Change<Writer<'_>> for Unmaking<'_> {
     type Reply = ();
 
     async fn decide(&self, writer: &Writer<'_>, known: &Known) -> Result<Decision<()>, Error> {
-        let next = open::unmade(&known.record, writer.call.author(Some(self.reason)));
+        let next = open::unmade(&known.record, writer.operation.author(Some(self.reason)));
         Ok(Decision::Commit { next: Box::new(next), reply: () })
     }
 
@@ -242,45 +246,55 @@ impl Change<Writer<'_>> for Unmaking<'_> {
     }
 }
 
-/// Answers with a session that is there, once somebody holds it. Content is for a session that this request made.
-async fn existing(hub: &Hub, wanted: &Wanted, known: Known, call: &Call) -> Result<(Known, bool), Error> {
-    let created = was_opened_by(hub, &known, call).await?;
+/// Returns an existing session once a worker has it. Content is only for a session that this request created.
+async fn existing(
+    context: &Context,
+    wanted: &Wanted,
+    known: Known,
+    operation: &Operation,
+) -> Result<(Known, bool), Error> {
+    let created = was_opened_by(context, &known, operation).await?;
     let beginning = if created { Beginning::LogOr(wanted.content.clone()) } else { Beginning::Log };
-    let known = match standing(&known.record, |owner| hub.registry.is_lost(owner)) {
-        // The first copy of this request may have failed to tell the agent.
-        Standing::Active(_) if created => begin(hub, wanted, known, beginning, call).await?,
-        Standing::Active(_) => known,
-        Standing::Passive | Standing::Orphaned(_) | Standing::Closed => {
-            place::place(hub, &wanted.key, call, &beginning).await?
+    let known = match ownership(&known.record, |owner| context.fleet.is_lost(owner)) {
+        // The first copy of this request may have failed before it activated the agent.
+        Ownership::Active(_) if created => begin(context, wanted, known, beginning, operation).await?,
+        Ownership::Active(_) => known,
+        Ownership::Passive | Ownership::Orphaned(_) | Ownership::Closed => {
+            place::place(context, &wanted.key, operation, &beginning).await?
         }
     };
     Ok((known, created))
 }
 
-/// Whether an earlier copy of this request opened the session that is there.
+/// Whether an earlier copy of this request opened the current session.
 ///
 /// # Errors
-/// `no_session` when it opened an earlier one, which is over.
-async fn was_opened_by(hub: &Hub, known: &Known, call: &Call) -> Result<bool, Error> {
+/// `no_session` when it opened an earlier session of this id, which has ended.
+async fn was_opened_by(context: &Context, known: &Known, operation: &Operation) -> Result<bool, Error> {
     let key = known.record.key();
-    if call.by_caller && is_made_by(&known.record, &call.request_id, &[EventType::SessionOpened]) {
+    if operation.by_caller && is_made_by(&known.record, &operation.request_id, &[EventType::SessionOpened]) {
         return Ok(true);
     }
-    match opened_before(hub, &key, known.revision, call).await? {
+    match opened_before(context, &key, known.revision, operation).await? {
         None => Ok(false),
         Some(life) if life == known.record.log_after => Ok(true),
         Some(_) => Err(Error::no_session(&key)),
     }
 }
 
-/// Which life of the session `key` an earlier copy of this request opened, as far as its record's revisions up to
-/// `revision` say.
-async fn opened_before(hub: &Hub, key: &SessionKey, revision: Revision, call: &Call) -> Result<Option<u64>, Error> {
-    if !call.by_caller || revision == Revision(0) || mutant::is(Mutant::LateOpenReopens) {
+/// Which life of the session `key` an earlier copy of this request opened, according to the record's revisions up
+/// to `revision`.
+async fn opened_before(
+    context: &Context,
+    key: &SessionKey,
+    revision: Revision,
+    operation: &Operation,
+) -> Result<Option<u64>, Error> {
+    if !operation.by_caller || revision == Revision(0) || mutant::is(Mutant::LateOpenReopens) {
         return Ok(None);
     }
-    let past = hub.records.past(key, revision, call.deadline).await?;
-    Ok(past.opened_by(&call.request_id).map(|opened| opened.log_after))
+    let past = context.records.past(key, revision, operation.deadline).await?;
+    Ok(past.opened_by(&operation.request_id).map(|opened| opened.log_after))
 }
 
 #[cfg(test)]

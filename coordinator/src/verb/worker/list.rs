@@ -4,13 +4,13 @@ use holdfast_protocol::Error;
 use holdfast_protocol::reply::WorkerList;
 use holdfast_protocol::request::Empty;
 
-use crate::answer::Answer;
-use crate::call::Incoming;
-use crate::hub::Hub;
+use crate::context::Context;
+use crate::operation::Incoming;
+use crate::response::Response;
 
 /// Lists the live workers.
-pub(crate) async fn list(hub: &Hub, incoming: &Incoming) -> Result<Answer, Error> {
-    let (_, call) = incoming.parse::<Empty>(&hub.config.limits)?;
-    hub.registry.refresh_or_explain(call.deadline).await?;
-    Answer::of(&WorkerList { workers: hub.registry.live() })
+pub(crate) async fn list(context: &Context, incoming: &Incoming) -> Result<Response, Error> {
+    let (_, operation) = incoming.parse::<Empty>(&context.config.limits)?;
+    context.fleet.refresh_or_explain(operation.deadline).await?;
+    Response::of(&WorkerList { workers: context.fleet.live() })
 }

@@ -1,7 +1,7 @@
-//! What a coordinator that leaves does with those who wait: another one has them wait on.
+//! A coordinator that leaves passes its waiters on to another coordinator.
 //!
-//! Invariant: they are passed on in the order of their line, with what is left of their time, and answered by whoever
-//! has them then. Where no other coordinator is, they are told to ask again.
+//! Invariant: waiters are passed on in the order of their queue, with the rest of their time; the other coordinator
+//! answers them. If there is no other coordinator, they are told to ask again.
 
 use std::time::Duration;
 
@@ -14,29 +14,29 @@ use holdfast_store::wire::Outgoing;
 use serde_json::json;
 use tokio::time::{Instant, timeout};
 
-use crate::call::Call;
+use crate::context::Context;
 use crate::error;
-use crate::hub::Hub;
 use crate::micro::PING;
+use crate::operation::Operation;
 
-/// How long other coordinators may take to answer that they are there.
+/// How long other coordinators may take to answer a ping.
 const ANSWER: Duration = Duration::from_millis(250);
 
-/// Whether another coordinator is there, found out once when this one leaves.
-pub(crate) async fn is_anybody_else_there(hub: &Hub) -> bool {
-    *hub.others.get_or_init(|| async { timeout(ANSWER, another(hub)).await.unwrap_or(false) }).await
+/// Whether another coordinator runs. Found out once, when this one leaves.
+pub(crate) async fn is_anybody_else_there(context: &Context) -> bool {
+    *context.others.get_or_init(|| async { timeout(ANSWER, another(context)).await.unwrap_or(false) }).await
 }
 
-async fn another(hub: &Hub) -> bool {
-    let inbox = hub.wire.new_inbox();
-    let Ok(mut answers) = hub.wire.subscribe(inbox.clone().into(), None).await else { return false };
-    if hub.wire.publish(Outgoing::to(PING, "").with_reply(inbox)).await.is_err() {
+async fn another(context: &Context) -> bool {
+    let inbox = context.wire.new_inbox();
+    let Ok(mut answers) = context.wire.subscribe(inbox.clone().into(), None).await else { return false };
+    if context.wire.publish(Outgoing::to(PING, "").with_reply(inbox)).await.is_err() {
         return false;
     }
     while let Some(answer) = answers.next().await {
-        // Another installation may have its coordinators on the same servers.
+        // Coordinators of another installation may run on the same servers.
         let is_one = |Pong { id, metadata }: Pong| {
-            id != hub.instance && metadata.root == hub.config.root.as_str() && metadata.leaving == "false"
+            id != context.instance && metadata.root == context.config.root.as_str() && metadata.leaving == "false"
         };
         if serde_json::from_slice::<Pong>(&answer.payload).is_ok_and(is_one) {
             return true;
@@ -45,7 +45,7 @@ async fn another(hub: &Hub) -> bool {
     false
 }
 
-/// What an instance of the micro service answers to a ping, as far as it matters here.
+/// The members of a ping reply that matter here.
 #[derive(serde::Deserialize)]
 struct Pong {
     id: String,
@@ -58,30 +58,30 @@ struct Metadata {
     leaving: String,
 }
 
-/// Has another coordinator go on with a request that waits until `until`.
+/// Passes a request that waits until `until` on to another coordinator.
 ///
 /// # Errors
 /// `busy` / `draining` when that cannot be done.
 pub(super) async fn pass_on(
-    hub: &Hub,
+    context: &Context,
     key: &SessionKey,
     request: &Acquire,
-    call: &Call,
+    operation: &Operation,
     reply: &async_nats::Subject,
     until: Instant,
 ) -> Result<(), Error> {
     let leaving = || error::busy(Reason::Draining, "this coordinator is leaving; ask again to wait at another");
-    if mutant::is(Mutant::WaitNotPassedOn) || !is_anybody_else_there(hub).await {
+    if mutant::is(Mutant::WaitNotPassedOn) || !is_anybody_else_there(context).await {
         return Err(leaving());
     }
     let left = until.saturating_duration_since(Instant::now()).as_millis();
     let body = json!({
         "owner": request.owner, "rotate": request.rotate, "ttl_ms": request.ttl_ms, "actor": request.actor,
-        // One that was made here is nobody's secret; the other coordinator makes another.
-        "request_id": call.by_caller.then(|| call.request_id.as_str()),
+        // A key that this coordinator made is not secret, so it is not passed on; the other coordinator makes its own.
+        "request_id": operation.by_caller.then(|| operation.request_id.as_str()),
         "wait_ms": u64::try_from(left).unwrap_or(u64::MAX).max(1),
     });
-    let subject = hub.config.root.session_request(Verb::LockAcquire, key);
-    let passed = hub.wire.publish(Outgoing::to(subject, body.to_string()).with_reply(reply.clone())).await;
+    let subject = context.config.root.session_request(Verb::LockAcquire, key);
+    let passed = context.wire.publish(Outgoing::to(subject, body.to_string()).with_reply(reply.clone())).await;
     passed.map_err(|_| leaving())
 }

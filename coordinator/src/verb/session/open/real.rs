@@ -1,8 +1,8 @@
-//! Which file a path is about, when symbolic links are followed.
+//! Finds the real path of a file: the one without symbolic links.
 //!
-//! Invariant: a session is only ever made for a real path, so that two names never make two sessions of one file. Whether a
-//! path is real is for a worker that has the workspace to say; it says so of the moment. A link that is put in the way
-//! later leads nowhere: the session's agent follows none.
+//! Invariant: a session is only created for a real path, so two names of one file never make two sessions. A worker
+//! that has the workspace resolves the path, as it is at that moment. A symbolic link that is created later has no
+//! effect, because the session's agent follows none.
 
 use std::time::Duration;
 
@@ -13,23 +13,24 @@ use holdfast_protocol::{Error, Reason, WorkerName};
 use holdfast_records::{Found, Known};
 
 use super::Wanted;
-use crate::call::Call;
-use crate::control::{Fault, ask_boot};
+use crate::context::Context;
+use crate::control::{Fault, ask_process};
 use crate::error;
-use crate::hub::Hub;
+use crate::operation::Operation;
 
-/// How long the owner of a session that is there may take to say where its path leads.
+/// How long the owner of an existing session may take to resolve its path.
 const PATIENCE: Duration = Duration::from_secs(1);
 
-/// `wanted`, with the real path of its file. It is asked for a session that is there as well: its path was real when it was
-/// made, and may lead to another file by now. But nobody waits long for that, since there is an answer without it.
-pub(super) async fn real(hub: &Hub, wanted: Wanted, call: &Call) -> Result<Wanted, Error> {
+/// `wanted` with the real path of its file. An existing session's path is resolved too: it was real when the session
+/// was created, and may lead to another file by now. That is not waited for long, because the open can be answered
+/// without.
+pub(super) async fn real(context: &Context, wanted: Wanted, operation: &Operation) -> Result<Wanted, Error> {
     let Some((workspace, path)) = &wanted.file else { return Ok(wanted) };
     let asked = FilePath { workspace: workspace.clone(), path: path.clone() };
-    let there = there(hub, &wanted, call).await?;
+    let there = there(context, &wanted, operation).await?;
     let resolved = match &there {
-        Some(known) => resolve_at_once(hub, known, &wanted, &asked, call).await,
-        None => resolve(hub, &wanted, &asked, call).await,
+        Some(known) => resolve_at_once(context, known, &wanted, &asked, operation).await,
+        None => resolve(context, &wanted, &asked, operation).await,
     };
     match resolved {
         Ok(real) if real.path == asked.path => Ok(wanted),
@@ -38,7 +39,7 @@ pub(super) async fn real(hub: &Hub, wanted: Wanted, call: &Call) -> Result<Wante
             let key = holdfast_protocol::SessionKey::new(wanted.key.namespace.clone(), id);
             Ok(Wanted { key, file: Some((real.workspace, real.path)), ..wanted })
         }
-        // Nobody can say, and nothing is to be made: the session is there, or there is none.
+        // The path cannot be resolved, and no session will be created: it exists, or the open is an `attach`.
         Err(refusal) if there.is_some() && !is_about_the_path(&refusal) => Ok(wanted),
         Err(refusal) if wanted.mode == Mode::Attach && is_about_workers(&refusal) => Ok(wanted),
         Err(refusal) => Err(refusal),
@@ -53,10 +54,10 @@ fn is_about_the_path(refusal: &Error) -> bool {
     matches!(refusal.reason, Reason::PathEscape | Reason::InvalidPath)
 }
 
-async fn there(hub: &Hub, wanted: &Wanted, call: &Call) -> Result<Option<Known>, Error> {
-    let found = match hub.records.cached(&wanted.key) {
+async fn there(context: &Context, wanted: &Wanted, operation: &Operation) -> Result<Option<Known>, Error> {
+    let found = match context.records.cached(&wanted.key) {
         Some(known) => Found::Record(known),
-        None => hub.records.read(&wanted.key, call.deadline).await?,
+        None => context.records.read(&wanted.key, operation.deadline).await?,
     };
     Ok(match found {
         Found::Record(known) if known.record.state != State::Closed => Some(known),
@@ -64,23 +65,23 @@ async fn there(hub: &Hub, wanted: &Wanted, call: &Call) -> Result<Option<Known>,
     })
 }
 
-/// Asks the session's owner, if it has one, and once.
+/// Asks the session's owner, or any worker if it has none; once.
 async fn resolve_at_once(
-    hub: &Hub,
+    context: &Context,
     known: &Known,
     wanted: &Wanted,
     asked: &FilePath,
-    call: &Call,
+    operation: &Operation,
 ) -> Result<FilePath, Error> {
-    let (worker, boot) = match &known.record.owner {
-        Some(owner) => (owner.worker.clone(), owner.boot),
-        None => hub.registry.pick(&wanted.key, wanted.needs(), None, call.deadline).await?,
+    let process = match &known.record.owner {
+        Some(owner) => owner.process(),
+        None => context.fleet.pick(&wanted.key, wanted.needs(), None, operation.deadline).await?,
     };
-    let patience = call.left().min(PATIENCE);
-    match ask_boot(hub, (&worker, boot), control::RESOLVE, asked, patience).await {
+    let patience = operation.left().min(PATIENCE);
+    match ask_process(context, &process, control::RESOLVE, asked, patience).await {
         Ok(real) => Ok(real),
         Err(Fault::Refused(refusal)) => Err(refusal),
-        Err(Fault::Unheard | Fault::Silent) => Err(silent(&worker, asked)),
+        Err(Fault::Unheard | Fault::Silent) => Err(silent(&process.worker, asked)),
     }
 }
 
@@ -88,16 +89,21 @@ fn silent(worker: &WorkerName, asked: &FilePath) -> Error {
     error::storage_unavailable(&format!("worker {worker} did not say in time where {} leads", asked.path))
 }
 
-async fn resolve(hub: &Hub, wanted: &Wanted, asked: &FilePath, call: &Call) -> Result<FilePath, Error> {
+async fn resolve(
+    context: &Context,
+    wanted: &Wanted,
+    asked: &FilePath,
+    operation: &Operation,
+) -> Result<FilePath, Error> {
     loop {
-        call.in_time(&wanted.key)?;
-        let (worker, boot) = hub.registry.pick(&wanted.key, wanted.needs(), None, call.deadline).await?;
-        match ask_boot(hub, (&worker, boot), control::RESOLVE, asked, call.left()).await {
+        operation.in_time(&wanted.key)?;
+        let process = context.fleet.pick(&wanted.key, wanted.needs(), None, operation.deadline).await?;
+        match ask_process(context, &process, control::RESOLVE, asked, operation.left()).await {
             Ok(real) => return Ok(real),
             Err(Fault::Refused(refusal)) => return Err(refusal),
-            // The registry knows that it is gone.
+            // `fleet` has noted it, and chooses another process.
             Err(Fault::Unheard) => {}
-            Err(Fault::Silent) => return Err(silent(&worker, asked)),
+            Err(Fault::Silent) => return Err(silent(&process.worker, asked)),
         }
     }
 }

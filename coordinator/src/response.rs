@@ -1,6 +1,6 @@
-//! What goes back to a client: a body, and for errors the micro service's headers.
+//! The response to a client: a body and, for an error, the micro service's headers.
 //!
-//! Invariant: every error has a `request_id`, and its headers are one line each.
+//! Invariant: every error has a `request_id`, and each of its headers is one line.
 
 use async_nats::Message;
 use async_nats::header::{HeaderMap, HeaderValue};
@@ -11,21 +11,21 @@ use serde::Serialize;
 use crate::grants::Granted;
 use crate::micro::{ERROR_HEADER, NUMBER_HEADER};
 
-/// Most characters of an error's message in a header; the body has all of it.
+/// How many characters of an error's message the header has at most. The body has the whole message.
 const HEADER_CHARS: usize = 500;
 
-/// A reply.
-pub(crate) struct Answer {
+/// A response.
+pub(crate) struct Response {
     pub(crate) headers: Option<HeaderMap>,
     pub(crate) body: Bytes,
     /// `number:message` of an error, for the statistics.
     pub(crate) fault: Option<String>,
-    /// The grant that is taken back should nobody hear this.
+    /// The grant that is taken back if the reply subject has no responder.
     pub(crate) granted: Option<Granted>,
 }
 
-impl Answer {
-    /// A reply of this coordinator.
+impl Response {
+    /// A response that this coordinator makes.
     pub(crate) fn of(reply: &impl Serialize) -> Result<Self, Error> {
         match serde_json::to_vec(reply) {
             Ok(body) => Ok(Self { headers: None, body: body.into(), fault: None, granted: None }),
@@ -33,13 +33,13 @@ impl Answer {
         }
     }
 
-    /// A reply of an agent, as it is.
+    /// The reply of an agent, unchanged.
     pub(crate) fn relayed(message: Message) -> Self {
         let fault = message.headers.as_ref().and_then(fault_of);
         Self { headers: message.headers, body: message.payload, fault, granted: None }
     }
 
-    /// An error, for a request with this body; `made` is its idempotency key if the body has none.
+    /// An error response to a request with the body `payload`; `made` is its idempotency key if the body has none.
     pub(crate) fn error(mut error: Error, payload: &[u8], made: &RequestId) -> Self {
         if error.request_id.is_empty() {
             error.request_id = request::peek_request_id(payload).unwrap_or_else(|| made.as_str().to_owned());
@@ -75,7 +75,7 @@ mod tests {
     fn an_error_has_a_body_two_headers_of_one_line_and_the_callers_request_id() {
         let refused = || Error::new(Reason::LockHeld, "locked\r\nby somebody\n");
         let made = RequestId::parse("made").unwrap();
-        let answer = Answer::error(refused(), br#"{"owner":"a","request_id":"r1"}"#, &made);
+        let answer = Response::error(refused(), br#"{"owner":"a","request_id":"r1"}"#, &made);
         let headers = answer.headers.unwrap();
         assert_eq!(headers.get(ERROR_HEADER).unwrap().as_str(), "locked  by somebody ");
         assert_eq!(headers.get(NUMBER_HEADER).unwrap().as_str(), "409");
@@ -83,9 +83,9 @@ mod tests {
         let body: ErrorReply = serde_json::from_slice(&answer.body).unwrap();
         assert_eq!(body.error.request_id, "r1");
 
-        let body: ErrorReply = serde_json::from_slice(&Answer::error(refused(), b"\xff[", &made).body).unwrap();
+        let body: ErrorReply = serde_json::from_slice(&Response::error(refused(), b"\xff[", &made).body).unwrap();
         assert_eq!(body.error.request_id, "made");
-        let unknown = Answer::error(Error::new(Reason::AckTimeout, ""), b"{}", &made);
+        let unknown = Response::error(Error::new(Reason::AckTimeout, ""), b"{}", &made);
         let body: ErrorReply = serde_json::from_slice(&unknown.body).unwrap();
         assert_eq!(body.error.details["request_id"], "made");
     }
@@ -104,7 +104,7 @@ mod tests {
             description: None,
             length: 0,
         };
-        let answer = Answer::relayed(message);
+        let answer = Response::relayed(message);
         assert_eq!((answer.headers, &answer.body[..]), (Some(headers), &b"{}"[..]));
         assert_eq!(answer.fault.as_deref(), Some("404:no"));
     }

@@ -1,4 +1,6 @@
-//! One request on its way through this coordinator: who asked, since when, and until when it may take.
+//! One operation of this coordinator: who asked for it, when it arrived, and its deadline.
+//!
+//! Invariant: one operation has one idempotency key and one nonce, however many attempts it takes.
 
 use std::sync::OnceLock;
 use std::time::Duration;
@@ -16,31 +18,31 @@ use uuid::Uuid;
 
 use crate::error;
 
-/// The bounds of the pause before a request that met a change is tried again.
+/// The bounds of the pause before the next attempt, after another writer changed the record.
 const PAUSE: (Duration, Duration) = (Duration::from_micros(500), Duration::from_millis(20));
 
-/// How long the last try of one who waited may take.
+/// How long the last attempt of a request that waited for a lock may take.
 const LAST_TRY: Duration = Duration::from_secs(1);
 
-/// Now, RFC 3339, for people.
+/// The current time, RFC 3339, for people.
 pub(crate) fn now() -> String {
     chance::now().to_string()
 }
 
-/// A request as it came in.
+/// A request as it arrived.
 pub(crate) struct Incoming {
-    /// Where the answer goes.
+    /// The subject of the reply.
     pub(crate) reply: Subject,
-    /// The body, unread.
+    /// The body, not parsed.
     pub(crate) payload: Bytes,
-    /// Its idempotency key, should the caller have given none.
+    /// The idempotency key that is used when the caller gave none.
     pub(crate) made: RequestId,
-    /// When it came.
+    /// When it arrived.
     pub(crate) arrived: Instant,
-    /// How long one attempt at it may take.
+    /// How long it may take, without the time in a lock's queue.
     pub(crate) timeout: Duration,
-    /// What is known of the body where an agent reads it.
-    pub(crate) peeked: OnceLock<Call>,
+    /// The operation, when the body is parsed by an agent and not here.
+    pub(crate) peeked: OnceLock<Operation>,
 }
 
 impl Incoming {
@@ -48,25 +50,25 @@ impl Incoming {
     ///
     /// # Errors
     /// `invalid_params` or `too_large`.
-    pub(crate) fn parse<R: Request>(&self, limits: &Limits) -> Result<(R, Call), Error> {
+    pub(crate) fn parse<R: Request>(&self, limits: &Limits) -> Result<(R, Operation), Error> {
         let request: R = request::parse(&self.payload, limits)?;
-        let call = self.call(request.request_id(), request.actor());
-        Ok((request, call))
+        let operation = self.operation(request.request_id(), request.actor());
+        Ok((request, operation))
     }
 
-    /// The circumstances of a request whose body is for an agent to read. It is read here for its `request_id` and `actor`
-    /// only, once, so this is for the rare paths.
-    pub(crate) fn peeked(&self) -> &Call {
+    /// The operation of a request whose body only an agent parses. This reads `request_id` and `actor` out of the body,
+    /// once. It costs a pass over the body, so only the rare paths call it.
+    pub(crate) fn peeked(&self) -> &Operation {
         self.peeked.get_or_init(|| {
             let Peeked { request_id, actor } = request::peek(&self.payload);
-            self.call(request_id.as_deref(), actor.as_deref())
+            self.operation(request_id.as_deref(), actor.as_deref())
         })
     }
 
-    fn call(&self, request_id: Option<&str>, actor: Option<&str>) -> Call {
-        // A malformed one was refused by the parser.
+    fn operation(&self, request_id: Option<&str>, actor: Option<&str>) -> Operation {
+        // The parser has refused a malformed one.
         let given = request_id.and_then(|id| RequestId::parse(id).ok());
-        Call {
+        Operation {
             by_caller: given.is_some(),
             request_id: given.unwrap_or_else(|| self.made.clone()),
             nonce: chance::id(),
@@ -79,34 +81,36 @@ impl Incoming {
     }
 }
 
-/// A request's circumstances.
+/// What is known of an operation apart from what it asks for.
 #[derive(Clone, Debug)]
-pub(crate) struct Call {
+pub(crate) struct Operation {
     /// Its idempotency key.
     pub(crate) request_id: RequestId,
-    /// Whether that is the caller's own, so that there may have been an earlier copy.
+    /// Whether the caller chose the key. Only then may an earlier copy of the request exist.
     pub(crate) by_caller: bool,
-    /// Makes the token of its grant; one for all attempts, so that a grant whose write was not answered is known as its
-    /// own.
+    /// The token of a grant is derived from it. All attempts use the same one, so that a later attempt recognises a
+    /// grant whose write was not acknowledged.
     nonce: Uuid,
-    /// Who asks.
+    /// Who asked, in the caller's words.
     pub(crate) actor: Option<String>,
-    /// What is decided rests on what was read after this.
+    /// When it arrived. A refusal must rest on a record that was read after this.
     pub(crate) arrived: Instant,
-    /// When it must have been answered.
+    /// When it must be answered.
     pub(crate) deadline: Instant,
-    /// Whether it waits when announcements are behind. Operators do not at once: they may be about to repair that.
+    /// Whether it waits while the relay is behind. An operator's request may use a reserve first: the operator may be
+    /// repairing the relay.
     pub(crate) urgency: Urgency,
     timeout: Duration,
 }
 
-impl Call {
-    /// The same, as one that may use the reserve of unannounced revisions: an operator does, and the end of a lease.
+impl Operation {
+    /// The same operation, allowed to use the reserve of unannounced revisions. Operators' requests and expiries use
+    /// it.
     pub(crate) fn urgent(self) -> Self {
         Self { urgency: Urgency::Urgent, ..self }
     }
 
-    /// Something that this coordinator does of its own accord.
+    /// An operation that this coordinator starts by itself.
     pub(crate) fn own(timeout: Duration) -> Self {
         let now = Instant::now();
         Self {
@@ -121,19 +125,19 @@ impl Call {
         }
     }
 
-    /// The same request, beginning now: after a wait that ends at `until`, give or take a moment.
+    /// The same operation with a new arrival time, for an attempt after a wait that ends at about `until`.
     pub(crate) fn again(&self, until: Instant) -> Self {
         let now = Instant::now();
         let deadline = (now + self.timeout).min(until.max(now) + LAST_TRY);
         Self { arrived: now, deadline, ..self.clone() }
     }
 
-    /// How long is left.
+    /// The time left until the deadline.
     pub(crate) fn left(&self) -> Duration {
         self.deadline.saturating_duration_since(Instant::now())
     }
 
-    /// Refuses to begin another attempt after the deadline.
+    /// Refuses another attempt after the deadline.
     ///
     /// # Errors
     /// `busy` / `draining`: nothing was changed by this request.
@@ -141,17 +145,17 @@ impl Call {
         if self.left().is_zero() { Err(error::contended(key)) } else { Ok(()) }
     }
 
-    /// Waits a little, at random, so that those who collided do not collide again.
+    /// Pauses for a random time, so that writers that collided do not collide again.
     pub(crate) async fn pause(&self) {
         tokio::time::sleep(chance::pause(PAUSE.0..PAUSE.1).min(self.left())).await;
     }
 
-    /// What a record says of a change that this request makes.
+    /// The author that the record names for a change by this operation.
     pub(crate) fn author<'a>(&'a self, reason: Option<&'a str>) -> Author<'a> {
         Author { actor: self.actor.as_deref(), reason, request_id: Some(&self.request_id) }
     }
 
-    /// What the lock rules want to know.
+    /// What the lock rules need to know of this operation.
     pub(crate) fn asked<'a>(&'a self, at: &'a str, secret: &'a Secret) -> Asked<'a> {
         Asked {
             request_id: &self.request_id,

@@ -1,6 +1,7 @@
-//! What every request needs: the ways to records, agents and workers, and who waits for which lock.
+//! The context of a request: everything of this coordinator that requests share. Storage and wire, cached records, the
+//! fleet as it is known, the queues for locks, and the tasks of requests.
 //!
-//! Invariant: nothing here is truth; a coordinator that loses all of it answers the same.
+//! Invariant: all of it can be lost. A coordinator that starts without it gives the same answers.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -17,27 +18,27 @@ use crate::config::{ANNOUNCE_TIMEOUT, Config};
 use crate::countdown::Countdown;
 use crate::error;
 use crate::explain::Conflicts;
-use crate::fleet::Registry;
+use crate::fleet::Fleet;
 use crate::grants::Grants;
 use crate::place::Returning;
 use crate::records::Records;
 use crate::relay;
 use crate::waiters::Waiters;
 
-/// How often a change that waits for the relay looks again.
+/// How often a change that waits for the relay checks the relay's progress.
 const FLOOR_POLL: Duration = Duration::from_millis(4);
-/// How often it asks the relay's consumer itself, in case no word of progress got through.
+/// How often such a change asks JetStream for the consumer's state, in case the progress messages were lost.
 const FLOOR_ASK: Duration = Duration::from_millis(250);
 
-/// How many pages of lists are read at once. Each asks up to 64 questions side by side, and has some megabytes at most.
+/// How many pages of lists are read at once. Each sends up to 64 requests at a time and holds a few megabytes at most.
 const PAGES_AT_ONCE: usize = 16;
 
-/// Everything that requests share.
-pub(crate) struct Hub {
+/// What all requests of one coordinator share.
+pub(crate) struct Context {
     pub(crate) wire: SharedWire,
     /// The id of this instance of the micro service.
     pub(crate) instance: String,
-    /// Whether another coordinator is there, once that matters.
+    /// Whether another coordinator runs. Found out once, when this one leaves.
     pub(crate) others: OnceCell<bool>,
     pub(crate) store: Store,
     /// The same storage, for the relay.
@@ -45,30 +46,30 @@ pub(crate) struct Hub {
     pub(crate) secret: Secret,
     pub(crate) config: Config,
     pub(crate) records: Records,
-    pub(crate) registry: Registry,
+    pub(crate) fleet: Fleet,
     pub(crate) waiters: Arc<Waiters>,
     pub(crate) conflicts: Conflicts,
     pub(crate) grants: Grants,
     pub(crate) countdown: Countdown,
     pub(crate) returning: Returning,
     pub(crate) floor: Floor,
-    /// Who may read a page of a list, in order of arrival.
+    /// Permits for reading a page of a list, given in order of arrival.
     pub(crate) pages: Semaphore,
-    /// Tasks that belong to requests.
+    /// The tasks of requests.
     pub(crate) tasks: TaskTracker,
     /// Cancelled when this coordinator takes no more requests.
     pub(crate) leaving: CancellationToken,
-    /// Cancelled when whatever is under way is to be dropped.
+    /// Cancelled when running tasks must be dropped.
     pub(crate) abort: CancellationToken,
 }
 
-impl Hub {
+impl Context {
     pub(crate) fn new(wire: SharedWire, feed: SharedFeed, secret: Secret, config: Config) -> Self {
         let store: Store = feed.clone();
         let floor = Floor::default();
         Self {
             records: Records::new(store.clone(), config.cache_entries),
-            registry: Registry::new(store.clone(), &config, wire.clone()),
+            fleet: Fleet::new(store.clone(), &config, wire.clone()),
             waiters: Arc::new(Waiters::new(&config)),
             conflicts: Conflicts::default(),
             grants: Grants::new(&wire.new_inbox()),
@@ -94,10 +95,11 @@ impl Hub {
         self.floor.get() >= mark.0
     }
 
-    /// Waits until the relay has announced `mark`. The bucket keeps 64 revisions of a record, and the relay must see each.
+    /// Waits until the relay has announced `mark`. The bucket keeps 64 revisions of a record, and the relay must read
+    /// each before it is overwritten.
     ///
     /// # Errors
-    /// `busy` when it is too far behind.
+    /// `busy` when the relay is too far behind.
     pub(crate) async fn announced(&self, mark: Revision, deadline: Instant) -> Result<(), Error> {
         let begun = Instant::now();
         let until = deadline.min(begun + ANNOUNCE_TIMEOUT);
@@ -110,7 +112,7 @@ impl Hub {
             }
             if now >= ask {
                 ask = now + FLOOR_ASK;
-                // The consumer's leader may be away; then only a word of the relay helps.
+                // The consumer may have no leader just now; then only the relay's own progress message helps.
                 let asked = timeout_at(until, relay::learn_floor(self)).await;
                 if asked.is_err() {
                     continue;
