@@ -78,10 +78,8 @@ fn record(revised: &Revised) -> String {
         |lock| format!("{} since {} fence {} ttl {:?}", lock.owner, lock.revision, lock.fence, lock.ttl_ms),
     );
     let (revision, state, life) = (revised.revision, record.state, record.log_after);
-    let lock_revision = record.lock_revision;
-    format!(
-        "revision {revision}{hand}: {kind}{unheard} by {by}; {state:?} at {owner}, lock {lock_revision} {lock}, life {life}"
-    )
+    let lock = format!("lock {} {lock}", record.lock_revision);
+    format!("revision {revision}{hand}: {kind}{unheard} by {by}; {state:?} at {owner}, {lock}, life {life}")
 }
 
 fn frame(framed: &Framed) -> String {

@@ -13,10 +13,10 @@ use serde_json::{Value, json};
 /// What `break_it` makes of the first run in which it finds something to break: the rule that is broken then.
 fn broken_by(break_it: impl Fn(&mut Run) -> bool) -> String {
     for seed in 1..200 {
-        let mut run = run(seed).unwrap();
-        check(&run).unwrap();
+        let mut run = run(seed).expect("the fleet starts");
+        assert!(check(&run).is_ok(), "seed {seed} breaks a rule by itself");
         if break_it(&mut run) {
-            return check(&run).unwrap_err().rule.to_owned();
+            return check(&run).expect_err("nothing was found").rule.to_owned();
         }
     }
     panic!("no run has what is to be broken");

@@ -15,6 +15,8 @@ use crate::history::Fault;
 use crate::plan::place;
 use crate::world::World;
 
+/// For how many milliseconds a commit is waited for.
+const MOMENTS: u32 = 400;
 /// How long a stop in order may take.
 const GRACE: Duration = Duration::from_secs(5);
 
@@ -54,13 +56,21 @@ impl Saboteur {
             match self.dice.below(100) {
                 0..=19 => self.change_weather(),
                 20..=44 if self.world.plan.links => self.cut_off().await?,
-                45..=69 if self.world.plan.kills => self.end_one().await?,
+                45..=65 if self.world.plan.kills => self.end_one().await?,
+                66..=69 if self.world.plan.kills => self.end_all_workers().await?,
                 70..=94 if self.world.plan.hand_edits => self.edit_by_hand().await,
                 _ => {}
             }
         }
         self.clear_weather();
         Ok(self)
+    }
+
+    /// Who announced something last.
+    fn last_signaller(&self) -> Option<String> {
+        let published = self.world.net.published();
+        let signal = published.iter().rev().find(|message| message.subject.contains(".signal."));
+        signal.map(|message| message.from.clone())
     }
 
     /// The net and the storage become bad, or good.
@@ -88,12 +98,29 @@ impl Saboteur {
         }
     }
 
+    /// Anybody; or whoever relays, in the moment after a commit.
+    async fn victim(&mut self) -> String {
+        if self.dice.happens(300) {
+            let before = self.world.memory.last_sequence();
+            for _ in 0..MOMENTS {
+                if self.world.memory.last_sequence() > before {
+                    break;
+                }
+                sleep(Duration::from_millis(1)).await;
+            }
+            if let Some(relay) = self.last_signaller().filter(|name| self.fleet.process(name).is_ok()) {
+                return relay;
+            }
+        }
+        let names = self.fleet.names();
+        names[place(&mut self.dice, names.len())].clone()
+    }
+
     /// The link of one part fails for a while.
     async fn cut_off(&mut self) -> Result<()> {
         let links = [Link::Broken, Link::Deaf, Link::Mute, Link::Silent, Link::Frozen];
         let link = links[place(&mut self.dice, links.len())];
-        let names = self.fleet.names();
-        let name = names[place(&mut self.dice, names.len())].clone();
+        let name = self.victim().await;
         let fault = Fault::Link(name.clone());
         self.begin(fault.clone());
         self.world.history.note(self.world.now(), format!("{name} is {link:?}"));
@@ -107,8 +134,7 @@ impl Saboteur {
 
     /// One part is killed or stopped, and started again.
     async fn end_one(&mut self) -> Result<()> {
-        let names = self.fleet.names();
-        let name = names[place(&mut self.dice, names.len())].clone();
+        let name = self.victim().await;
         let fault = Fault::Absent(name.clone());
         self.begin(fault.clone());
         if self.dice.happens(300) {
@@ -128,6 +154,21 @@ impl Saboteur {
         self.pause(50, most).await;
         self.restart(&name).await?;
         self.end(&fault);
+        Ok(())
+    }
+
+    /// All workers are killed at once: for a while only the records say anything.
+    async fn end_all_workers(&mut self) -> Result<()> {
+        let names: Vec<String> = self.fleet.names().into_iter().filter(|name| name.starts_with('w')).collect();
+        for name in &names {
+            self.begin(Fault::Absent(name.clone()));
+            self.fleet.kill(name)?;
+        }
+        self.pause(50, 14_000).await;
+        for name in &names {
+            self.restart(name).await?;
+            self.end(&Fault::Absent(name.clone()));
+        }
         Ok(())
     }
 
