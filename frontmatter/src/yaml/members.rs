@@ -38,7 +38,8 @@ pub(in super::super) fn by_members(
     let is_same = |name: &str| old.get(name) == fields.get(name);
     // Without the anchor that it names an alias cannot stand.
     let links_go = members.iter().any(|member| member.is_linked && !is_same(&member.name));
-    let (mut text, mut work) = (inner[..members[0].start].to_owned(), Work(WORK_MAX));
+    let head = members.first().map_or(inner.len(), |first| first.start);
+    let (mut text, mut work) = (inner[..head].to_owned(), Work(WORK_MAX));
     let ends = members.iter().skip(1).map(|next| next.start).chain([inner.len()]);
     for (Member { name, start, is_linked }, end) in members.iter().zip(ends) {
         let lines = &inner[*start..end];
@@ -76,7 +77,7 @@ fn own_end(lines: &str) -> usize {
     lines.len() - behind
 }
 
-/// The members, of which there is at least one; `None` where they do not begin at the margin.
+/// The members, none in a text of nothing but comments; `None` where they do not begin at the margin.
 fn members(inner: &str, limits: &Limits) -> Option<Vec<Member>> {
     let mut members: Vec<Member> = Vec::new();
     let (mut depth, mut is_name) = (0, false);
@@ -85,8 +86,13 @@ fn members(inner: &str, limits: &Limits) -> Option<Vec<Member>> {
         let is_linked = event.anchor_id().is_some() || matches!(event, Event::Alias(_));
         match event {
             Event::MappingEnd if is_name => break,
-            Event::Scalar(name, ..) if is_name && span.start.col() == 0 => {
-                members.push(Member { name: name.into_owned(), start: span.start.byte_offset()?, is_linked });
+            Event::Scalar(name, ..) if is_name => {
+                // Before a name on its line there may be `? `, a tag or an anchor.
+                let start = inner[..span.start.byte_offset()?].rfind('\n').map_or(0, |end| end + 1);
+                if inner[start..].starts_with([' ', '\t']) || members.last().is_some_and(|last| last.start == start) {
+                    return None;
+                }
+                members.push(Member { name: name.into_owned(), start, is_linked });
                 is_name = false;
                 continue;
             }
@@ -102,5 +108,5 @@ fn members(inner: &str, limits: &Limits) -> Option<Vec<Member>> {
         }
         is_name = depth == 1;
     }
-    (!members.is_empty()).then_some(members)
+    Some(members)
 }
