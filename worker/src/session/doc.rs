@@ -1,6 +1,6 @@
 //! The built-in kind of session: a document with a body, fields, bounded undo and redo.
 //!
-//! Invariant: a change is a [`Delta`](delta::Delta), which is exact: it replays to the same document, and has an
+//! Invariant: a change is a `Delta`, which is exact: it replays to the same document, and has an
 //! inverse. Requests (whole bodies, merge patches) become deltas when they are decided, each in the file of its verb.
 
 mod change;
