@@ -113,7 +113,8 @@ proptest! {
         let front = split(&front).front;
         let Ok(mut fields) = read(front, &limits()) else { return Ok(()) };
         fields.insert(name.clone(), value);
-        keeps_the_rest(front, fields, &name)?;
+        keeps_the_rest(front, fields.clone(), &name)?;
+        keeps_the_rest(&with_many_comments(front), fields, &name)?;
     }
 
     #[test]
@@ -131,8 +132,20 @@ proptest! {
         let leaf = leaf.get::<String>(&leaves);
         *fields.pointer_mut(leaf).unwrap() = value;
         let name = leaf.split('/').nth(1).unwrap().replace("~1", "/").replace("~0", "~");
-        keeps_the_rest(front, map(fields), &name)?;
+        keeps_the_rest(front, map(fields.clone()), &name)?;
+        keeps_the_rest(&with_many_comments(front), map(fields), &name)?;
     }
+}
+
+/// `front` with more lines of comments in a row than are amended, so that YAML is changed by members. Not so where its
+/// members do not begin at the margin, which is then written again as a whole.
+fn with_many_comments(front: &str) -> String {
+    let is_content = |line: &&str| !line.trim().is_empty() && !line.trim_start().starts_with('#');
+    let is_odd = |line: &str| line.starts_with([' ', '\t', '{']);
+    let Some(fenced) = fenced(front).filter(|fenced| !fenced.inner.lines().find(is_content).is_some_and(is_odd)) else {
+        return front.to_owned();
+    };
+    [fenced.head, &"# a comment\n".repeat(60), fenced.inner, fenced.tail].concat()
 }
 
 /// Pointers (RFC 6901) to the scalars and the empty lists and mappings of a value.

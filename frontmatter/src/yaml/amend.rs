@@ -95,7 +95,7 @@ impl Work {
 /// About how many nodes the syntax tree of `text` has; `None` for too many.
 fn nodes(text: &str) -> Option<usize> {
     let weigh = |byte| match byte {
-        b'\n' | b':' | b'-' => 1,
+        b'\n' | b':' => 1,
         b',' | b'[' | b'{' => 4,
         _ => 0,
     };

@@ -16,10 +16,11 @@ use super::{options, read};
 /// How many nodes all changes of members may walk.
 const WORK_MAX: usize = 16 * 1024;
 
-/// A top-level member and the lines of its text.
-struct Member<'a> {
+/// A top-level member.
+struct Member {
     name: String,
-    text: &'a str,
+    /// The byte at which its first line begins. Its text ends where the next member's begins.
+    start: usize,
     /// Whether an anchor or an alias is in it, so that it cannot be read or changed alone.
     is_linked: bool,
 }
@@ -30,14 +31,18 @@ pub(in super::super) fn by_members(
     fields: &Map<String, Value>,
     limits: &Limits,
 ) -> Result<String, Error> {
-    let (old, eol) = (read(fenced.inner, limits)?, fenced.end_of_line());
-    let (head, members) = members(fenced.inner, limits)
-        .ok_or_else(|| Error::bad(Place::default(), "its members do not begin at the margin"))?;
+    let (inner, eol) = (fenced.inner, fenced.end_of_line());
+    let old = read(inner, limits)?;
+    let members =
+        members(inner, limits).ok_or_else(|| Error::bad(Place::default(), "its members do not begin at the margin"))?;
     let is_same = |name: &str| old.get(name) == fields.get(name);
     // Without the anchor that it names an alias cannot stand.
     let links_go = members.iter().any(|member| member.is_linked && !is_same(&member.name));
-    let (mut text, mut work) = (head.to_owned(), Work(WORK_MAX));
-    for Member { name, text: lines, is_linked } in &members {
+    let head = members.first().map_or(inner.len(), |first| first.start);
+    let (mut text, mut work) = (inner[..head].to_owned(), Work(WORK_MAX));
+    let ends = members.iter().skip(1).map(|next| next.start).chain([inner.len()]);
+    for (Member { name, start, is_linked }, end) in members.iter().zip(ends) {
+        let lines = &inner[*start..end];
         let (own, behind) = lines.split_at(own_end(lines));
         match fields.get(name) {
             Some(_) if is_same(name) && !(*is_linked && links_go) => text += own,
@@ -72,52 +77,36 @@ fn own_end(lines: &str) -> usize {
     lines.len() - behind
 }
 
-/// What stands before the first member, and the members; `None` where they do not begin at the margin.
-fn members<'a>(inner: &'a str, limits: &Limits) -> Option<(&'a str, Vec<Member<'a>>)> {
-    if inner.replace("\r\n", "").contains('\r') {
-        return None;
-    }
-    // The name, the line on which it begins, from 1, and whether it is linked.
-    let mut begun: Vec<(String, usize, bool)> = Vec::new();
-    let (mut depth, mut is_key) = (0, true);
+/// The members, none in a text of nothing but comments; `None` where they do not begin at the margin.
+fn members(inner: &str, limits: &Limits) -> Option<Vec<Member>> {
+    let mut members: Vec<Member> = Vec::new();
+    let (mut depth, mut is_name) = (0, false);
     for event in Parser::new_from_str_with_options(inner, options(limits)) {
         let (event, span) = event.ok()?;
         let is_linked = event.anchor_id().is_some() || matches!(event, Event::Alias(_));
-        if depth == 1 && is_key {
-            match event {
-                Event::Scalar(name, ..) if span.start.col() == 0 => {
-                    begun.push((name.into_owned(), span.start.line(), is_linked));
-                    is_key = false;
-                }
-                Event::MappingEnd => break,
-                _ => return None,
-            }
-            continue;
-        }
-        if let Some(last) = begun.last_mut() {
-            last.2 |= is_linked;
-        }
         match event {
+            Event::MappingEnd if is_name => break,
+            Event::Scalar(name, ..) if is_name => {
+                // Before a name on its line there may be `? `, a tag or an anchor.
+                let start = inner[..span.start.byte_offset()?].rfind('\n').map_or(0, |end| end + 1);
+                if inner[start..].starts_with([' ', '\t']) || members.last().is_some_and(|last| last.start == start) {
+                    return None;
+                }
+                members.push(Member { name: name.into_owned(), start, is_linked });
+                is_name = false;
+                continue;
+            }
+            _ if is_name => return None,
             Event::MappingStart(style, ..) if depth == 0 && style != StructureStyle::Block => return None,
             Event::MappingStart(..) | Event::SequenceStart(..) => depth += 1,
             Event::MappingEnd | Event::SequenceEnd => depth -= 1,
             Event::Scalar(..) | Event::Alias(_) => {}
             _ => continue,
         }
-        is_key = depth == 1;
+        if let Some(member) = members.last_mut() {
+            member.is_linked |= is_linked;
+        }
+        is_name = depth == 1;
     }
-    let mut starts = Vec::new();
-    let mut at = 0;
-    for line in inner.split_inclusive('\n') {
-        starts.push(at);
-        at += line.len();
-    }
-    let start = |line: usize| starts.get(line.checked_sub(1)?).copied();
-    let head = &inner[..start(begun.first()?.1)?];
-    let ends = begun.iter().skip(1).map(|(_, line, _)| start(*line)).chain([Some(inner.len())]).collect::<Vec<_>>();
-    let members = begun
-        .into_iter()
-        .zip(ends)
-        .map(|((name, line, is_linked), end)| Some(Member { name, text: inner.get(start(line)?..end?)?, is_linked }));
-    Some((head, members.collect::<Option<_>>()?))
+    Some(members)
 }

@@ -1,6 +1,6 @@
 //! The built-in kind of session: a document with a body, fields, bounded undo and redo.
 //!
-//! Invariant: a change is a [`Delta`](delta::Delta), which is exact: it replays to the same document, and has an
+//! Invariant: a change is a `Delta`, which is exact: it replays to the same document, and has an
 //! inverse. Requests (whole bodies, merge patches) become deltas when they are decided, each in the file of its verb.
 
 mod change;
@@ -75,7 +75,7 @@ impl Document {
         }
     }
 
-    /// `refusal`, with what the document is at, since when, and by whom.
+    /// `refusal`, with the document's revision and who made it when.
     fn explain(&self, refusal: Error) -> Error {
         let changed = self.state.changed.as_ref();
         refusal
@@ -119,7 +119,7 @@ fn event(kind: &str, previous_revision: u64, revision: u64, file: Option<&File>)
 }
 
 fn not_replayable(why: &str) -> Error {
-    // An edit of the record repairs no log.
+    // No action on the record repairs a log.
     Error::new(Reason::RecordInvalid, format!("a change in the log cannot be made: {why}")).advise(&[])
 }
 
@@ -176,7 +176,7 @@ impl Machine for Document {
                 }
                 (body, fields, front, None)
             }
-            // That there was no file is something to know, too.
+            // The log records that there was no file.
             (None, None) if self.file.is_some() => Default::default(),
             (None, None) => return Ok(None),
         };

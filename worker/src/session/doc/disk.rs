@@ -1,7 +1,7 @@
 //! A document and its file compared, and the refusals when the two differ.
 //!
-//! Invariant: the session never merges what another program wrote to the file, and never treats it as its own. It drops
-//! its own unsaved changes only when the request says so. A refusal describes both sides.
+//! Invariant: the session never merges what another program wrote to the file, and never treats it as its own. A
+//! refusal describes both sides.
 
 use std::sync::Arc;
 
@@ -29,8 +29,8 @@ impl Document {
         })
     }
 
-    /// Compares the file with what the session knows of it. Reports that they differ, that they agree again, or that a
-    /// save reached the file before its worker ended.
+    /// Compares the file with what the session knows. Reports that they differ, that they agree again, or that a save
+    /// reached the file before its worker ended.
     pub(super) async fn look_at_disk(&self) -> Option<Noticed> {
         let (file, state) = (self.file.as_ref()?, &self.state);
         let is_tidy = match state.begun.iter().any(|begun| begun.save.is_some()) {

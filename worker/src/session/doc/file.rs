@@ -185,14 +185,14 @@ impl File {
     /// # Errors
     /// `io`, `path_escape`, `disk_diverged`.
     pub(super) async fn finish(&self, prepared: Prepared, known: &Standpoint) -> Result<Placed, Unfinished> {
-        // The folder exists only now, so the watch is started again.
+        // The folder may not have existed before, so the watch is started again.
         self.watching(move || prepared.finish()).await.map_err(|error| match error {
             FileError::Unsure(error) => Unfinished::Unsure(self.refusal("write", *error, None)),
             error => Unfinished::Refused(self.refusal("write", error, Some(known))),
         })
     }
 
-    /// Does work of the processor that may take long, away from the session's task.
+    /// Does long work of the processor on a thread that may block.
     ///
     /// # Errors
     /// Those of `work`, and `io` where the process ends.
@@ -237,12 +237,12 @@ impl File {
 /// `EACCES`.
 const EPERM: i32 = rustix::io::Errno::PERM.raw_os_error();
 
-/// What a session's files and watches are called.
+/// The tag of a session's temporary files and watches.
 fn tag(session: &SessionKey) -> Tag {
     format!("{TEMPORARY_PREFIX}{session}").into()
 }
 
-/// Whose tag it is.
+/// The session of a tag.
 pub(crate) fn session_of(tag: &str) -> Option<SessionKey> {
     let (namespace, id) = tag.strip_prefix(TEMPORARY_PREFIX)?.split_once('.')?;
     Some(SessionKey::new(Namespace::parse(namespace).ok()?, SessionId::parse(id).ok()?))

@@ -3,6 +3,7 @@
 use std::sync::OnceLock;
 use std::time::{Duration, Instant};
 
+use super::reread::Filed;
 use super::*;
 
 const RAW: &str = "$serde_json::private::RawValue";
@@ -170,4 +171,15 @@ fn no_edit_takes_long_on_the_largest_document() {
             assert!(took < most, "{name} took {took:?}");
         }
     }
+}
+
+#[test]
+fn the_content_of_a_save_is_made_while_the_session_s_task_does_not_run() {
+    let items: String = (0..500).map(|n| format!("- i{n}\n")).collect();
+    let mut filed = Filed::new(Some(&format!("---\nl:\n{items}---\n")));
+    assert!(filed.ask(Verb::DocEdit, &json!({"fields": {"l": vec!["x"; 500]}})));
+    let ask = filed.document.parse(Verb::DocSave, b"").unwrap();
+    let _runtime = filed.runtime.enter();
+    let first_poll = futures_util::FutureExt::now_or_never(filed.document.effect(&ask));
+    assert!(first_poll.is_none(), "front matter that takes a tenth of a second was written on the task");
 }

@@ -62,15 +62,15 @@ fn doing() -> impl Strategy<Value = Doing> {
 }
 
 /// A document whose file is `a.md` of a folder of its own.
-struct Filed {
+pub(super) struct Filed {
     folder: tempfile::TempDir,
-    document: Document,
+    pub(super) document: Document,
     log: Vec<Box<RawValue>>,
-    runtime: tokio::runtime::Runtime,
+    pub(super) runtime: tokio::runtime::Runtime,
 }
 
 impl Filed {
-    fn new(text: Option<&str>) -> Self {
+    pub(super) fn new(text: Option<&str>) -> Self {
         let folder = tempfile::tempdir().unwrap();
         if let Some(text) = text {
             std::fs::write(folder.path().join("a.md"), text).unwrap();
@@ -106,7 +106,7 @@ impl Filed {
     }
 
     /// Whether it was accepted.
-    fn ask(&mut self, verb: Verb, body: &Value) -> bool {
+    pub(super) fn ask(&mut self, verb: Verb, body: &Value) -> bool {
         let ask = self.document.parse(verb, body.to_string().as_bytes()).unwrap();
         let decided = match verb {
             Verb::DocSave => self.save(&ask),
