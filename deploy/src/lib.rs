@@ -1,10 +1,10 @@
 //! Finds, installs and runs a nats-server for `holdfast up` and for the tests.
 //!
-//! [`Finder`] says which executable to use, [`Server`] runs one of it on loopback with our
+//! [`Finder`] finds the executable, and [`Server`] runs it on loopback with our
 //! `nats.conf`. A server never outlives the process that started it, however that process ends (see `lifeline.rs`).
 //!
-//! Deliberately absent: clusters, which only tests start, and everything that is about Holdfast's streams. What stands
-//! in a server is the business of the `store` crate, and servers that somebody else runs are named by their URL.
+//! Deliberately absent: clusters, which only tests start, and everything that is about Holdfast's streams. What is
+//! stored in a server is the business of the crate `store`. Existing servers are named by their URL.
 
 mod data;
 mod error;

@@ -1,6 +1,6 @@
 //! Tokens of locks: derived from a secret, and stored as a hash only.
 //!
-//! Invariant: a token reaches whoever asks for its text, and never a log line: `Debug` hides it. Tokens are never
+//! Invariant: a token never reaches a log line, because `Debug` hides it; its text must be asked for. Tokens are never
 //! stored. A record has the blake3 hash of its lock's token, and the token follows from a secret that only coordinators
 //! know, so that a retried acquire gets the same grant again.
 
