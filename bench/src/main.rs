@@ -1,11 +1,11 @@
-//! What Holdfast costs over the NATS operations that it cannot do without: both sides in one run, on one server, in turn,
-//! as the median of the ratios of several rounds.
+//! The cost of Holdfast over the NATS operations that it cannot avoid. Both sides run in turn on one server; the result
+//! is the median of the ratios of several rounds.
 //!
 //! ```text
 //! cargo run --release -p holdfast-bench [-- ROUNDS [ONLY]]
 //! ```
 //!
-//! `ONLY` leaves out whatever does not have this word in its name.
+//! `ONLY` selects the measurements that have this word in their name.
 
 mod raw;
 mod setup;
@@ -22,12 +22,13 @@ use serde_json::{Value, json};
 use raw::Raw;
 use setup::Installation;
 
-/// How long each side runs in a round. Short, since a disk's speed drifts: the two sides of a round should have the same.
+/// How long each side runs in a round. Short, because a disk's speed drifts and both sides of a round should see the
+/// same.
 const SPAN: Duration = Duration::from_millis(500);
 /// How many saves are timed, and the pause between them.
 const SAVES: usize = 300;
 const PAUSE: Duration = Duration::from_millis(3);
-/// How many clients "many" is.
+/// The number of clients in measurements with many clients.
 const MANY: usize = 64;
 
 #[tokio::main]
@@ -90,7 +91,7 @@ async fn main() -> Result<()> {
     Ok(())
 }
 
-/// What is measured, and how often.
+/// The measurements and their number of rounds.
 struct Plan {
     rounds: usize,
     only: String,
@@ -109,7 +110,7 @@ impl Plan {
     }
 }
 
-/// 64 clients on one session, against one conditional publish at a time.
+/// 64 clients on one session, compared with one conditional publish at a time.
 async fn hot_session(
     installation: &Installation,
     raw: &Raw,
@@ -138,9 +139,9 @@ async fn hot_session(
     ))
 }
 
-/// Saves of 64 KiB: the time of one, from request to answer, against a bare write + fsync + rename + fsync, and against the
-/// same with the NATS operations that it cannot do without (the way to the worker and back, and the proof of ownership). One
-/// after the other in turn, with a pause, as a person saves: what a save leaves to be done afterwards is not in its time.
+/// Saves of 64 KiB: the time from request to answer. Compared with a bare write + fsync + rename + fsync, and with the
+/// same plus the NATS operations that a save cannot avoid (the round trip to the worker, and the proof of ownership).
+/// The sides run in turn with a pause, as a person saves, so work after the answer is not measured.
 async fn saves(installation: &Installation, raw: &Raw, client: &async_nats::Client, plan: &Plan) -> Result<()> {
     let what = "doc.save of 64 KiB";
     if !plan.has(what) {
@@ -200,7 +201,7 @@ struct Measured {
     p50: Duration,
 }
 
-/// Runs `operation` on `count` clients at once for a span.
+/// Runs `operation` on `count` concurrent clients for a span.
 async fn measure(count: usize, operation: impl AsyncFn(usize) -> Result<()>) -> Result<Measured> {
     let done = AtomicU64::new(0);
     let begin = Instant::now();
@@ -234,7 +235,7 @@ async fn compare(
         return Ok(());
     }
     let (mut our_runs, mut raw_runs) = (Vec::new(), Vec::new());
-    // One uncounted round warms both sides.
+    // One round is not counted: it warms both sides up.
     for round in 0..=plan.rounds {
         let pair = (measure(clients.len(), &ours).await?, measure(clients.len(), &raw).await?);
         if round > 0 {
@@ -292,7 +293,7 @@ async fn lock_cycle(installation: &Installation, client: &async_nats::Client, id
 
 async fn edit(installation: &Installation, client: &async_nats::Client, id: &str) -> Result<()> {
     let splices = json!([{"at": 0, "delete": 0, "insert": "x"}]);
-    // The text stays short, so that the measure is the way and not the memory copy.
+    // The text is short, so that the message path is measured and not the copying.
     let edit = ask(installation, client, "doc.edit", id, json!({ "splices": splices })).await?;
     if edit["revision"].as_u64().unwrap_or_default() % 256 == 0 {
         ask(installation, client, "doc.edit", id, json!({"body": ""})).await?;

@@ -1,4 +1,4 @@
-//! The NATS operations that a coordinator cannot do without: a conditional publish of a record's size into a bucket of the
+//! The NATS operations that a coordinator cannot avoid: a conditional publish of a record's size into a bucket with the
 //! same settings, and a request to a service that answers at once.
 
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -13,12 +13,12 @@ use tokio_util::task::AbortOnDropHandle;
 
 use crate::setup::Installation;
 
-/// About as large as a session's record.
+/// About the size of a session's record.
 const RECORD_BYTES: usize = 700;
 const SUBJECT: &str = "$KV.raw.bench";
 const ECHO: &str = "raw.echo";
 
-/// The other side.
+/// The side without Holdfast.
 pub(crate) struct Raw {
     payload: Bytes,
     /// The last sequence of each client's own subject.

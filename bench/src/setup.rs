@@ -1,4 +1,4 @@
-//! One server with our nats.conf, one coordinator and one worker, each with a connection of its own.
+//! One server with our nats.conf, one coordinator and one worker, each with its own connection.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -60,7 +60,7 @@ impl Installation {
     }
 
     pub(crate) async fn stop(mut self) {
-        // The sessions of a benchmark need not be handed over.
+        // A benchmark's sessions need no handover.
         self.worker.stop(Duration::ZERO).await;
         self.coordinator.stop(Duration::from_secs(1)).await;
         if let Err(error) = self.server.stop(Duration::from_secs(2)).await {

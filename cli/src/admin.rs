@@ -11,7 +11,7 @@ use crate::session::Of;
 /// The group's requests.
 #[derive(Subcommand, Debug)]
 pub(crate) enum Request {
-    /// Take the lock from whoever holds it; the reply has the new token
+    /// Take the lock, whoever holds it; the reply has the new token
     Takeover {
         #[command(flatten)]
         session: Of,
@@ -20,10 +20,10 @@ pub(crate) enum Request {
         owner: String,
         #[command(flatten)]
         reason: Reason,
-        /// It is lost when not renewed for this long [default: it is kept until released]
+        /// The lock expires when it is not renewed for this long [default: it is held until released]
         #[arg(long, value_name = "MS")]
         ttl_ms: Option<u64>,
-        /// Only if the lock still is the one that you saw
+        /// Only if the lock still has this lock revision
         #[arg(long, value_name = "N")]
         expected_lock_revision: Option<u64>,
     },
@@ -33,7 +33,7 @@ pub(crate) enum Request {
         session: Of,
         #[command(flatten)]
         reason: Reason,
-        /// Only if the lock still is the one that you saw
+        /// Only if the lock still has this lock revision
         #[arg(long, value_name = "N")]
         expected_lock_revision: Option<u64>,
     },
@@ -41,13 +41,13 @@ pub(crate) enum Request {
     Move {
         #[command(flatten)]
         session: Of,
-        /// Where to [default: any other worker]
+        /// The new worker [default: any other]
         #[arg(long, value_name = "NAME", value_parser = WorkerName::parse)]
         worker: Option<WorkerName>,
         #[command(flatten)]
         reason: Reason,
     },
-    /// Take sessions that are idle out of memory
+    /// Passivate idle sessions, or close those whose config says so
     Reclaim {
         /// Idle for at least this long
         #[arg(long, value_name = "MS")]

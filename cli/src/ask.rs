@@ -1,4 +1,4 @@
-//! Asking: what every request may carry, and how its reply is shown.
+//! Sends a request, with the options that every request may have, and shows its reply.
 
 use clap::{Args, Subcommand};
 use holdfast_client::protocol::RequestId;
@@ -24,10 +24,10 @@ pub(crate) async fn until(
     }
 }
 
-/// What every request may carry.
+/// Options of every request.
 #[derive(Args, Clone, Debug, Default)]
 pub(crate) struct Audit {
-    /// Name of the request: the same again gets the same outcome
+    /// Idempotency key: a request with the same key gets the same outcome
     #[arg(long, global = true, value_name = "ID", value_parser = RequestId::parse)]
     request_id: Option<RequestId>,
     /// Who asks, for the audit trail
@@ -46,18 +46,18 @@ pub(crate) struct Group<R: Subcommand> {
 
 /// The requests of a group.
 pub(crate) trait Requests {
-    /// Asks, and shows the reply.
+    /// Sends the request, and shows the reply.
     async fn ask(self, asker: &Asker) -> Result<(), Failure>;
 }
 
 impl<R: Subcommand + Requests> Group<R> {
-    /// Connects and asks.
+    /// Connects and sends the request.
     pub(crate) async fn run(self, connection: &Connection, format: Format) -> Result<(), Failure> {
         self.request.ask(&Asker::connect(connection, self.audit, format).await?).await
     }
 }
 
-/// A client, and how its requests are made and its replies shown.
+/// A client, with the options of its requests and the format of its output.
 pub(crate) struct Asker {
     pub(crate) client: Client,
     audit: Audit,
@@ -82,7 +82,7 @@ impl Asker {
         self.show(&call, &reply)
     }
 
-    /// `call` with what every request may carry.
+    /// `call` with the options of every request.
     pub(crate) fn signed<T>(&self, mut call: Call<T>) -> Call<T> {
         if let Some(request_id) = self.audit.request_id.clone() {
             call = call.request_id(request_id);
@@ -93,7 +93,7 @@ impl Asker {
         call
     }
 
-    /// Shows what several pages came to.
+    /// Shows several pages as one list.
     pub(crate) fn show_page(&self, reply: &SessionPage) -> Result<(), Failure> {
         let written = match self.format {
             Format::Json => output::line(&serde_json::to_vec(reply).expect("a reply is JSON")),

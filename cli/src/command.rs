@@ -14,10 +14,10 @@ use crate::{admin, doc, lock, serve, session, signals, up, worker};
 #[derive(Parser, Debug)]
 #[command(name = "holdfast", version, after_help = STATUS, max_term_width = 110)]
 pub(crate) struct Cli {
-    /// Print replies and errors as JSON, as they came
+    /// Print replies and errors as unchanged JSON
     #[arg(long, global = true)]
     json: bool,
-    // The last one: what is behind it would stand under its heading in the help.
+    // Must be last: options after it would be listed under its heading in the help.
     #[command(flatten)]
     connection: Connection,
     #[command(subcommand)]
@@ -48,7 +48,7 @@ enum Command {
 }
 
 impl Cli {
-    /// Reads the command line of this process; ends the process when it is wrong, or asks for help.
+    /// Parses the command line of this process. Ends the process if it is wrong or asks for help.
     pub(crate) fn read() -> Self {
         let matches = Self::command().get_matches();
         Self::of(&matches).unwrap_or_else(|error| error.exit())
@@ -57,14 +57,15 @@ impl Cli {
     fn of(matches: &ArgMatches) -> Result<Self, clap::Error> {
         let mut cli = Self::from_arg_matches(matches)?;
         if let Command::Up(up) = &mut cli.command {
-            // The environment says where *commands* go; `up` uses a server of others only when told so.
+            // The environment variables are for requests. `up` uses an existing server only if the command line names
+            // it.
             let said = |option| matches.value_source(option) == Some(ValueSource::CommandLine);
             up.is_server_given = said("nats") || said("context");
         }
         Ok(cli)
     }
 
-    /// Who reads the output.
+    /// The output format.
     pub(crate) fn format(&self) -> Format {
         if self.json { Format::Json } else { Format::People }
     }
@@ -78,7 +79,7 @@ impl Cli {
         }
     }
 
-    /// Does what was asked, until it is done or `stop` is cancelled.
+    /// Runs the command until it is done or `stop` is cancelled.
     pub(crate) async fn run(self, stop: &CancellationToken) -> Result<(), Failure> {
         let format = self.format();
         let connection = &self.connection;

@@ -1,4 +1,4 @@
-//! Where and as whom to connect: the settings of the `nats` CLI, and what all of Holdfast's requests share.
+//! The options for connecting, as in the `nats` CLI, and those that all of Holdfast's requests share.
 
 use std::convert::Infallible;
 use std::path::PathBuf;
@@ -13,7 +13,7 @@ use holdfast_store::connect::{ConnectOptions, Password, connect};
 
 use crate::exit::Failure;
 
-/// What is left at least to ask in, so that a connection in the last moment is used.
+/// The least time for a request, so that a connection in the last moment is still used.
 const LEAST_PATIENCE: Duration = Duration::from_millis(50);
 
 /// Options of every command.
@@ -66,13 +66,13 @@ pub(crate) struct Connection {
         value_parser = Namespace::parse_open
     )]
     pub(crate) namespace: Namespace,
-    /// How long a request may take with all its retries, like 500ms or 1m; a plain number is seconds. What it waits for
-    /// on purpose, as with --wait-ms, comes on top
+    /// How long a request may take with all its retries, like 500ms or 1m; a plain number is seconds. The time that it
+    /// waits on purpose, as with --wait-ms, is added
     #[arg(long, global = true, default_value = "10s", value_parser = duration)]
     pub(crate) timeout: Duration,
 }
 
-/// Reads a duration, as `5s`, `500ms`, `1m`, or seconds.
+/// Parses a duration: `5s`, `500ms`, `1m`, or a number of seconds.
 pub(crate) fn duration(text: &str) -> Result<Duration, String> {
     let seconds = text.parse().ok().map(Duration::from_secs);
     let spoken = || text.parse::<jiff::SignedDuration>().ok().and_then(|spoken| spoken.try_into().ok());
@@ -83,13 +83,13 @@ pub(crate) fn duration(text: &str) -> Result<Duration, String> {
 }
 
 impl Connection {
-    /// Connects as these options say.
+    /// Connects with these options.
     pub(crate) async fn connect(&self, name: &str) -> Result<async_nats::Client, Failure> {
         let options = self.options(name).map_err(Failure::Connect)?;
         connect(&options).await.map_err(|error| Failure::Connect(error.into()))
     }
 
-    /// A client that asks as these options say. Connecting and asking share the time of `--timeout`.
+    /// A client with these options. Connecting and the request share the time of `--timeout`.
     pub(crate) async fn client(&self) -> Result<Client, Failure> {
         let begun = Instant::now();
         let connected = tokio::time::timeout(self.timeout, self.connect("holdfast command")).await;

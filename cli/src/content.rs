@@ -1,4 +1,4 @@
-//! What a command line says about content: a text, a file to read it from, fields as JSON, splices.
+//! The options for content: a text, a file to read it from, fields as JSON, splices.
 
 use std::fs;
 use std::io::{self, Read};
@@ -12,7 +12,7 @@ use serde_json::{Map, Value};
 
 use crate::exit::Failure;
 
-/// A text, given or in a file.
+/// A text, given directly or in a file.
 #[derive(Args, Debug, Default)]
 pub(crate) struct Body {
     /// The text itself
@@ -51,14 +51,14 @@ pub(crate) fn fields(text: &str) -> Result<Fields, String> {
     if !text.trim_start().starts_with('{') {
         return Err("fields must be a JSON object, like {\"title\":\"Plan\"}".to_owned());
     }
-    // What would be lost on the way is told here, since a coordinator could not see it any more.
+    // Checked here, because a coordinator would not see what is lost in parsing.
     json::parse_fields(text).map_err(|flaw| match flaw {
         Flaw::Json(why) => format!("not JSON: {why}"),
         Flaw::Integer(_) => flaw.to_string(),
     })
 }
 
-/// Reads `AT:DELETE:INSERT`; the text to insert may have colons itself.
+/// Parses `AT:DELETE:INSERT`; the inserted text may have colons.
 pub(crate) fn splice(text: &str) -> Result<Splice, String> {
     let parts: Vec<&str> = text.splitn(3, ':').collect();
     let [at, delete, insert] = parts.as_slice() else {

@@ -33,7 +33,7 @@ pub(crate) enum Request {
         session: Of,
         #[command(flatten)]
         token: OptionalToken,
-        /// Give unsaved changes up
+        /// Discard unsaved changes
         #[arg(long)]
         discard: bool,
     },
@@ -43,13 +43,13 @@ pub(crate) enum Request {
         session: Of,
         #[command(flatten)]
         token: OptionalToken,
-        /// Write over what somebody else wrote, and replace a file that the worker may not write
+        /// Overwrite a file that changed on disk, and replace one that the worker may not write
         #[arg(long)]
         overwrite: bool,
     },
-    /// Take the last change back
+    /// Undo the last change
     Undo(UndoArgs),
-    /// Make an undone change again
+    /// Redo an undone change
     Redo(UndoArgs),
 }
 
@@ -65,7 +65,7 @@ pub(crate) struct EditArgs {
     expected_revision: Option<u64>,
     #[command(flatten)]
     body: Body,
-    /// At character AT, take DELETE characters out and put INSERT in; each on the result of the one before
+    /// At character AT, remove DELETE characters and insert INSERT; each on the result of the one before
     #[arg(
         long = "splice",
         value_name = "AT:DELETE:INSERT",
@@ -73,7 +73,7 @@ pub(crate) struct EditArgs {
         conflicts_with_all = ["body", "body_file"]
     )]
     splices: Option<Vec<Splice>>,
-    /// JSON merge patch of the fields; null takes one away
+    /// JSON merge patch of the fields; null removes a field
     #[arg(long, value_name = "JSON", value_parser = fields)]
     fields: Option<Fields>,
 }

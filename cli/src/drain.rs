@@ -1,4 +1,4 @@
-//! `holdfast worker drain`: asks, and shows how the worker empties.
+//! `holdfast worker drain`: drains a worker and shows the progress.
 
 use std::time::Duration;
 
@@ -10,10 +10,10 @@ use crate::ask::Asker;
 use crate::exit::Failure;
 use crate::output;
 
-/// How often the worker's state is asked for.
+/// How often the worker's state is read.
 const POLL: Duration = Duration::from_millis(250);
 
-/// Drains `worker`; unless told not to wait, returns when it is empty, or gone, or taken back into service.
+/// Drains `worker`. Unless `no_wait` is set, returns when it is empty, gone, or undrained.
 pub(crate) async fn drain(asker: &Asker, worker: &WorkerName, reason: String, no_wait: bool) -> Result<(), Failure> {
     let call = asker.signed(asker.client.drain(worker, reason));
     let reply = call.send_raw().await?;
@@ -26,19 +26,19 @@ pub(crate) async fn drain(asker: &Asker, worker: &WorkerName, reason: String, no
     asker.show(&call, &reply)
 }
 
-/// Follows `drained` to its end. The bar is drawn on a terminal only, and on standard error.
+/// Shows the progress of `drained` until its end. The bar is drawn on standard error, and only on a terminal.
 async fn watch(asker: &Asker, drained: &mut Drained) -> Result<(), Failure> {
     let bar = ProgressBar::new(drained.sessions_left);
     bar.set_style(style(&drained.worker)?);
     let mut most = drained.sessions_left;
-    // Until its lease says so, the list may still have the state from before.
+    // The list may have the state from before until the worker's lease is written.
     let mut is_known = false;
     while drained.sessions_left > 0 {
         tokio::time::sleep(POLL).await;
-        // Not by asking to drain again: somebody may have taken the worker back into service.
+        // Not by a second drain request: an operator may have undrained the worker.
         let workers = asker.client.workers().send().await?.workers;
         let Some(view) = workers.into_iter().find(|view| view.worker == drained.worker) else {
-            // It is not there any more, so it has none.
+            // The worker is gone, so it has no sessions.
             drained.sessions_left = 0;
             break;
         };

@@ -1,7 +1,7 @@
-//! How a command ends: its exit status, and what it says when it failed.
+//! The end of a command: its exit status, and its error text.
 //!
-//! Invariant: the status tells a script what to do next. 0 done, 2 correct the command line, 3 somebody was first, 4 it is not
-//! there, 5 try again later or with the same `--request-id`, 1 anything else.
+//! Invariant: the status tells a script what to do next. 0 done, 2 correct the command line, 3 conflict, 4 not found, 5
+//! try again later or with the same `--request-id`, 1 anything else.
 
 use std::io::{self, Write};
 use std::process::ExitCode;
@@ -10,12 +10,12 @@ use holdfast_client::protocol::{Code, Error as Contract, Reason};
 
 use crate::output::{self, Format};
 
-/// Why a command did not do what it was asked to.
+/// Why a command failed.
 #[derive(Debug)]
 pub(crate) enum Failure {
-    /// The command line is wrong in a way that its parser does not know.
+    /// The command line is wrong in a way that its parser does not check.
     Usage(String),
-    /// Holdfast said no, or said nothing.
+    /// Holdfast refused, or did not answer.
     Request(holdfast_client::Error),
     /// NATS cannot be reached.
     Connect(anyhow::Error),
@@ -53,7 +53,7 @@ impl Failure {
     }
 }
 
-/// What the contract's class of an error means to a script.
+/// The exit status for a class of the contract's errors.
 fn status_of(code: Code) -> u8 {
     match code {
         Code::InvalidParams => 2,
@@ -64,7 +64,7 @@ fn status_of(code: Code) -> u8 {
     }
 }
 
-/// Says what went wrong, and returns the exit status.
+/// Prints the error, and returns the exit status.
 pub(crate) fn report(outcome: Result<(), Failure>, format: Format) -> ExitCode {
     let Err(failure) = outcome else { return ExitCode::SUCCESS };
     if let Err(error) = say(&failure, format) {
@@ -87,12 +87,12 @@ fn say(failure: &Failure, format: Format) -> io::Result<()> {
     io::stderr().lock().write_all(text.as_bytes())
 }
 
-/// That NATS cannot be reached, in the words of the contract.
+/// The contract's error for a failed connection to NATS.
 fn unavailable(error: &anyhow::Error) -> Contract {
     Contract::new(Reason::StorageUnavailable, format!("{error:#}"))
 }
 
-/// The error for a person: what, and what to do next.
+/// The error for a person: what is wrong, and what to do next.
 fn explain(error: &Contract) -> String {
     let mut text = format!("error: {}\n", output::plain(&error.to_string()));
     for action in &error.actions {
@@ -114,7 +114,7 @@ fn hint(action: &str, error: &Contract) -> String {
         }
         "takeover" => format!("holdfast admin takeover {id} --owner NAME --reason WHY"),
         "acquire" => format!("holdfast lock acquire {id} --owner NAME"),
-        // The session of a file is opened by the file's path only.
+        // The session of a file can only be opened by the file's path.
         "open" if id.starts_with("file-") => "holdfast session open --path PATH".to_owned(),
         "open" => format!("holdfast session open {id}"),
         "attach" => format!("holdfast session open {id} --mode attach"),

@@ -1,7 +1,6 @@
 //! `holdfast session list`: all pages, as one list.
 //!
-//! Invariant: a session is shown once, though it may come again on a later page because it changed meanwhile; then as
-//! it came last.
+//! Invariant: a session is shown once. If it is on several pages because it changed meanwhile, the last one counts.
 
 use std::collections::HashMap;
 
@@ -12,16 +11,16 @@ use holdfast_client::protocol::request::List;
 use crate::ask::Asker;
 use crate::exit::Failure;
 
-/// Most sessions that are asked for at once.
+/// The largest page.
 const PAGE: u64 = 1_000;
 
-/// Follows `next` until there is no more, or as many sessions as `list.limit` says.
+/// Reads pages until the last one, or until `list.limit` sessions are read.
 pub(crate) async fn all(asker: &Asker, mut list: List) -> Result<SessionPage, Failure> {
     let limit = list.limit;
     let mut listing = Listing::default();
     loop {
         let left = limit.map(|limit| limit.saturating_sub(listing.sessions.len() as u64));
-        // What is no page size is refused by the coordinator, which says why.
+        // The coordinator refuses an invalid page size.
         list.limit = if listing.is_begun { Some(left.unwrap_or(PAGE).clamp(1, PAGE)) } else { limit.or(Some(PAGE)) };
         let page = asker.signed(asker.client.list(list.clone())).send().await?;
         let next = page.next.clone();

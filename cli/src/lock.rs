@@ -1,4 +1,4 @@
-//! `holdfast lock`: acquire, validate, renew, release; and how a token is given.
+//! `holdfast lock`: acquire, validate, renew, release; and the option for a token.
 
 use clap::{Args, Subcommand};
 use holdfast_client::{Acquire, Token};
@@ -16,7 +16,7 @@ pub(crate) enum Request {
     Validate(ShowToken),
     /// Restart the lock's lease
     Renew(ShowToken),
-    /// Give the lock back
+    /// Release the lock
     Release(ShowToken),
 }
 
@@ -24,16 +24,16 @@ pub(crate) enum Request {
 pub(crate) struct AcquireArgs {
     #[command(flatten)]
     session: Of,
-    /// The holder's name; it is no proof
+    /// The holder's name; it proves nothing
     #[arg(long, value_name = "NAME")]
     owner: String,
-    /// It is lost when not renewed for this long [default: it is kept until released]
+    /// The lock expires when it is not renewed for this long [default: it is held until released]
     #[arg(long, value_name = "MS")]
     ttl_ms: Option<u64>,
-    /// Wait up to this long while another holds it
+    /// Wait up to this long while another client holds it
     #[arg(long, value_name = "MS")]
     wait_ms: Option<u64>,
-    /// The token that should be current: the same grant again
+    /// The current token, to get the same grant again
     #[arg(long, value_name = "TOKEN")]
     expected_token: Option<Token>,
     /// Ask for a new token in place of the expected one

@@ -4,9 +4,9 @@ use std::io::{self, IsTerminal};
 
 use tracing_subscriber::EnvFilter;
 
-/// Starts logging. `RUST_LOG` says what; else warnings, and of the parts of Holdfast that run on also what they do.
+/// Starts logging at the levels of `RUST_LOG`. By default warnings, and for a daemon also Holdfast's information.
 pub(crate) fn start(is_daemon: bool) {
-    // `holdfast` stands for all our crates: a filter matches the beginning of a target.
+    // A filter matches the beginning of a target, so `holdfast` selects all of our crates.
     let usual = if is_daemon { "warn,holdfast=info" } else { "warn" };
     let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new(usual));
     tracing_subscriber::fmt()

@@ -1,8 +1,8 @@
-//! The command `holdfast`: reads the command line, hears signals, and turns what happened into an exit status.
+//! The command `holdfast`: parses the command line, handles process signals, and returns an exit status.
 //!
-//! Invariant: only this file hears SIGINT and SIGTERM. The first one cancels the one token that everything else watches, the
-//! second one ends the process at once.
-//! Deliberately absent: everything that Holdfast does. It is in `coordinator`, `worker` and `client`.
+//! Invariant: only this program's `stop` handles SIGINT and SIGTERM. The first signal cancels the one token that
+//! everything else watches; the second one ends the process at once. Deliberately absent: everything that Holdfast
+//! does. It is in `coordinator`, `worker` and `client`.
 
 mod admin;
 mod ask;
@@ -35,7 +35,7 @@ use tokio_util::task::TaskTracker;
 use command::Cli;
 use exit::Failure;
 
-/// How long work that cannot be interrupted, such as that on files, may take when everything else has ended.
+/// How long work that cannot be interrupted, such as file operations, may take after everything else has ended.
 const LAST_GRACE: Duration = Duration::from_millis(100);
 
 fn main() -> ExitCode {
@@ -45,7 +45,7 @@ fn main() -> ExitCode {
     let outcome = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
         Ok(runtime) => {
             let outcome = runtime.block_on(run(cli));
-            // Not dropped: that would wait for a read of a disk that hangs.
+            // Dropping the runtime would wait for a read from a disk that hangs.
             runtime.shutdown_timeout(LAST_GRACE);
             outcome
         }

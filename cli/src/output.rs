@@ -1,10 +1,10 @@
-//! Standard output: a table for people, and for programs the reply as it came.
+//! Standard output: a table for people, and the unchanged reply for programs.
 //!
-//! Invariant: a reader that goes away is an error value, never a panic; so nothing here uses `println!`.
+//! Invariant: a closed output is an error value, never a panic; so nothing here uses `println!`.
 
 use std::io::{self, Write};
 
-/// Who reads.
+/// The reader of the output.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Format {
     /// A person.
@@ -16,7 +16,7 @@ pub(crate) enum Format {
 /// Writes one line.
 ///
 /// # Errors
-/// What the operating system says, `BrokenPipe` for a reader that went away.
+/// The error of the operating system; `BrokenPipe` when the reader closed the pipe.
 pub(crate) fn line(bytes: &[u8]) -> io::Result<()> {
     let mut out = io::stdout().lock();
     out.write_all(bytes)?;
@@ -24,7 +24,7 @@ pub(crate) fn line(bytes: &[u8]) -> io::Result<()> {
     out.flush()
 }
 
-/// Writes text that ends its own lines.
+/// Writes text that has its own line ends.
 ///
 /// # Errors
 /// As [`line()`].
@@ -34,14 +34,14 @@ pub(crate) fn text(text: &str) -> io::Result<()> {
     out.flush()
 }
 
-/// Tells a person how things stand, beside the output: on standard error.
+/// Writes a note for a person on standard error.
 pub(crate) fn note(text: &str) {
     if let Err(error) = writeln!(io::stderr().lock(), "{text}") {
         tracing::debug!(%error, "nobody reads standard error");
     }
 }
 
-/// `text` without control characters: names and reasons come from others, and a terminal obeys what it is shown.
+/// `text` without control characters: names and reasons come from others, and a terminal executes control sequences.
 pub(crate) fn plain(text: &str) -> String {
     let plain = |c: char| if c.is_control() { c.escape_default().to_string() } else { c.to_string() };
     text.chars().map(plain).collect()

@@ -1,4 +1,4 @@
-//! `holdfast coordinator` and `holdfast worker`: one part alone, until it is told to end.
+//! `holdfast coordinator` and `holdfast worker`: run one part until a signal ends it.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -21,16 +21,16 @@ use crate::exit::Failure;
 use crate::worker::Daemon;
 use crate::workspace::WorkspaceArg;
 
-/// How a part that runs until it is told to end does so.
+/// How a daemon ends.
 #[derive(Args, Clone, Copy, Debug)]
 pub(crate) struct Ending {
-    /// How long it may take to end after SIGTERM or Ctrl-C, whatever is away; a second signal ends it at once
+    /// How long it may take to end after SIGTERM or Ctrl-C, even while NATS is away; a second signal ends it at once
     #[arg(long, default_value = "10s", value_name = "TIME", value_parser = duration)]
     pub(crate) grace: Duration,
 }
 
 impl Ending {
-    /// What the parts of this process have of it; the rest is for the process itself.
+    /// The share of the grace period for the parts of this process; the rest is for the process itself.
     pub(crate) fn of_parts(self) -> Duration {
         self.grace.mul_f64(0.95)
     }
@@ -79,12 +79,12 @@ pub(crate) async fn worker(daemon: Daemon, connection: &Connection, stop: &Cance
     Ok(())
 }
 
-/// What is said at the end of a worker whose name another process has.
+/// The error of a worker whose name another process has taken.
 pub(crate) fn name_taken(name: &WorkerName) -> anyhow::Error {
     anyhow::anyhow!("another process has taken the name {name}: every worker needs its own")
 }
 
-/// What `starting` made; `None` when `stop` was cancelled first.
+/// The result of `starting`; `None` when `stop` was cancelled first.
 pub(crate) async fn unless_stopped<T>(
     stop: &CancellationToken,
     starting: impl Future<Output = Result<T, Failure>>,
@@ -100,7 +100,7 @@ pub(crate) async fn unless_stopped<T>(
     }
 }
 
-/// Makes or checks what has to be in JetStream.
+/// Creates or checks the streams and buckets.
 pub(crate) async fn prepare(
     nats: &async_nats::Client,
     root: &Root,
@@ -116,7 +116,7 @@ pub(crate) async fn prepare(
     Ok(there)
 }
 
-/// Starts a coordinator on what [`prepare`] found.
+/// Starts a coordinator on the store of [`prepare`].
 pub(crate) async fn start_coordinator(
     nats: &async_nats::Client,
     there: Provisioned,
@@ -138,7 +138,7 @@ pub(crate) fn worker_config(
     Ok(WorkerConfig { root: root.clone(), workspaces: mounts, ..WorkerConfig::new(name) })
 }
 
-/// Starts a worker on what [`prepare`] found.
+/// Starts a worker on the store of [`prepare`].
 pub(crate) async fn start_worker(
     nats: &async_nats::Client,
     there: &Provisioned,
@@ -154,7 +154,7 @@ pub(crate) async fn start_worker(
     })
 }
 
-/// The folders of `workspaces`, each of which must have a name of its own.
+/// The folders of `workspaces`, whose names must be distinct.
 fn mounts(
     workspaces: &[WorkspaceArg],
 ) -> Result<BTreeMap<holdfast_client::protocol::id::WorkspaceName, Workspace>, Failure> {

@@ -21,7 +21,7 @@ const LOCKS: Words =
     &[("optional", "While the lock is free, anybody may change the document"), ("required", "Only the holder may")];
 const STATES: Words = &[("active", "An agent owns it"), ("passive", "Nobody owns it"), ("closed", "It is over")];
 
-/// Which session.
+/// The session's id.
 #[derive(Args, Debug)]
 pub(crate) struct Of {
     /// The session's id
@@ -32,7 +32,7 @@ pub(crate) struct Of {
 /// The group's requests.
 #[derive(Subcommand, Debug)]
 pub(crate) enum Request {
-    /// Find a session or create it: by id, by file, or a new one with an id of its own
+    /// Find or create a session: by id, by file, or a new one with a new id
     Open(Box<OpenArgs>),
     /// Show a session, without activating or touching it
     Get {
@@ -46,13 +46,13 @@ pub(crate) enum Request {
         #[command(flatten)]
         session: Of,
     },
-    /// End a session
+    /// Close a session
     Close {
         #[command(flatten)]
         session: Of,
         #[command(flatten)]
         token: OptionalToken,
-        /// Give unsaved changes up
+        /// Discard unsaved changes
         #[arg(long)]
         discard: bool,
     },
@@ -72,13 +72,13 @@ pub(crate) struct OpenArgs {
     /// The kind of session, one that a worker hosts [default: document]
     #[arg(long, value_name = "NAME", value_parser = KindName::parse)]
     kind: Option<KindName>,
-    /// How to treat existence [default: ensure]
+    /// What to do about an existing or a missing session [default: ensure]
     #[arg(long, value_name = "HOW", value_parser = one_of::<Mode>(MODES))]
     mode: Option<Mode>,
     /// How long without activity counts as idle
     #[arg(long, value_name = "MS")]
     idle_timeout_ms: Option<u64>,
-    /// What then happens [default: passivate]
+    /// What happens to an idle session [default: passivate]
     #[arg(long, value_name = "HOW", value_parser = one_of::<OnIdle>(ON_IDLE))]
     on_idle: Option<OnIdle>,
     /// Whether changes need the lock [default: optional]
@@ -86,17 +86,17 @@ pub(crate) struct OpenArgs {
     lock: Option<LockMode>,
     #[command(flatten)]
     body: Body,
-    /// The fields that a new session begins with
+    /// The initial fields of a new session
     #[arg(long, value_name = "JSON", value_parser = fields)]
     fields: Option<Fields>,
 }
 
 #[derive(Args, Debug)]
 pub(crate) struct ListArgs {
-    /// Most sessions to show, 1 to 1000; all when left out
+    /// How many sessions to show at most, 1 to 1000; all when left out
     #[arg(long, value_name = "N")]
     limit: Option<u64>,
-    /// Go on behind here: `next` of the page before
+    /// Continue here: `next` of the page before
     #[arg(long, value_name = "CURSOR")]
     after: Option<String>,
     /// Only sessions in this state

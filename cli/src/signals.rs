@@ -1,4 +1,4 @@
-//! `holdfast signals`: what happens to one session, line by line, until the reader has enough.
+//! `holdfast signals`: prints the signals of one session, one per line, until it is interrupted.
 
 use clap::Args;
 use holdfast_client::Event;
@@ -20,7 +20,7 @@ const GROUPS: Words = &[
     ("doc", "Loaded, edited, saved, undone, redone, failed, diverged, converged"),
 ];
 
-/// Which signals.
+/// The signals to print.
 #[derive(Args, Debug)]
 pub(crate) struct Signals {
     /// The session's id; it need not exist yet
@@ -35,7 +35,7 @@ pub(crate) struct Signals {
 }
 
 impl Signals {
-    /// Shows signals until `stop` is cancelled, which is the usual end of it.
+    /// Prints signals until `stop` is cancelled, which is its normal end.
     pub(crate) async fn run(
         self,
         connection: &Connection,
@@ -67,7 +67,7 @@ async fn show(mut follower: Follower, count: u64, format: Format) -> Result<(), 
                 output::line(&line).map_err(Failure::Output)?;
                 shown += 1;
             }
-            // Told beside the signals, so that a program which reads them reads nothing else.
+            // On standard error, so that standard output has only signals.
             Some(Event::Gap(gap)) => tracing::warn!("{gap}"),
             None => return Err(Failure::Connect(anyhow::anyhow!("the connection to NATS was closed"))),
         }
@@ -75,7 +75,7 @@ async fn show(mut follower: Follower, count: u64, format: Format) -> Result<(), 
     Ok(())
 }
 
-/// One signal for a person: when, what, and every member that says something.
+/// One signal for a person: the time, the event, and every member that is not empty.
 fn line(signal: &Signal) -> String {
     let name = signal.kind.trim_start_matches("holdfast.").trim_end_matches(".v1");
     let mut line = format!("{}  {name}", signal.time);
@@ -83,7 +83,7 @@ fn line(signal: &Signal) -> String {
         match value {
             Value::Null => {}
             Value::Array(items) if items.is_empty() => {}
-            // Of an error the sentence; programs have `--json`.
+            // Of an error only its message; programs use `--json`.
             Value::Object(error) if error.contains_key("message") => {
                 line.push_str(&format!("  {member}={}", error["message"]));
             }

@@ -1,6 +1,6 @@
 //! Replies as tables for people.
 //!
-//! Invariant: a token is shown where it was granted, in the replies of acquire and takeover, and nowhere else.
+//! Invariant: a token is shown only in the replies of acquire and takeover, which grant it.
 
 use comfy_table::{Table, presets};
 use holdfast_client::protocol::id::KindName;
@@ -14,11 +14,11 @@ use crate::words::word;
 
 /// A reply for a person.
 pub(crate) trait Shown {
-    /// The text, which ends its own last line.
+    /// The text, with a line end at its end.
     fn shown(&self) -> String;
 }
 
-/// Names and values below each other.
+/// A table of names and values.
 struct Facts(Table);
 
 impl Facts {
@@ -198,7 +198,7 @@ impl Shown for Edited {
     }
 }
 
-/// What became of other names of a file that was replaced.
+/// The note about other names (hard links) of a replaced file.
 fn cut_off(names: u64) -> String {
     format!("{names} other name{} of the file, with the old content", if names == 1 { "" } else { "s" })
 }
@@ -222,7 +222,7 @@ impl Shown for Reclaimed {
     }
 }
 
-/// As they are given to a worker: `main, notes:ro`.
+/// The workspaces as a worker's options have them: `main, notes:ro`.
 fn workspaces(worker: &WorkerView) -> String {
     let shown = |name: &String| format!("{name}{}", if worker.read_only.contains(name) { ":ro" } else { "" });
     worker.workspaces.iter().map(shown).collect::<Vec<String>>().join(", ")

@@ -1,8 +1,9 @@
-//! `holdfast up`: everything on this machine in one process, but for nats-server, which is a child.
+//! `holdfast up`: everything on this machine: coordinator and workers in this process, and nats-server as a child
+//! process.
 //!
-//! Invariant: whatever was started is ended again, in the order workers, coordinator, nats-server, also when a later
-//! part does not start, and all of it within one grace period. When our nats-server ends by itself, that is said at
-//! once, and nothing waits for it to come back. A nats-server of others is left alone.
+//! Invariant: every started part is ended again, in the order workers, coordinator, nats-server, even if a later part
+//! does not start, and all within one grace period. If our nats-server ends by itself, that is reported at once, and
+//! nothing waits for it to return. A nats-server that `up` did not start is left running.
 
 mod banner;
 
@@ -38,7 +39,7 @@ pub(crate) struct Up {
     /// Port of the nats-server on 127.0.0.1
     #[arg(long, default_value_t = 4222, value_name = "PORT", value_parser = clap::value_parser!(u16).range(1..))]
     port: u16,
-    /// Folder for everything that is kept
+    /// Folder for all stored data
     #[arg(long, default_value = ".holdfast", value_name = "DIR")]
     data: PathBuf,
     /// A folder whose files the workers serve; any number [default: main=DATA/workspace]
@@ -49,7 +50,7 @@ pub(crate) struct Up {
     /// How many workers
     #[arg(long, default_value_t = 1, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=64))]
     workers: u16,
-    /// Whether the command line names a nats-server of others.
+    /// Whether the command line names an existing nats-server.
     #[arg(skip)]
     pub(crate) is_server_given: bool,
 }
@@ -61,7 +62,7 @@ struct Parts {
     workers: Vec<Worker>,
 }
 
-/// Why `up` ends without being told to.
+/// Why `up` ends without a signal.
 enum Ended {
     /// Our nats-server ended by itself.
     Server(anyhow::Error),
@@ -99,7 +100,7 @@ impl Up {
                 Err(failure)
             }
             Err(Ended::Server(why)) => {
-                // Without it the parts can finish nothing.
+                // Without nats-server the parts cannot finish anything.
                 end(parts, None, Instant::now()).await;
                 Err(Failure::Other(why))
             }
@@ -135,7 +136,7 @@ impl Up {
         output::text(&banner.text()).map_err(Failure::Output)
     }
 
-    /// One for each worker. On a server of others there may be another one that is called `w1`.
+    /// A name for each worker. On an existing server there may be another worker `w1`, so the names are random there.
     fn worker_names(&self) -> Vec<WorkerName> {
         let name = |number: u16| match self.is_server_given {
             true => random_name(),
@@ -144,7 +145,7 @@ impl Up {
         (1..=self.workers).map(name).collect()
     }
 
-    /// The workspaces that were given, or a folder of ours.
+    /// The given workspaces, or the default folder.
     fn workspaces(&self) -> Result<Vec<WorkspaceArg>, Failure> {
         if !self.workspaces.is_empty() {
             return Ok(self.workspaces.clone());
@@ -155,7 +156,7 @@ impl Up {
         Ok(vec![WorkspaceArg { name, folder, read_only: false }])
     }
 
-    /// Our nats-server, unless there is one of others to use.
+    /// Starts our nats-server, unless an existing one is used.
     async fn own_server(&self) -> Result<Option<Server>, Failure> {
         if self.is_server_given {
             return Ok(None);
@@ -169,7 +170,7 @@ impl Up {
     }
 }
 
-/// Why nats-server does not start, and what to do about it.
+/// Why nats-server did not start, and what to do about it.
 fn explain(error: StartError) -> Failure {
     let advice = match &error {
         StartError::PortTaken { port } => format!(
@@ -194,7 +195,7 @@ impl Parts {
     }
 }
 
-/// Waits until our nats-server ends, and says how it did. Never returns without one.
+/// Waits until our nats-server ends, and returns the reason. Never returns if there is none.
 async fn gone(server: &mut Option<Server>) -> anyhow::Error {
     let Some(server) = server else { return std::future::pending().await };
     let status = server.wait().await;
@@ -206,10 +207,10 @@ fn why_ended(status: ExitStatus, server: &Server) -> anyhow::Error {
     anyhow::anyhow!("nats-server ended ({status}); the end of {} is:\n{last_lines}", log.display())
 }
 
-/// Ends everything at `until` at the latest. Workers first: they need the coordinator to hand sessions over, and both
-/// need nats-server.
+/// Ends everything by `until`. Workers end first: they need the coordinator to hand sessions over, and both need
+/// nats-server.
 async fn end(parts: Parts, server: Option<Server>, until: Instant) {
-    // Half of what is left each, so that whoever hangs leaves time to the next.
+    // Each part gets half of the remaining time, so that one that hangs leaves time for the next.
     let grace = left(until) / 2;
     join_all(parts.workers.into_iter().map(|worker| worker.stop(grace))).await;
     if let Some(coordinator) = parts.coordinator {

@@ -1,16 +1,16 @@
-//! The contract's words on a command line and in a table.
+//! The contract's enumerations on the command line and in tables.
 //!
-//! Invariant: a word is read and written by the contract's own type, so no option can name another one.
+//! Invariant: the contract's own type parses and prints each word, so no option can accept another word.
 
 use clap::builder::{PossibleValue, PossibleValuesParser, TypedValueParser};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
 
-/// Words, and the help for each.
+/// Words, each with its help.
 pub(crate) type Words = &'static [(&'static str, &'static str)];
 
-/// Reads one of `words`.
+/// A parser for one of `words`.
 pub(crate) fn one_of<T: DeserializeOwned + Clone + Send + Sync + 'static>(
     words: Words,
 ) -> impl TypedValueParser<Value = T> {

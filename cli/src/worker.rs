@@ -1,4 +1,4 @@
-//! `holdfast worker`: the daemon itself, and below it the requests about workers.
+//! `holdfast worker`: the daemon, and as subcommands the requests about workers.
 
 use clap::{Args, Subcommand};
 use holdfast_client::protocol::WorkerName;
@@ -33,7 +33,7 @@ pub(crate) struct Daemon {
     /// A folder whose files this worker serves; any number
     #[arg(long = "workspace", value_name = "NAME=DIR[:ro]", value_parser = WorkspaceArg::parse)]
     pub(crate) workspaces: Vec<WorkspaceArg>,
-    /// Take the name of a worker that is alive; that one ends
+    /// Take the name of a live worker; that worker ends
     #[arg(long, requires = "name")]
     pub(crate) replace: bool,
     #[command(flatten)]
@@ -44,13 +44,13 @@ pub(crate) struct Daemon {
 enum Request {
     /// List all live workers
     List,
-    /// Empty a worker: its sessions move, and it gets no new ones. Waits until it is empty
+    /// Drain a worker: its sessions move, and it gets no new ones. Waits until it is empty
     Drain {
         #[arg(value_name = "WORKER", value_parser = WorkerName::parse)]
         worker: WorkerName,
         #[command(flatten)]
         reason: Reason,
-        /// Return as soon as it has begun
+        /// Return as soon as the drain has begun
         #[arg(long)]
         no_wait: bool,
     },
@@ -64,12 +64,12 @@ enum Request {
 }
 
 impl Worker {
-    /// Whether it runs until it is told to end.
+    /// Whether it runs until a signal ends it.
     pub(crate) fn is_daemon(&self) -> bool {
         self.request.is_none()
     }
 
-    /// Runs the daemon until `stop` is cancelled, or asks.
+    /// Runs the daemon until `stop` is cancelled, or sends the request.
     pub(crate) async fn run(
         self,
         connection: &Connection,

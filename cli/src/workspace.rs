@@ -9,14 +9,14 @@ use holdfast_client::protocol::id::WorkspaceName;
 pub(crate) struct WorkspaceArg {
     /// Its name, the same on every worker that has it.
     pub(crate) name: WorkspaceName,
-    /// Where it is on this machine.
+    /// Its path on this machine.
     pub(crate) folder: PathBuf,
-    /// Its files may be read only.
+    /// Whether its files may only be read.
     pub(crate) read_only: bool,
 }
 
 impl WorkspaceArg {
-    /// Reads `NAME=DIR` or `NAME=DIR:ro`.
+    /// Parses `NAME=DIR` or `NAME=DIR:ro`.
     pub(crate) fn parse(text: &str) -> Result<Self, String> {
         let (name, folder) = text.split_once('=').ok_or("a workspace is NAME=DIR or NAME=DIR:ro, like main=./notes")?;
         let name = WorkspaceName::parse(name).map_err(|error| error.message)?;

@@ -1,4 +1,4 @@
-//! `admin.*` and `worker.*`: what operators do. Every change has a reason, for the audit trail.
+//! `admin.*` and `worker.*`: the requests of operators. Every change has a reason, for the audit trail.
 
 use holdfast_protocol::WorkerName;
 use holdfast_protocol::reply::{Drained, Reclaimed, Session, TakenOver, Unlocked, WorkerList};
@@ -9,7 +9,7 @@ use crate::call::Call;
 use crate::client::{Client, SessionClient};
 
 impl SessionClient {
-    /// Takes the lock from whoever holds it. Once this is answered, no change with the old token is accepted.
+    /// Takes the lock, whoever holds it. Once this is answered, no change with the old token is accepted.
     ///
     /// ```no_run
     /// # use holdfast_client::{Error, SessionClient, protocol::request::Takeover};
@@ -37,7 +37,7 @@ impl SessionClient {
 }
 
 impl Client {
-    /// Passivates (or closes, as each is set up) every session of the namespace that was idle this long.
+    /// Passivates every session of the namespace that was idle this long, or closes it if its config says so.
     pub fn reclaim(&self, reclaim: Reclaim) -> Call<Reclaimed> {
         self.call(Verb::AdminReclaim, &reclaim)
     }
@@ -47,7 +47,7 @@ impl Client {
         self.call(Verb::WorkerList, &Empty::default())
     }
 
-    /// Empties a worker: its sessions move, and it gets no new ones.
+    /// Drains a worker: its sessions move, and it gets no new ones.
     pub fn drain(&self, worker: &WorkerName, reason: impl Into<String>) -> Call<Drained> {
         self.call_worker(Verb::WorkerDrain, worker, &Drain { reason: reason.into(), ..Drain::default() })
     }

@@ -1,7 +1,7 @@
 //! One request of the contract: its body, its `request_id`, and how it is sent.
 //!
-//! Invariant: the bytes of a [`Call`] are made once. A retry sends the very same ones, so a coordinator that has done the
-//! thing already answers as it did the first time.
+//! Invariant: the bytes of a [`Call`] are made once. A retry sends the same bytes, so a coordinator that has executed
+//! the request already gives the first answer again.
 
 use std::fmt;
 use std::future::{Future, IntoFuture};
@@ -21,7 +21,7 @@ use crate::client::Client;
 use crate::error::Error;
 use crate::retry;
 
-/// A request that is ready to be sent, and answered with a `T`: await it, or change it before.
+/// A request that is ready to be sent. Awaiting it sends it and gives a `T`; it can be changed before.
 ///
 /// ```no_run
 /// # use std::time::Duration;
@@ -50,7 +50,7 @@ pub struct Call<T> {
 pub(crate) fn members_of(request: &impl Request) -> Map<String, Value> {
     match serde_json::to_value(request) {
         Ok(Value::Object(members)) => members,
-        // Not shown: it may have a token.
+        // The value is not shown, because it may have a token.
         _ => unreachable!("a request is an object of strings, numbers and JSON values"),
     }
 }
@@ -71,25 +71,25 @@ impl<T> Call<T> {
         Self { wait, ..self }
     }
 
-    /// Names the request, so that a program that starts anew can ask for the same outcome again.
+    /// Sets the request's id, so that a program that restarts can ask for the same outcome again.
     pub fn request_id(mut self, request_id: RequestId) -> Self {
         self.members.insert("request_id".to_owned(), request_id.as_str().into());
         self.request_id = request_id;
         self
     }
 
-    /// Says who asks, for the audit trail.
+    /// Names who asks, for the audit trail.
     pub fn actor(mut self, actor: impl Into<String>) -> Self {
         self.members.insert("actor".to_owned(), actor.into().into());
         self
     }
 
-    /// How long it may take with all its retries, in place of the client's patience.
+    /// Sets how long it may take with all its retries, in place of the client's default.
     pub fn within(self, patience: Duration) -> Self {
         Self { patience, ..self }
     }
 
-    /// How long it may take at most: its patience, and what it waits for on purpose, as for a lock.
+    /// How long it may take at most: the time for its retries and the time that it waits on purpose, as for a lock.
     pub fn may_take(&self) -> Duration {
         self.patience + self.wait
     }
@@ -104,10 +104,10 @@ impl<T> Call<T> {
         serde_json::to_vec(&self.members).expect("JSON values serialize").into()
     }
 
-    /// Sends it, and returns the reply's body as it came.
+    /// Sends it, and returns the reply's body unchanged.
     ///
     /// # Errors
-    /// As [`Error`] has it; never an error reply in the place of a reply.
+    /// [`Error`]. An error reply is never returned as a reply.
     pub async fn send_raw(&self) -> Result<Bytes, Error> {
         let sending = retry::Sending {
             nats: &self.client.nats,
@@ -133,7 +133,7 @@ impl<T: DeserializeOwned> Call<T> {
     /// Sends it, and returns the reply.
     ///
     /// # Errors
-    /// As [`Error`] has it.
+    /// [`Error`].
     pub async fn send(&self) -> Result<T, Error> {
         self.read(&self.send_raw().await?)
     }
@@ -150,7 +150,7 @@ impl<T: DeserializeOwned + 'static> IntoFuture for Call<T> {
 
 impl<T> fmt::Debug for Call<T> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        // The members may have a token or somebody's text, and neither belongs into a log line.
+        // The members may have a token or a user's text, and neither may reach a log line.
         f.debug_struct("Call")
             .field("subject", &self.subject)
             .field("request_id", &self.request_id)

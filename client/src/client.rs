@@ -1,4 +1,4 @@
-//! Who asks, where: the connection, the subject root, the namespace and the actor that all requests of a client share.
+//! What all requests of a client share: the connection, the subject root, the namespace and the actor.
 
 use std::time::Duration;
 
@@ -9,7 +9,7 @@ use serde_json::{Map, Value};
 
 use crate::call::{Call, members_of};
 
-/// How long a request may take with all its retries, unless the caller says otherwise.
+/// How long a request may take with all its retries, by default.
 const PATIENCE: Duration = Duration::from_secs(10);
 
 /// A client of one namespace. Cheap to clone; clones share the connection.
@@ -29,36 +29,36 @@ impl Client {
         Self { nats, root: Root::default(), namespace, actor: None, patience: PATIENCE }
     }
 
-    /// Asks below another subject root.
+    /// Uses another subject root.
     #[must_use]
     pub fn below(mut self, root: Root) -> Self {
         self.root = root;
         self
     }
 
-    /// Asks in another namespace.
+    /// Uses another namespace.
     #[must_use]
     pub fn in_namespace(mut self, namespace: Namespace) -> Self {
         self.namespace = namespace;
         self
     }
 
-    /// Says who asks, for the audit trail. It is free text and proves nothing.
+    /// Names who asks, for the audit trail. It is free text and proves nothing.
     #[must_use]
     pub fn acting_as(mut self, actor: impl Into<String>) -> Self {
         self.actor = Some(actor.into());
         self
     }
 
-    /// How long a request may take with all its retries; 10 seconds unless said. What a request waits for on purpose, as
-    /// with [`Acquire::wait`](crate::Acquire::wait), comes on top.
+    /// Sets how long a request may take with all its retries; 10 seconds by default. The time that a request waits on
+    /// purpose, as with [`Acquire::wait`](crate::Acquire::wait), is added.
     #[must_use]
     pub fn patience(mut self, patience: Duration) -> Self {
         self.patience = patience;
         self
     }
 
-    /// The session `id` of this client's namespace. Nothing is asked yet, so it need not exist.
+    /// The session `id` of this client's namespace. This sends nothing, and the session need not exist.
     pub fn session(&self, id: SessionId) -> SessionClient {
         SessionClient { client: self.clone(), key: SessionKey::new(self.namespace.clone(), id) }
     }
@@ -80,7 +80,7 @@ impl Client {
     }
 }
 
-/// One session, to be asked about. Cheap to clone.
+/// The requests about one session. Cheap to clone.
 #[derive(Clone, Debug)]
 pub struct SessionClient {
     pub(crate) client: Client,
@@ -93,8 +93,8 @@ impl SessionClient {
         &self.key.id
     }
 
-    /// Asks with members of the caller's own, for what a kind of session other than `document` answers. `verb` is one
-    /// about a session.
+    /// A request with the caller's own members, for a kind of session other than `document`. `verb` must be about a
+    /// session.
     pub fn ask<T>(&self, verb: Verb, members: Map<String, Value>) -> Call<T> {
         debug_assert_eq!(verb.target(), Target::Session);
         Call::new(self.client.clone(), verb, self.client.root.session_request(verb, &self.key), members)

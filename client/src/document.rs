@@ -39,12 +39,12 @@ impl SessionClient {
         self.call(Verb::DocSave, &save)
     }
 
-    /// Takes the last change back.
+    /// Undoes the last change.
     pub fn undo(&self, undo: Undo) -> Call<Edited> {
         self.call(Verb::DocUndo, &undo)
     }
 
-    /// Makes an undone change again.
+    /// Redoes an undone change.
     pub fn redo(&self, redo: Undo) -> Call<Edited> {
         self.call(Verb::DocRedo, &redo)
     }

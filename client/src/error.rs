@@ -1,7 +1,7 @@
-//! Why a request failed, as what the caller can do next.
+//! Why a request failed, sorted by what the caller can do next.
 //!
-//! Invariant: every failure has the contract's shape, also one that no coordinator wrote, so that a program has one thing
-//! to read; *conflict* and *unknown outcome* are never the same variant.
+//! Invariant: every failure has the contract's shape, even one that no coordinator wrote, so a program reads one shape
+//! only. *Conflict* and *unknown outcome* are never the same variant.
 
 use holdfast_protocol::error::ErrorReply;
 use holdfast_protocol::{Code, Reason, RequestId};
@@ -11,63 +11,63 @@ use holdfast_protocol::Error as Contract;
 /// A failed request.
 #[derive(Clone, Debug, PartialEq, thiserror::Error)]
 pub enum Error {
-    /// Somebody or something else was first: read who and since when, and decide.
+    /// Another change was first: read who made it and when, and decide.
     #[error("{0}")]
     Conflict(Box<Contract>),
-    /// The request cannot succeed as it is: correct it, or make what it needs.
+    /// The request cannot succeed as it is: correct it, or create what it needs.
     #[error("{0}")]
     Refused(Box<Contract>),
-    /// Nothing was changed, and nobody could answer within the deadline: try again later.
+    /// Nothing was changed, and no part could answer within the deadline: try again later.
     #[error("{0}")]
     Unavailable(Box<Contract>),
-    /// The change may or may not be there: ask again with the same `request_id`, or read.
+    /// The change may or may not have taken effect: ask again with the same `request_id`, or read.
     #[error("{0}")]
     Unknown(Box<Contract>),
 }
 
 impl Error {
-    /// The error as the contract has it.
+    /// The contract's error.
     pub fn contract(&self) -> &Contract {
         match self {
             Self::Conflict(error) | Self::Refused(error) | Self::Unavailable(error) | Self::Unknown(error) => error,
         }
     }
 
-    /// Whether the same request, sent again unchanged, may do better.
+    /// Whether a retry of the same request may succeed.
     pub(crate) fn may_pass(&self) -> bool {
-        // Whoever refused knows whether waiting helps.
+        // The part that refused knows whether waiting helps.
         matches!(self, Self::Unavailable(_) | Self::Unknown(_)) && self.contract().retryable
     }
 
-    /// What an error reply says.
+    /// Parses an error reply.
     pub(crate) fn of_reply(body: &[u8], headline: &str, request_id: &RequestId) -> Self {
         match serde_json::from_slice::<ErrorReply>(body) {
             Ok(reply) => reply.error.into(),
-            // A coordinator of another version may know reasons that we do not; its headline is all we can tell.
+            // A coordinator of another version may use unknown reasons; then only its headline can be reported.
             Err(problem) => garbled(headline, &problem, request_id),
         }
     }
 
-    /// A reply that does not have the shape of the contract. What it answers may well have been done.
+    /// A reply without the contract's shape. The request may have taken effect.
     pub(crate) fn of_garbled(problem: &serde_json::Error, request_id: &RequestId) -> Self {
         garbled("the reply cannot be read", problem, request_id)
     }
 
-    /// Nobody listens: no coordinator is there. Nothing was changed.
+    /// No responder: no coordinator runs. Nothing was changed.
     pub(crate) fn of_silence(subject: &str, request_id: &RequestId) -> Self {
         let mut error = Contract::new(Reason::StorageUnavailable, format!("no coordinator listens on {subject}"));
         error.actions = vec!["start_coordinator".to_owned()];
         error.for_request(request_id).into()
     }
 
-    /// The request was sent, or may have been, and no answer came. Only a read has certainly done nothing.
+    /// The request may have been sent, and no answer came. Only for a read is it certain that nothing was changed.
     pub(crate) fn of_no_answer(why: &str, is_read: bool, request_id: &RequestId) -> Self {
         let reason = if is_read { Reason::StorageUnavailable } else { Reason::AckTimeout };
         let error = Contract::new(reason, format!("no answer came: {why}")).for_request(request_id);
         error.detail("request_id", request_id.as_str()).into()
     }
 
-    /// NATS does not take messages as large as this; it was not sent.
+    /// The message is larger than NATS allows; it was not sent.
     pub(crate) fn of_size(why: &str, request_id: &RequestId) -> Self {
         Contract::new(Reason::RequestTooLarge, why.to_owned()).for_request(request_id).into()
     }

@@ -1,9 +1,8 @@
 //! The Rust client of Holdfast: typed requests over the public subjects of the contract, and nothing else.
 //!
-//! Invariant: one logical request has one `request_id`, made once and sent with every retry, so that asking again never does
-//! a thing twice. A refusal is returned at once; what may pass by itself is asked again until a deadline.
-//! Deliberately absent: private subjects, JetStream, and any decision. Whatever this crate does, a program in another
-//! language does with plain NATS request-reply.
+//! Invariant: one logical request has one `request_id`, which every retry sends too, so a retry never takes a second
+//! effect. A refusal is returned at once; a temporary failure is retried until a deadline. Deliberately absent: private
+//! subjects, JetStream, and any decision. A program in another language can do all this with plain NATS request-reply.
 //!
 //! ```no_run
 //! use std::time::Duration;
@@ -21,8 +20,8 @@
 //! # }
 //! ```
 //!
-//! Every method that asks returns a [`Call`], which is sent when it is awaited and can be given a `request_id`, an actor or a
-//! deadline of its own before that.
+//! Every method that makes a request returns a [`Call`]. It is sent when it is awaited; before that it can be given its
+//! own `request_id`, actor or deadline.
 
 mod admin;
 mod call;
@@ -40,7 +39,7 @@ pub use error::Error;
 pub use lock::HeldLock;
 pub use signals::{Event, Follower};
 
-/// The words of the contract: ids, requests, replies, errors and signals.
+/// The types of the contract: ids, requests, replies, errors and signals.
 pub use holdfast_protocol as protocol;
 pub use holdfast_protocol::Token;
 pub use holdfast_protocol::request::{Acquire, DocGet, Edit, Open};

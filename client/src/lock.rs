@@ -1,4 +1,4 @@
-//! `lock.*`: acquire, validate, renew, release, and a held lock as a thing.
+//! `lock.*`: acquire, validate, renew, release, and a handle for a held lock.
 
 use std::time::Duration;
 
@@ -11,8 +11,8 @@ use crate::call::Call;
 use crate::client::SessionClient;
 use crate::error::Error;
 
-/// A lock that was granted. Dropping it releases nothing: a release can fail, so it is asked for; a lock with a ttl runs
-/// out by itself.
+/// A granted lock. Dropping it does not release the lock, because a release can fail; call [`HeldLock::release`]. A
+/// lock with a ttl expires by itself.
 #[derive(Clone, Debug)]
 pub struct HeldLock {
     session: SessionClient,
@@ -20,27 +20,27 @@ pub struct HeldLock {
 }
 
 impl HeldLock {
-    /// The proof, to be shown with every change.
+    /// The proof of holding the lock, sent with every change.
     pub fn token(&self) -> &Token {
         &self.grant.lock_token
     }
 
-    /// The whole grant: its owner, its lock revision, its fence, how long it lives.
+    /// The whole grant: owner, lock revision, fence and ttl.
     pub fn grant(&self) -> &Grant {
         &self.grant
     }
 
-    /// Whether it still is held, as the record says it.
+    /// Checks against the record whether it still is held.
     pub fn validate(&self) -> Call<Validated> {
         self.session.validate(self.token())
     }
 
-    /// Restarts its lease. An edit with its token does that too.
+    /// Restarts its lease. An edit with its token does so too.
     pub fn renew(&self) -> Call<Renewed> {
         self.session.renew(self.token())
     }
 
-    /// Gives it back.
+    /// Releases it.
     pub fn release(&self) -> Call<Released> {
         self.session.release(self.token())
     }
@@ -66,13 +66,13 @@ impl SessionClient {
     /// ```
     ///
     /// # Errors
-    /// [`Error::Conflict`] with `lock_held` or `stale_token`, and as every call.
+    /// [`Error::Conflict`] with `lock_held` or `stale_token`, and those of every call.
     pub async fn lock(&self, acquire: Acquire) -> Result<HeldLock, Error> {
         let grant = self.acquire(acquire).await?;
         Ok(self.held(grant))
     }
 
-    /// A grant as a thing, however it was come by.
+    /// The handle for a grant from any source.
     pub fn held(&self, grant: Grant) -> HeldLock {
         HeldLock { session: self.clone(), grant }
     }
@@ -93,7 +93,7 @@ impl SessionClient {
         self.show(Verb::LockRenew, token)
     }
 
-    /// Gives the lock back.
+    /// Releases the lock.
     pub fn release(&self, token: &Token) -> Call<Released> {
         self.show(Verb::LockRelease, token)
     }

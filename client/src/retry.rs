@@ -1,7 +1,7 @@
 //! Sends one request until it is answered, refused, or out of time.
 //!
-//! Invariant: once an attempt may have landed, only an answer makes the outcome known again. A later attempt that
-//! certainly changed nothing does not.
+//! Invariant: once an attempt may have taken effect, the outcome is unknown until an answer arrives. A later attempt
+//! that certainly changed nothing does not make it known.
 
 use std::time::Duration;
 
@@ -12,12 +12,12 @@ use tokio::time::Instant;
 
 use crate::error::Error;
 
-/// One attempt is given up after this long, plus what the request waits on purpose. A coordinator answers within 5
-/// seconds, so one that has not is gone, and the next attempt reaches another one.
+/// The timeout of one attempt; the time that the request waits on purpose is added. A coordinator answers within 5
+/// seconds, so one that has not answered is gone, and the next attempt reaches another one.
 const ATTEMPT: Duration = Duration::from_secs(6);
-/// The pause before the second attempt; it doubles with every further one.
+/// The pause before the second attempt. It doubles with every further attempt.
 const FIRST_PAUSE: Duration = Duration::from_millis(25);
-/// The longest pause that we choose ourselves.
+/// The longest pause, unless the reply asks for a longer one.
 const LONGEST_PAUSE: Duration = Duration::from_secs(1);
 /// The header that marks an error reply of a NATS micro service.
 const ERROR_HEADER: &str = "Nats-Service-Error";
@@ -28,12 +28,12 @@ pub(crate) struct Sending<'a> {
     pub(crate) subject: &'a str,
     pub(crate) body: Bytes,
     pub(crate) request_id: &'a RequestId,
-    /// Whether asking does nothing, so that silence is no unknown outcome.
+    /// Whether the request changes nothing. Then silence is not an unknown outcome.
     pub(crate) is_read: bool,
     pub(crate) wait: Duration,
 }
 
-/// Asks until there is a definite answer or `patience` is over.
+/// Sends attempts until there is a definite answer or `patience` is over.
 pub(crate) async fn until_answered(sending: &Sending<'_>, patience: Duration) -> Result<Bytes, Error> {
     let deadline = Instant::now() + patience;
     let mut unknown = None;
@@ -66,7 +66,7 @@ impl Sending<'_> {
             match error.kind() {
                 RequestErrorKind::NoResponders => Error::of_silence(self.subject, self.request_id),
                 RequestErrorKind::MaxPayloadExceeded => Error::of_size(&why, self.request_id),
-                // A subject is made of checked tokens, so what is left is silence or a broken connection.
+                // Subjects are made of checked tokens, so this is silence or a broken connection.
                 RequestErrorKind::TimedOut | RequestErrorKind::Other | RequestErrorKind::InvalidSubject => {
                     Error::of_no_answer(&why, self.is_read, self.request_id)
                 }
@@ -79,8 +79,8 @@ impl Sending<'_> {
     }
 }
 
-/// How long to wait after attempt number `attempt`, from 0. `jitter` is 0.5 to 1, so that clients that failed together do
-/// not come back together. Whoever refused knows best when to come back.
+/// The pause after attempt number `attempt`, from 0. `jitter` is 0.5 to 1, so that clients that failed together do not
+/// retry together. The reply's own `retry_after_ms` has priority.
 fn pause(attempt: u32, retry_after_ms: Option<u64>, jitter: f64) -> Duration {
     let ours = FIRST_PAUSE.saturating_mul(1 << attempt.min(16)).min(LONGEST_PAUSE).mul_f64(jitter);
     let theirs = Duration::from_millis(retry_after_ms.unwrap_or(0));

@@ -13,8 +13,8 @@ impl Client {
         self.call(Verb::SessionOpen, &open)
     }
 
-    /// One page of the namespace's sessions. It may have fewer than were asked for, or none, and yet a `next`; a
-    /// session that changes meanwhile may come again on a later page.
+    /// One page of the namespace's sessions. It may have fewer sessions than requested, or none, and still have a
+    /// `next`. A session that changes meanwhile may be on a later page again.
     pub fn list(&self, list: List) -> Call<SessionPage> {
         self.call(Verb::SessionList, &list)
     }
@@ -31,7 +31,7 @@ impl SessionClient {
         self.call(Verb::SessionTouch, &Empty::default())
     }
 
-    /// Ends the session.
+    /// Closes the session.
     pub fn close(&self, close: Close) -> Call<Closed> {
         self.call(Verb::SessionClose, &close)
     }

@@ -1,9 +1,9 @@
 //! Follows one session's signals.
 //!
-//! Invariant: a follower is given each committed event once, in order, or is told that it missed some ([`Event::Gap`]) and
-//! must read the state again. NATS drops what a slow or disconnected subscriber does not take, and tells nobody; so the
-//! revisions in the signals, and reconnections of the client, are what a gap is known by. What was missed last is
-//! known only when something else follows.
+//! Invariant: a follower gets each committed event once, in order, or an [`Event::Gap`], after which it must read the
+//! state again. NATS silently drops messages for a slow or disconnected subscriber, so gaps are detected by the
+//! revisions in the signals and by reconnections of the client. A missed last signal is detected only when another one
+//! follows.
 
 mod chain;
 
@@ -20,7 +20,7 @@ use tokio::time::{Interval, MissedTickBehavior, interval};
 use crate::client::SessionClient;
 use chain::{Chain, Link};
 
-/// How often a follower that hears nothing looks whether the client had to connect again.
+/// How often an idle follower checks whether the client has reconnected.
 const LOOK: Duration = Duration::from_millis(500);
 
 /// A group of signals.
@@ -46,30 +46,30 @@ impl Group {
     }
 }
 
-/// What a follower hears.
+/// What a follower gets.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Event {
     /// A signal.
     Signal(Box<Signal>),
-    /// Signals were missed: read again what you follow. The signal that gave it away comes next.
+    /// Signals were missed: read the state again. The signal that revealed the gap comes next.
     Gap(Gap),
 }
 
-/// How a gap was noticed.
+/// How a gap was detected.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Gap {
-    /// The next change of the document began at another revision than the last one ended.
+    /// The next change of the document did not begin at the revision at which the last one ended.
     Document {
         /// The last revision that was signalled.
         last: u64,
-        /// Where the next change began.
+        /// The revision at which the next change began.
         next: u64,
     },
-    /// The next change of the lock was not the one after the last.
+    /// The next change of the lock did not follow the last one.
     Lock {
-        /// The last lock revision that was signalled.
+        /// The last signalled lock revision.
         last: u64,
-        /// The next one that was.
+        /// The next signalled lock revision.
         next: u64,
     },
     /// The client was disconnected for a while.
@@ -95,7 +95,7 @@ pub struct Follower {
     chain: Chain,
     connects: u64,
     look: Interval,
-    /// The signal that gave a gap away.
+    /// The signal that revealed a gap.
     pending: Option<Box<Signal>>,
 }
 
@@ -140,7 +140,7 @@ impl Follower {
         if link == Link::Seen {
             return None;
         }
-        // The first message after a reconnection may come before the next look.
+        // The first message after a reconnection may arrive before the next check.
         let gap = if self.was_reconnected() { Some(Gap::Reconnected) } else { link.gap() };
         Some(match gap {
             None => Event::Signal(signal),
@@ -163,8 +163,8 @@ fn connects(nats: &async_nats::Client) -> u64 {
 }
 
 impl SessionClient {
-    /// Subscribes to the session's signals, or to one group of them. Read the state after this, not before: then what
-    /// changes in between is signalled.
+    /// Subscribes to the session's signals, or to one group of them. Read the state after this and not before, so that
+    /// no change in between is missed.
     ///
     /// ```no_run
     /// # use holdfast_client::{DocGet, Event, SessionClient};
@@ -189,7 +189,7 @@ impl SessionClient {
         let connects = connects(&nats);
         let subscription = nats.subscribe(self.signals_subject(group.map(Group::as_str))).await?;
         if let Err(error) = nats.flush().await {
-            // The subscription is made on the next connection, and that one is a gap.
+            // The subscription is sent with the next connection, which is reported as a gap.
             tracing::debug!(%error, "the subscription is not sent yet");
         }
         let mut look = interval(LOOK);

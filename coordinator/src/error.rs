@@ -58,8 +58,8 @@ pub(crate) fn storage_unavailable(why: &str) -> Error {
 
 pub(crate) fn unknown_outcome(key: &SessionKey) -> Error {
     let message = format!(
-        "the change of session {} was sent and not answered in time; it may or may not be there, ask again with the same \
-         request_id",
+        "the change of session {} was not answered in time and may or may not have taken effect; ask again with the \
+         same request_id",
         key.id
     );
     after(Error::new(Reason::AckTimeout, message).detail("session_id", key.id.as_str()), BUSY_RETRY)
@@ -75,7 +75,8 @@ pub(crate) fn busy(reason: Reason, why: impl Into<String>) -> Error {
 
 /// The session changed too often for this request to commit before its deadline.
 pub(crate) fn contended(key: &SessionKey) -> Error {
-    busy(Reason::Draining, format!("session {} is on the move", key.id)).detail("session_id", key.id.as_str())
+    let message = format!("session {} changes too often to answer in time; ask again", key.id);
+    busy(Reason::Draining, message).detail("session_id", key.id.as_str())
 }
 
 pub(crate) fn bug(what: &str) -> Error {
@@ -91,5 +92,5 @@ pub(crate) fn over_limit(bytes: usize, limits: &Limits) -> Error {
 
 /// A request that is within the limits, but above the server's `max_payload` with the headers that were added.
 pub(crate) fn too_large() -> Error {
-    Error::new(Reason::RequestTooLarge, "the request is over the server's max_payload with what is added to it inside")
+    Error::new(Reason::RequestTooLarge, "the request with Holdfast's own headers is over the server's max_payload")
 }

@@ -43,7 +43,7 @@ pub(crate) struct Fleet {
     reading: Mutex<Option<Instant>>,
     lost: Notify,
     /// Notifies all waiters, in their order of arrival, that a process was found to be gone.
-    deaths: Notify,
+    losses: Notify,
     /// This coordinator's connection.
     wire: SharedWire,
     /// How many times it had connected when that was last checked.
@@ -59,7 +59,7 @@ impl Fleet {
             workers: RwLock::new(Workers::new(config.lease_ttl, config.lease_grace)),
             reading: Mutex::new(None),
             lost: Notify::new(),
-            deaths: Notify::new(),
+            losses: Notify::new(),
         }
     }
 
@@ -128,7 +128,7 @@ impl Fleet {
         if self.workers_mut().unheard(process, Instant::now()) {
             tracing::warn!(worker = %process.worker, boot = %process.boot, "no responder; its sessions are moved");
             self.lost.notify_one();
-            self.deaths.notify_waiters();
+            self.losses.notify_waiters();
         }
     }
 
@@ -150,15 +150,15 @@ impl Fleet {
     }
 
     /// Completes when a process is found to be gone, from this call on.
-    pub(crate) fn death(&self) -> Notified<'_> {
-        self.deaths.notified()
+    pub(crate) fn next_loss(&self) -> Notified<'_> {
+        self.losses.notified()
     }
 
     /// Waits until a process is found to be gone, for at most `time`.
-    pub(crate) async fn news_within(&self, time: Duration) {
+    pub(crate) async fn loss_within(&self, time: Duration) {
         // A timeout is not an error here.
-        if tokio::time::timeout(time, self.death()).await.is_err() {
-            tracing::trace!("no news of workers");
+        if tokio::time::timeout(time, self.next_loss()).await.is_err() {
+            tracing::trace!("no process was found to be gone");
         }
     }
 

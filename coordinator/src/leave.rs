@@ -17,7 +17,7 @@ use crate::place::{self, Giving};
 /// Moves the session of `known` away from a worker that is gone or does not answer, if there is another worker. So the
 /// new holder of the lock can use the session at once, and not only after the worker's lease ran out. Best effort: the
 /// takeover itself is committed already.
-pub(crate) async fn silent(context: &Context, known: &Known, operation: &Operation) {
+pub(crate) async fn from_silent(context: &Context, known: &Known, operation: &Operation) {
     let Some(owner) = &known.record.owner else { return };
     let key = known.record.key();
     match link::presence(context, known, owner).await {
@@ -41,7 +41,7 @@ pub(crate) async fn silent(context: &Context, known: &Known, operation: &Operati
 ///
 /// # Errors
 /// As reading a record does.
-pub(crate) async fn read_only(
+pub(crate) async fn from_read_only(
     context: &Context,
     key: &SessionKey,
     operation: &Operation,

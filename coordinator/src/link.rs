@@ -70,14 +70,14 @@ pub(crate) async fn ask(context: &Context, owner: &Owner, letter: Letter<'_>) ->
     tokio::select! {
         biased;
         reply = send(context, owner, letter) => reply,
-        () = death(context, owner, key) => Reply::Lost,
-        () = dispossession(context, owner, key) => Reply::Lost,
+        () = until_gone(context, owner, key) => Reply::Lost,
+        () = until_moved(context, owner, key) => Reply::Lost,
     }
 }
 
 /// Completes when the process of `owner` is found to be gone, by this request's probes or by another's.
-async fn death(context: &Context, owner: &Owner, key: &SessionKey) {
-    let mut news = Box::pin(context.fleet.death());
+async fn until_gone(context: &Context, owner: &Owner, key: &SessionKey) {
+    let mut news = Box::pin(context.fleet.next_loss());
     loop {
         let every = if context.fleet.is_doubted(owner) { RECHECK } else { PROBE };
         tokio::select! {
@@ -90,7 +90,7 @@ async fn death(context: &Context, owner: &Owner, key: &SessionKey) {
             }
         }
         // Subscribed before the check, so that no notification is lost in between.
-        news.set(context.fleet.death());
+        news.set(context.fleet.next_loss());
         if context.fleet.is_unheard(owner) {
             return;
         }
@@ -98,7 +98,7 @@ async fn death(context: &Context, owner: &Owner, key: &SessionKey) {
 }
 
 /// Completes when the record no longer names `owner`: from then on the storage refuses its writes.
-async fn dispossession(context: &Context, owner: &Owner, key: &SessionKey) {
+async fn until_moved(context: &Context, owner: &Owner, key: &SessionKey) {
     let mut pause = LOOK;
     loop {
         tokio::time::sleep(pause).await;

@@ -82,7 +82,7 @@ pub(crate) async fn relay(
                     let operation = incoming.peeked();
                     if refusal.reason == Reason::WorkspaceDenied
                         && !std::mem::replace(&mut has_moved, true)
-                        && let Ok(Some(elsewhere)) = leave::read_only(context, key, operation).await
+                        && let Ok(Some(elsewhere)) = leave::from_read_only(context, key, operation).await
                     {
                         known = elsewhere;
                         continue;
@@ -101,7 +101,7 @@ pub(crate) async fn relay(
             Attempt::Wait => {
                 let operation = incoming.peeked();
                 operation.in_time(key)?;
-                context.fleet.news_within(wait.min(operation.left())).await;
+                context.fleet.loss_within(wait.min(operation.left())).await;
                 wait = (wait * 2).min(WAIT.1);
                 context.records.read_record(key, deadline).await?
             }

@@ -18,7 +18,7 @@ use holdfast_protocol::{Error, Process, SessionKey, SessionRecord};
 use holdfast_records::{Change, Done, Known, Wrote, change};
 use holdfast_rules::sweep::{self, SweepDecision};
 use holdfast_rules::{Author, Decision};
-use holdfast_store::{Found, Page, StoreError, Walk, chance};
+use holdfast_store::{Page, PageRecord, StoreError, Walk, chance};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
@@ -109,7 +109,7 @@ async fn walk(context: &Context) -> Result<usize, StoreError> {
         after = looked_until;
         let mut orphans = Vec::new();
         let mut over = Vec::new();
-        for Found { stored, .. } in records {
+        for PageRecord { stored, .. } in records {
             let record = stored.value.as_deref().map(|json| SessionRecord::from_json(json, &stored.key));
             if let Some(Ok(record)) = &record {
                 context.countdown.find(record);

@@ -20,7 +20,7 @@ use crate::error;
 
 /// All queues.
 pub(crate) struct Waiters {
-    lines: Mutex<Lines>,
+    queues: Mutex<Queues>,
     most: usize,
     most_of_client: usize,
     most_of_session: usize,
@@ -29,13 +29,13 @@ pub(crate) struct Waiters {
 }
 
 #[derive(Default)]
-struct Lines {
-    by_session: HashMap<SessionKey, Line>,
+struct Queues {
+    by_session: HashMap<SessionKey, Queue>,
     by_client: HashMap<Arc<str>, usize>,
     waiting: usize,
 }
 
-struct Line {
+struct Queue {
     /// The waiters in order of arrival, each with its client.
     places: VecDeque<(Arc<Notify>, Arc<str>)>,
     /// Cancelled when the queue is empty.
@@ -53,7 +53,7 @@ pub(crate) struct Waiting {
 impl Waiters {
     pub(crate) fn new(config: &Config) -> Self {
         Self {
-            lines: Mutex::default(),
+            queues: Mutex::default(),
             most: config.max_waiters,
             most_of_client: config.max_waiters_of_client,
             most_of_session: config.max_waiters_of_session,
@@ -62,74 +62,74 @@ impl Waiters {
     }
 
     // Every change leaves the queues consistent, so a poisoned lock is safe to use.
-    fn lines(&self) -> MutexGuard<'_, Lines> {
-        self.lines.lock().unwrap_or_else(PoisonError::into_inner)
+    fn queues(&self) -> MutexGuard<'_, Queues> {
+        self.queues.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     #[cfg(test)]
     fn has(&self, key: &SessionKey) -> bool {
-        self.lines().by_session.contains_key(key)
+        self.queues().by_session.contains_key(key)
     }
 
-    /// The lock may be free: whoever is first should try.
+    /// Wakes the first waiter for `key`, because the lock may be free.
     pub(crate) fn wake(&self, key: &SessionKey) {
-        if let Some(first) = self.lines().by_session.get(key).and_then(|line| line.places.front()) {
+        if let Some(first) = self.queues().by_session.get(key).and_then(|queue| queue.places.front()) {
             first.0.notify_one();
         }
     }
 
-    /// Takes the last place in the line for `key`, for a client that wants its answer at `reply`. The token is there
-    /// for whoever opens a line, and is cancelled when it is empty.
+    /// Joins the queue for `key` at its end, for a client with the reply subject `reply`. A caller that opens the queue
+    /// also gets a token, which is cancelled when the queue is empty.
     ///
     /// # Errors
-    /// `busy` when too many wait already.
+    /// `busy` when a bound is reached.
     fn join(self: &Arc<Self>, key: &SessionKey, reply: &str) -> Result<(Waiting, Option<CancellationToken>), Error> {
         let client = client_of(reply);
-        let mut lines = self.lines();
-        let line = lines.by_session.get(key);
-        let in_line = line.map_or(0, |line| line.places.len());
-        // Counted only where it matters.
-        let own_in_line = line.filter(|_| in_line >= self.share_of_session).map_or(0, |line| line.of(client));
-        let of_client = lines.by_client.get(client).copied().unwrap_or(0);
+        let mut queues = self.queues();
+        let queue = queues.by_session.get(key);
+        let in_queue = queue.map_or(0, |queue| queue.places.len());
+        // Counted only if the queue is long enough for the client's share to matter.
+        let own_in_queue = queue.filter(|_| in_queue >= self.share_of_session).map_or(0, |queue| queue.of(client));
+        let of_client = queues.by_client.get(client).copied().unwrap_or(0);
         let full = [
-            (lines.waiting >= self.most, "too many requests wait for locks"),
-            (in_line >= self.most_of_session, "too many requests wait for this lock"),
-            (own_in_line >= self.share_of_session, "too many requests of this client wait for this lock"),
+            (queues.waiting >= self.most, "too many requests wait for locks"),
+            (in_queue >= self.most_of_session, "too many requests wait for this lock"),
+            (own_in_queue >= self.share_of_session, "too many requests of this client wait for this lock"),
             (of_client >= self.most_of_client, "too many requests of this client wait for locks"),
         ];
         if let Some((_, why)) = full.into_iter().find(|(is_full, _)| *is_full) {
             return Err(error::busy(Reason::MailboxFull, why));
         }
-        lines.waiting += 1;
+        queues.waiting += 1;
         let client: Arc<str> = client.into();
-        *lines.by_client.entry(client.clone()).or_default() += 1;
+        *queues.by_client.entry(client.clone()).or_default() += 1;
         let place = Arc::new(Notify::new());
         let mut opened = None;
-        let line = lines.by_session.entry(key.clone()).or_insert_with(|| {
+        let queue = queues.by_session.entry(key.clone()).or_insert_with(|| {
             let empty = CancellationToken::new();
             opened = Some(empty.clone());
-            Line { places: VecDeque::new(), empty }
+            Queue { places: VecDeque::new(), empty }
         });
-        line.places.push_back((place.clone(), client.clone()));
+        queue.places.push_back((place.clone(), client.clone()));
         Ok((Waiting { waiters: self.clone(), key: key.clone(), client, place }, opened))
     }
 }
 
-impl Line {
+impl Queue {
     fn of(&self, client: &str) -> usize {
         self.places.iter().filter(|(_, whose)| **whose == *client).count()
     }
 }
 
 impl Waiting {
-    /// Whether everybody who came before has left.
+    /// Whether it is the first waiter of its queue.
     pub(crate) fn is_first(&self) -> bool {
-        let lines = self.waiters.lines();
-        let first = lines.by_session.get(&self.key).and_then(|line| line.places.front());
+        let queues = self.waiters.queues();
+        let first = queues.by_session.get(&self.key).and_then(|queue| queue.places.front());
         first.is_some_and(|(first, _)| Arc::ptr_eq(first, &self.place))
     }
 
-    /// Waits until there is a reason to look.
+    /// Waits until there is a reason to try.
     pub(crate) async fn woken(&self) {
         self.place.notified().await;
     }
@@ -137,31 +137,31 @@ impl Waiting {
 
 impl Drop for Waiting {
     fn drop(&mut self) {
-        let mut lines = self.waiters.lines();
-        lines.waiting -= 1;
-        if let Some(of_client) = lines.by_client.get_mut(&self.client) {
+        let mut queues = self.waiters.queues();
+        queues.waiting -= 1;
+        if let Some(of_client) = queues.by_client.get_mut(&self.client) {
             *of_client -= 1;
             if *of_client == 0 {
-                lines.by_client.remove(&self.client);
+                queues.by_client.remove(&self.client);
             }
         }
-        let Some(line) = lines.by_session.get_mut(&self.key) else { return };
-        line.places.retain(|(place, _)| !Arc::ptr_eq(place, &self.place));
-        match line.places.front() {
+        let Some(queue) = queues.by_session.get_mut(&self.key) else { return };
+        queue.places.retain(|(place, _)| !Arc::ptr_eq(place, &self.place));
+        match queue.places.front() {
             Some((first, _)) => first.notify_one(),
             None => {
-                line.empty.cancel();
-                lines.by_session.remove(&self.key);
+                queue.empty.cancel();
+                queues.by_session.remove(&self.key);
             }
         }
     }
 }
 
-/// Takes the last place in the line for `key`, and listens for its lock to become free while there is a line. Awaits
-/// nothing: whoever takes requests in calls it in the order in which they come.
+/// Joins the queue for `key` at its end. While the queue exists, a task follows the signals of the lock. Awaits
+/// nothing, so the queue has the order in which requests arrive.
 ///
 /// # Errors
-/// `busy` when too many wait already.
+/// `busy` when a bound is reached.
 pub(crate) fn join(context: &Context, key: &SessionKey, reply: &str) -> Result<Waiting, Error> {
     let (waiting, opened) = context.waiters.join(key, reply)?;
     if let Some(empty) = opened {
@@ -176,7 +176,7 @@ pub(crate) fn join(context: &Context, key: &SessionKey, reply: &str) -> Result<W
     Ok(waiting)
 }
 
-/// Wakes whoever is first at each signal that may mean a free lock. Missing one costs a waiter one poll.
+/// Wakes the first waiter at each signal that may mean a free lock. A missed signal costs the waiter one poll interval.
 async fn listen(wire: SharedWire, subject: String, waiters: Arc<Waiters>, key: SessionKey) {
     match wire.subscribe(subject.into(), None).await {
         Ok(mut signals) => {
@@ -258,7 +258,7 @@ mod tests {
         assert!(!empty.is_cancelled());
         drop(second);
         assert!(empty.is_cancelled() && !waiters.has(&key("s1")));
-        assert!(waiters.lines().by_client.is_empty() && waiters.lines().waiting == 0);
+        assert!(waiters.queues().by_client.is_empty() && waiters.queues().waiting == 0);
     }
 
     #[test]
@@ -269,9 +269,9 @@ mod tests {
         let join = |id: &str, reply: &str| waiters.join(&key(id), reply).map(|(waiting, _)| waiting);
         let refused = |outcome: Result<Waiting, Error>| outcome.err().map(|error| error.reason);
         let mut all: Vec<Waiting> = (0..2).map(|n| join("s1", &format!("_INBOX.a.{n}")).unwrap()).collect();
-        assert_eq!(refused(join("s1", "_INBOX.a.x")), Some(Reason::MailboxFull), "half a line is one client's share");
+        assert_eq!(refused(join("s1", "_INBOX.a.x")), Some(Reason::MailboxFull), "half a queue is one client's share");
         all.extend((0..2).map(|n| join("s1", &format!("_INBOX.b{n}")).unwrap()));
-        assert_eq!(refused(join("s1", "_INBOX.c.1")), Some(Reason::MailboxFull), "the line is full");
+        assert_eq!(refused(join("s1", "_INBOX.c.1")), Some(Reason::MailboxFull), "the queue is full");
         all.extend((0..4).map(|n| join(&format!("a{}", n % 2), &format!("_INBOX.a.x{n}")).unwrap()));
         assert_eq!(refused(join("s3", "_INBOX.a.y")), Some(Reason::MailboxFull), "the client has its share");
         all.extend((0..2).map(|n| join(&format!("t{n}"), &format!("_INBOX.c{n}.1")).unwrap()));

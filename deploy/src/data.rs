@@ -1,8 +1,8 @@
 //! The folder of one nats-server: its streams, settings, log, process id, and the lock that keeps a
 //! second server out.
 //!
-//! The lock is held by the server's own process (see `lifeline.rs`): it says who *runs*, not who
-//! was started and forgot to clean up. nats-server itself would open the folder twice.
+//! The server's own process holds the lock (see `lifeline.rs`), so the lock exists exactly while a server runs, and no
+//! stale lock stays after a crash. Without it two nats-servers could open the same folder.
 
 use std::fs::{self, File, OpenOptions, TryLockError};
 use std::io::{self, Read, Seek, SeekFrom};
@@ -13,13 +13,13 @@ use tokio::time::Instant;
 
 use crate::error::StartError;
 
-/// A log this large is begun anew at the next start.
+/// A log of this size is replaced by a new one at the next start.
 const LOG_LIMIT: u64 = 16 * 1024 * 1024;
 
-/// How much of the log's end goes into an error.
+/// How many lines of the log's end an error has.
 const LINES_KEPT: usize = 12;
 
-/// A server whose starter was killed needs a moment to stop; we wait that long for the folder.
+/// How long to wait for the folder: a server whose starter was killed needs a moment to stop.
 const LOCK_DEADLINE: Duration = Duration::from_secs(2);
 
 const POLL: Duration = Duration::from_millis(20);
@@ -51,7 +51,7 @@ impl DataFolder {
         self.0.join("nats-server.pid")
     }
 
-    /// Takes the folder for one server; the lock ends when every copy of the file is closed.
+    /// Locks the folder for one server. The lock ends when every copy of the file is closed.
     pub(crate) async fn lock(&self) -> Result<File, StartError> {
         let path = self.0.join("nats-server.lock");
         let failed = |e| StartError::io("lock", &path, e);
@@ -73,7 +73,7 @@ impl DataFolder {
         fs::read_to_string(self.pid()).ok()?.trim().parse().ok()
     }
 
-    /// Opens the log for one more run; answers also with where that run begins.
+    /// Opens the log for one more run. Also returns the offset at which that run begins.
     pub(crate) fn open_log(&self) -> Result<(File, u64), StartError> {
         let path = self.log();
         let failed = |e| StartError::io("open", &path, e);
@@ -101,14 +101,14 @@ impl DataFolder {
         Ok(String::from_utf8_lossy(&text).into_owned())
     }
 
-    /// Whether the server with this process id has said where it listens, which it does in a file
-    /// when it is ready for connections.
+    /// Whether the server with this process id has written its ports file, which it does when it is ready for
+    /// connections.
     pub(crate) fn has_ports(&self, pid: u32) -> bool {
         let ending = format!("_{pid}.ports");
         self.ports_files().any(|file| file.to_string_lossy().ends_with(&ending))
     }
 
-    /// Removes what servers that did not end well have left. Their process ids come again.
+    /// Removes the ports files of servers that crashed, because process ids are reused.
     pub(crate) fn forget_ports(&self) -> Result<(), StartError> {
         self.ports_files().try_for_each(|file| fs::remove_file(&file).map_err(|e| StartError::io("remove", &file, e)))
     }

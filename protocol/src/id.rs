@@ -1,4 +1,4 @@
-//! Names and numbers that identify things. Each is a type of its own, so that none is taken for another.
+//! Names and numbers that identify things. Each is a separate type, so that none is mistaken for another.
 //!
 //! Invariant: a value of these types is valid; `parse` is the only way in from outside.
 
@@ -10,11 +10,11 @@ use uuid::Uuid;
 
 use crate::error::{Error, Reason};
 
-/// Namespaces that the wire contract or the subject layout keeps for Holdfast itself.
+/// Namespaces that are reserved for Holdfast itself.
 ///
-/// `sys` is the fleet's. `log` is taken by the log subjects `<root>.log.<ns>.<id>`: in a namespace of that name
-/// `session.open` would be stored as a log frame instead of being asked. The others are second tokens of requests and
-/// signals, so that a permission like `<root>.*.doc.>` would reach the logs of a namespace `doc`.
+/// `sys` is the fleet's. `log` would collide with the log subjects `<root>.log.<ns>.<id>`: a `session.open` in a
+/// namespace of that name would be stored as a log frame. The others are second tokens of requests and signals: a
+/// permission like `<root>.*.doc.>` would also reach the logs of a namespace `doc`.
 pub const RESERVED_NAMESPACES: [&str; 8] = ["sys", "log", "signal", "session", "lock", "doc", "admin", "worker"];
 
 macro_rules! text_id {
@@ -99,7 +99,7 @@ text_id!(
 );
 
 impl KindName {
-    /// The built-in kind, which is meant where none is named.
+    /// The built-in kind, and the default.
     pub const DOCUMENT: &'static str = "document";
 }
 
@@ -128,7 +128,7 @@ impl Namespace {
         Ok(namespace)
     }
 
-    /// Whether it is Holdfast's own. Records that are there from before it was reserved are still read.
+    /// Whether it is reserved. Records from before it was reserved are still read.
     pub fn is_reserved(&self) -> bool {
         RESERVED_NAMESPACES.contains(&self.as_str())
     }
@@ -227,7 +227,7 @@ impl RequestId {
         Ok(Self(text.into()))
     }
 
-    /// A key for a request that came without one.
+    /// A key for a request without one.
     pub fn made(uuid: Uuid) -> Self {
         Self(uuid.to_string().into())
     }

@@ -1,4 +1,4 @@
-//! What coordinators and workers say to each other, below the reserved `<root>.sys`. Not part of the contract.
+//! Messages between coordinators and workers, below the reserved `<root>.sys`. Not part of the contract.
 
 use serde::{Deserialize, Serialize};
 
@@ -7,19 +7,20 @@ use crate::id::{RequestId, Revision};
 use crate::record::SessionRecord;
 use crate::reply::WorkerState;
 
-/// Header: the record's revision that the sending coordinator knows. An agent that knows less reads the record first.
+/// Header: the record's revision that the sending coordinator knows. An agent that knows an older one reads the record
+/// first.
 pub const REVISION_HEADER: &str = "Hf-Revision";
-/// Header: the `request_id` for a body that has none.
+/// Header: the `request_id` of a request whose body has none.
 pub const REQUEST_ID_HEADER: &str = "Hf-Request-Id";
-/// Header: which life of the session the request is for, as `log_after` of the record that the coordinator decided on.
-/// An agent of another life answers [`MOVED_HEADER`].
+/// Header: the life of the session that the request is for, as `log_after` of the record that the coordinator decided
+/// on. A life goes from an open to the close after it. An agent of another life answers with [`MOVED_HEADER`].
 pub const LIFE_HEADER: &str = "Hf-Life";
-/// Header of a reply: the worker does not own the session (any more); ask whoever does.
+/// Header of a reply: the worker does not own the session; read the record to find its owner.
 pub const MOVED_HEADER: &str = "Hf-Moved";
 
 /// Calls to one session's agent, beside the relayed verbs of the contract.
 pub mod call {
-    /// Body [`super::Activate`]; replies `{}` when the session is up.
+    /// Body [`super::Activate`]; replies `{}` when the agent runs.
     pub const ACTIVATE: &str = "activate";
     /// Body [`super::Hint`]; no reply.
     pub const HINT: &str = "hint";
@@ -37,11 +38,11 @@ pub mod control {
     pub const STATE: &str = "state";
     /// Body [`super::FilePath`]; replies the real path as [`super::FilePath`].
     pub const RESOLVE: &str = "resolve";
-    /// Body `{}`; replies the worker's lease: this process is there.
+    /// Body `{}`; replies the worker's lease, which proves that this process runs.
     pub const PING: &str = "ping";
 }
 
-/// The record as a coordinator has just written it.
+/// A record that a coordinator has just written.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Hint {
     /// Its revision.
@@ -50,31 +51,31 @@ pub struct Hint {
     pub record: SessionRecord,
 }
 
-/// Take this session up.
+/// Asks a worker to activate a session.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Activate {
-    /// The record that gives it to the worker.
+    /// The record that names the worker as the owner.
     #[serde(flatten)]
     pub hint: Hint,
     /// Whether `revision` created the session, so that its log is empty and need not be read.
     pub created: bool,
-    /// What it begins with, where its creator said.
+    /// The initial content, if the opener gave any.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub content: Option<Content>,
     /// The request that asked.
     pub request_id: RequestId,
 }
 
-/// How a session's lock and idleness stand on its agent's monotonic clock.
+/// The lease of a session's lock, on its agent's monotonic clock.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
 pub struct LeaseView {
-    /// The lock that it is about.
+    /// The lock revision that it is about.
     pub lock_revision: u64,
-    /// How long the lock lives without renewal.
+    /// When the lock expires without renewal.
     pub expires_in_ms: Option<u64>,
 }
 
-/// Reclaim what has been idle for long.
+/// Asks a worker to reclaim its idle sessions.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct ReclaimIdle {
     /// Only this namespace.
@@ -87,17 +88,17 @@ pub struct ReclaimIdle {
     pub request_id: RequestId,
 }
 
-/// What was reclaimed.
+/// The sessions that a worker reclaimed.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct ReclaimedIdle {
     /// Ids.
     pub reclaimed: Vec<crate::id::SessionId>,
 }
 
-/// Drain or undrain.
+/// Asks a worker to drain or undrain.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct SetState {
-    /// What to be.
+    /// The new state.
     pub state: WorkerState,
     /// Why.
     pub reason: String,
@@ -112,10 +113,10 @@ pub struct SetState {
 /// Reply to [`SetState`].
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct StateSet {
-    /// What the caller is told.
+    /// The reply for the client.
     #[serde(flatten)]
     pub drained: crate::reply::Drained,
-    /// A late copy: this is what the first one was told, and nothing was set.
+    /// Whether the request was a late copy: then this is the answer to the first copy, and nothing was set.
     #[serde(default)]
     pub late: bool,
 }
@@ -129,7 +130,7 @@ pub struct FilePath {
     pub path: crate::path::CanonicalPath,
 }
 
-/// What the relay says as it goes: every message of the stream up to here has been announced.
+/// The relay's progress: every message of the stream up to here was announced.
 #[derive(Clone, Copy, Debug, Serialize, Deserialize)]
 pub struct RelayFloor {
     /// Stream sequence.

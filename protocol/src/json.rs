@@ -1,11 +1,11 @@
-//! JSON of any content, read so that none of it has a meaning to the library that reads it.
+//! Reads JSON of any content, so that no key or value has a special meaning to serde_json.
 //!
-//! `serde_json::Value` takes an object with the key `$serde_json::private::RawValue` for text that is to be parsed
-//! once more, and what is in that text likewise, without bound: 127 kB of it overflow the stack. So no bytes from
-//! outside are read as a `Value` by its own `Deserialize`: each member of that type names one of the functions here.
+//! `serde_json::Value` treats the value of a key `$serde_json::private::RawValue` as text to parse again, and so on
+//! within that text, without bound: 127 kB of it overflow the stack. So bytes from outside are never read by `Value`'s
+//! own `Deserialize`: each member of that type names one of the functions here.
 //!
-//! Invariant: every key and every value is an ordinary one, in every format that serde reads, and whatever is nested
-//! deeper than [`LEVELS_MAX`] is refused.
+//! Invariant: every key and every value is an ordinary one, in every format that serde reads, and values that are
+//! nested deeper than [`LEVELS_MAX`] are refused.
 
 use serde::Deserializer;
 use serde::de::{DeserializeSeed, Error as _, IgnoredAny, MapAccess, SeqAccess, Visitor};
@@ -14,7 +14,7 @@ use serde_json::{Map, Number, Value};
 /// How deep values may be nested. The limit on fields is far below; this one only protects the stack.
 pub const LEVELS_MAX: usize = 127;
 
-/// Why text is not taken as an object with fields.
+/// Why a text is refused as an object of fields.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Flaw {
     /// It is not JSON, or it has a key twice.
@@ -41,11 +41,10 @@ pub fn optional_value<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Opti
     value(deserializer).map(|value| if value.is_null() { None } else { Some(value) })
 }
 
-/// An object with members of any JSON type. Of a key that is there twice the last one counts, as stored data always
-/// was read.
+/// An object with members of any JSON type. Of a duplicate key the last value counts, as it always has for stored data.
 ///
 /// # Errors
-/// When it is no object, or nested deeper than [`LEVELS_MAX`].
+/// When it is not an object, or is nested deeper than [`LEVELS_MAX`].
 pub fn map<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Map<String, Value>, D::Error> {
     deserializer.deserialize_map(Object(Any::new(Keys::LastWins)))
 }
@@ -53,7 +52,7 @@ pub fn map<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Map<String, Val
 /// An object with members of any JSON type and each key once, or `null`, or left out.
 ///
 /// # Errors
-/// As [`map`], and when a key is there twice.
+/// As [`map`], and for a duplicate key.
 pub fn optional_unique_map<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Map<String, Value>>, D::Error> {
     struct Optional;
 
@@ -80,7 +79,7 @@ pub fn optional_unique_map<'de, D: Deserializer<'de>>(deserializer: D) -> Result
     deserializer.deserialize_option(Optional)
 }
 
-/// An object that somebody wrote by hand or by program: fields, as `doc.edit` has them.
+/// Parses the fields of a `doc.edit`, given as text.
 ///
 /// # Errors
 /// [`Flaw`].
@@ -93,19 +92,19 @@ pub fn parse_fields(text: &str) -> Result<Map<String, Value>, Flaw> {
     serde_json::Deserializer::from_str(text).deserialize_map(Object(Any::new(Keys::Once))).map_err(flaw)
 }
 
-/// What one walk over JSON text finds, before anything is made of it.
+/// What one pass over JSON text finds, before it is parsed.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Survey<'a> {
-    /// Containers within containers.
+    /// The nesting.
     pub levels: usize,
-    /// So many bytes it takes at least, however it is written.
+    /// The least number of bytes that it takes in any notation.
     pub least_bytes: usize,
-    /// The first integer that neither an i64 nor a u64 can hold: `serde_json` makes a float of it in silence, and an
-    /// error only of the very long ones.
+    /// The first integer that neither an i64 nor a u64 can hold: `serde_json` silently makes it a float, and an error
+    /// only if it is very long.
     pub wide_integer: Option<&'a str>,
 }
 
-/// Walks over `text`, which is JSON.
+/// Surveys `text`, which is JSON.
 pub fn survey(text: &str) -> Survey<'_> {
     let bytes = text.as_bytes();
     let mut found = Survey::default();
@@ -141,14 +140,14 @@ pub fn survey(text: &str) -> Survey<'_> {
 }
 
 fn is_wide(number: &str) -> bool {
-    /// So many digits always fit.
+    /// Integers of this many digits always fit.
     const SAFE: usize = 18;
     let is_float = || number.bytes().any(|byte| matches!(byte, b'.' | b'e' | b'E'));
     number.len() > SAFE && !is_float() && number.parse::<i64>().is_err() && number.parse::<u64>().is_err()
 }
 
-/// Where the string ends that goes on at `at`, behind its closing quote, and how many bytes it takes at least, with
-/// that quote: an escape stands for one byte or more.
+/// For the string that continues at `at`: the position after its closing quote, and the least number of bytes that it
+/// takes with that quote. An escape stands for one byte or more.
 fn string(bytes: &[u8], mut at: usize) -> (usize, usize) {
     let mut least = 0;
     while let Some(byte) = bytes.get(at) {
@@ -163,22 +162,22 @@ fn string(bytes: &[u8], mut at: usize) -> (usize, usize) {
     (at, least)
 }
 
-/// What a key means that is there twice.
+/// How a duplicate key is treated.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Keys {
     LastWins,
     Once,
 }
 
-/// Makes a value of whatever comes.
+/// Reads a value of any type.
 #[derive(Clone, Copy)]
 struct Any {
     keys: Keys,
-    /// How many levels more there may be.
+    /// How many more levels are allowed.
     levels: usize,
 }
 
-/// The same, of an object only.
+/// Reads an object.
 struct Object(Any);
 
 impl Any {

@@ -19,7 +19,7 @@ pub struct Limits {
     pub ttl_ms: (u64, u64),
     /// Bounds of `idle_timeout_ms`.
     pub idle_timeout_ms: (u64, u64),
-    /// `idle_timeout_ms` of a session whose opener did not say.
+    /// The default `idle_timeout_ms`.
     pub default_idle_timeout_ms: u64,
     /// Longest `wait_ms`.
     pub wait_ms: u64,

@@ -1,7 +1,7 @@
-//! Canonical paths of files within a workspace, and the session ids that follow from them.
+//! Canonical paths of files within a workspace, and the session ids that are derived from them.
 //!
 //! Invariant: equivalent spellings have one canonical form, on every node; canonicalising twice changes nothing.
-//! Deliberately absent: the file system. Symbolic links are for the worker, which alone can see them.
+//! Deliberately absent: the file system. Only a worker can see symbolic links.
 
 use std::fmt;
 
@@ -11,7 +11,7 @@ use unicode_normalization::UnicodeNormalization;
 use crate::error::{Error, Reason};
 use crate::id::{SessionId, WorkspaceName};
 
-/// What the names of files begin with that workers write beside a document's file. No session has such a file.
+/// The prefix of the temporary files that workers write beside a document's file. No session may have such a file.
 pub const TEMPORARY_PREFIX: &str = ".holdfast-";
 
 /// How many hex digits of blake3 a file's session id has.
@@ -26,8 +26,8 @@ impl CanonicalPath {
     /// Canonicalises `path`, which may have at most `max_chars` characters.
     ///
     /// # Errors
-    /// `invalid_path` when it is empty, too long, has control characters, names the root itself or a file of Holdfast's own;
-    /// `path_escape` when it is absolute or leaves the workspace.
+    /// `invalid_path` when it is empty, too long, has control characters, names the root itself or a file of Holdfast's
+    /// own; `path_escape` when it is absolute or leaves the workspace.
     pub fn parse(path: &str, max_chars: usize) -> Result<Self, Error> {
         let invalid = |why: &str| Error::invalid(Reason::InvalidPath, format!("path {why}"));
         if path.is_empty() || path.chars().count() > max_chars {
@@ -77,7 +77,7 @@ impl CanonicalPath {
 }
 
 impl SessionId {
-    /// Whether it has the form of those that follow from paths.
+    /// Whether it has the form of an id that is derived from a path.
     pub fn is_of_a_file(&self) -> bool {
         let is_digit = |char: char| matches!(char, '0'..='9' | 'a'..='f');
         self.as_str()

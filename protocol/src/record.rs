@@ -1,4 +1,5 @@
-//! The session record: owner and lock of one session in one key of the bucket, JSON that a person can read and edit.
+//! The session record: owner and lock of one session, in one key of the bucket, as JSON that a person can read and
+//! edit.
 //!
 //! Invariant: a record that does not parse, or that a newer version wrote, is reported and never overwritten.
 //! Timestamps are for people; nothing compares them.
@@ -17,22 +18,22 @@ use crate::words::words;
 /// The version of records that this build reads and writes.
 pub const RECORD_VERSION: u32 = 1;
 
-/// After how many changes of one record the relay must have announced the revision that the mark names.
+/// After how many changes of a record the relay must have announced the revision that the mark names.
 pub const MARK_EVERY: u32 = 24;
-/// How many more changes may be made meanwhile by those that cannot wait: operators, and the end of a lease.
+/// How many more changes urgent writers may make meanwhile: operators, and the expiry of a lock.
 pub const MARK_RESERVE: u32 = 6;
 /// How many revisions of one record the bucket keeps.
 pub const REVISIONS_KEPT: u32 = 64;
-// A mark is set when the one before it was announced, so at most two spans are unannounced at any time. The rest is for
-// hand edits, which count nothing.
+// A new mark is set only after the one before was announced, so at most two spans are unannounced. The rest is for hand
+// edits, which do not count.
 const _: () = assert!(2 * (MARK_EVERY + MARK_RESERVE) + 4 <= REVISIONS_KEPT);
 
-/// Whether a change of a record waits for the relay when announcements are behind.
+/// Whether a change of a record waits while the relay is behind.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Urgency {
     /// It waits.
     Ordinary,
-    /// It may use the reserve: an operator's override, or the end of a lease.
+    /// It may use the reserve: an operator's override, or the expiry of a lock.
     Urgent,
 }
 
@@ -45,15 +46,15 @@ impl Urgency {
     }
 }
 
-/// Where a session is in its life.
+/// The state of a session.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum State {
     /// An agent owns it.
     Active,
-    /// Nobody owns it; the next request brings it back.
+    /// It has no owner; the next request activates it.
     Passive,
-    /// It is over.
+    /// It has ended.
     Closed,
 }
 
@@ -61,10 +62,10 @@ pub enum State {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum OnIdle {
-    /// It leaves memory and comes back when asked for.
+    /// It leaves memory; a request activates it again.
     #[default]
     Passivate,
-    /// It ends, unless it is locked or has unsaved changes.
+    /// It is closed, unless it is locked or has unsaved changes.
     Close,
 }
 
@@ -72,10 +73,10 @@ pub enum OnIdle {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum LockMode {
-    /// While the lock is free, anybody may change the document.
+    /// While the lock is free, any client may change the document.
     #[default]
     Optional,
-    /// Only the holder may.
+    /// Only the holder of the lock may change the document.
     Required,
 }
 
@@ -93,7 +94,7 @@ pub struct SessionConfig {
     pub lock: LockMode,
 }
 
-/// The one agent that holds a session.
+/// The agent that owns a session.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Owner {
@@ -125,7 +126,7 @@ pub struct Lock {
     /// blake3 of the token, hex. Never the token.
     #[serde(default)]
     pub token_hash: String,
-    /// What the token was derived from, beside the secret.
+    /// The random part that the token is derived from, together with the secret.
     #[serde(default)]
     pub nonce: Uuid,
     /// When it was granted, RFC 3339.
@@ -137,24 +138,24 @@ pub struct Lock {
     /// The request that it was granted to.
     #[serde(default)]
     pub request_id: Option<RequestId>,
-    /// The record's revision before the grant: greater than that of every earlier grant, and so the fencing token for
-    /// what the holder writes elsewhere. 0 in a lock that was written by hand or by a version without fences.
+    /// The record's revision before the grant. It is greater than that of every earlier grant, and so it is the fencing
+    /// token for what the holder writes elsewhere. 0 in a lock that was written by hand or by a version without fences.
     #[serde(default, skip_serializing_if = "is_zero")]
     pub fence: u64,
-    /// The request was asked again after its grant, and the copy was answered: whoever asked is there, though the first
-    /// answer may have reached nobody.
+    /// Whether another copy of the request was answered after the grant. Then the requester may hold the grant, even if
+    /// the first answer had no responder.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub reasked: bool,
 }
 
 words!(
-    /// What a change of the record was.
+    /// The event of a change of the record.
     EventType {
         /// Created.
         SessionOpened = "session.opened",
-        /// Given to a worker.
+        /// Placed on a worker.
         SessionActivated = "session.activated",
-        /// Given to another worker.
+        /// Moved to another worker.
         SessionMoved = "session.moved",
         /// Left memory.
         SessionPassivated = "session.passivated",
@@ -166,9 +167,9 @@ words!(
         LockAcquired = "lock.acquired",
         /// Given a new token.
         LockRotated = "lock.rotated",
-        /// Given back.
+        /// Released.
         LockReleased = "lock.released",
-        /// Ran out.
+        /// Expired.
         LockExpired = "lock.expired",
         /// Taken by an operator.
         LockTakenOver = "lock.taken_over",
@@ -199,12 +200,12 @@ pub struct Event {
     /// The request that asked for it.
     #[serde(default)]
     pub request_id: Option<RequestId>,
-    /// It takes a grant back that reached nobody: to its request, there was none.
+    /// Whether it takes back a grant whose reply had no responder. For the request, the grant then never happened.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub unheard: bool,
 }
 
-/// How far the relay must have come before this record may change on and on; see [`MARK_EVERY`].
+/// The revision that the relay must announce before this record may change further; see [`MARK_EVERY`].
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Mark {
@@ -232,9 +233,9 @@ pub struct SessionRecord {
     /// Canonical path of its file.
     #[serde(default)]
     pub path: Option<CanonicalPath>,
-    /// Where it is in its life.
+    /// Its state.
     pub state: State,
-    /// Its agent.
+    /// Its owner.
     pub owner: Option<Owner>,
     /// Its lock, while held.
     pub lock: Option<Lock>,
@@ -248,7 +249,7 @@ pub struct SessionRecord {
     /// Frames up to this stream sequence belong to an earlier session of the same id.
     #[serde(default, skip_serializing_if = "is_zero")]
     pub log_after: u64,
-    /// How far the relay must have come.
+    /// The revision that the relay must announce in time.
     #[serde(default)]
     pub mark: Mark,
     /// Why this revision exists.
@@ -279,28 +280,29 @@ impl SessionRecord {
         Ok(record)
     }
 
-    /// The record as it is stored.
+    /// The stored form.
     pub fn to_json(&self) -> Vec<u8> {
         serde_json::to_vec(self).expect("a record is strings, numbers and enums")
     }
 
-    /// The session that it is of.
+    /// The key of its session.
     pub fn key(&self) -> SessionKey {
         SessionKey::new(self.namespace.clone(), self.id.clone())
     }
 
-    /// Whether this revision takes the grant of `lock_revision` back because it reached nobody.
+    /// Whether this revision takes back the grant of `lock_revision`, whose reply had no responder.
     pub fn took_back(&self, lock_revision: u64) -> bool {
         self.event.as_ref().is_some_and(|event| event.unheard) && self.lock_revision == lock_revision + 1
     }
 
-    /// Whether `worker` in this `boot` owns it.
+    /// Whether the process of `worker` with this `boot` owns it.
     pub fn is_owned_by(&self, worker: &WorkerName, boot: Boot) -> bool {
         self.owner.as_ref().is_some_and(|owner| owner.worker == *worker && owner.boot == boot)
     }
 
-    /// The next revision's record: `self` after one more change on top of `current`, where the relay has announced
-    /// everything up to `announced`. Each writer of a record comes through here, so that none resets the count unseen.
+    /// The record for the next revision: `self` with its mark after one more change on top of `current`, when the relay
+    /// has announced everything up to `announced`. Every writer of a record must call this, so that none resets the
+    /// count.
     ///
     /// # Errors
     /// The revision that the relay must announce before this change may be made.

@@ -49,9 +49,9 @@ pub struct Session {
     pub workspace: Option<String>,
     /// Canonical path of its file.
     pub path: Option<String>,
-    /// Where it is in its life.
+    /// Its state.
     pub state: State,
-    /// Its agent.
+    /// Its owner.
     #[serde(deserialize_with = "tolerant::owner")]
     pub owner: Option<Owner>,
     /// Its lock, while held.
@@ -87,7 +87,7 @@ impl Session {
     }
 }
 
-/// Readers of replies ignore members that they do not know, where the record, which shares these types, refuses them.
+/// Readers of replies ignore unknown members. The record shares these types and refuses unknown members.
 mod tolerant {
     use serde::{Deserialize, Deserializer};
 
@@ -133,7 +133,7 @@ pub struct Opened {
 pub struct SessionPage {
     /// Sessions, each once, in the order in which they changed last.
     pub sessions: Vec<Session>,
-    /// To be given as `after` for the next page, also when this one has few sessions or none; `null` at the end.
+    /// The `after` of the next page, even if this page has few sessions or none; `null` at the end.
     pub next: Option<String>,
 }
 
@@ -142,7 +142,7 @@ pub struct SessionPage {
 pub struct Touched {
     /// Id.
     pub session_id: SessionId,
-    /// Where it is in its life.
+    /// Its state.
     pub state: State,
 }
 
@@ -162,14 +162,14 @@ pub struct Grant {
     pub session_id: SessionId,
     /// Who holds it.
     pub owner: String,
-    /// The proof, to be shown with every change.
+    /// The proof of holding the lock, sent with every change.
     pub lock_token: Token,
     /// The lock revision that granted it.
     pub lock_revision: u64,
     /// How long it lives without renewal, milliseconds.
     pub ttl_ms: Option<u64>,
-    /// Greater than the fence of every earlier grant on this id, over takeovers, close, removal and reopening: the
-    /// fencing token for what the holder writes elsewhere, where a smaller one is to be refused.
+    /// Greater than the fence of every earlier grant on this id, over takeovers, close, removal and reopening. It is
+    /// the fencing token for what the holder writes elsewhere, where a smaller one must be refused.
     #[serde(default)]
     pub fence: u64,
 }
@@ -255,13 +255,13 @@ pub struct Document {
     pub fields: Map<String, Value>,
     /// Counts accepted changes from 0.
     pub revision: u64,
-    /// Whether there are changes that no file has.
+    /// Whether there are changes that the file does not have.
     pub dirty: bool,
     /// Canonical path of its file.
     pub path: Option<String>,
     /// Workspace of its file.
     pub workspace: Option<String>,
-    /// Whether the file was found to be neither what the session read nor what it wrote. Only there when it is so.
+    /// Whether the file differs from what the session last read or wrote. Left out when false.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub diverged: bool,
 }
@@ -275,7 +275,7 @@ pub struct Edited {
     pub revision: u64,
     /// The document's revision before it.
     pub previous_revision: u64,
-    /// Whether there are changes that no file has.
+    /// Whether there are changes that the file does not have.
     pub dirty: bool,
 }
 
@@ -290,8 +290,7 @@ pub struct Saved {
     pub bytes: u64,
     /// blake3 of the file, hex.
     pub digest: String,
-    /// How many other names (hard links) the replaced file had: they keep the old content. Only there when there were
-    /// some.
+    /// How many other names (hard links) the replaced file had; they keep the old content. Left out when 0.
     #[serde(default, skip_serializing_if = "is_zero")]
     pub links_cut: u64,
 }
@@ -307,9 +306,9 @@ pub struct Reclaimed {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum WorkerState {
-    /// It does.
+    /// It takes sessions.
     Ready,
-    /// It hands its own over and takes no more.
+    /// It hands its sessions over and takes no more.
     Draining,
 }
 
@@ -326,10 +325,10 @@ pub struct WorkerView {
     pub sessions: u64,
     /// Workspaces that it mounts.
     pub workspaces: Vec<String>,
-    /// Those of them that it may not write in.
+    /// The workspaces of these that it may not write in.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub read_only: Vec<String>,
-    /// Kinds of session that it hosts. Left out where that is `document` alone, as it is by versions without kinds.
+    /// Kinds of session that it hosts. Left out if that is `document` only, as by versions without kinds.
     #[serde(default = "documents", skip_serializing_if = "are_documents")]
     pub kinds: Vec<String>,
     /// Version of Holdfast.
@@ -337,7 +336,7 @@ pub struct WorkerView {
 }
 
 impl WorkerView {
-    /// The process that this is a view of.
+    /// The process that this describes.
     pub fn process(&self) -> Process {
         Process { worker: self.worker.clone(), boot: self.boot }
     }
@@ -354,7 +353,7 @@ fn are_documents(kinds: &[String]) -> bool {
 /// Reply of `worker.list`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct WorkerList {
-    /// Live workers in the order of their names.
+    /// Live workers, ordered by name.
     pub workers: Vec<WorkerView>,
 }
 

@@ -1,7 +1,7 @@
-//! The bodies of requests, and how bytes from outside become one of them.
+//! The bodies of requests, and how bytes from outside are parsed into them.
 //!
-//! Invariant: whatever arrives, [`parse()`] answers with a checked request or with a clear error of the contract: it does not
-//! panic and does not recurse without bound (`read.rs`, `json.rs`). Every refusal names the member that it is about.
+//! Invariant: for any bytes, [`parse()`] returns a checked request or an error of the contract. It does not panic and
+//! does not recurse without bound (`read.rs`, `json.rs`). Every refusal names the member that it is about.
 
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
@@ -29,16 +29,16 @@ pub use parse::{Peeked, check_size, parse, peek, peek_request_id};
 pub trait Request: Serialize + DeserializeOwned {
     /// The caller's idempotency key, unchecked.
     fn request_id(&self) -> Option<&str>;
-    /// Who asks, for the audit trail.
+    /// Who asked, for the audit trail.
     fn actor(&self) -> Option<&str>;
-    /// Checks what a type cannot say.
+    /// Checks what the types do not.
     ///
     /// # Errors
     /// `invalid_params` or `too_large` for the first member that is out of bounds.
     fn check(&self, limits: &Limits) -> Result<(), Error>;
 }
 
-/// Declares a request by the members that it needs, those that it may have, and how both are checked.
+/// Declares a request: its required members, its optional members, and the check of both.
 macro_rules! request {
     (
         $(#[$doc:meta])*
@@ -60,14 +60,14 @@ macro_rules! request {
             /// Idempotency key.
             #[serde(default, skip_serializing_if = "Option::is_none")]
             pub request_id: Option<String>,
-            /// Who asks, for the audit trail.
+            /// Who asked, for the audit trail.
             #[serde(default, skip_serializing_if = "Option::is_none")]
             pub actor: Option<String>,
         }
 
         impl std::fmt::Debug for $name {
             fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-                // A body may have a token or somebody's text, and neither belongs into a log line.
+                // A body may have a token or a user's text, and neither may reach a log line.
                 f.debug_struct(stringify!($name)).field("request_id", &self.request_id).finish_non_exhaustive()
             }
         }
@@ -89,11 +89,11 @@ macro_rules! request {
     };
 }
 
-/// How `session.open` treats existence.
+/// What `session.open` does about an existing or a missing session.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Mode {
-    /// Create on demand.
+    /// Create a missing one.
     #[default]
     Ensure,
     /// Refuse an existing one.
@@ -106,21 +106,21 @@ pub enum Mode {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Consistency {
-    /// What the owner's agent has.
+    /// The state of the owner's agent.
     #[default]
     Local,
-    /// What the owner's agent has while it provably is the owner.
+    /// The state of the owner's agent after it has proved that it is the owner.
     Linearizable,
 }
 
-/// Settings that an opener may give; the rest are the defaults.
+/// Settings that an opener may give; the others have their defaults.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct OpenConfig {
     /// How long without activity counts as idle, milliseconds.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub idle_timeout_ms: Option<u64>,
-    /// What then happens.
+    /// What happens to an idle session.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub on_idle: Option<OnIdle>,
     /// Whether changes need the lock.
@@ -139,11 +139,11 @@ request!(
         workspace: String,
         /// The kind of session, `document` when left out.
         kind: KindName,
-        /// How to treat existence.
+        /// What to do about an existing or a missing session.
         mode: Mode,
         /// Settings.
         config: OpenConfig,
-        /// What a new session begins with.
+        /// The initial content of a new session.
         content: Content,
     }
     |open, limits| {
@@ -154,19 +154,19 @@ request!(
     }
 );
 
-/// What `session.open` is about.
+/// What `session.open` opens.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum OpenTarget {
-    /// The client's own id.
+    /// The session with this id.
     Id(SessionId),
     /// The session of a file.
     File(WorkspaceName, CanonicalPath),
-    /// A new session, whose id the coordinator makes.
+    /// A new session with an id that the coordinator makes.
     Fresh,
 }
 
 impl Open {
-    /// What it is about.
+    /// What it opens.
     ///
     /// # Errors
     /// `invalid_params` when id, path or workspace are malformed or exclude each other.
@@ -219,7 +219,7 @@ request!(
     Close {} may {
         /// The lock's token, when it is held.
         token: Token,
-        /// Give unsaved changes up.
+        /// Discard unsaved changes.
         discard: bool,
     }
     |close, _| token_shape("token", close.token.as_deref())
@@ -235,9 +235,9 @@ request!(
         expected_token: Token,
         /// Ask for a new token in place of `expected_token`.
         rotate: bool,
-        /// How long it lives without renewal.
+        /// How long the lock lives without renewal, milliseconds.
         ttl_ms: u64,
-        /// How long to wait while another holds it.
+        /// How long to wait while another client holds it, milliseconds.
         wait_ms: u64,
     }
     |acquire, limits| {
@@ -271,7 +271,7 @@ request!(
     Edit {} may {
         /// The lock's token.
         token: Token,
-        /// The revision that the change is meant for.
+        /// The document's revision that the change is meant for.
         expected_revision: u64,
         /// A whole new text; excludes `splices`.
         body: String,
@@ -301,7 +301,7 @@ request!(
     Load {} may {
         /// The lock's token.
         token: Token,
-        /// Give unsaved changes up.
+        /// Discard unsaved changes.
         discard: bool,
     }
     |load, _| token_shape("token", load.token.as_deref())
@@ -312,7 +312,7 @@ request!(
     Save {} may {
         /// The lock's token.
         token: Token,
-        /// Write over what somebody else wrote.
+        /// Overwrite a file that changed on disk.
         overwrite: bool,
     }
     |save, _| token_shape("token", save.token.as_deref())
@@ -323,7 +323,7 @@ request!(
     Undo {} may {
         /// The lock's token.
         token: Token,
-        /// The revision that the change is meant for.
+        /// The document's revision that the change is meant for.
         expected_revision: u64,
     }
     |undo, _| token_shape("token", undo.token.as_deref())
@@ -337,7 +337,7 @@ request!(
         /// Why.
         reason: String,
     } may {
-        /// How long it lives without renewal.
+        /// How long the lock lives without renewal, milliseconds.
         ttl_ms: u64,
         /// The lock revision that the operator saw.
         expected_lock_revision: u64,
@@ -367,7 +367,7 @@ request!(
         /// Why.
         reason: String,
     } may {
-        /// Where to; any other worker when left out.
+        /// The new worker; any other when left out.
         worker: WorkerName,
     }
     |request, limits| text("reason", Some(&request.reason), limits)

@@ -1,7 +1,7 @@
-//! Signals: CloudEvents 1.0 about what was committed, and about conflicts.
+//! Signals: CloudEvents 1.0 about commits and conflicts.
 //!
-//! Invariant: a signal says only what the stream says. One commit may be several events; the first has the contract's id
-//! `<stream>:<sequence>`, later ones `<stream>:<sequence>:<n>`, so the same id always is the same event.
+//! Invariant: a signal contains only what the stream contains. One commit may be several events. The first has the
+//! contract's id `<stream>:<sequence>`, later ones `<stream>:<sequence>:<n>`, so the same id is always the same event.
 //! Source of the envelope: CloudEvents 1.0.2, and its extensions `sequence` and `correlationid`.
 
 use serde::{Deserialize, Serialize};
@@ -11,7 +11,7 @@ use crate::frame::OpEvent;
 use crate::id::{RequestId, Revision, SessionKey};
 use crate::record::{EventType, SessionRecord, State};
 
-/// Most bytes of `data`.
+/// How many bytes `data` has at most.
 pub const DATA_BYTES: usize = 16 * 1024;
 
 /// The event of a refused acquire.
@@ -19,7 +19,7 @@ pub const LOCK_CONFLICT: &str = "lock.conflict";
 /// The event of a file operation that failed.
 pub const DOC_FAILED: &str = "doc.failed";
 
-/// One thing that happened, without its place in the stream.
+/// An event without its position in the stream.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Happening {
     /// `group.event`.
@@ -30,14 +30,14 @@ pub struct Happening {
     pub data: Map<String, Value>,
 }
 
-/// Where and when it was committed.
+/// Where and when an event was committed.
 #[derive(Clone, Copy, Debug)]
 pub struct StreamPosition<'a> {
     /// Stream.
     pub stream: &'a str,
     /// Sequence in it.
     pub sequence: u64,
-    /// Place among the events of the same message.
+    /// Index among the events of the same message.
     pub index: u32,
     /// When, RFC 3339.
     pub time: &'a str,
@@ -107,13 +107,13 @@ impl Signal {
     }
 }
 
-/// Cuts the largest members until `data` fits, and says which.
+/// Cuts the largest members until `data` fits, and names them in `truncated`.
 fn truncated(mut data: Map<String, Value>) -> Map<String, Value> {
     let size = |value: &Value| serde_json::to_vec(value).map_or(0, |json| json.len());
     let mut cut: Vec<String> = Vec::new();
     while size(&Value::Object(data.clone())) > DATA_BYTES {
         let left = data.iter().filter(|(name, value)| *name != "truncated" && !value.is_null());
-        // The members of the contract are few and their names short: once all are cut, the rest fits.
+        // The contract has few members with short names, so with all of them cut the rest fits.
         let Some((name, _)) = left.max_by_key(|(_, value)| size(value)) else { break };
         let name = name.clone();
         data.insert(name.clone(), Value::Null);
@@ -127,7 +127,7 @@ fn map<const N: usize>(members: [(&str, Value); N]) -> Map<String, Value> {
     members.into_iter().map(|(name, value)| (name.to_owned(), value)).collect()
 }
 
-/// What a revision of the record was, by its own `event`.
+/// The events of a revision of the record, from its own `event`.
 pub fn of_event(record: &SessionRecord, revision: Revision) -> Vec<Happening> {
     let Some(event) = &record.event else { return Vec::new() };
     let request_id = event.request_id.clone();
@@ -136,7 +136,7 @@ pub fn of_event(record: &SessionRecord, revision: Revision) -> Vec<Happening> {
     let session = || {
         let previous_worker = event.previous_worker.as_ref().map(ToString::to_string);
         let mut data = session_data(record, revision, previous_worker, event.reason.clone());
-        // Only where somebody asked and said who.
+        // Left out if the request named no actor.
         data.extend(event.actor.iter().map(|actor| ("actor".to_owned(), json!(actor))));
         data
     };
@@ -153,7 +153,7 @@ pub fn of_event(record: &SessionRecord, revision: Revision) -> Vec<Happening> {
     }
 }
 
-/// What a hand edit did, by comparing the record with the revision before it.
+/// The events of a hand edit, found by comparing the record with the revision before it.
 pub fn of_hand_edit(record: &SessionRecord, revision: Revision, before: Option<&SessionRecord>) -> Vec<Happening> {
     let happening = |kind: EventType, data| Happening { name: kind.as_str().to_owned(), request_id: None, data };
     let previous_owner = before.and_then(|before| before.lock.as_ref()).map(|lock| lock.owner.clone());
@@ -175,7 +175,7 @@ pub fn of_hand_edit(record: &SessionRecord, revision: Revision, before: Option<&
     happenings
 }
 
-/// What the deletion of a record with a KV client was.
+/// The events of a record's deletion by a KV client.
 pub fn of_deletion(revision: Revision) -> Vec<Happening> {
     let data = map([
         ("state", json!(State::Closed)),
@@ -187,7 +187,7 @@ pub fn of_deletion(revision: Revision) -> Vec<Happening> {
     vec![Happening { name: EventType::SessionClosed.as_str().to_owned(), request_id: None, data }]
 }
 
-/// What a record is that does not parse.
+/// The events of a record that does not parse.
 pub fn of_broken_record(problem: &str, revision: Revision) -> Vec<Happening> {
     let data = map([
         ("owner", Value::Null),
@@ -201,7 +201,7 @@ pub fn of_broken_record(problem: &str, revision: Revision) -> Vec<Happening> {
     vec![Happening { name: EventType::LockChanged.as_str().to_owned(), request_id: None, data }]
 }
 
-/// What a committed op was.
+/// The event of a committed op.
 pub fn of_op(event: &OpEvent, request_id: &RequestId) -> Happening {
     let data = map([
         ("revision", json!(event.revision)),
@@ -215,7 +215,7 @@ pub fn of_op(event: &OpEvent, request_id: &RequestId) -> Happening {
     Happening { name: format!("doc.{}", event.kind), request_id, data }
 }
 
-/// A load or save that failed.
+/// The event of a failed load or save.
 pub fn of_failure(error: &crate::Error, path: Option<&str>, actor: Option<&str>, request_id: &RequestId) -> Happening {
     let detail = |name: &str| error.details.get(name).cloned().unwrap_or(Value::Null);
     let data = map([
@@ -229,7 +229,7 @@ pub fn of_failure(error: &crate::Error, path: Option<&str>, actor: Option<&str>,
     Happening { name: DOC_FAILED.to_owned(), request_id: Some(request_id.clone()), data }
 }
 
-/// A refused acquire or change.
+/// The event of a refused acquire or change.
 pub fn of_conflict(error: &crate::Error, actor: Option<&str>, request_id: &RequestId) -> Happening {
     let detail = |name: &str| error.details.get(name).cloned().unwrap_or(Value::Null);
     let data = map([

@@ -1,6 +1,6 @@
-//! Reading what an earlier process stored: a version first, then the rest.
+//! Reads stored JSON: the version first, then the rest.
 //!
-//! Invariant: what a newer version wrote is refused as such, whatever else has changed in it.
+//! Invariant: JSON of a newer version is refused as such, whatever else has changed in it.
 
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
@@ -13,7 +13,7 @@ struct Version {
     v: u32,
 }
 
-/// Reads `json`, which must be of `version`; `Err` says what is wrong with it.
+/// Reads `json`, which must have `version`; `Err` describes what is wrong.
 pub(crate) fn read<T: DeserializeOwned>(json: &[u8], version: u32) -> Result<T, String> {
     let Version { v } = serde_json::from_slice(json).map_err(|error| error.to_string())?;
     if v != version {
@@ -22,7 +22,7 @@ pub(crate) fn read<T: DeserializeOwned>(json: &[u8], version: u32) -> Result<T, 
     serde_json::from_slice(json).map_err(|error| error.to_string())
 }
 
-/// The refusal of `what` is stored of `key`.
+/// The refusal of the invalid `what` (record or frame) of `key`.
 pub(crate) fn invalid(what: &str, key: &SessionKey, why: &str) -> Error {
     let why = bounded(why);
     Error::new(Reason::RecordInvalid, format!("{what} of session {} is not valid: {why}", key.id))
@@ -30,7 +30,7 @@ pub(crate) fn invalid(what: &str, key: &SessionKey, why: &str) -> Error {
         .detail("problem", why)
 }
 
-/// Whether a member with this number is left out.
+/// Whether to leave a member with this number out.
 #[allow(clippy::trivially_copy_pass_by_ref, reason = "serde hands it a reference")]
 pub(crate) fn is_zero(number: &u64) -> bool {
     *number == 0

@@ -1,8 +1,8 @@
-//! Every subject, bucket and stream name that Holdfast uses, built and parsed in this one file.
+//! Builds and parses every subject, bucket name and stream name that Holdfast uses.
 //!
-//! Invariant: what is built here parses back to what it was built from. Requests are
-//! `<root>.<ns>.<group>.<verb>[.<id>]`; everything internal stands below the reserved `<root>.sys`, but for the logs,
-//! `<root>.log.<ns>.<id>`, which share the record's stream.
+//! Invariant: each name that is built here parses back to its parts. Requests are `<root>.<ns>.<group>.<verb>[.<id>]`.
+//! Everything internal is below the reserved `<root>.sys`, except the logs, `<root>.log.<ns>.<id>`, which share the
+//! record's stream.
 
 use std::fmt;
 
@@ -35,7 +35,7 @@ impl Root {
         &self.0
     }
 
-    /// `name` for the default root, `<root>_name` for others, so that two installations share a NATS account unharmed.
+    /// `name` for the default root, `<root>_name` for others, so that two installations can share a NATS account.
     fn named(&self, name: &str) -> String {
         if &*self.0 == "hf" { name.to_owned() } else { format!("{}_{name}", self.0) }
     }
@@ -88,17 +88,17 @@ impl Root {
         format!("{}.log.{namespace}.*", self.0)
     }
 
-    /// All logs. Exactly two tokens behind `log`: with `>` the stream would overlap that of the signals.
+    /// All logs. Exactly two tokens after `log`: with `>` the stream would overlap the stream of signals.
     pub fn logs(&self) -> String {
         format!("{}.log.*.*", self.0)
     }
 
-    /// What the stream of sessions takes in.
+    /// The subjects of the stream of sessions.
     pub fn sessions_stream_subjects(&self) -> Vec<String> {
         vec![self.records(None), self.logs()]
     }
 
-    /// What the stream of signals takes in.
+    /// The subjects of the stream of signals.
     pub fn signals_stream_subjects(&self) -> Vec<String> {
         ["session", "lock"].iter().map(|group| format!("{}.*.signal.*.{group}.*", self.0)).collect()
     }
@@ -132,7 +132,7 @@ impl Root {
         }
     }
 
-    /// The subject on which the coordinators' endpoint of `verb` listens.
+    /// The subject of the coordinators' endpoint for `verb`.
     pub fn endpoint(&self, verb: Verb) -> String {
         match verb.target() {
             Target::Session => format!("{}.*.{verb}.*", self.0),
@@ -142,7 +142,7 @@ impl Root {
         }
     }
 
-    /// The subjects below known prefixes, on which requests with an unknown verb or a malformed id arrive.
+    /// The subjects below all request prefixes. They also match requests with an unknown verb or a malformed id.
     pub fn catch_all(&self) -> Vec<String> {
         ["session", "lock", "doc", "admin", "worker"].iter().map(|group| format!("{}.*.{group}.>", self.0)).collect()
     }
@@ -167,19 +167,19 @@ impl Root {
         format!("{}.sys.control.{worker}.{boot}.*", self.0)
     }
 
-    /// Where the relay says how far the signals have come.
+    /// The subject of the relay's progress.
     pub fn relay_floor(&self) -> String {
         format!("{}.sys.relay.floor", self.0)
     }
 
-    /// Whether an answer may be published to `reply`, which its asker chose. Below `$` and below this root stand
-    /// records, logs, signals and calls: an answer there would write in the asker's place, past its permissions.
+    /// Whether an answer may be published to `reply`, which the client chose. Below `$` and below this root are
+    /// records, logs, signals and requests: an answer there would write for the client, past the client's permissions.
     pub fn may_answer(&self, reply: &str) -> bool {
         let is_below_root = reply.strip_prefix(&*self.0).is_some_and(|rest| rest.is_empty() || rest.starts_with('.'));
         !reply.starts_with('$') && !is_below_root
     }
 
-    /// Takes a request's subject apart.
+    /// Parses a request's subject.
     ///
     /// # Errors
     /// `bad_value` for an unknown verb or a malformed namespace, `missing_field` for a missing id, `invalid_session_id`
@@ -260,7 +260,7 @@ fn unknown_verb(subject: &str) -> Error {
     Error::invalid(Reason::BadValue, format!("no request is named {shown:?}"))
 }
 
-/// What a request's subject names.
+/// A parsed request subject.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum RequestSubject {
     /// One session.
@@ -282,7 +282,7 @@ impl RequestSubject {
     }
 }
 
-/// What a verb is about, which decides the shape of its subject.
+/// The object of a verb, which decides the shape of its subject.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Target {
     /// `<root>.<ns>.<verb>.<id>`
@@ -310,7 +310,7 @@ macro_rules! verbs {
                 match self { $(Self::$name => concat!($group, ".", $verb)),* }
             }
 
-            /// What it is about.
+            /// Its object.
             pub fn target(self) -> Target {
                 match self { $(Self::$name => Target::$target),* }
             }
@@ -339,7 +339,7 @@ verbs!(
     LockValidate = "lock"."validate", Session;
     /// Restarts a lock's lease.
     LockRenew = "lock"."renew", Session;
-    /// Gives the lock back.
+    /// Releases the lock.
     LockRelease = "lock"."release", Session;
     /// Reads the document.
     DocGet = "doc"."get", Session;
@@ -349,9 +349,9 @@ verbs!(
     DocLoad = "doc"."load", Session;
     /// Writes the file.
     DocSave = "doc"."save", Session;
-    /// Takes the last change back.
+    /// Undoes the last change.
     DocUndo = "doc"."undo", Session;
-    /// Makes an undone change again.
+    /// Redoes an undone change.
     DocRedo = "doc"."redo", Session;
     /// Takes the lock from whoever holds it.
     AdminTakeover = "admin"."takeover", Session;
@@ -363,7 +363,7 @@ verbs!(
     AdminReclaim = "admin"."reclaim", Namespace;
     /// Lists the workers.
     WorkerList = "worker"."list", Fleet;
-    /// Empties a worker.
+    /// Drains a worker.
     WorkerDrain = "worker"."drain", Worker;
     /// Lets a worker take sessions again.
     WorkerUndrain = "worker"."undrain", Worker;
@@ -376,7 +376,7 @@ impl fmt::Display for Verb {
 }
 
 impl Verb {
-    /// Whether the session's agent answers it, so that coordinators relay it unread.
+    /// Whether the session's agent answers it. Coordinators relay such requests without parsing them.
     pub fn is_relayed(self) -> bool {
         matches!(
             self,
@@ -392,7 +392,7 @@ impl Verb {
         )
     }
 
-    /// Whether asking twice does no harm and changes nothing.
+    /// Whether it changes nothing, so that it can be repeated.
     pub fn is_read(self) -> bool {
         matches!(self, Self::SessionGet | Self::SessionList | Self::LockValidate | Self::DocGet | Self::WorkerList)
     }

@@ -1,7 +1,8 @@
 //! Tokens of locks: derived from a secret, and stored as a hash only.
 //!
-//! Invariant: a token reaches whoever asks for its text, and never a log line: `Debug` hides it. Tokens are never stored. A record has the blake3 hash of its lock's token, and the token follows from a
-//! secret that only coordinators know, so that a retried acquire gets the same grant again.
+//! Invariant: a token never reaches a log line, because `Debug` hides it; its text must be asked for. Tokens are never
+//! stored. A record has the blake3 hash of its lock's token, and the token follows from a secret that only coordinators
+//! know, so that a retried acquire gets the same grant again.
 
 use std::fmt;
 use std::ops::Deref;
@@ -32,19 +33,19 @@ impl Secret {
     }
 }
 
-/// What a record stores of a token.
+/// The hash of a token, which is what a record stores.
 pub fn hash_token(token: &str) -> String {
     blake3::hash(token.as_bytes()).to_hex().to_string()
 }
 
 impl Lock {
-    /// Whether `token` is this lock's. Takes the same time wherever they differ.
+    /// Whether `token` is this lock's. Compares in constant time.
     pub fn is_proven_by(&self, token: &str) -> bool {
         blake3::Hash::from_hex(&self.token_hash).is_ok_and(|stored| stored == blake3::hash(token.as_bytes()))
     }
 }
 
-/// The proof of holding a lock. Dereferences to its text, to be kept where no stranger reads it.
+/// The proof of holding a lock. Dereferences to its text, which must be kept secret.
 #[derive(Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(transparent)]
 pub struct Token(String);

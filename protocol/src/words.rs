@@ -1,4 +1,4 @@
-//! Enumerations whose values are words of the wire.
+//! Enumerations whose values are words on the wire.
 
 /// Declares an enumeration by its values and the word for each.
 macro_rules! words {

@@ -1,7 +1,7 @@
 //! The contract's "Lock rules", sentence by sentence: what each request does to a lock in each state.
 //!
-//! What holds for every row (the count of `lock_revision`, no token anywhere but in its grant, what every conflict says) is
-//! checked by the fixture, where rows are told in one line.
+//! What holds for every row (the count of `lock_revision`, no token anywhere but in its grant, what every conflict
+//! says) is checked by the fixture, where rows are told in one line.
 
 #![allow(clippy::unwrap_used, reason = "a test may panic")]
 

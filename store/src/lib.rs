@@ -106,14 +106,14 @@ pub struct Walk<'a> {
 pub struct Page {
     /// Each key once, in the order of `at`: keys whose last revision is in the stretch, and keys that were in the
     /// stretch and have their last revision after the walk's end. Delete markers are included.
-    pub records: Vec<Found>,
+    pub records: Vec<PageRecord>,
     /// Everything up to here was read; at [`Walk::until`] the walk has ended.
     pub looked_until: u64,
 }
 
 /// A record on a [`Page`].
 #[derive(Clone, Debug)]
-pub struct Found {
+pub struct PageRecord {
     /// The sequence at which it was seen; a walk that continues after this has seen it.
     pub at: u64,
     /// Its last revision that the answering replica has.

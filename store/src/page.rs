@@ -20,7 +20,7 @@ use tokio::time::Instant;
 
 use crate::jetstream::Jetstream;
 use crate::read::{self, BATCH, Query, Raw};
-use crate::{Found, Page, StoreError, Stored, Walk};
+use crate::{Page, PageRecord, StoreError, Stored, Walk};
 
 /// How many requests are sent concurrently at most.
 const LANES: usize = 64;
@@ -56,7 +56,7 @@ pub(crate) async fn read(store: &Jetstream, walk: &Walk<'_>) -> Result<Page, Sto
         let next = read::next(&store.client, &store.stream, &subject, moved.at + 1).await?;
         Ok(next.is_none_or(|next| next.sequence > walk.until).then_some(moved))
     });
-    let kept: Vec<Option<Found>> = looks.buffered(LANES).try_collect().await?;
+    let kept: Vec<Option<PageRecord>> = looks.buffered(LANES).try_collect().await?;
     records.extend(kept.into_iter().flatten());
     records.sort_unstable_by_key(|found| found.at);
     Ok(Page { records, looked_until })
@@ -82,9 +82,9 @@ async fn last_revisions(
 /// successor is after the walk's end, it stands for its session here, unless another revision follows within the walk.
 pub(crate) struct Sorted {
     /// Those that stand for their session.
-    pub(crate) records: Vec<Found>,
+    pub(crate) records: Vec<PageRecord>,
     /// Successors from after the walk's end. The caller must check whether other revisions are in between.
-    pub(crate) moved: Vec<Found>,
+    pub(crate) moved: Vec<PageRecord>,
 }
 
 impl Sorted {
@@ -93,10 +93,10 @@ impl Sorted {
         for seen in newest {
             let at = seen.revision.0;
             match last.remove(&seen.key) {
-                Some(later) if later.revision.0 > until => moved.push(Found { at, stored: later }),
+                Some(later) if later.revision.0 > until => moved.push(PageRecord { at, stored: later }),
                 Some(later) if later.revision > seen.revision => {}
                 // A replica that is behind may have an older revision or none.
-                Some(_) | None => records.push(Found { at, stored: seen }),
+                Some(_) | None => records.push(PageRecord { at, stored: seen }),
             }
         }
         Self { records, moved }

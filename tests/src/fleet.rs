@@ -1,7 +1,6 @@
-//! Coordinators and workers for one test, on a server and below a subject root of its own, and a client that knows
-//! nothing but NATS and JSON.
+//! Coordinators and workers for one test, below their own subject root, and a client that uses only NATS and JSON.
 //!
-//! Tests speak the contract as a foreign client would: subjects and JSON, not our types.
+//! Tests use the contract like a foreign client: subjects and JSON, and not our types.
 
 mod insist;
 mod mortal;
@@ -33,21 +32,21 @@ pub use insist::Editors;
 pub use mortal::Mortal;
 pub use reply::Reply;
 
-/// How long a test waits for what should take milliseconds.
+/// How long a test waits for something that should take milliseconds.
 pub const SOON: Duration = Duration::from_secs(20);
 
-/// How large the kept signals of a test may grow; the server sets that much aside.
+/// How many bytes of kept signals a test may have; the server reserves them.
 const SIGNALS_BYTES: i64 = 16 * 1024 * 1024;
 
 /// One installation.
 pub struct Fleet {
-    /// Where its servers are.
+    /// The addresses of its servers.
     pub url: String,
     /// Its subject root.
     pub root: Root,
-    /// A connection that is nobody else's: a foreign client.
+    /// The connection of a foreign client.
     pub nats: async_nats::Client,
-    /// The store, to read back what was accepted.
+    /// The store, to check what was accepted.
     pub store: Arc<Jetstream>,
     secret: Secret,
     coordinators: Vec<Coordinator>,
@@ -69,7 +68,7 @@ async fn begin_worker(url: String, config: WorkerConfig) -> Result<Worker> {
     begin_worker_as(&ConnectOptions::to(url), config).await
 }
 
-/// Starts a worker that connects as `options` say, and makes or checks what it needs itself.
+/// Starts a worker that connects with `options`, and creates or checks its streams itself.
 async fn begin_worker_as(options: &ConnectOptions, config: WorkerConfig) -> Result<Worker> {
     let client = connect(options).await?;
     let store = provision(&client, &config.root, &Provisioning::of_worker()).await?.store;
@@ -140,7 +139,7 @@ impl Fleet {
     pub async fn add_coordinator(&mut self) -> Result<()> {
         self.coordinators.push(self.begin_coordinator().await?);
         if self.url.contains(',') {
-            // The servers of a cluster tell each other of subscriptions a moment later.
+            // The servers of a cluster exchange subscriptions with a short delay.
             let anything = format!("{}.sys.worker.list", self.root);
             until("all servers to know of a coordinator", SOON, async || {
                 self.nats.request(anything.clone(), "".into()).await.is_ok().then_some(())
@@ -230,7 +229,7 @@ impl Fleet {
         }
     }
 
-    /// Ends a worker in order: its sessions go elsewhere.
+    /// Ends a worker in order: its sessions move.
     pub async fn stop_worker(&mut self, name: &str) {
         if let Some(worker) = self.workers.remove(name) {
             worker.stop(Duration::from_secs(10)).await;
@@ -251,7 +250,7 @@ impl Fleet {
         here.or_else(|| self.mortal_workers.get(name).map(Mortal::sessions)).unwrap_or(0)
     }
 
-    /// Asks `group.verb` in namespace `default`, about one session where `id` is not empty.
+    /// Sends `group.verb` in namespace `default`, about the session `id` unless that is empty.
     pub async fn ask(&self, verb: &str, id: &str, body: Value) -> Reply {
         self.ask_raw(&self.subject(verb, id), body.to_string().into_bytes()).await
     }
@@ -265,17 +264,17 @@ impl Fleet {
     /// Sends any bytes to any subject.
     ///
     /// # Panics
-    /// When nobody answers: a request is always answered.
+    /// When there is no answer: every request must be answered.
     pub async fn ask_raw(&self, subject: &str, body: Vec<u8>) -> Reply {
         let request = async_nats::Request::new().payload(body.into()).timeout(Some(Duration::from_secs(70)));
         let message = self.nats.send_request(subject.to_owned(), request).await;
         Reply::of(subject, message.unwrap_or_else(|error| panic!("{subject} was not answered: {error}")))
     }
 
-    /// As [`Fleet::ask`], where no answer in time is an answer too.
+    /// As [`Fleet::ask`], for a request that may get no answer in time.
     ///
     /// # Errors
-    /// When nobody answers in time, or nobody listens.
+    /// When there is no answer in time, or no responder.
     pub async fn try_ask(
         &self,
         verb: &str,
@@ -375,20 +374,20 @@ pub struct Stored {
     pub subject: String,
     /// Its sequence.
     pub sequence: u64,
-    /// Its headers, for people and for looking for what must not be in them.
+    /// Its headers as text, for people and for checking what must not be in them.
     pub headers: String,
     /// Its body.
     pub body: Vec<u8>,
 }
 
 impl Stored {
-    /// The body as JSON; `null` when it is none.
+    /// The body as JSON; `null` if it is not JSON.
     pub fn json(&self) -> Value {
         serde_json::from_slice(&self.body).unwrap_or(Value::Null)
     }
 }
 
-/// Signals as they came.
+/// The received signals.
 pub struct Signals {
     seen: Arc<Mutex<Vec<(String, Value)>>>,
     _task: tokio_util::task::AbortOnDropHandle<()>,

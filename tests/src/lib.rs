@@ -1,7 +1,6 @@
-//! What the integration tests stand on: real servers, and waiting without sleeping.
+//! The base of the integration tests: real servers, fleets, and waiting for conditions.
 //!
-//! A test gets its server from [`server`] and waits for things with [`wait`]. Nothing here knows what is
-//! tested; the tests are in `it/`.
+//! A test gets its server from [`server`] and waits for conditions with [`wait`]. The tests themselves are in `it/`.
 
 #![allow(clippy::disallowed_methods, reason = "the tasks of tests are owned by AbortOnDropHandle")]
 

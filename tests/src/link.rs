@@ -1,6 +1,7 @@
-//! A way to a nats-server that a test can clog: what the client says is held back, and arrives late, as it was.
+//! A proxy to a nats-server that a test can clog: the client's bytes are held back and arrive late, unchanged.
 //!
-//! What the server says always gets through. So a worker behind a clogged link takes requests and believes that it writes.
+//! The server's bytes always get through. So a worker behind a clogged link receives requests and believes that it
+//! writes.
 
 use std::net::{Ipv4Addr, SocketAddr};
 
@@ -23,7 +24,7 @@ impl Link {
     /// A link to the server at `url`, as in `nats://127.0.0.1:4222`.
     ///
     /// # Errors
-    /// When there is no port for it.
+    /// When no port is free.
     pub async fn to(url: &str) -> Result<Self> {
         let server: SocketAddr = url.trim_start_matches("nats://").parse().context("the address of one server")?;
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await?;
@@ -38,7 +39,7 @@ impl Link {
                 connections.spawn(async move {
                     tokio::select! {
                         () = carry => {}
-                        // The sender outlives its connections but for the end of the test.
+                        // The sender is dropped only at the end of the test.
                         _ = cut.changed() => {}
                     }
                 });
@@ -47,22 +48,22 @@ impl Link {
         Ok(Self { port, clogged, cuts, _task: task })
     }
 
-    /// Where clients connect to.
+    /// The address for clients.
     pub fn url(&self) -> String {
         format!("nats://127.0.0.1:{}", self.port)
     }
 
-    /// Holds back what clients say from now on.
+    /// Holds the clients' bytes back from now on.
     pub fn clog(&self) {
         self.clogged.send_replace(true);
     }
 
-    /// Ends all connections. What was held back is lost; whoever connects again finds the way as it is.
+    /// Closes all connections and drops the held bytes. New connections are clogged if the link still is.
     pub fn cut(&self) {
         self.cuts.send_modify(|cuts| *cuts += 1);
     }
 
-    /// Lets through what was held back, and whatever comes.
+    /// Releases the held bytes, and holds nothing back any more.
     pub fn clear(&self) {
         self.clogged.send_replace(false);
     }
@@ -78,7 +79,7 @@ async fn carry(client: TcpStream, server: SocketAddr, clogged: watch::Receiver<b
         let mut bytes = vec![0; 64 * 1024];
         loop {
             let count = from_client.read(&mut bytes).await.unwrap_or(0);
-            // The sender outlives its connections but for the end of the test.
+            // The sender is dropped only at the end of the test.
             if count == 0 || clogged.wait_for(|clogged| !clogged).await.is_err() {
                 return;
             }
@@ -89,7 +90,7 @@ async fn carry(client: TcpStream, server: SocketAddr, clogged: watch::Receiver<b
     };
     tokio::select! {
         () = upwards => {}
-        // Whichever way it ends, the connection is over.
+        // The end of either direction ends the connection.
         _ = copy(&mut from_server, &mut to_client) => {}
     }
 }

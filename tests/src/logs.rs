@@ -1,4 +1,4 @@
-//! Log lines of the parts under test: shown as `RUST_LOG` says, and kept where a test wants to look through them.
+//! Log lines of the parts under test: shown at the levels of `RUST_LOG`, and kept for tests that search them.
 
 use std::io::{self, Write};
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -12,7 +12,7 @@ use tracing_subscriber::{Layer, fmt};
 static IS_KEPT: AtomicBool = AtomicBool::new(false);
 static KEPT: Mutex<Vec<u8>> = Mutex::new(Vec::new());
 
-/// Begins to log, once per process.
+/// Starts logging, once per process.
 pub fn begin() {
     static BEGUN: Once = Once::new();
     BEGUN.call_once(|| {
@@ -24,11 +24,11 @@ pub fn begin() {
     });
 }
 
-/// Keeps all lines of our own crates from now on, of every level and of every test of this process.
+/// Keeps all lines of our own crates from now on, at every level and from every test of this process.
 pub fn keep() {
     begin();
     IS_KEPT.store(true, Ordering::Relaxed);
-    // What nobody wanted before is asked about again.
+    // Call sites that were disabled before must be evaluated again.
     tracing::callsite::rebuild_interest_cache();
 }
 

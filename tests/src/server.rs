@@ -1,4 +1,4 @@
-//! Gives a test its server: a real nats-server with our `nats.conf`, found as `holdfast up` finds it.
+//! Provides servers for tests: a real nats-server with our `nats.conf`, found as `holdfast up` finds it.
 //!
 //! | a test that | asks for |
 //! |---|---|
@@ -6,9 +6,9 @@
 //! | needs three replicas | [`shared_cluster`] |
 //! | stops, pauses or kills servers, or fills them | [`own`], [`own_cluster`] |
 //!
-//! What is shared is shared by the tests of one process: `cargo test` runs all tests in one, `nextest` each in
-//! its own. Statics are never dropped, so shared servers end by the lifeline that holds every server to
-//! its process (see `deploy`), and shared containers by a like one (`container.rs`).
+//! Shared servers are shared by the tests of one process: `cargo test` runs all tests in one process, `nextest` each in
+//! its own. Statics are never dropped, so shared servers end by the lifeline that ties every server to its process (see
+//! `deploy`), and shared containers by a similar one (`container.rs`).
 
 mod cluster;
 mod container;
@@ -28,8 +28,8 @@ pub use cluster::Cluster;
 use container::Container;
 use folder::Folder;
 
-/// The environment variable that says where [`shared`] runs its server: `local` or `container`.
-/// Without it, in a container where an engine answers, and else as a local process.
+/// The environment variable that decides how [`shared`] runs its server: `local` or `container`. Without it, in a
+/// container if an engine answers, and otherwise as a local process.
 pub const TEST_SERVER_VARIABLE: &str = "HOLDFAST_TEST_SERVER";
 
 /// How many servers a cluster of the tests has.
@@ -38,19 +38,19 @@ const CLUSTER_SIZE: usize = 3;
 /// A server for all tests of this process.
 pub struct Shared {
     url: String,
-    // One of the two is what keeps the server running.
+    // One of the two keeps the server running.
     _process: Option<Own>,
     _container: Option<Container>,
 }
 
 impl Shared {
-    /// Where to connect to, as in `nats://127.0.0.1:4222`.
+    /// The server's URL, as in `nats://127.0.0.1:4222`.
     pub fn url(&self) -> &str {
         &self.url
     }
 }
 
-/// The server that all tests of this process share. Work in a namespace of your own, and leave it running.
+/// The server that all tests of this process share. A test must use its own namespace and not stop the server.
 ///
 /// # Errors
 /// When no server can be started.
@@ -59,7 +59,7 @@ pub async fn shared() -> Result<&'static Shared> {
     SHARED.get_or_try_init(start_shared).await
 }
 
-/// The cluster of three that all tests of this process share; always local processes. Leave it as it is.
+/// The cluster of three that all tests of this process share; always local processes. A test must not change it.
 ///
 /// # Errors
 /// When it cannot be started.
@@ -68,20 +68,20 @@ pub async fn shared_cluster() -> Result<&'static Cluster> {
     Ok(&SHARED.get_or_try_init(own_cluster).await?.cluster)
 }
 
-/// A server of the test's own; it ends when dropped, and leaves its log behind if the test failed.
+/// A server for one test. It ends when dropped; its log is kept if the test failed.
 pub struct Own {
-    // Dropped in this order: a server writes to its folder until it ends.
+    // Dropped in this order, because a server writes to its folder until it ends.
     server: Server,
     _folder: Folder,
 }
 
-/// A cluster of the test's own; it ends when dropped, and leaves its logs behind if the test failed.
+/// A cluster for one test. It ends when dropped; its logs are kept if the test failed.
 pub struct OwnCluster {
     cluster: Cluster,
     _folder: Folder,
 }
 
-/// Starts a server that only this test uses; `change` may ask for something else than the usual.
+/// Starts a server that only this test uses; `change` may change its options.
 ///
 /// # Errors
 /// When it cannot be started.
@@ -143,9 +143,9 @@ async fn start_container() -> Result<Shared> {
     Ok(Shared { url: container.url().to_owned(), _process: None, _container: Some(container) })
 }
 
-/// Tells something once per process, past the capturing of `cargo test`.
+/// Writes a line to standard error, past the output capturing of `cargo test`.
 fn say(line: &str) {
-    // Where nobody listens there is nobody to tell.
+    // A closed standard error is ignored.
     writeln!(std::io::stderr(), "{line}").unwrap_or_default();
 }
 

@@ -1,29 +1,29 @@
-//! Waiting for a condition, with a deadline and a line that says what was waited for.
+//! Waits for a condition, with a deadline and a message that names the condition.
 //!
-//! This is the only place where tests sleep: a test never guesses how long something takes.
+//! Tests sleep only here: a test never guesses how long something takes.
 
 use std::fmt::Display;
 use std::time::Duration;
 
 use tokio::time::{Instant, sleep, timeout_at};
 
-/// How long a check may fail before it is tried again.
+/// The pause between two checks.
 const POLL: Duration = Duration::from_millis(10);
 
-/// Asks `check` again and again until it answers with `Some`, and returns what it answered.
+/// Calls `check` repeatedly until it returns `Some`, and returns the value.
 ///
 /// `what` completes the sentence "waited for …", as in "the session to be passive".
 ///
 /// # Panics
-/// When `deadline` has passed, also while a check is under way.
+/// When `deadline` passes, even during a check.
 pub async fn until<T>(what: &str, deadline: Duration, mut check: impl AsyncFnMut() -> Option<T>) -> T {
     until_ok(what, deadline, async || check().await.ok_or("not yet")).await
 }
 
-/// As [`until`], for a check that can say why not yet: its last reason is in the panic's message.
+/// As [`until`], for a check that returns a reason: the last reason is in the panic's message.
 ///
 /// # Panics
-/// When `deadline` has passed, also while a check is under way.
+/// When `deadline` passes, even during a check.
 pub async fn until_ok<T, E: Display>(
     what: &str,
     deadline: Duration,

@@ -1,4 +1,4 @@
-//! What `holdfast up` says once everything runs: what is where, and what to type next.
+//! The text of `holdfast up` once everything runs: the addresses and folders, and example commands.
 
 use std::path::Path;
 
@@ -7,15 +7,15 @@ use holdfast_client::protocol::{Namespace, WorkerName};
 
 use crate::workspace::WorkspaceArg;
 
-/// The address that both commands try by themselves.
+/// The default address of `holdfast` and `nats`.
 const USUAL_SERVER: &str = "nats://127.0.0.1:4222";
 
-/// What runs, and where.
+/// What runs, and with which addresses and folders.
 pub(super) struct Banner<'a> {
-    /// Its address; `None`: a context has it.
+    /// The server's address; `None`: it is in a context file.
     pub(super) server: Option<&'a str>,
     pub(super) version: &'a str,
-    /// Where our own server keeps its data; `None`: it is not ours.
+    /// The data folder of our own server; `None`: the server is not ours.
     pub(super) data: Option<&'a Path>,
     pub(super) workers: &'a [WorkerName],
     pub(super) workspaces: &'a [WorkspaceArg],
@@ -24,7 +24,7 @@ pub(super) struct Banner<'a> {
 }
 
 impl Banner<'_> {
-    /// The text, which ends its own last line.
+    /// The text, with a line end at its end.
     pub(super) fn text(&self) -> String {
         let Self { version, root, namespace, .. } = self;
         let server = self.server.unwrap_or("the server of the context");
@@ -74,7 +74,7 @@ Ctrl-C ends it.
         self.workspaces.iter().map(line).collect()
     }
 
-    /// What every command must be told, when it is not what it would guess.
+    /// The options that every command needs, where they differ from the defaults.
     fn options(&self) -> String {
         let root = if *self.root == Root::default() { String::new() } else { format!(" --root {}", self.root) };
         match self.namespace.as_str() {

@@ -1,31 +1,31 @@
-//! Whether a signal is new, and whether it follows the one before.
+//! Decides whether a signal is new, and whether it follows the one before.
 //!
-//! Invariant: a redelivered signal is never taken for a new one, and a missing one never goes unnoticed once a later one of its
-//! kind is here. A gap where there is none is possible (a session that was ended and made anew) and costs one read.
+//! Invariant: a redelivered signal is never taken for a new one, and a missing one is always detected once a later one
+//! of its kind arrives. A false gap is possible (a session that was closed and opened again) and costs one read.
 
 use holdfast_protocol::signal::{DOC_FAILED, LOCK_CONFLICT, Signal};
 
 use super::Gap;
 
-/// A place in the stream: sequence, and index among the events of one message.
+/// A position in the stream: sequence, and index among the events of one message.
 type Position = (u64, u64);
 
-/// What was signalled last.
+/// The last signals of a session.
 #[derive(Debug, Default)]
 pub(super) struct Chain {
-    /// Of the groups `session` and `lock`, which come from the record.
+    /// The last position in the groups `session` and `lock`, which come from the record.
     record: Option<Position>,
-    /// Of the group `doc`, which comes from the log. It may come behind a later change of the record: a snapshot carries
-    /// events of frames that it replaced.
+    /// The last position in the group `doc`, which comes from the log. It may arrive after a later change of the
+    /// record, because a snapshot carries events of frames that it replaced.
     log: Option<Position>,
     document_revision: Option<u64>,
     lock_revision: Option<u64>,
 }
 
-/// How a signal stands to those before it.
+/// The relation of a signal to those before it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Link {
-    /// It was there before.
+    /// It is a repetition.
     Seen,
     /// It is the next one, or the first.
     Next,
@@ -43,11 +43,11 @@ impl Link {
 }
 
 impl Chain {
-    /// Takes `signal` in.
+    /// Adds `signal`.
     pub(super) fn add(&mut self, signal: &Signal) -> Link {
         let name = signal.kind.strip_prefix("holdfast.").and_then(|name| name.strip_suffix(".v1")).unwrap_or_default();
         if name == LOCK_CONFLICT || name == DOC_FAILED {
-            // Not committed, so it has no place of its own and is sent once.
+            // It is not a commit, so it has no position and is sent once.
             return Link::Next;
         }
         let position = position(signal);
@@ -67,7 +67,7 @@ impl Chain {
                 self.document_revision = number("revision");
                 differ(last, next).map_or(Link::Next, |(last, next)| Link::After(Gap::Document { last, next }))
             }
-            // An operator may have written any lock revision.
+            // A hand edit may set any lock revision.
             Some(("lock", "changed")) => {
                 self.lock_revision = number("lock_revision");
                 Link::Next
@@ -87,7 +87,7 @@ impl Chain {
         }
     }
 
-    /// After a gap that was noticed otherwise, the next signals begin anew.
+    /// Forgets the revisions after a gap that was detected otherwise, so that the next signals begin anew.
     pub(super) fn forget_revisions(&mut self) {
         (self.document_revision, self.lock_revision) = (None, None);
     }

@@ -496,7 +496,7 @@ mod tests {
         assert!(workers.is_doubted(&owner));
         workers.heard(&owner);
         assert!(!workers.is_doubted(&owner));
-        assert!(!workers.unheard(&owner.process(), start + CONFIRM), "the time counts anew");
+        assert!(!workers.unheard(&owner.process(), start + CONFIRM), "the time counts from the start again");
         assert_eq!(workers.candidates(document(None), None).unwrap().len(), 1);
     }
 

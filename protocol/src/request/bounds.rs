@@ -28,7 +28,7 @@ pub(super) fn text(name: &str, value: Option<&str>, limits: &Limits) -> Result<(
 }
 
 pub(super) fn token_shape(name: &str, token: Option<&str>) -> Result<(), Error> {
-    // Any other text is just a token that is not the current one.
+    // Any other text is allowed: it is a token that is not the current one.
     match token {
         Some(token) if token.is_empty() || token.len() > 256 => {
             Err(invalid(Reason::BadValue, name, format!("{name} must have 1 to 256 characters")))

@@ -1,6 +1,6 @@
-//! Requests as a client builds them: the ones that are common in a word, all others by their members and `Default`.
+//! Builders of requests for clients: functions for the common ones. Others are built from their members and `Default`.
 //!
-//! Deliberately absent: checks. What is out of bounds is for the coordinator to refuse, in one place.
+//! Deliberately absent: checks. The coordinator refuses what is out of bounds, in one place.
 
 use std::time::Duration;
 
@@ -11,48 +11,48 @@ use crate::document::Splice;
 use crate::id::SessionId;
 use crate::token::Token;
 
-/// Whole milliseconds; more than the contract allows is for the coordinator to refuse.
+/// Whole milliseconds. The coordinator refuses more than the contract allows.
 fn millis(duration: Duration) -> Option<u64> {
     Some(u64::try_from(duration.as_millis()).unwrap_or(u64::MAX))
 }
 
 impl Open {
-    /// The session `id`. Without id and path, as by `default()`, it is a new session, whose id the coordinator makes.
+    /// The session `id`. `default()`, without id and path, is a new session with an id that the coordinator makes.
     pub fn id(id: &SessionId) -> Self {
         Self { id: Some(id.to_string()), ..Self::default() }
     }
 
-    /// The session of the file `path`, in the workspace `main` unless said.
+    /// The session of the file `path`, in the workspace `main` unless another is set.
     pub fn file(path: impl Into<String>) -> Self {
         Self { path: Some(path.into()), ..Self::default() }
     }
 }
 
 impl Acquire {
-    /// The lock, in the name of `owner`, until it is released. A name is no proof: the token is.
+    /// The lock in the name of `owner`, until it is released. The name proves nothing; the token does.
     pub fn by(owner: impl Into<String>) -> Self {
         Self { owner: owner.into(), ..Self::default() }
     }
 
-    /// It is lost when not renewed for this long.
+    /// The lock expires when it is not renewed for this long.
     #[must_use]
     pub fn ttl(self, ttl: Duration) -> Self {
         Self { ttl_ms: millis(ttl), ..self }
     }
 
-    /// Wait up to this long while another holds it.
+    /// Waits up to this long while another client holds the lock.
     #[must_use]
     pub fn wait(self, wait: Duration) -> Self {
         Self { wait_ms: millis(wait), ..self }
     }
 
-    /// The same grant again, for whoever still has its token.
+    /// The same grant again, for the holder of its token.
     #[must_use]
     pub fn again(self, token: &Token) -> Self {
         Self { expected_token: Some(token.clone()), ..self }
     }
 
-    /// A new token in place of `token`, which is void from then on.
+    /// A new token in place of `token`, which is invalid from then on.
     #[must_use]
     pub fn rotating(self, token: &Token) -> Self {
         Self { rotate: Some(true), ..self.again(token) }
@@ -60,7 +60,7 @@ impl Acquire {
 }
 
 impl DocGet {
-    /// What the owner's agent has while it provably is the owner: one round trip to storage more.
+    /// The state of the owner's agent after it has proved that it is the owner; costs a round trip to storage.
     pub fn linearizable() -> Self {
         Self { consistency: Some(Consistency::Linearizable), ..Self::default() }
     }
@@ -82,7 +82,7 @@ impl Edit {
         Self { fields: Some(patch), ..Self::default() }
     }
 
-    /// Shows the token of the held lock.
+    /// Adds the token of the held lock.
     #[must_use]
     pub fn token(self, token: &Token) -> Self {
         Self { token: Some(token.clone()), ..self }

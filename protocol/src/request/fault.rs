@@ -1,6 +1,6 @@
-//! What is wrong with a body, told of the member that it is about.
+//! What is wrong with a body, and with which member of it.
 //!
-//! Invariant: no fault repeats more than a bounded part of what the caller sent.
+//! Invariant: a fault repeats only a bounded part of what the caller sent.
 
 use std::fmt;
 
@@ -9,13 +9,13 @@ use serde::de;
 use crate::error::{Error, Reason, bounded};
 use crate::limits::Limits;
 
-/// Why a body is not taken.
+/// Why a body is refused.
 #[derive(Debug)]
 pub(super) struct Fault {
     reason: Reason,
     /// The member that it is about.
     field: Option<String>,
-    /// Where that member is, if not in the body itself.
+    /// The member that contains it, if it is not in the body itself.
     within: Option<String>,
     message: String,
 }
@@ -35,7 +35,7 @@ impl Fault {
         Self::named(Reason::UnknownField, field, format_args!("unknown field `{shown}`, expected one of {known}"))
     }
 
-    /// What serde_json says, without its places, which are those of a part.
+    /// An error of serde_json, without its line and column, which are relative to a part of the body.
     pub(super) fn of(error: &serde_json::Error) -> Self {
         let message = error.to_string();
         let what = message.rfind(" at line ").map_or(&*message, |end| &message[..end]);
@@ -43,7 +43,7 @@ impl Fault {
         Self::new(reason, what)
     }
 
-    /// The same of members that may be of any type: what is wrong with them is wrong with the JSON.
+    /// The same for a member of any type: whatever is wrong in it is wrong JSON.
     pub(super) fn of_json(self) -> Self {
         Self { reason: Reason::BadJson, ..self }
     }
@@ -53,7 +53,7 @@ impl Fault {
         let is_named = matches!(self.reason, Reason::UnknownField | Reason::MissingField);
         match self.field.take() {
             None => self.field = Some(name.to_owned()),
-            // Those two are told by the member's own name.
+            // An unknown or missing field is reported by its own name.
             Some(field) if is_named => {
                 self.within = Some(self.within.map_or(name.to_owned(), |within| format!("{name}.{within}")));
                 self.field = Some(field);

@@ -1,4 +1,4 @@
-//! From bytes to a checked request, or to the contract's refusal.
+//! Parses bytes into a checked request, or the contract's refusal.
 
 use serde::Deserializer as _;
 use serde::de::{IgnoredAny, MapAccess, Visitor};
@@ -9,15 +9,15 @@ use crate::error::{Error, Reason};
 use crate::id::RequestId;
 use crate::limits::Limits;
 
-/// How much of a body is looked at for its `request_id` and `actor`: as much as a request may have.
+/// How much of a body is searched for its `request_id` and `actor`: as much as a request may have.
 const PEEK_BYTES: usize = 1024 * 1024;
-/// Longest `actor` that is taken from a body that is otherwise not read, characters.
+/// The longest `actor` that is taken from a body that is not parsed, characters.
 const ACTOR_CHARS: usize = 256;
 
-/// Makes a checked request of a body. An empty body counts as `{}`.
+/// Parses a body into a checked request. An empty body counts as `{}`.
 ///
 /// # Errors
-/// `invalid_params` or `too_large`; its `request_id` is the caller's where that could be read.
+/// `invalid_params` or `too_large`; its `request_id` is the caller's if that could be read.
 pub fn parse<R: Request>(payload: &[u8], limits: &Limits) -> Result<R, Error> {
     let request: R = from_json(payload, limits)
         .map_err(|error| Error { request_id: peek_request_id(payload).unwrap_or_default(), ..error })?;
@@ -35,10 +35,10 @@ pub fn parse<R: Request>(payload: &[u8], limits: &Limits) -> Result<R, Error> {
     Ok(request)
 }
 
-/// Whether a body may be read at all.
+/// Checks whether a body is small enough to be parsed.
 ///
 /// # Errors
-/// `too_large` / `request_too_large`, without a `request_id`, because that would mean to read it.
+/// `too_large` / `request_too_large`. It has no `request_id`, because the body is not read.
 pub fn check_size(payload: &[u8], limits: &Limits) -> Result<(), Error> {
     if payload.len() <= limits.request_bytes {
         return Ok(());
@@ -63,7 +63,7 @@ fn from_json<R: Request>(payload: &[u8], limits: &Limits) -> Result<R, Error> {
     })
 }
 
-/// What is known of a body that is otherwise not read.
+/// Two members of a body that is not parsed.
 #[derive(Debug, Default)]
 pub struct Peeked {
     /// The caller's `request_id`.
@@ -72,11 +72,11 @@ pub struct Peeked {
     pub actor: Option<String>,
 }
 
-/// Reads a body for these two members only, and no more of it than a request may have. What is no `request_id` or no
-/// `actor` counts as left out, one by one; what stands before the body stops being JSON counts.
+/// Reads only these two members of a body, from no more of it than a request may have. An invalid `request_id` or
+/// `actor` counts as left out. Members before the first JSON error count.
 pub fn peek(payload: &[u8]) -> Peeked {
     let mut members = PeekedMembers::default();
-    // Whatever is wrong behind them is for the parser to tell.
+    // The parser reports errors after these members.
     drop(serde_json::Deserializer::from_slice(&payload[..payload.len().min(PEEK_BYTES)]).deserialize_map(&mut members));
     let text = |member: Option<&RawValue>| serde_json::from_str::<String>(member?.get()).ok();
     let is_actor = |actor: &String| !actor.is_empty() && actor.chars().nth(ACTOR_CHARS).is_none();
@@ -111,14 +111,14 @@ impl<'de> Visitor<'de> for &mut PeekedMembers<'de> {
             };
             let is_second = member.is_some();
             let text: &RawValue = access.next_value()?;
-            // One that is there twice is refused, so neither is the caller's.
+            // A duplicate is refused by the parser, so neither value counts.
             *member = if is_second { Some(RawValue::NULL) } else { Some(text) };
         }
         Ok(())
     }
 }
 
-/// The caller's `request_id` of a body that is otherwise not read.
+/// The caller's `request_id` of a body that is not parsed.
 pub fn peek_request_id(payload: &[u8]) -> Option<String> {
     peek(payload).request_id
 }

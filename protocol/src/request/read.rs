@@ -1,11 +1,11 @@
-//! Reading a body member by member, so that what is wrong is told with the member's name.
+//! Reads a body member by member, so that an error names the member.
 //!
-//! A body is taken apart into its members' texts, in one pass that nests nothing, and each member is read from its
-//! own text. The types say what they want through serde as ever; what stands here decides what may stand for it.
+//! One pass without recursion splits a body into the texts of its members, and each member is parsed from its own text.
+//! The types use serde as usual; this deserializer decides which JSON is accepted for them.
 //!
-//! Invariants: an object is no array and a word no object, where serde would take either. A member that is `null`
-//! counts as left out. A member that is unknown, or there twice, ends the reading at once. No error repeats more than
-//! a bounded part of what the caller sent.
+//! Invariants: an array is not accepted for an object, nor an object for a word, although serde accepts both. A member
+//! that is `null` counts as left out. An unknown or duplicate member ends the reading at once. An error repeats only a
+//! bounded part of what the caller sent.
 
 use std::borrow::Cow;
 use std::fmt;
@@ -24,10 +24,10 @@ use crate::error::Reason;
 use crate::json;
 use crate::limits::Limits;
 
-/// How many times the limit of fields a merge patch may have: it names what goes, what changes and what comes.
+/// How much larger than the limit of fields a merge patch may be: it names removed, changed and added fields.
 const PATCH_FACTOR: usize = 4;
 
-/// Reads an object, which has to be all of `text`.
+/// Reads an object, which must be all of `text`.
 pub(super) fn read<'de, T: Deserialize<'de>>(text: &'de str, limits: &'de Limits) -> Result<T, Fault> {
     T::deserialize(Part { text, limits })
 }
@@ -44,7 +44,7 @@ impl<'de> Part<'de> {
         self.text.trim_ascii_start().bytes().next().unwrap_or_default()
     }
 
-    /// Refuses what is of another JSON type, without a word of it.
+    /// Refuses a value of another JSON type, without repeating any of it.
     fn expect(self, kinds: &[u8], expected: &dyn Expected) -> Result<(), Fault> {
         let first = self.first();
         let what = match first {
@@ -128,10 +128,10 @@ impl<'de> Deserializer<'de> for Part<'de> {
         visitor.visit_map(Access { members: members.members.into_iter(), next: None, limits: self.limits })
     }
 
-    /// An object with whatever members its writer chose.
+    /// An object with any members.
     fn deserialize_map<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, Fault> {
         self.expect(b"{", &visitor)?;
-        // Before anything is made of it: a million small members would take too long.
+        // Checked before parsing: a million small members would take too long.
         let survey = json::survey(self.text);
         let most = self.limits.fields_bytes.saturating_mul(PATCH_FACTOR);
         if survey.levels > json::LEVELS_MAX {
@@ -158,7 +158,7 @@ impl<'de> Deserializer<'de> for Part<'de> {
         visitor.visit_unit()
     }
 
-    /// No request has a member that is anything.
+    /// No request has a member of any type.
     fn deserialize_any<V: Visitor<'de>>(self, _visitor: V) -> Result<V::Value, Fault> {
         Err(de::Error::custom("it is of no type that a request may have"))
     }
@@ -168,7 +168,7 @@ impl<'de> Deserializer<'de> for Part<'de> {
     }
 }
 
-/// Takes an object apart.
+/// Splits an object into its members.
 struct Members<'de> {
     known: &'static [&'static str],
     members: Vec<(&'static str, &'de str)>,
@@ -176,7 +176,7 @@ struct Members<'de> {
 }
 
 impl<'de> Members<'de> {
-    /// The member's own name, where it is known and new.
+    /// The member's name, if it is known and not a duplicate.
     fn take(&self, name: &str) -> Result<&'static str, Fault> {
         let known = self.known.iter().find(|known| **known == name);
         let known = known.ok_or_else(|| Fault::unknown(name, self.known))?;
@@ -208,7 +208,7 @@ impl<'de> Visitor<'de> for &mut Members<'de> {
     }
 }
 
-/// Gives a type the members that are there.
+/// Gives serde the members that were found.
 struct Access<'de> {
     members: std::vec::IntoIter<(&'static str, &'de str)>,
     next: Option<(&'static str, &'de str)>,

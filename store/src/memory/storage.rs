@@ -12,7 +12,7 @@ use tokio::time::Instant;
 use super::inner::{Inner, What, Write};
 use super::{Accepted, Memory};
 use crate::page::Sorted;
-use crate::{Found, LeaseSlot, Page, Rollup, Storage, StoreError, Stored, StoredFrame, Walk, WriteId};
+use crate::{LeaseSlot, Page, PageRecord, Rollup, Storage, StoreError, Stored, StoredFrame, Walk, WriteId};
 
 #[async_trait]
 impl Storage for Memory {
@@ -97,13 +97,13 @@ impl Storage for Memory {
         let last: Vec<Stored> = self.look(last).await?;
         let last = last.into_iter().map(|stored| (stored.key.clone(), stored)).collect();
         let Sorted { mut records, moved } = Sorted::of(newest.into_values(), last, walk.until);
-        let is_between = |found: &Found, revision: u64| revision > found.at && revision <= walk.until;
-        let has_another = |inner: &Inner, found: &Found| {
+        let is_between = |found: &PageRecord, revision: u64| revision > found.at && revision <= walk.until;
+        let has_another = |inner: &Inner, found: &PageRecord| {
             let revisions = inner.records.get(&found.stored.key);
             revisions.is_some_and(|all| all.iter().any(|stored| is_between(found, stored.revision.0)))
         };
         let kept = |inner: &Inner| moved.into_iter().filter(|found| !has_another(inner, found)).collect();
-        let kept: Vec<Found> = self.look(kept).await?;
+        let kept: Vec<PageRecord> = self.look(kept).await?;
         records.extend(kept);
         records.sort_unstable_by_key(|found| found.at);
         Ok(Page { records, looked_until })

@@ -1,4 +1,4 @@
-//! Asking until it is known what became of a request, and clients that do so with edits while something is broken.
+//! Sends a request until its outcome is known, and clients that edit this way during faults.
 
 use std::ops::Range;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
@@ -11,13 +11,13 @@ use serde_json::{Value, json};
 use super::{Fleet, Reply};
 use crate::wait::until_ok;
 
-/// How long one copy of a request may stay unanswered. The connection may have been the one that broke.
+/// How long to wait for the answer to one copy of a request. Its connection may have broken.
 const COPY_TIMEOUT: Duration = Duration::from_millis(2_500);
-/// How long a request may take in all.
+/// How long a request may take in total.
 const PATIENCE: Duration = Duration::from_secs(60);
 
 impl Fleet {
-    /// Asks until the answer is more than "ask again"; `body` must have a `request_id`. `heard` gets every answer.
+    /// Sends a request until the answer is final; `body` must have a `request_id`. `heard` gets every answer.
     ///
     /// # Panics
     /// When that takes too long.
@@ -37,7 +37,7 @@ impl Fleet {
     }
 }
 
-/// Clients that edit one session, one edit after the other each, and insist on every one.
+/// Clients that edit one session, each one edit after another, and insist on every edit.
 #[derive(Default)]
 pub struct Editors {
     made: AtomicUsize,
@@ -46,7 +46,7 @@ pub struct Editors {
 }
 
 impl Editors {
-    /// Edits with clients of these numbers until [`Editors::stop`]. Each inserts `<client.edit>` in front.
+    /// Edits with clients of these numbers until [`Editors::stop`]. Each edit inserts `<client.edit>` at the beginning.
     pub async fn edit(&self, fleet: &Fleet, id: &str, clients: Range<usize>) {
         join_all(clients.map(|client| self.client(fleet, id, client))).await;
     }
@@ -66,7 +66,7 @@ impl Editors {
         }
     }
 
-    /// No more edits.
+    /// Stops editing.
     pub fn stop(&self) {
         self.is_over.store(true, Ordering::Relaxed);
     }
@@ -76,7 +76,7 @@ impl Editors {
         self.made.load(Ordering::Relaxed)
     }
 
-    /// The longest that an edit took, its copies included.
+    /// The longest time of an edit, with all its copies.
     pub fn slowest(&self) -> Duration {
         *self.slowest.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -90,7 +90,7 @@ impl Editors {
         .await;
     }
 
-    /// Each acknowledged edit is in the document once, each client's in its order, and nothing else is.
+    /// Checks that the document has each acknowledged edit once, each client's in order, and nothing else.
     ///
     /// # Panics
     /// When that is not so.
@@ -102,7 +102,7 @@ impl Editors {
         let mut next: std::collections::BTreeMap<&str, usize> = std::collections::BTreeMap::new();
         let edits: Vec<&str> = body.split(['<', '>']).filter(|part| !part.is_empty()).collect();
         assert_eq!(edits.len(), self.made(), "edits in the body");
-        // The last one is in front.
+        // The last edit is at the beginning.
         for edit in edits.iter().rev() {
             let (client, n) = edit.split_once('.').expect("client and number");
             let expected = next.entry(client).or_default();

@@ -1,5 +1,5 @@
-//! Parts that can be killed: each on threads of its own, which end at once and in the middle of anything, as those of a
-//! process that got SIGKILL do. Its connection to NATS ends with it, and nothing is said before.
+//! Parts that can be killed. Each runs on its own threads, which end at once at any point, like those of a process that
+//! got SIGKILL. Its connection to NATS ends with it, without any message before.
 
 use std::future::Future;
 
@@ -10,7 +10,7 @@ use tokio::runtime::{Builder, Runtime};
 
 use super::Fleet;
 
-/// A part and its threads. Dropping it kills it as well.
+/// A part and its threads. Dropping it kills it too.
 pub struct Mortal<Part> {
     part: Part,
     threads: Option<Runtime>,
@@ -39,7 +39,7 @@ impl<Part> Mortal<Part> {
 
 impl<Part> Drop for Mortal<Part> {
     fn drop(&mut self) {
-        // Dropping a runtime waits for its threads, which must not be done by a task.
+        // Dropping a runtime waits for its threads, which a task must not do.
         if let Some(threads) = self.threads.take() {
             threads.shutdown_background();
         }
@@ -63,7 +63,7 @@ impl Fleet {
         Ok(())
     }
 
-    /// Kills a worker: its sessions stay its own until somebody notices.
+    /// Kills a worker: its sessions stay its own until a coordinator notices.
     ///
     /// # Panics
     /// When there is no mortal worker of that name.
@@ -79,7 +79,7 @@ impl Fleet {
         self.mortal_workers.remove(name).expect("a mortal worker of that name")
     }
 
-    /// A coordinator for the test to kill, which reaches its servers at `url`.
+    /// A coordinator for the test to kill, connected to `url`.
     ///
     /// # Errors
     /// When it does not start.

@@ -1,4 +1,4 @@
-//! What an operator does with a KV client: records read, edited and deleted, without any header of ours.
+//! What an operator does with a KV client: reads, edits and deletes records, without Holdfast's headers.
 
 use anyhow::{Context, Result};
 use async_nats::jetstream;
@@ -11,7 +11,7 @@ impl Fleet {
         format!("$KV.{}.default.{id}", self.root.sessions_bucket())
     }
 
-    /// The record of a session of namespace `default`, as a KV client sees it.
+    /// The record of a session in namespace `default`, as a KV client reads it.
     ///
     /// # Errors
     /// When there is none.
@@ -20,10 +20,10 @@ impl Fleet {
         Ok((revision, serde_json::from_slice(&body)?))
     }
 
-    /// What stands under a session's key, whatever it is.
+    /// The raw value under a session's key.
     ///
     /// # Errors
-    /// When there never was anything.
+    /// When the key never had a value.
     pub async fn record_bytes(&self, id: &str) -> Result<(u64, Vec<u8>)> {
         let store = jetstream::new(self.nats.clone());
         let stream = store.get_stream_no_info(self.root.sessions_stream()).await?;

@@ -1,16 +1,16 @@
-//! An answer, and what every success and every refusal must look like.
+//! A reply, and the shape that every success and every refusal must have.
 
 use serde_json::Value;
 
-/// An answer.
+/// A reply.
 #[derive(Clone, Debug)]
 pub struct Reply {
     subject: String,
     /// Its body.
     pub body: Value,
-    /// The micro service's error number, of the header.
+    /// The micro service's error number, from the header.
     pub number: Option<String>,
-    /// The micro service's error text, of the header.
+    /// The micro service's error text, from the header.
     pub description: Option<String>,
 }
 

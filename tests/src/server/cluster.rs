@@ -1,4 +1,4 @@
-//! Several nats-servers on loopback as one cluster, for what must be tested with three replicas.
+//! Several nats-servers on loopback as one cluster, for tests that need three replicas.
 
 use std::path::Path;
 use std::time::Duration;
@@ -13,23 +13,23 @@ const FORM_DEADLINE: Duration = Duration::from_secs(60);
 
 const POLL: Duration = Duration::from_millis(50);
 
-/// While there is no leader some requests are not answered at all, so ask again soon.
+/// Without a leader some requests get no answer, so each is soon sent again.
 const ANSWER_DEADLINE: Duration = Duration::from_secs(1);
 
-/// How often other ports are tried.
+/// How many sets of ports are tried.
 const PORT_TRIES: usize = 5;
 
-/// A cluster of nats-servers that we started; they end with it.
+/// A cluster of nats-servers. They end when it is dropped.
 pub struct Cluster {
     servers: Vec<Server>,
 }
 
 impl Cluster {
-    /// Starts `size` servers named `n1`, `n2`, … with their data below `data`, and waits until streams
-    /// with that many replicas can be made.
+    /// Starts `size` servers named `n1`, `n2`, … with their data below `data`, and waits until streams with that many
+    /// replicas can be created.
     ///
     /// # Errors
-    /// When one of them does not start, or they do not find together; no process is left then.
+    /// When a server does not start, or they do not form a cluster; no process is left running then.
     pub async fn start(binary: &Path, data: &Path, size: usize) -> Result<Self> {
         let mut tried = 0;
         let cluster = loop {
@@ -57,11 +57,11 @@ impl Cluster {
         Ok(Self { servers })
     }
 
-    /// Waits until the cluster can make a stream with a replica on every server: then it has a leader,
-    /// and all of its servers take part. So it is also the thing to wait for after a fault.
+    /// Waits until the cluster can create a stream with a replica on every server: then it has a leader, and all
+    /// servers take part. Use it after a fault too.
     ///
     /// # Errors
-    /// After `deadline`, with what was last answered.
+    /// After `deadline`, with the last failure.
     pub async fn wait_for_replicas(&self, deadline: Duration) -> Result<()> {
         let end = Instant::now() + deadline;
         loop {
@@ -77,8 +77,8 @@ impl Cluster {
         }
     }
 
-    /// Makes a stream with as many replicas as there are servers, waits until each of them has it,
-    /// and removes it. Making alone proves too little: a majority of the servers is enough for it.
+    /// Creates a stream with as many replicas as there are servers, waits until each has it, and removes it. Creating
+    /// it is not enough, because a majority of the servers suffices for that.
     async fn make_stream(&self) -> Result<(), async_nats::Error> {
         let client = async_nats::connect(self.urls()).await?;
         let jetstream = jetstream::new(client);
@@ -96,7 +96,7 @@ impl Cluster {
         Ok(())
     }
 
-    /// Where to connect to: the URL of each server.
+    /// The URL of each server.
     pub fn urls(&self) -> Vec<String> {
         self.servers.iter().map(Server::url).collect()
     }
@@ -111,13 +111,13 @@ impl Cluster {
         &self.servers
     }
 
-    /// The servers, `n1` first, to do something bad to.
+    /// The servers, `n1` first, for faults.
     pub fn servers_mut(&mut self) -> &mut [Server] {
         &mut self.servers
     }
 }
 
-/// Whether the stream has its leader and all other replicas at hand and up to date.
+/// Whether the stream has a leader, and all other replicas are up to date.
 fn is_everywhere(stream: &jetstream::stream::Info, servers: usize) -> bool {
     let others = stream.cluster.iter().flat_map(|cluster| &cluster.replicas);
     others.filter(|replica| replica.current && !replica.offline).count() + 1 == servers

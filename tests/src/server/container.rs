@@ -1,8 +1,7 @@
 //! A nats-server in a container, by testcontainers: the image that `deploy/compose.yaml` runs too.
 //!
-//! testcontainers removes a container when its value is dropped, which never happens to one that all
-//! tests of a process share. So a shell waits for this process to end, and then removes it; it needs
-//! the command `docker` or `podman`.
+//! testcontainers removes a container when its value is dropped, which never happens to a shared one. So a shell waits
+//! for the end of this process and then removes the container; it needs the command `docker` or `podman`.
 
 use std::io;
 use std::os::unix::process::CommandExt;
@@ -20,13 +19,13 @@ pub(super) const IMAGE: &str = "nats:2.15.1";
 
 const PORT: u16 = 4222;
 
-/// An engine that is there answers at once.
+/// How long to wait for an engine, which answers at once if it runs.
 const ENGINE_DEADLINE: Duration = Duration::from_secs(2);
 
-/// With an image that must be fetched first.
+/// How long a start may take, if the image must be pulled first.
 const START_DEADLINE: Duration = Duration::from_secs(120);
 
-/// Waits for the end of standard input, which is the end of our process.
+/// Waits for the end of standard input, which comes when our process ends.
 const REMOVE_WHEN_WE_END: &str = r#"
 read -r _
 for engine in docker podman; do
@@ -38,12 +37,12 @@ done
 pub(super) struct Container {
     container: ContainerAsync<GenericImage>,
     url: String,
-    /// Its standard input is what the shell waits for the end of.
+    /// The shell that waits for the end of its standard input.
     _remover: Child,
 }
 
 impl Container {
-    /// Starts a container, and waits until its server takes connections.
+    /// Starts a container, and waits until its server accepts connections.
     pub(super) async fn start() -> Result<Self> {
         let (name, tag) = IMAGE.split_once(':').context("an image has a version")?;
         let container = GenericImage::new(name, tag)
@@ -70,7 +69,7 @@ impl Container {
     }
 }
 
-/// Whether a container engine is there: `DOCKER_HOST`, or the engine's usual socket.
+/// Whether a container engine answers, at `DOCKER_HOST` or the engine's usual socket.
 pub(super) async fn engine_answers() -> bool {
     let ask = async {
         let engine = client::docker_client_instance().await.ok()?;
@@ -85,7 +84,7 @@ fn remove_when_we_end(id: &str) -> io::Result<Child> {
         .stdin(Stdio::piped())
         .stdout(Stdio::null())
         .stderr(Stdio::null())
-        // Ctrl-C in a terminal is not for the shell, which has its work yet to do.
+        // Ctrl-C in a terminal must not reach the shell, which has to remove the container afterwards.
         .process_group(0)
         .spawn()
 }

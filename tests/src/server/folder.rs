@@ -1,7 +1,7 @@
-//! Folders for the servers of tests: removed when a test is done with them, kept when it failed.
+//! Folders for the servers of tests: removed when a test passes, kept when it fails.
 //!
-//! A shared server's folder is still in use when its process ends, so later processes clear up: of the
-//! folders whose process is gone, the newest few are kept, for their logs.
+//! A shared server's folder is in use until its process ends, so later processes remove it: of the folders whose
+//! process is gone, only the newest few are kept, for their logs.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -18,7 +18,7 @@ const KEPT: usize = 40;
 pub(super) struct Folder(PathBuf);
 
 impl Folder {
-    /// Makes `<temporary folder>/holdfast-tests/<process id>-<number>-<what>`.
+    /// Creates `<temporary folder>/holdfast-tests/<process id>-<number>-<what>`.
     pub(super) fn create(what: &str) -> Result<Self> {
         static CLEARED: Once = Once::new();
         static CREATED: AtomicU32 = AtomicU32::new(0);
@@ -52,7 +52,7 @@ fn clear(all: &Path) {
     left.iter().take(too_many).for_each(|folder| remove(folder));
 }
 
-/// Whether the process that made the folder still runs, or another one has its id by now.
+/// Whether the process that created the folder still runs, or another process has its id now.
 fn is_in_use(folder: &Path) -> bool {
     folder
         .file_name()
@@ -63,7 +63,7 @@ fn is_in_use(folder: &Path) -> bool {
 
 fn remove(folder: &Path) {
     if let Err(error) = fs::remove_dir_all(folder) {
-        // Another process may clear up at the same time.
+        // Another process may remove it at the same time.
         tracing::debug!(%error, folder = %folder.display(), "cannot remove");
     }
 }

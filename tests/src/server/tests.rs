@@ -1,4 +1,4 @@
-//! That tests get what they ask for, and that nothing stays behind.
+//! Tests of the test servers: tests get the right server, and no process is left running.
 
 use std::net::{SocketAddr, TcpStream};
 use std::os::unix::process::ExitStatusExt;
@@ -76,7 +76,7 @@ async fn a_process_with_a_shared_server() -> Result<()> {
 
 fn read_address(file: &Path) -> Option<SocketAddr> {
     let url = std::fs::read_to_string(file).ok()?;
-    // With its line end the file is complete.
+    // The file is complete once it has a line end.
     let address = url.strip_suffix('\n')?.strip_prefix("nats://")?;
     address.replace("localhost", "127.0.0.1").parse().ok()
 }

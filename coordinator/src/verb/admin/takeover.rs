@@ -35,7 +35,7 @@ impl LockRule for Takeover {
     }
 }
 
-/// Takes the lock from whoever holds it.
+/// Takes the lock, whoever holds it.
 pub(crate) async fn takeover(context: &Arc<Context>, key: &SessionKey, incoming: &Incoming) -> Result<Response, Error> {
     let (request, operation) = incoming.parse::<Takeover>(&context.config.limits)?;
     let operation = operation.urgent();
@@ -44,7 +44,7 @@ pub(crate) async fn takeover(context: &Arc<Context>, key: &SessionKey, incoming:
     let answer = Response::of(&finish(context, key, &operation, outcome).await?);
     // The takeover is committed already. The answer must not be late because of the move.
     if let Some(known) = known
-        && tokio::time::timeout(operation.left() / 2, leave::silent(context, &known, &operation)).await.is_err()
+        && tokio::time::timeout(operation.left() / 2, leave::from_silent(context, &known, &operation)).await.is_err()
     {
         tracing::info!(%key, "a session was not moved with its takeover in time");
     }

@@ -99,7 +99,7 @@ pub(crate) async fn acquire(
     let Acquiring { request, operation, reply, place } = acquiring;
     let outcome = match place {
         None => locked(context, key, &operation, &request).await,
-        Some((waiting, until)) => match in_line(context, key, &request, &operation, &reply, waiting, until).await? {
+        Some((waiting, until)) => match in_queue(context, key, &request, &operation, &reply, waiting, until).await? {
             Waited::Over(outcome) => outcome,
             Waited::PassedOn => return Ok(None),
         },
@@ -113,7 +113,7 @@ pub(crate) async fn acquire(
 }
 
 /// Waits for its turn in the queue and then tries, until `until`.
-async fn in_line(
+async fn in_queue(
     context: &Arc<Context>,
     key: &SessionKey,
     request: &Acquire,

@@ -20,7 +20,7 @@ use holdfast_protocol::record::State;
 use holdfast_protocol::reply::{Session, SessionPage};
 use holdfast_protocol::request::List;
 use holdfast_protocol::{Error, Namespace, Reason, Revision, SessionId, SessionRecord, WorkerName};
-use holdfast_store::{Found, Page as Stretched, Store, StoreError, Stored, Walk};
+use holdfast_store::{Page as Stretched, PageRecord, Store, StoreError, Stored, Walk};
 use tokio::time::{Instant, timeout_at};
 
 use crate::context::Context;
@@ -114,7 +114,7 @@ async fn page(
 
 /// What one stretch of the walk found.
 struct Stretch {
-    records: Vec<Found>,
+    records: Vec<PageRecord>,
     looked_until: u64,
     /// The stream's last sequence, if this stretch reaches the end of its walk.
     end: Option<u64>,
@@ -139,7 +139,7 @@ async fn stretch(
             let is_missed = history.len() as u64 >= REVISIONS && history.iter().all(|one| one.revision.0 > begin);
             Ok(is_missed.then_some(found))
         });
-        let missed: Vec<Option<Found>> = stream::iter(looks).buffered(SIDE_BY_SIDE).try_collect().await?;
+        let missed: Vec<Option<PageRecord>> = stream::iter(looks).buffered(SIDE_BY_SIDE).try_collect().await?;
         records = missed.into_iter().flatten().collect();
     }
     let end = if looked_until >= until { Some(store.last().await?) } else { None };
@@ -217,7 +217,7 @@ impl Cursor {
         Self { looked: self.until, until: last, begin: self.until, walk: self.walk + 1, named: self.named }
     }
 
-    fn passed(&mut self, found: &Found) {
+    fn passed(&mut self, found: &PageRecord) {
         self.looked = found.at;
         if self.walk > 0 {
             self.named.push(found.stored.key.id.clone());

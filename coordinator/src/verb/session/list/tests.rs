@@ -183,7 +183,7 @@ fn a_cursor_is_bounded_and_read_back_as_it_was() {
     let mut cursor = Cursor { looked: u64::MAX, until: u64::MAX, begin: u64::MAX, walk: WALKS, named: Vec::new() };
     for n in 0..100 {
         let stored = stored(&format!("{n:0>64}"));
-        cursor.passed(&Found { at: u64::MAX, stored });
+        cursor.passed(&PageRecord { at: u64::MAX, stored });
         assert_eq!(listing.cursor(&listing.next(&cursor)).unwrap(), cursor);
     }
     assert_eq!(cursor.named.len(), NAMED);
