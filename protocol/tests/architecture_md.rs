@@ -1,5 +1,5 @@
-//! `ARCHITECTURE.md` leads somewhere: its paths exist, as do those of `CONTRIBUTING.md`, every verb has its row, and its
-//! table of crates says what their manifests say.
+//! `ARCHITECTURE.md` leads somewhere: its paths exist, as do those of `CONTRIBUTING.md`, every verb has its row, and
+//! its table of crates says what their manifests say.
 //!
 //! Deliberately absent: whether a file does what the page says of it. That is for a reader.
 

@@ -3,8 +3,8 @@
 //! Invariant: acknowledging a message acknowledges all before it, so no message may be skipped. Deliveries are
 //! numbered. When a number is missing (a relay died before it announced, or a connection broke), everything after the
 //! last acknowledgement is read from the stream itself before the step continues. The same is done when a sequence is
-//! missing: some messages may be delivered again, with new ones after them, while those in between are still for another
-//! relay to acknowledge.
+//! missing: some messages may be delivered again, with new ones after them, while those in between are still for
+//! another relay to acknowledge.
 //!
 //! A snapshot removes earlier frames from the stream and carries their events, and this may happen before the frames
 //! are announced. The snapshot comes later in the stream than other commits of that time. So when sequences are

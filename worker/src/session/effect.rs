@@ -1,9 +1,9 @@
 //! An effect of a request, which is a change outside of the log (`doc.save`), and looks at what is outside of it.
 //!
-//! Invariant: no storage can refuse such a change, so before it is made the log has its intent, appended under the fence
-//! that the agent knows. The intent proves that the agent owns the session, and tells a later agent whose work it finds.
-//! Once the file is in its place the save is done and answered. If the log does not hear of it then, the next look at
-//! the file tells it.
+//! Invariant: no storage can refuse such a change, so before it is made the log has its intent, appended under the
+//! fence that the agent knows. The intent proves that the agent owns the session, and tells a later agent whose work it
+//! finds. Once the file is in its place the save is done and answered. If the log does not hear of it then, the next
+//! look at the file tells it.
 //!
 //! The new file is written beside the real one while the intent is on its way; only the last step waits for it.
 //! Deliberately absent: what a save writes, and where; that is the machine's (`doc/save.rs`).

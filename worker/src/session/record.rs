@@ -62,8 +62,8 @@ impl Agent {
         }
     }
 
-    /// Starts the countdown of a lock that it does not count yet, or whose lease was changed by hand; forgets that of a lock
-    /// that is gone.
+    /// Starts the countdown of a lock that it does not count yet, or whose lease was changed by hand; forgets that of a
+    /// lock that is gone.
     pub(super) fn wind_lock_clock(&mut self) {
         let lease =
             self.record.lock.as_ref().and_then(|lock| Some((lock.revision, Duration::from_millis(lock.ttl_ms?))));
@@ -74,8 +74,8 @@ impl Agent {
         self.show();
     }
 
-    /// How long a lock of `ttl` has left when its countdown begins: all of it. A mutant counts from the time that stands
-    /// in the grant, by a clock of its machine that is up to 3 s ahead.
+    /// How long a lock of `ttl` has left when its countdown begins: all of it. A mutant counts from the time that
+    /// stands in the grant, by a clock of its machine that is up to 3 s ahead.
     fn lease_left(&self, ttl: Duration) -> Duration {
         if !mutant::is(Mutant::ExpiryByWallClock) {
             return ttl;

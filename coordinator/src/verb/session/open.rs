@@ -135,8 +135,8 @@ impl Opening<'_> {
             OpenDecision::Refuse(refusal) => return Ok(Decision::Refuse(refusal)),
             OpenDecision::Create { expected, mark } => (expected, mark),
         };
-        // If an earlier copy of this request opened the session, and it has ended, it is not opened again. The past may be
-        // newer than this record, so this is said of a fresh record only.
+        // If an earlier copy of this request opened the session, and it has ended, it is not opened again. The past may
+        // be newer than this record, so this is said of a fresh record only.
         if opened_before(context, &wanted.key, expected, operation).await?.is_some() {
             return Ok(Decision::Refuse(Error::no_session(&wanted.key)));
         }
