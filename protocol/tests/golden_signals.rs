@@ -1,4 +1,5 @@
-//! Signals follow from what is stored: each golden signal is built here from a golden record or op, as the relay does it.
+//! Signals follow from what is stored: each golden signal is built here from a golden record or op, as the relay does
+//! it.
 //!
 //! Deliberately absent: that signals read and write as their files say (`golden.rs`), and the bound on `data`
 //! (`properties.rs`).

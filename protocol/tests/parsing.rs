@@ -1,5 +1,5 @@
-//! Whatever arrives as a request, the answer is a checked request or a clear error of the contract, never a panic; and the
-//! limits of the contract, each from both sides.
+//! Whatever arrives as a request, the answer is a checked request or a clear error of the contract, never a panic; and
+//! the limits of the contract, each from both sides.
 
 #![allow(clippy::unwrap_used, reason = "a test may panic")]
 

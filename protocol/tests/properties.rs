@@ -1,7 +1,7 @@
 //! Laws of the protocol, tried on random values: paths, subjects, records, frames, merge patches, signals and tokens.
 //!
-//! Deliberately absent: what the parser of requests does with bad input (`parsing.rs`), and the lock rules, which are a table
-//! (`lock_rules.rs`).
+//! Deliberately absent: what the parser of requests does with bad input (`parsing.rs`), and the lock rules, which are a
+//! table (`lock_rules.rs`).
 
 #![allow(clippy::unwrap_used, reason = "a test may panic")]
 

@@ -1,5 +1,5 @@
-//! `PROTOCOL.md` says what the code does: its examples are requests that parse, its tables are the code's, and its JSON is
-//! what the types read.
+//! `PROTOCOL.md` says what the code does: its examples are requests that parse, its tables are the code's, and its JSON
+//! is what the types read.
 
 #![allow(clippy::unwrap_used, reason = "a test may panic")]
 

@@ -1,5 +1,5 @@
-//! Workers that are killed, and workers that are cut off and do not know it: the next request moves the session with all it
-//! has, and whoever lost it writes nothing any more.
+//! Workers that are killed, and workers that are cut off and do not know it: the next request moves the session with
+//! all it has, and whoever lost it writes nothing any more.
 
 use std::time::{Duration, Instant};
 
@@ -196,7 +196,8 @@ async fn a_worker_that_is_cut_off_cannot_write_after_its_session_was_taken_from_
         }
     };
     let (held, ()) = tokio::join!(held, taken);
-    // It was sent, and what became of it is not known; or the coordinator saw the session move, and asked the new owner.
+    // It was sent, and what became of it is not known; or the coordinator saw the session move, and asked the new
+    // owner.
     let answered = held.ok().filter(|reply| reply.body["error"]["code"] != "unknown_outcome").map(|reply| reply.ok());
     assert_eq!(fleet.sessions_on("w1"), 1, "it believes that it has the session");
     link.clear();

@@ -1,5 +1,5 @@
-//! NATS killed, paused and without its leader: nothing that was acknowledged is lost, nothing is made twice, and everything
-//! resumes by itself.
+//! NATS killed, paused and without its leader: nothing that was acknowledged is lost, nothing is made twice, and
+//! everything resumes by itself.
 
 use std::time::{Duration, Instant};
 

@@ -1,5 +1,5 @@
-//! Break-glass: an operator edits, breaks, repairs and deletes records with a KV client. The very next write honours it,
-//! signals tell of it, and what does not parse is never written over.
+//! Break-glass: an operator edits, breaks, repairs and deletes records with a KV client. The very next write honours
+//! it, signals tell of it, and what does not parse is never written over.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 

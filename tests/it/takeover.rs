@@ -1,5 +1,5 @@
-//! After a takeover is acknowledged, no write with the old token is ever accepted: on one server and on a cluster, under
-//! contention, checked by reading the stream back.
+//! After a takeover is acknowledged, no write with the old token is ever accepted: on one server and on a cluster,
+//! under contention, checked by reading the stream back.
 
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;

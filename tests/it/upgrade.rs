@@ -1,7 +1,7 @@
 //! What earlier versions stored is read by this one, and what later ones stored is refused and left alone.
 //!
-//! `fixtures/stream-v1.jsonl` is the stream of an installation of version 0.1.0, a message a line in commit order, and a last
-//! line with what its sessions are. It is written once for a version of the layout and never again:
+//! `fixtures/stream-v1.jsonl` is the stream of an installation of version 0.1.0, a message a line in commit order, and
+//! a last line with what its sessions are. It is written once for a version of the layout and never again:
 //! `cargo test -p holdfast-tests --test it write_the_fixture -- --ignored`.
 
 use std::path::PathBuf;

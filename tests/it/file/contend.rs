@@ -1,4 +1,5 @@
-//! Saves under contention: locks taken over and sessions moved while many clients edit and save, on one server and on three.
+//! Saves under contention: locks taken over and sessions moved while many clients edit and save, on one server and on
+//! three.
 
 use std::collections::HashMap;
 use std::path::Path;
@@ -70,7 +71,8 @@ async fn contend(url: &str) {
             if round % 3 == 0 {
                 fleet.ask("admin.move", id, json!({"reason": "test"})).await.ok();
             }
-            // The clients' turn, however slow they are, and some time more, so that the next round finds them at anything.
+            // The clients' turn, however slow they are, and some time more, so that the next round finds them at
+            // anything.
             let enough = made.load(Ordering::Relaxed) + 2;
             until("the clients to save", SOON, async || (made.load(Ordering::Relaxed) >= enough).then_some(())).await;
             tokio::time::sleep(Duration::from_millis(7 * (round as u64 % 4))).await;

@@ -1,5 +1,5 @@
-//! What a busy installation does: sessions opened, locked, edited, taken over, moved, reclaimed and closed by many clients at
-//! once, each of which insists until it knows what became of its request.
+//! What a busy installation does: sessions opened, locked, edited, taken over, moved, reclaimed and closed by many
+//! clients at once, each of which insists until it knows what became of its request.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
