@@ -80,8 +80,8 @@ impl Asking<'_> {
     }
 }
 
-/// Writes the first lease of this process, unless another one of its name is alive and `rule` respects that. Waits for
-/// a storage that is away.
+/// Writes the first lease of this process, unless another one of its name is alive and `rule` respects that. Waits for a
+/// storage that is away.
 pub(crate) async fn take(
     store: &dyn Storage,
     lease: &WorkerLease,

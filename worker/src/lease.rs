@@ -1,7 +1,7 @@
 //! The worker's lease: a sign of life that coordinators see, and the worker's own doubt when it could not give it.
 //!
-//! No safety rests on it: a worker that lost its lease is refused by the storage anyway. It only stops local reads,
-//! since somebody else may own its sessions by now.
+//! No safety rests on it: a worker that lost its lease is refused by the storage anyway. It only stops local reads, since
+//! somebody else may own its sessions by now.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};

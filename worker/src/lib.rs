@@ -1,8 +1,8 @@
 //! Hosts session agents: one task and one bounded mailbox per session, a log with group commit, snapshots, passivation.
 //!
-//! Invariant: an agent answers a change only after the storage accepted its frame under the record's revision that the
-//! agent knows; a save, after its intent was accepted so and its file is in its place. Losing ownership is an event,
-//! and ends one agent without touching another.
+//! Invariant: an agent answers a change only after the storage accepted its frame under the record's revision that the agent
+//! knows; a save, after its intent was accepted so and its file is in its place. Losing ownership is an event, and ends one
+//! agent without touching another.
 //! Deliberately absent: deciding who owns a session. Coordinators do; an agent only gives its own session up.
 
 mod answered;

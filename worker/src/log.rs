@@ -1,7 +1,7 @@
 //! Where an agent is in its session's log: how long it is, and which of its events may not have been announced yet.
 //!
-//! Invariant: an event leaves `unannounced` only once the relay has passed the message that holds it, because a
-//! snapshot takes earlier frames out of the stream, and nothing committed may go unannounced.
+//! Invariant: an event leaves `unannounced` only once the relay has passed the message that holds it, because a snapshot
+//! takes earlier frames out of the stream, and nothing committed may go unannounced.
 
 use std::collections::VecDeque;
 
@@ -106,8 +106,7 @@ impl LogPosition {
     }
 }
 
-/// Builds the frame of `ops`, the first of which has number `first_op`, of a session that was `opened` at that
-/// sequence.
+/// Builds the frame of `ops`, the first of which has number `first_op`, of a session that was `opened` at that sequence.
 pub(crate) fn frame(
     activation: Activation,
     opened: u64,

@@ -92,8 +92,8 @@ pub enum Memory {
 
 /// A change of something outside of the log, which no storage can refuse or take back.
 pub struct Effect {
-    /// What the log must say before anything is changed, so that whoever has the session after a crash can tell its own
-    /// work from another's.
+    /// What the log must say before anything is changed, so that whoever has the session after a crash can tell its own work
+    /// from another's.
     pub intent: Box<RawValue>,
     /// What the log is told if nothing comes of it.
     pub nothing: Box<RawValue>,
@@ -110,8 +110,8 @@ pub trait Work: Send {
     /// Any refusal of the contract.
     async fn prepare(&mut self) -> Result<(), Error>;
 
-    /// Makes the change, whose intent is in the log now. Once this returns it is made for good, and the log is told of
-    /// it: by the change returned, or, should that not come to the log, by [`Machine::look`].
+    /// Makes the change, whose intent is in the log now. Once this returns it is made for good, and the log is told of it: by
+    /// the change returned, or, should that not come to the log, by [`Machine::look`].
     ///
     /// # Errors
     /// Any refusal of the contract.
@@ -189,8 +189,8 @@ pub trait Machine: Send + Sync {
         None
     }
 
-    /// Looks at what is outside of the log: the state was just built from it, or something happened there. What the log
-    /// should know of it, in a word or none.
+    /// Looks at what is outside of the log: the state was just built from it, or something happened there. What the log should
+    /// know of it, in a word or none.
     async fn look(&self) -> Option<Noticed> {
         None
     }

@@ -1,8 +1,8 @@
 //! One session's agent: its state, and the loop that takes letters, commits and answers.
 //!
 //! Invariant: at most one conditional write is in flight; whatever arrives meanwhile goes into the next frame (group
-//! commit). The state in memory is ahead of the log only between building a frame and its acknowledgement; when that
-//! does not come, the state is built again from the log before anything else is answered.
+//! commit). The state in memory is ahead of the log only between building a frame and its acknowledgement; when that does
+//! not come, the state is built again from the log before anything else is answered.
 
 mod close;
 mod commit;
@@ -180,8 +180,8 @@ async fn make(core: Arc<Core>, key: SessionKey, status: Arc<Status>, start: &Sta
     Agent::new(core, key, status, hint)
 }
 
-/// A part of an agent's work. Boxed, because a task is as large as its largest await, and a hundred thousand idle ones
-/// are in memory.
+/// A part of an agent's work. Boxed, because a task is as large as its largest await, and a hundred thousand idle ones are in
+/// memory.
 type Work<'a> = Pin<Box<dyn Future<Output = Flow> + Send + 'a>>;
 
 async fn guarded(work: Work<'_>) -> Flow {
@@ -309,8 +309,7 @@ impl Call {
     }
 }
 
-/// How much a letter may add to a frame, as far as that can be told before it is decided: a load has its whole file
-/// there.
+/// How much a letter may add to a frame, as far as that can be told before it is decided: a load has its whole file there.
 fn weight(letter: &Letter) -> u64 {
     match letter.call {
         Call::Verb(holdfast_protocol::subject::Verb::DocLoad) => SNAPSHOT_EVERY_BYTES,

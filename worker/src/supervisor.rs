@@ -1,7 +1,7 @@
 //! Finds or starts the agent of a session, and survives whatever happens to one.
 //!
-//! Invariant: at most one agent per session in this process. An agent that panics takes nobody else down; its session
-//! is built again from its log at the next request.
+//! Invariant: at most one agent per session in this process. An agent that panics takes nobody else down; its session is
+//! built again from its log at the next request.
 
 use std::collections::HashMap;
 use std::panic::AssertUnwindSafe;
@@ -100,8 +100,7 @@ impl Supervisor {
         sorted(found.map(|(key, _)| key.clone()).collect())
     }
 
-    /// Has the session of `key` look at what is outside of its log, if it is in memory; `false`: it is too busy to be
-    /// told.
+    /// Has the session of `key` look at what is outside of its log, if it is in memory; `false`: it is too busy to be told.
     pub(crate) fn stir(&self, key: &SessionKey) -> bool {
         let mut agents = self.agents();
         let Some(handle) = agents.by_key.get_mut(key) else { return true };

@@ -56,8 +56,7 @@ impl Agent {
             return Ok(Committed::Answered);
         }
         loop {
-            // The record may have changed since they were decided, and the frame's fence does not know under which
-            // lock.
+            // The record may have changed since they were decided, and the frame's fence does not know under which lock.
             if self.doubt.is_some() || !self.all_may_proceed(&batch) {
                 self.doubt = Some(Doubt::Ahead);
                 return Ok(Committed::Again(with_copies(batch)));

@@ -1,7 +1,6 @@
 //! One request after the other: parse, remember, check the lock, decide, stage.
 //!
-//! Invariant: a yes is proven by the frame that carries it; a no about the lock is decided on a fresh read of the
-//! record.
+//! Invariant: a yes is proven by the frame that carries it; a no about the lock is decided on a fresh read of the record.
 
 use holdfast_protocol::error::Reason;
 use holdfast_protocol::frame::Op;

@@ -1,7 +1,7 @@
 //! The built-in kind of session: a document with a body, fields, bounded undo and redo.
 //!
-//! Invariant: a change is a `Step`, which is exact: it replays to the same document, and has an inverse. Requests
-//! (whole bodies, merge patches) become steps when they are decided.
+//! Invariant: a change is a `Step`, which is exact: it replays to the same document, and has an inverse. Requests (whole
+//! bodies, merge patches) become steps when they are decided.
 
 mod disk;
 mod file;

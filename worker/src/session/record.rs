@@ -61,8 +61,8 @@ impl Agent {
         }
     }
 
-    /// Starts the countdown of a lock that it does not count yet, or whose lease was changed by hand; forgets that of a
-    /// lock that is gone.
+    /// Starts the countdown of a lock that it does not count yet, or whose lease was changed by hand; forgets that of a lock
+    /// that is gone.
     pub(super) fn wind_lock_clock(&mut self) {
         let lease =
             self.record.lock.as_ref().and_then(|lock| Some((lock.revision, Duration::from_millis(lock.ttl_ms?))));

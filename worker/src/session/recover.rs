@@ -4,8 +4,8 @@
 //! own fence. Under the fences before it nobody can append any more, so the read is complete, whichever replica serves
 //! it.
 //!
-//! After a frame with unknown outcome the fence itself is moved first: a late copy of that frame could otherwise land
-//! behind the end, and shadow a frame that was acknowledged since.
+//! After a frame with unknown outcome the fence itself is moved first: a late copy of that frame could otherwise land behind
+//! the end, and shadow a frame that was acknowledged since.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -237,8 +237,8 @@ impl Agent {
         for (_, frame) in frames.iter().filter(|(stored, _)| stored.sequence <= self.record.log_after) {
             self.answered.remember_all(frame);
         }
-        // Wherever it stands: a nats-server that was killed may have forgotten that a snapshot replaced what is before
-        // it, and of that, again, the stream keeps the latest only.
+        // Wherever it stands: a nats-server that was killed may have forgotten that a snapshot replaced what is before it, and
+        // of that, again, the stream keeps the latest only.
         let valid = frames.iter().filter(|(stored, _)| !is_void(stored));
         if let Some(snapshot) = valid.filter_map(|(_, frame)| frame.snapshot.as_ref()).max_by_key(|found| found.ops) {
             self.machine.restore(&snapshot.state)?;

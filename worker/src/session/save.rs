@@ -1,9 +1,9 @@
 //! `doc.save`, and looking at what is outside of the log.
 //!
-//! Invariant: what a save changes no storage can refuse, so before it is changed the log has the intent, appended under
-//! the fence that the agent knows: proof that it owns the session, and a note of whose work whatever comes of it is.
-//! Once the file is in its place the save is done, and is answered: that the log hears of it may fail and be made up
-//! for, by whoever looks at the file next.
+//! Invariant: what a save changes no storage can refuse, so before it is changed the log has the intent, appended under the
+//! fence that the agent knows: proof that it owns the session, and a note of whose work whatever comes of it is. Once the file is
+//! in its place the save is done, and is answered: that the log hears of it may fail and be made up for, by whoever looks at
+//! the file next.
 //!
 //! The file is written, beside the real one, while the intent is on its way; only the last step waits for it.
 
@@ -155,8 +155,7 @@ impl Agent {
         Ok(Attempt::Done(Op { request_id: request_id.clone(), event, change, reply }))
     }
 
-    /// The file is in its place, and may not be there after a power failure. If it lasts after all, a look tells the
-    /// log.
+    /// The file is in its place, and may not be there after a power failure. If it lasts after all, a look tells the log.
     async fn may_not_last(&mut self, error: &Error, request_id: &RequestId) -> Result<Attempt, Stop> {
         self.look().await?;
         let unknown = || Error::new(Reason::AckTimeout, format!("the file may or may not last: {}", error.message));
@@ -198,8 +197,8 @@ impl Agent {
         Ok(())
     }
 
-    /// Tells the log what has happened already. If that fails, the state is built again at the next request, and what
-    /// happened is noticed, or paid, then.
+    /// Tells the log what has happened already. If that fails, the state is built again at the next request, and what happened
+    /// is noticed, or paid, then.
     async fn note(&mut self, op: Op) -> Result<Noted, End> {
         if self.doubt.is_some() {
             return Ok(Noted::NotYet);

@@ -1,5 +1,5 @@
-//! What must hold, whatever happened: the log is folded from the first accepted frame to the last, and every answer is
-//! held against it.
+//! What must hold, whatever happened: the log is folded from the first accepted frame to the last, and every answer is held
+//! against it.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;

@@ -1,5 +1,5 @@
-//! Everything that happens to a session beside its clients' requests: moves, kills, pauses, hand edits, old letters,
-//! and the relay that announces with a lag.
+//! Everything that happens to a session beside its clients' requests: moves, kills, pauses, hand edits, old letters, and
+//! the relay that announces with a lag.
 
 use std::sync::Arc;
 use std::time::Duration;

@@ -13,8 +13,7 @@ use super::*;
 use crate::document::DocumentKind;
 use crate::machine::{Ask, Change, Decision, Kind, Machine, Surroundings};
 
-/// Documents that panic at the word `boom`, when it is decided, and at `poison`, when it is made, now and at every
-/// replay.
+/// Documents that panic at the word `boom`, when it is decided, and at `poison`, when it is made, now and at every replay.
 struct Fragile;
 
 struct FragileDocument(Box<dyn Machine>);

@@ -1,5 +1,5 @@
-//! Saves between the log and the file: what is proven before the file is touched, and what is made up for when the log
-//! does not hear of it.
+//! Saves between the log and the file: what is proven before the file is touched, and what is made up for when the log does not
+//! hear of it.
 
 use std::sync::{Arc, Mutex};
 
