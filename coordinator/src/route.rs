@@ -59,6 +59,10 @@ pub(crate) async fn relay(hub: &Hub, verb: Verb, key: &SessionKey, incoming: &In
         let step = match standing(&known.record, |owner| hub.registry.is_lost(owner)) {
             Standing::Active(owner) => send(hub, verb, key, &known, owner, incoming).await?,
             Standing::Closed | Standing::Passive if !known.is_as_of(incoming.arrived) => Step::Look,
+            // The log that says what the lost process did is over with the session: nobody answers by it.
+            Standing::Closed if life.of_lost.is_some() && verb != Verb::SessionClose => {
+                return Err(error::unknown_outcome(key));
+            }
             Standing::Closed => return closed(verb, key, &known, incoming),
             Standing::Passive if verb == Verb::SessionTouch => return touched(&known),
             Standing::Passive | Standing::Orphaned(_) => Step::Place,

@@ -52,7 +52,9 @@ impl Translator {
 
     /// What stood between `after` and `until` was read late, so that some of it may have been replaced by snapshots that
     /// are still to come: those announce it, whatever else of its session was announced.
+    /// Another relay may have announced records meanwhile, so that those known here are not the last ones.
     pub(super) fn read_late(&mut self, after: u64, until: u64) {
+        self.records.invalidate_all();
         self.holes.push_back((after, until));
         if self.holes.len() > HOLES {
             let (Some(first), Some(second)) = (self.holes.pop_front(), self.holes.pop_front()) else { return };
