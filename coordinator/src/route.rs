@@ -66,6 +66,10 @@ pub(crate) async fn relay(
         let attempt = match ownership(&known.record, |owner| context.fleet.is_lost(owner)) {
             Ownership::Active(owner) => send(context, verb, key, &known, owner, incoming).await?,
             Ownership::Closed | Ownership::Passive if !known.is_as_of(incoming.arrived) => Attempt::Look,
+            // Only the log tells what the lost process did, and the log has ended with the session.
+            Ownership::Closed if life.of_lost.is_some() && verb != Verb::SessionClose => {
+                return Err(error::unknown_outcome(key));
+            }
             Ownership::Closed => return closed(verb, key, &known, incoming),
             Ownership::Passive if verb == Verb::SessionTouch => return touched(&known),
             Ownership::Passive | Ownership::Orphaned(_) => Attempt::Place,

@@ -14,6 +14,10 @@ use holdfast_worker::{Worker, WorkerConfig};
 
 use crate::client::Client;
 
+/// How often coordinators look through all records. A lease that nobody counts any more is found by that, so it bounds
+/// how long a run must rest.
+const SWEEP: Duration = Duration::from_secs(15);
+
 /// One coordinator or worker, in its process.
 struct Part<T> {
     process: Process,
@@ -58,7 +62,7 @@ impl Fleet {
     /// When it does not start.
     pub async fn add_coordinator(&mut self, name: &str, set: impl FnOnce(&mut Config)) -> Result<()> {
         let process = self.net.connect(name);
-        let mut config = Config { name: name.to_owned(), ..Config::default() };
+        let mut config = Config { name: name.to_owned(), sweep_interval: SWEEP, ..Config::default() };
         set(&mut config);
         let (wire, storage) = (process.wire(), process.reach(&self.memory));
         let running = Coordinator::start(wire, storage, Secret::new([7; 32]), config).await?;

@@ -52,7 +52,9 @@ impl Translator {
 
     /// Notes that the messages between `after` and `until` were read late. Some may have been replaced by snapshots
     /// that come later; those announce them, even if later events of the session were announced before.
+    /// Another relay may have announced records meanwhile, so the records that are cached here may be old.
     pub(super) fn read_late(&mut self, after: u64, until: u64) {
+        self.records.invalidate_all();
         self.holes.push_back((after, until));
         if self.holes.len() > HOLES {
             let (Some(first), Some(second)) = (self.holes.pop_front(), self.holes.pop_front()) else { return };

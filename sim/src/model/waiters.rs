@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use holdfast_protocol::record::Lock;
 use holdfast_protocol::subject::Verb;
 
 use super::facts::{Facts, changes};
@@ -35,7 +36,9 @@ fn only_while_there(facts: &Facts<'_>, request: &Request, gone: Duration) -> Res
             continue;
         }
         let then = revised.iter().rev().find(|revised| revised.at <= until).and_then(|then| then.record.as_ref());
-        let stands = then.and_then(|then| then.lock.as_ref()).is_some_and(|then| then.fence == lock.fence);
+        // Once a copy was answered, the record says so, and whoever heard that has the lock.
+        let is_it = |then: &Lock| then.fence == lock.fence && !then.reasked;
+        let stands = then.and_then(|then| then.lock.as_ref()).is_some_and(is_it);
         if stands {
             return Err(format!(
                 "{} got the lock at {}, after {} had gone at {:.3} s, and has it {SOON:?} later",
