@@ -44,19 +44,23 @@ struct Pin {
 }
 
 impl Consumer {
-    /// Pins `reader`, or renews its pin, unless another one is pinned.
-    fn is_pinned(&mut self, reader: u64, timeout: Duration, now: Instant) -> bool {
-        if self.pin.as_ref().is_none_or(|pin| pin.until <= now) {
-            let id = format!("pin-{}-{reader}", self.number);
-            self.pin = Some(Pin { id, reader, until: now });
-        }
+    /// Whether another one than `reader` is pinned; renews its own pin. A server pins with the first message only, so
+    /// that nobody is pinned while nothing is delivered.
+    fn is_anothers(&mut self, reader: u64, timeout: Duration, now: Instant) -> bool {
+        self.pin.take_if(|pin| pin.until <= now && pin.reader != reader);
         match &mut self.pin {
             Some(pin) if pin.reader == reader => {
                 pin.until = now + timeout;
-                true
+                false
             }
-            _ => false,
+            Some(_) => true,
+            None => false,
         }
+    }
+
+    fn pin(&mut self, reader: u64, timeout: Duration, now: Instant) {
+        let id = format!("pin-{}-{reader}", self.number);
+        self.pin.get_or_insert(Pin { id, reader, until: now + timeout });
     }
 
     fn acknowledge(&mut self, sequence: u64) {
@@ -100,7 +104,7 @@ impl Inner {
         config: &FeedConfig,
         now: Instant,
     ) -> Result<Batch, Instant> {
-        if !consumer.is_pinned(reader, config.pin_timeout, now) {
+        if consumer.is_anothers(reader, config.pin_timeout, now) {
             return Err(consumer.pin.as_ref().map_or(now, |pin| pin.until));
         }
         let again: Vec<u64> = consumer.pending.iter().filter(|(_, at)| **at <= now).map(|(seq, _)| *seq).collect();
@@ -120,6 +124,7 @@ impl Inner {
             let pull = now + config.pull_expires;
             return Err(again.map_or(pull, |again| again.min(pull)));
         }
+        consumer.pin(reader, config.pin_timeout, now);
         let deliveries = posts.into_iter().map(|posted| {
             consumer.number += 1;
             consumer.delivered = consumer.delivered.max(posted.sequence);
