@@ -57,14 +57,11 @@ fn may_end(facts: &Facts<'_>, change: &Change<'_>, before: &SessionRecord, revis
 
 /// When the session was last given to somebody, or asked for something that was done.
 fn last_activity(facts: &Facts<'_>, change: &Change<'_>, revised: &[&Revised]) -> Duration {
-    let mut before = revised.iter().rev().filter(|revised| revised.revision < change.after.revision);
-    let given = before.find(|revised| {
-        let event = revised.record.as_ref().and_then(|record| record.event.as_ref());
-        let is_given =
-            |kind| matches!(kind, EventType::SessionOpened | EventType::SessionActivated | EventType::SessionMoved);
-        event.is_some_and(|event| is_given(event.kind))
-    });
-    let given = given.map_or(Duration::ZERO, |given| given.at);
+    // An agent may write the record again as it is, to fence off what it sent before: that is no activity.
+    let activation = |record: &SessionRecord| record.owner.as_ref().map(|owner| owner.activation);
+    let its = change.before.and_then(|before| before.record.as_ref()).and_then(activation);
+    let given = revised.iter().find(|revised| revised.record.as_ref().and_then(activation) == its);
+    let given = given.filter(|_| its.is_some()).map_or(Duration::ZERO, |given| given.at);
     let is_activity = |verb| matches!(verb, Verb::DocEdit | Verb::SessionTouch);
     let asked = facts.run.seen.requests.iter().filter(|request| {
         is_activity(request.verb) && request.session == change.record.id.as_str() && request.attempts.len() == 1
