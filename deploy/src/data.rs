@@ -39,10 +39,6 @@ impl DataFolder {
         &self.0
     }
 
-    pub(crate) fn conf(&self) -> PathBuf {
-        self.0.join("nats.conf")
-    }
-
     pub(crate) fn log(&self) -> PathBuf {
         self.0.join("nats-server.log")
     }

@@ -65,6 +65,7 @@ pub(crate) fn spawn(command: &Command, log: File, lock: File) -> io::Result<(Chi
         .args(["-c", SCRIPT, "sh"])
         .arg(command.get_program())
         .args(command.get_args())
+        .envs(command.get_envs().filter_map(|(name, value)| Some((name, value?))))
         .stdin(Stdio::piped())
         .stdout(log)
         .stderr(lock)

@@ -3,8 +3,6 @@
 //! [`Server::start`] returns when the server accepts connections. The nats-server ends when its [`Server`] is dropped
 //! or this process ends.
 
-use std::borrow::Cow;
-use std::fs;
 use std::io;
 use std::net::Ipv4Addr;
 use std::path::PathBuf;
@@ -17,7 +15,7 @@ use tokio::io::AsyncReadExt;
 use tokio::net::TcpStream;
 use tokio::time::Instant;
 
-use crate::NATS_CONF;
+use crate::conf::Conf;
 use crate::data::DataFolder;
 use crate::error::StartError;
 use crate::lifeline::{self, Lifeline};
@@ -45,21 +43,24 @@ pub struct ServerOptions {
     pub data: PathBuf,
     /// The name of the server; in a cluster it must be unique, and stay the same.
     pub name: String,
-    /// The settings: [`NATS_CONF`], unless a test needs a server that is set up wrongly.
-    pub conf: Cow<'static, str>,
+    /// The settings.
+    pub conf: Conf,
+    /// Environment variables that the settings read, such as passwords.
+    pub variables: Vec<(String, String)>,
     /// Further arguments, such as those of a cluster.
     pub args: Vec<String>,
 }
 
 impl ServerOptions {
-    /// A single server on a free port, with our `nats.conf`.
+    /// A single server on a free port, without a login.
     pub fn new(binary: impl Into<PathBuf>, data: impl Into<PathBuf>, name: &str) -> Self {
         Self {
             binary: binary.into(),
             port: None,
             data: data.into(),
             name: name.to_owned(),
-            conf: Cow::Borrowed(NATS_CONF),
+            conf: Conf::no_login(),
+            variables: Vec::new(),
             args: Vec::new(),
         }
     }
@@ -120,8 +121,8 @@ impl Server {
 
     async fn run(&mut self) -> Result<(), StartError> {
         let lock = self.data.lock().await?;
-        let conf = self.data.conf();
-        fs::write(&conf, self.options.conf.as_ref()).map_err(|e| StartError::io("write", &conf, e))?;
+        let conf = &self.options.conf;
+        conf.write(self.data.path()).map_err(|e| StartError::io("write the settings in", self.data.path(), e))?;
         self.data.forget_ports()?;
         let (log, begin) = self.data.open_log()?;
         self.log_begin = begin;
@@ -137,7 +138,8 @@ impl Server {
 
     fn command(&self) -> Command {
         let mut command = Command::new(&self.options.binary);
-        command.arg("-c").arg(self.data.conf());
+        command.arg("-c").arg(self.options.conf.main_in(self.data.path()));
+        command.envs(self.options.variables.iter().map(|(name, value)| (name, value)));
         command.args(["-a", "127.0.0.1", "-p", &self.port.to_string()]);
         command.args(["-n", &self.options.name]);
         command.arg("-sd").arg(self.data.path());

@@ -170,7 +170,7 @@ fn with_a_worker_user() -> String {
     format!(
         "{}\nauthorization {{ users: [ {{user: all, password: all}},\n{{user: worker, password: worker, permissions: {{ \
          publish: {{allow: {publish:?}}}, subscribe: {{allow: {subscribe:?}}} }} }} ] }}\nno_auth_user: all\n",
-        holdfast_deploy::NATS_CONF
+        holdfast_deploy::SERVER_CONF
     )
 }
 
@@ -216,7 +216,7 @@ async fn every_part_ends_within_its_grace_period_without_a_leader() {
 #[tokio::test(flavor = "multi_thread")]
 async fn every_part_ends_within_its_grace_period_while_the_store_is_full() {
     const GRACE: Duration = Duration::from_secs(3);
-    let conf = holdfast_deploy::NATS_CONF.replace("max_file_store: 16GB", "max_file_store: 20MB");
+    let conf = holdfast_deploy::SERVER_CONF.replace("max_file_store: 16GB", "max_file_store: 20MB");
     let nats = server::own(|options| options.conf = conf.into()).await.unwrap();
     let mut fleet = Fleet::start(&nats.url()).await.unwrap();
     let body = "x".repeat(400_000);

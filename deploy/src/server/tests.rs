@@ -83,7 +83,7 @@ async fn a_data_folder_in_use_is_refused_with_the_pid_of_who_uses_it() -> Result
 async fn settings_that_are_wrong_are_shown_with_the_servers_own_words() -> Result<()> {
     let folder = tempfile::tempdir()?;
     let mut options = options(&folder).await?;
-    options.conf = Cow::Borrowed("max_payload: lots");
+    options.conf = "max_payload: lots".to_owned().into();
     let error = Server::start(options).await.err().context("it is wrong")?;
     let message = error.to_string();
     assert!(message.contains("nats.conf:1:") && message.contains("ended at once"), "{message}");

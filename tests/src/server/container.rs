@@ -9,7 +9,7 @@ use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
 use anyhow::{Context, Result};
-use holdfast_deploy::NATS_CONF;
+use holdfast_deploy::SERVER_CONF;
 use testcontainers::core::{IntoContainerPort, WaitFor, client};
 use testcontainers::runners::AsyncRunner;
 use testcontainers::{ContainerAsync, GenericImage, ImageExt};
@@ -48,7 +48,7 @@ impl Container {
         let container = GenericImage::new(name, tag)
             .with_exposed_port(PORT.tcp())
             .with_wait_for(WaitFor::message_on_stderr("Server is ready"))
-            .with_copy_to("/nats.conf", NATS_CONF.as_bytes().to_vec())
+            .with_copy_to("/nats.conf", SERVER_CONF.as_bytes().to_vec())
             .with_cmd(["-c", "/nats.conf", "-sd", "/data"])
             .with_startup_timeout(START_DEADLINE)
             .start()
