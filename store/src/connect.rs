@@ -1,17 +1,30 @@
 //! Connects to NATS, with the settings of the `nats` CLI.
 //!
 //! Invariant: a connected client reconnects by itself for as long as its process lives. Only the first connection may
-//! fail, because a wrong address or credential should be reported at once.
+//! fail, because a wrong address or credential should be reported at once. No password is ever part of an error or a
+//! log line: user and password are taken out of an address before anything else is done with it.
 
+use std::fmt;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::Duration;
 
-use serde::Deserialize;
+use async_nats::{Client, ConnectErrorKind, Event, ServerAddr};
+
+mod context;
+
+pub use context::context_path;
+
+/// The default address.
+pub const DEFAULT_URL: &str = "nats://127.0.0.1:4222";
+
+/// How long one attempt to connect may take.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// The address and the credentials to connect with.
 #[derive(Clone, Debug, Default)]
 pub struct ConnectOptions {
-    /// Server addresses, comma separated; `nats://127.0.0.1:4222` when empty.
+    /// Server addresses, comma separated; [`DEFAULT_URL`] when empty. They may have a user and a password.
     pub url: Option<String>,
     /// Credentials file.
     pub creds: Option<PathBuf>,
@@ -29,17 +42,30 @@ pub struct ConnectOptions {
     pub password: Option<Password>,
     /// Token of the NATS server (not of a lock).
     pub token: Option<Password>,
+    /// The first tokens of the subjects for replies; `_INBOX` when empty.
+    pub inbox_prefix: Option<String>,
     /// Name of this connection, as `nats server report connections` shows it.
     pub name: Option<String>,
+    /// Is told every error that the server reports, such as a permissions violation; without it they are logged.
+    pub on_error: Option<ErrorHook>,
+}
+
+/// A function that is told what the server reports.
+#[derive(Clone)]
+pub struct ErrorHook(pub Arc<dyn Fn(&str) + Send + Sync>);
+
+impl fmt::Debug for ErrorHook {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("ErrorHook")
+    }
 }
 
 /// A secret text, which `Debug` does not show.
-#[derive(Clone, Deserialize)]
-#[serde(transparent)]
+#[derive(Clone, PartialEq, Eq)]
 pub struct Password(pub String);
 
-impl std::fmt::Debug for Password {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+impl fmt::Debug for Password {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("…")
     }
 }
@@ -55,29 +81,34 @@ pub enum ConnectError {
         /// What is wrong.
         why: String,
     },
-    /// The server did not accept the connection.
+    /// The settings contradict each other, or an address is malformed.
+    #[error("{0}")]
+    Settings(String),
+    /// The server wants other credentials.
+    #[error("the server at {url} does not accept {who}: {why}")]
+    Denied {
+        /// Where, without a password.
+        url: String,
+        /// The user, or what was given in place of one.
+        who: String,
+        /// What it said.
+        why: String,
+    },
+    /// No server answered.
     #[error("cannot connect to NATS at {url}: {why}")]
     Refused {
-        /// Where.
+        /// Where, without a password.
         url: String,
         /// What it said.
         why: String,
     },
 }
 
-/// A context file of the `nats` CLI; members that Holdfast does not use are ignored.
-#[derive(Debug, Default, Deserialize)]
-#[serde(default)]
-struct Context {
-    url: String,
-    creds: String,
-    nkey: String,
-    ca: String,
-    cert: String,
-    key: String,
-    user: String,
-    password: String,
-    token: String,
+impl ConnectError {
+    /// Whether waiting may help: the server may start, or its name may become known.
+    pub fn may_pass(&self) -> bool {
+        matches!(self, Self::Refused { .. })
+    }
 }
 
 impl ConnectOptions {
@@ -86,87 +117,178 @@ impl ConnectOptions {
         Self { url: Some(url.into()), ..Self::default() }
     }
 
-    /// Fills unset options from a context of the `nats` CLI: `name` is a file in `$XDG_CONFIG_HOME/nats/context`, or a
-    /// path.
+    /// Whether they say who connects.
+    pub fn has_credentials(&self) -> bool {
+        let files = [&self.creds, &self.nkey, &self.tls_cert];
+        files.iter().any(|file| file.is_some())
+            || self.user.is_some()
+            || self.token.is_some()
+            || self.url.as_deref().is_some_and(|url| url.contains('@'))
+    }
+
+    /// As [`ConnectOptions::without_secrets_in_url`], and leaves a missing address missing.
     ///
     /// # Errors
-    /// [`ConnectError::File`] when the file is missing or not JSON.
-    pub fn with_context(mut self, name: &str) -> Result<Self, ConnectError> {
-        let path = context_path(name);
-        let context: Context = std::fs::read(&path)
-            .map_err(|error| error.to_string())
-            .and_then(|json| serde_json::from_slice(&json).map_err(|error| error.to_string()))
-            .map_err(|why| ConnectError::File { path, why })?;
-        let text = |value: String| (!value.is_empty()).then_some(value);
-        let file = |value: String| text(value).map(PathBuf::from);
-        self.url = self.url.or(text(context.url));
-        self.creds = self.creds.or(file(context.creds));
-        self.nkey = self.nkey.or(file(context.nkey));
-        self.tls_ca = self.tls_ca.or(file(context.ca));
-        self.tls_cert = self.tls_cert.or(file(context.cert));
-        self.tls_key = self.tls_key.or(file(context.key));
-        self.user = self.user.or(text(context.user));
-        self.password = self.password.or(text(context.password).map(Password));
-        self.token = self.token.or(text(context.token).map(Password));
+    /// [`ConnectError::Settings`] for a malformed address.
+    pub fn without_secrets_in_url_if_any(self) -> Result<Self, ConnectError> {
+        if self.url.is_some() { self.without_secrets_in_url() } else { Ok(self) }
+    }
+
+    /// Takes user and password out of the addresses. Addresses without them get those of the first one that has them.
+    ///
+    /// # Errors
+    /// [`ConnectError::Settings`] for a malformed address.
+    pub fn without_secrets_in_url(mut self) -> Result<Self, ConnectError> {
+        let given = self.url.take().unwrap_or_else(|| DEFAULT_URL.to_owned());
+        let mut addresses = Vec::new();
+        for text in given.split(',').map(str::trim).filter(|text| !text.is_empty()) {
+            let malformed = |why: &dyn fmt::Display| {
+                let shown = text.rsplit('@').next().unwrap_or_default();
+                ConnectError::Settings(format!("{shown:?} is not the address of a NATS server: {why}"))
+            };
+            let mut url = text.parse::<ServerAddr>().map_err(|error| malformed(&error))?.into_inner();
+            if url.host_str().is_none_or(str::is_empty) {
+                return Err(malformed(&"it has no host"));
+            }
+            let (user, password) = (decoded(url.username()), url.password().map(decoded));
+            if !user.is_empty() {
+                url.set_username("")
+                    .and_then(|()| url.set_password(None))
+                    .map_err(|()| malformed(&"it has no host"))?;
+                if self.user.is_none() && self.token.is_none() {
+                    match password {
+                        Some(password) => (self.user, self.password) = (Some(user), Some(Password(password))),
+                        None => self.token = Some(Password(user)),
+                    }
+                }
+            }
+            addresses.push(url.as_str().trim_end_matches('/').to_owned());
+        }
+        if addresses.is_empty() {
+            return Err(ConnectError::Settings("the address of the NATS server is empty".to_owned()));
+        }
+        self.url = Some(addresses.join(","));
         Ok(self)
+    }
+
+    /// Who connects, for people; never a secret.
+    pub fn who(&self) -> String {
+        let file = |kind: &str, path: &Path| format!("{kind} {}", path.display());
+        match (&self.user, &self.creds, &self.nkey, &self.tls_cert) {
+            (Some(user), ..) => format!("user {user:?}"),
+            (_, Some(path), ..) => file("the credentials of", path),
+            (_, _, Some(path), _) => file("the NKey of", path),
+            _ if self.token.is_some() => "the token".to_owned(),
+            (.., Some(path)) => file("the certificate", path),
+            _ => "a connection without credentials".to_owned(),
+        }
+    }
+
+    async fn settings(&self) -> Result<async_nats::ConnectOptions, ConnectError> {
+        let mut settings = async_nats::ConnectOptions::new()
+            .name(self.name.as_deref().unwrap_or("holdfast"))
+            .ping_interval(Duration::from_secs(5))
+            .connection_timeout(CONNECT_TIMEOUT)
+            .max_reconnects(None)
+            .reconnect_delay_callback(reconnect_delay);
+        if let Some(prefix) = &self.inbox_prefix {
+            settings = settings.custom_inbox_prefix(prefix);
+        }
+        if let Some(path) = &self.creds {
+            settings = settings.credentials_file(path).await.map_err(|error| unreadable(path, &error))?;
+        }
+        if let Some(path) = &self.nkey {
+            let seed = std::fs::read_to_string(path).map_err(|error| unreadable(path, &error))?;
+            settings = settings.nkey(seed.trim().to_owned());
+        }
+        match (&self.user, &self.password) {
+            (Some(user), Some(password)) => {
+                settings = settings.user_and_password(user.clone(), password.0.clone());
+            }
+            (None, Some(_)) => return Err(ConnectError::Settings("a password needs a user: give --user".to_owned())),
+            _ => {}
+        }
+        if let Some(token) = &self.token {
+            settings = settings.token(token.0.clone());
+        }
+        if let Some(ca) = &self.tls_ca {
+            readable(ca)?;
+            settings = settings.add_root_certificates(ca.clone()).require_tls(true);
+        }
+        match (&self.tls_cert, &self.tls_key) {
+            (Some(cert), Some(key)) => {
+                readable(cert)?;
+                readable(key)?;
+                settings = settings.add_client_certificate(cert.clone(), key.clone());
+            }
+            (Some(_), None) => {
+                return Err(ConnectError::Settings("a client certificate needs its key: give --tlskey".to_owned()));
+            }
+            (None, Some(_)) => {
+                return Err(ConnectError::Settings("a client key needs its certificate: give --tlscert".to_owned()));
+            }
+            (None, None) => {}
+        }
+        Ok(settings)
     }
 }
 
-fn context_path(name: &str) -> PathBuf {
-    if name.contains('/') {
-        return PathBuf::from(name);
-    }
-    let base = std::env::var_os("XDG_CONFIG_HOME")
-        .map(PathBuf::from)
-        .unwrap_or_else(|| Path::new(&std::env::var_os("HOME").unwrap_or_default()).join(".config"));
-    base.join("nats").join("context").join(format!("{name}.json"))
+/// Percent-decodes a part of an address; text that is not encoded stays as it is.
+fn decoded(text: &str) -> String {
+    percent_encoding::percent_decode_str(text).decode_utf8_lossy().into_owned()
+}
+
+fn unreadable(path: &Path, error: &std::io::Error) -> ConnectError {
+    ConnectError::File { path: path.to_owned(), why: error.to_string() }
+}
+
+fn readable(path: &Path) -> Result<(), ConnectError> {
+    std::fs::File::open(path).map(drop).map_err(|error| unreadable(path, &error))
 }
 
 /// Connects, and keeps reconnecting from then on.
 ///
 /// # Errors
 /// [`ConnectError`] when the first connection fails.
-pub async fn connect(options: &ConnectOptions) -> Result<async_nats::Client, ConnectError> {
-    let url = options.url.clone().unwrap_or_else(|| "nats://127.0.0.1:4222".to_owned());
-    let mut settings = async_nats::ConnectOptions::new()
-        .name(options.name.as_deref().unwrap_or("holdfast"))
-        .ping_interval(Duration::from_secs(5))
-        .connection_timeout(Duration::from_secs(5))
-        .max_reconnects(None)
-        .reconnect_delay_callback(reconnect_delay)
-        .event_callback(|event| async move {
-            match event {
-                async_nats::Event::Connected => tracing::info!("connected to NATS"),
-                async_nats::Event::SlowConsumer(_) => tracing::error!("messages were lost: {event}"),
-                async_nats::Event::Closed => tracing::debug!("connection to NATS closed"),
-                event => tracing::warn!("NATS connection: {event}"),
-            }
-        });
-    if let Some(path) = &options.creds {
-        let file = |error: std::io::Error| ConnectError::File { path: path.clone(), why: error.to_string() };
-        settings = settings.credentials_file(path).await.map_err(file)?;
+pub async fn connect(options: &ConnectOptions) -> Result<Client, ConnectError> {
+    let options = options.clone().without_secrets_in_url()?;
+    let url = options.url.clone().unwrap_or_default();
+    // The callback cannot name the one server of several: it must not hold the client, which would never close then.
+    let (hook, at) = (options.on_error.clone(), url.clone());
+    let settings = options.settings().await?.event_callback(move |event| {
+        tell(&event, &at, hook.as_ref());
+        std::future::ready(())
+    });
+    let addresses: Vec<&str> = url.split(',').collect();
+    let client = settings.connect(addresses).await.map_err(|error| match error.kind() {
+        ConnectErrorKind::AuthorizationViolation | ConnectErrorKind::Authentication => {
+            ConnectError::Denied { url: url.clone(), who: options.who(), why: error.kind().to_string() }
+        }
+        ConnectErrorKind::Tls => ConnectError::Settings(format!("cannot connect to NATS at {url}: {error}")),
+        _ => ConnectError::Refused { url: url.clone(), why: error.to_string() },
+    })?;
+    tracing::info!(server = server_of(&client), user = options.who(), "connected to NATS");
+    Ok(client)
+}
+
+/// The server that a client is connected to, or was last, as in `n1 (10.0.0.7:4222)`.
+pub fn server_of(client: &Client) -> String {
+    let info = client.server_info();
+    format!("{} ({}:{})", info.server_name, info.host, info.port)
+}
+
+fn tell(event: &Event, servers: &str, hook: Option<&ErrorHook>) {
+    match event {
+        // The first connection has a line of its own.
+        Event::Connected => tracing::debug!(servers, "a connection to NATS is made"),
+        Event::SlowConsumer(_) => tracing::error!(servers, "messages were lost: {event}"),
+        Event::Closed => tracing::debug!(servers, "the connection to NATS is closed"),
+        Event::ServerError(error) => match hook {
+            Some(ErrorHook(hook)) => hook(&error.to_string()),
+            None => tracing::warn!(servers, "NATS reports: {error}"),
+        },
+        event => tracing::warn!(servers, "the connection to NATS: {event}"),
     }
-    if let Some(path) = &options.nkey {
-        let file = |error: std::io::Error| ConnectError::File { path: path.clone(), why: error.to_string() };
-        settings = settings.nkey(std::fs::read_to_string(path).map_err(file)?.trim().to_owned());
-    }
-    if let (Some(user), Some(password)) = (&options.user, &options.password) {
-        settings = settings.user_and_password(user.clone(), password.0.clone());
-    }
-    if let Some(token) = &options.token {
-        settings = settings.token(token.0.clone());
-    }
-    if let Some(ca) = &options.tls_ca {
-        settings = settings.add_root_certificates(ca.clone()).require_tls(true);
-    }
-    if let (Some(cert), Some(key)) = (&options.tls_cert, &options.tls_key) {
-        settings = settings.add_client_certificate(cert.clone(), key.clone());
-    }
-    let addresses: Vec<&str> = url.split(',').map(str::trim).collect();
-    settings
-        .connect(addresses)
-        .await
-        .map_err(|error| ConnectError::Refused { url: url.clone(), why: error.to_string() })
 }
 
 /// The longest pause between two attempts to reconnect.
@@ -187,6 +309,50 @@ fn reconnect_delay(attempts: usize) -> Duration {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    fn split(url: &str) -> ConnectOptions {
+        ConnectOptions::to(url).without_secrets_in_url().unwrap()
+    }
+
+    #[test]
+    fn user_and_password_are_taken_out_of_the_address() {
+        let options = split("nats://ann:s%40cret@db:4333, other:4222");
+        assert_eq!(options.url.as_deref(), Some("nats://db:4333,nats://other:4222"));
+        assert_eq!(options.user.as_deref(), Some("ann"));
+        assert_eq!(options.password, Some(Password("s@cret".to_owned())));
+        let options = split("nats://only-a-token@db");
+        assert_eq!((options.url.as_deref(), options.user), (Some("nats://db"), None));
+        assert_eq!(options.token, Some(Password("only-a-token".to_owned())));
+        assert_eq!(split("nats://[::1]:4222").url.as_deref(), Some("nats://[::1]:4222"));
+    }
+
+    #[test]
+    fn a_given_user_wins_over_the_one_in_the_address() {
+        let given = ConnectOptions { user: Some("bob".to_owned()), ..ConnectOptions::to("nats://ann:x@db") };
+        let options = given.without_secrets_in_url().unwrap();
+        assert_eq!((options.user.as_deref(), options.password), (Some("bob"), None));
+    }
+
+    #[test]
+    fn a_malformed_address_is_named_without_its_password() {
+        for url in ["nats://ann:secret@:4222", "http://ann:secret@db", "nats://ann:secret@db:99999999", " , "] {
+            let error = ConnectOptions::to(url).without_secrets_in_url().unwrap_err();
+            assert!(!error.to_string().contains("secret") && !error.may_pass(), "{error}");
+        }
+    }
+
+    #[tokio::test]
+    async fn contradicting_settings_are_named() {
+        let half = |options: ConnectOptions| async move { options.settings().await.unwrap_err().to_string() };
+        let file = Some(PathBuf::from("/nowhere/file"));
+        let cert = half(ConnectOptions { tls_cert: file.clone(), ..ConnectOptions::default() }).await;
+        assert_eq!(cert, "a client certificate needs its key: give --tlskey");
+        let password = Some(Password("x".to_owned()));
+        let lonely = half(ConnectOptions { password, ..ConnectOptions::default() }).await;
+        assert_eq!(lonely, "a password needs a user: give --user");
+        let missing = half(ConnectOptions { tls_ca: file, ..ConnectOptions::default() }).await;
+        assert!(missing.starts_with("cannot read /nowhere/file"), "{missing}");
+    }
 
     #[test]
     fn every_server_is_tried_at_once_and_then_with_growing_pauses() {

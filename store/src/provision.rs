@@ -6,12 +6,13 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use async_nats::Client;
-use async_nats::jetstream::context::{CreateStreamErrorKind, GetStreamErrorKind};
+use async_nats::jetstream::context::{CreateStreamErrorKind, GetStreamError, GetStreamErrorKind};
 use async_nats::jetstream::stream::{Config, DiscardPolicy, PersistenceMode, RetentionPolicy, StorageType};
 use async_nats::jetstream::{self, Context};
 use holdfast_protocol::Revision;
 use holdfast_protocol::subject::Root;
 use holdfast_protocol::token::Secret;
+use tokio::time::Instant;
 
 use crate::jetstream::Jetstream;
 use crate::write::{self, Outcome, Write};
@@ -27,8 +28,15 @@ const GATHER_TIMEOUT: Duration = Duration::from_secs(30);
 /// How long to wait for one answer. A cluster that has no leader yet drops requests, and the client library would wait
 /// 5 seconds for the answer.
 const ASK_TIMEOUT: Duration = Duration::from_millis(750);
+/// The pause before the next attempt.
+const ASK_AGAIN: Duration = Duration::from_millis(200);
+/// How often a part says that it waits.
+const SAY_AGAIN: Duration = Duration::from_secs(10);
+/// nats-server's error code for a cluster that has too few servers yet.
+const NO_SUITABLE_PEERS: u64 = 10005;
 
-/// The part that provisions. A part creates and checks only what it uses, and needs permissions for nothing else.
+/// The part that provisions. A part checks only what it uses, and needs permissions for nothing else. Only coordinators
+/// create; a worker waits until a coordinator has.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Role {
     /// Sessions, workers, secrets and kept signals.
@@ -110,7 +118,7 @@ pub enum ProvisionError {
 }
 
 /// Checks the server, and creates or checks what the part needs below `root`. Any number of processes may do so at
-/// once.
+/// once. A worker waits without end for a coordinator to create it, and says every 10 seconds that it waits.
 ///
 /// # Errors
 /// [`ProvisionError`], which names what is wrong.
@@ -120,11 +128,11 @@ pub async fn provision(client: &Client, root: &Root, choices: &Provisioning) -> 
     context.set_timeout(ASK_TIMEOUT);
     let replicas = replicas(client);
     for config in configs(root, replicas, choices) {
-        ensure_stream(&context, config).await?;
+        ensure_stream(&context, config, choices.role).await?;
     }
     let store = Arc::new(Jetstream::new(client.clone(), root.clone()).await?);
     let mut warnings = Vec::new();
-    if replicas == 1 {
+    if replicas == 1 && choices.role == Role::Coordinator {
         warnings.push(
             "a single nats-server: one copy of everything; sessions are as safe as that server's disk, and stand still while \
              it is away. A cluster of three keeps going without one of them."
@@ -199,32 +207,77 @@ fn configs(root: &Root, replicas: usize, choices: &Provisioning) -> Vec<Config> 
     }
 }
 
-async fn ensure_stream(context: &Context, config: Config) -> Result<(), ProvisionError> {
-    let deadline = tokio::time::Instant::now() + GATHER_TIMEOUT;
+/// Checks a stream. A coordinator creates it if it is missing, a worker waits for it.
+async fn ensure_stream(context: &Context, config: Config, role: Role) -> Result<(), ProvisionError> {
+    let mut waiting = Waiting::begin();
     loop {
         let why = match context.get_stream(&config.name).await {
             Ok(stream) => return check_settings(&config, &stream.cached_info().config),
-            Err(error) if matches!(error.kind(), GetStreamErrorKind::JetStream(ref inner) if inner.code() == 404) => {
-                match context.create_stream(config.clone()).await {
-                    // Another process may have created it a moment ago: read it back.
-                    Ok(_) => continue,
-                    Err(error) => match error.kind() {
-                        // Wrong names and limits stay wrong; missing peers and leaders may appear.
-                        CreateStreamErrorKind::JetStream(inner)
-                            if !matches!(inner.code(), 503 | 500) && inner.error_code().0 != 10005 =>
-                        {
-                            return Err(ProvisionError::Create { stream: config.name, why: inner.to_string() });
-                        }
-                        _ => error.to_string(),
-                    },
+            Err(error) if is_missing(&error) => match role {
+                Role::Worker => {
+                    waiting.is_for_a_coordinator();
+                    format!("stream {} is missing: no coordinator has run here yet", config.name)
                 }
-            }
+                // Another process may have created it a moment ago, so it is read again then.
+                Role::Coordinator => match create_stream(context, &config).await? {
+                    None => continue,
+                    Some(why) => why,
+                },
+            },
             Err(error) => error.to_string(),
         };
-        if tokio::time::Instant::now() > deadline {
+        if waiting.is_over() {
             return Err(ProvisionError::Create { stream: config.name, why });
         }
-        tokio::time::sleep(Duration::from_millis(200)).await;
+        waiting.say(&why);
+        tokio::time::sleep(ASK_AGAIN).await;
+    }
+}
+
+fn is_missing(error: &GetStreamError) -> bool {
+    matches!(error.kind(), GetStreamErrorKind::JetStream(ref inner) if inner.code() == 404)
+}
+
+/// Creates a stream. Returns why it could not be created just now; `None` when it was.
+async fn create_stream(context: &Context, config: &Config) -> Result<Option<String>, ProvisionError> {
+    let Err(error) = context.create_stream(config.clone()).await else { return Ok(None) };
+    match error.kind() {
+        // Wrong names and limits stay wrong; missing peers and leaders may appear.
+        CreateStreamErrorKind::JetStream(inner)
+            if !matches!(inner.code(), 503 | 500) && inner.error_code().0 != NO_SUITABLE_PEERS =>
+        {
+            Err(ProvisionError::Create { stream: config.name.clone(), why: inner.to_string() })
+        }
+        _ => Ok(Some(error.to_string())),
+    }
+}
+
+/// How long one stream was waited for.
+struct Waiting {
+    deadline: Option<Instant>,
+    said: Instant,
+}
+
+impl Waiting {
+    fn begin() -> Self {
+        let now = Instant::now();
+        Self { deadline: Some(now + GATHER_TIMEOUT), said: now }
+    }
+
+    /// From now on it waits without end.
+    fn is_for_a_coordinator(&mut self) {
+        self.deadline = None;
+    }
+
+    fn is_over(&self) -> bool {
+        self.deadline.is_some_and(|deadline| Instant::now() > deadline)
+    }
+
+    fn say(&mut self, why: &str) {
+        if self.said.elapsed() >= SAY_AGAIN {
+            tracing::warn!("waiting for storage: {why}");
+            self.said = Instant::now();
+        }
     }
 }
 
@@ -272,11 +325,11 @@ pub async fn token_secret(store: &Jetstream) -> Result<Secret, StoreError> {
         .get_stream_no_info(format!("KV_{bucket}"))
         .await
         .map_err(|error| StoreError::Refused(error.to_string()))?;
-    let deadline = tokio::time::Instant::now() + GATHER_TIMEOUT;
+    let deadline = Instant::now() + GATHER_TIMEOUT;
     loop {
         let found = match read::last(&stream, &subject).await {
             // A stream that was just created, maybe by another process, may not have a leader yet.
-            Err(StoreError::Unavailable(_)) if tokio::time::Instant::now() < deadline => {
+            Err(StoreError::Unavailable(_)) if Instant::now() < deadline => {
                 tokio::time::sleep(Duration::from_millis(100)).await;
                 continue;
             }
