@@ -111,6 +111,7 @@ impl<T> Call<T> {
     pub async fn send_raw(&self) -> Result<Bytes, Error> {
         let sending = retry::Sending {
             nats: &self.client.nats,
+            denials: &self.client.denials,
             subject: &self.subject,
             body: self.body(),
             request_id: &self.request_id,

@@ -8,6 +8,7 @@ use holdfast_protocol::{Namespace, SessionId, SessionKey, WorkerName};
 use serde_json::{Map, Value};
 
 use crate::call::{Call, members_of};
+use crate::denials::Denials;
 
 /// How long a request may take with all its retries, by default.
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -20,13 +21,44 @@ pub struct Client {
     namespace: Namespace,
     pub(crate) actor: Option<String>,
     pub(crate) patience: Duration,
+    pub(crate) denials: Denials,
 }
 
 impl Client {
     /// A client of the namespace `default` below the root `hf`.
+    ///
+    /// It cannot tell a request that NATS denies from one that is not answered, unless [`Client::noticing`] is called
+    /// too; [`Client::connect`] does both.
     pub fn new(nats: async_nats::Client) -> Self {
         let namespace = Namespace::parse("default").expect("it follows the rule for namespaces");
-        Self { nats, root: Root::default(), namespace, actor: None, patience: PATIENCE }
+        let denials = Denials::default();
+        Self { nats, root: Root::default(), namespace, actor: None, patience: PATIENCE, denials }
+    }
+
+    /// Connects. A request that NATS denies ends at once with `forbidden` / `permission_denied`. This replaces the
+    /// event callback of `options`.
+    ///
+    /// # Errors
+    /// When the first connection fails.
+    pub async fn connect(
+        servers: impl async_nats::ToServerAddrs,
+        options: async_nats::ConnectOptions,
+    ) -> Result<Self, async_nats::ConnectError> {
+        let denials = Denials::default();
+        let noted = denials.clone();
+        let options = options.event_callback(move |event| {
+            if let async_nats::Event::ServerError(error) = &event {
+                noted.note(&error.to_string());
+            }
+            std::future::ready(())
+        });
+        Ok(Self::new(options.connect(servers).await?).noticing(denials))
+    }
+
+    /// Ends requests that `denials` names, for a connection whose event callback tells it the server's errors.
+    #[must_use]
+    pub fn noticing(self, denials: Denials) -> Self {
+        Self { denials, ..self }
     }
 
     /// Uses another subject root.

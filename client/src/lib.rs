@@ -9,7 +9,7 @@
 //! use holdfast_client::{Acquire, Client, Edit, Open};
 //!
 //! # async fn example() -> Result<(), Box<dyn std::error::Error>> {
-//! let client = Client::new(async_nats::connect("nats://127.0.0.1:4222").await?).acting_as("ann");
+//! let client = Client::connect("nats://127.0.0.1:4222", async_nats::ConnectOptions::new()).await?.acting_as("ann");
 //! let opened = client.open(Open::file("notes/plan.md")).await?;
 //! let session = client.session(opened.session.id);
 //!
@@ -26,6 +26,7 @@
 mod admin;
 mod call;
 mod client;
+mod denials;
 mod document;
 mod error;
 mod lock;
@@ -35,6 +36,7 @@ pub mod signals;
 
 pub use call::Call;
 pub use client::{Client, SessionClient};
+pub use denials::Denials;
 pub use error::Error;
 pub use lock::HeldLock;
 pub use signals::{Event, Follower};

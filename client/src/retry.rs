@@ -10,6 +10,7 @@ use bytes::Bytes;
 use holdfast_protocol::RequestId;
 use tokio::time::Instant;
 
+use crate::denials::Denials;
 use crate::error::Error;
 
 /// The timeout of one attempt; the time that the request waits on purpose is added. A coordinator answers within 5
@@ -25,6 +26,7 @@ const ERROR_HEADER: &str = "Nats-Service-Error";
 /// One request on the wire.
 pub(crate) struct Sending<'a> {
     pub(crate) nats: &'a async_nats::Client,
+    pub(crate) denials: &'a Denials,
     pub(crate) subject: &'a str,
     pub(crate) body: Bytes,
     pub(crate) request_id: &'a RequestId,
@@ -61,7 +63,13 @@ impl Sending<'_> {
     async fn once(&self, left: Duration) -> Result<Bytes, Error> {
         let timeout = left.min(ATTEMPT + self.wait);
         let request = async_nats::Request::new().payload(self.body.clone()).timeout(Some(timeout));
-        let reply = self.nats.send_request(self.subject.to_owned(), request).await.map_err(|error| {
+        let mut watch = self.denials.watch();
+        let answered = tokio::select! {
+            biased;
+            answered = self.nats.send_request(self.subject.to_owned(), request) => answered,
+            denied = watch.of_request(self.subject, self.request_id) => return Err(denied),
+        };
+        let reply = answered.map_err(|error| {
             let why = error.to_string();
             match error.kind() {
                 RequestErrorKind::NoResponders => Error::of_silence(self.subject, self.request_id),

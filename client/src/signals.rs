@@ -18,6 +18,8 @@ use serde::Deserialize;
 use tokio::time::{Interval, MissedTickBehavior, interval};
 
 use crate::client::SessionClient;
+use crate::denials::Watch;
+use crate::error::Error;
 use chain::{Chain, Link};
 
 /// How often an idle follower checks whether the client has reconnected.
@@ -53,6 +55,8 @@ pub enum Event {
     Signal(Box<Signal>),
     /// Signals were missed: read the state again. The signal that revealed the gap comes next.
     Gap(Gap),
+    /// NATS does not let this user receive these signals: `forbidden` / `permission_denied`. Nothing follows.
+    Denied(Error),
 }
 
 /// How a gap was detected.
@@ -92,6 +96,8 @@ impl fmt::Display for Gap {
 pub struct Follower {
     nats: async_nats::Client,
     subscription: Subscriber,
+    subject: String,
+    denied: Watch,
     chain: Chain,
     connects: u64,
     look: Interval,
@@ -111,6 +117,7 @@ impl Follower {
                 _ = self.look.tick() => if self.was_reconnected() {
                     return Some(Event::Gap(Gap::Reconnected));
                 },
+                error = self.denied.of_subscription(&self.subject) => return Some(Event::Denied(error)),
                 message = self.subscription.next() => if let Some(event) = self.take(&message?) {
                     return Some(event);
                 },
@@ -175,6 +182,7 @@ impl SessionClient {
     ///     match event {
     ///         Event::Signal(signal) => println!("{} {:?}", signal.kind, signal.data),
     ///         Event::Gap(_) => document = session.document(DocGet::default()).await?,
+    ///         Event::Denied(error) => return Err(error.into()),
     ///     }
     /// }
     /// # let _ = document;
@@ -187,13 +195,15 @@ impl SessionClient {
     pub async fn follow(&self, group: Option<Group>) -> Result<Follower, SubscribeError> {
         let nats = self.client.nats.clone();
         let connects = connects(&nats);
-        let subscription = nats.subscribe(self.signals_subject(group.map(Group::as_str))).await?;
+        let subject = self.signals_subject(group.map(Group::as_str));
+        let denied = self.client.denials.watch();
+        let subscription = nats.subscribe(subject.clone()).await?;
         if let Err(error) = nats.flush().await {
             // The subscription is sent with the next connection, which is reported as a gap.
             tracing::debug!(%error, "the subscription is not sent yet");
         }
         let mut look = interval(LOOK);
         look.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        Ok(Follower { nats, subscription, chain: Chain::default(), connects, look, pending: None })
+        Ok(Follower { nats, subscription, subject, denied, chain: Chain::default(), connects, look, pending: None })
     }
 }

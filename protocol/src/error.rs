@@ -56,6 +56,8 @@ words!(
         PathEscape = "path_escape",
         /// The workspace may not be written.
         WorkspaceDenied = "workspace_denied",
+        /// NATS does not let the asker make this request.
+        PermissionDenied = "permission_denied",
         /// No such session, or it is closed.
         NoSession = "no_session",
         /// No such file.
@@ -143,7 +145,7 @@ impl Reason {
             BadJson | UnknownField | MissingField | BadValue | InvalidSessionId | InvalidPath | PathEscape => {
                 Code::InvalidParams
             }
-            WorkspaceDenied => Code::Forbidden,
+            WorkspaceDenied | PermissionDenied => Code::Forbidden,
             NoSession | NoFile | NoWorkspace | NoWorker => Code::NotFound,
             LockHeld | StaleToken | NotLocked | LockRequired | LockMoved | RevisionMismatch | AlreadyExists
             | DiskDiverged | UnsavedChanges | NothingToUndo | RecordInvalid => Code::Conflict,

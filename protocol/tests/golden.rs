@@ -110,6 +110,7 @@ const REASONS: &[(&str, u16, bool, &str, &[&str])] = &[
     ("invalid_params", 400, false, "invalid_path", &[]),
     ("invalid_params", 400, false, "path_escape", &[]),
     ("forbidden", 403, false, "workspace_denied", &[]),
+    ("forbidden", 403, false, "permission_denied", &[]),
     ("not_found", 404, false, "no_session", &["open"]),
     ("not_found", 404, false, "no_file", &["save"]),
     ("not_found", 404, false, "no_workspace", &["start_worker"]),
