@@ -8,7 +8,7 @@ use crate::ask::{Group, until};
 use crate::connect::Connection;
 use crate::exit::Failure;
 use crate::output::Format;
-use crate::{admin, doc, lock, serve, session, signals, up, worker};
+use crate::{admin, context, doc, lock, serve, session, signals, up, worker};
 
 /// Sessions, locks and documents for a fleet, on NATS JetStream.
 #[derive(Parser, Debug)]
@@ -45,6 +45,8 @@ enum Command {
     Admin(Group<admin::Request>),
     /// Follow the signals of a session
     Signals(signals::Signals),
+    /// Show where commands connect, and as whom
+    Context(context::Context),
 }
 
 impl Cli {
@@ -56,6 +58,7 @@ impl Cli {
 
     fn of(matches: &ArgMatches) -> Result<Self, clap::Error> {
         let mut cli = Self::from_arg_matches(matches)?;
+        cli.connection.prefer_command_line(matches);
         if let Command::Up(up) = &mut cli.command {
             // The environment variables are for requests. `up` uses an existing server only if the command line names
             // it.
@@ -88,6 +91,7 @@ impl Cli {
             Command::Coordinator(ending) => serve::coordinator(ending, connection, stop).await,
             Command::Worker(worker) => worker.run(connection, format, stop).await,
             Command::Signals(signals) => signals.run(connection, format, stop).await,
+            Command::Context(context) => until(stop, context.run(connection, format)).await,
             Command::Session(group) => until(stop, group.run(connection, format)).await,
             Command::Lock(group) => until(stop, group.run(connection, format)).await,
             Command::Doc(group) => until(stop, group.run(connection, format)).await,

@@ -1,27 +1,44 @@
 //! The options for connecting, as in the `nats` CLI, and those that all of Holdfast's requests share.
+//!
+//! Where to connect, and as whom, comes from the first of these that says it:
+//! 1. options of the command line;
+//! 2. a context that the command line names, if it does;
+//! 3. otherwise environment variables, then the context of `NATS_CONTEXT`;
+//! 4. what `holdfast up` wrote for this folder (`found`), if nothing above says who connects, and the address is the same
+//!    or not given.
+
+pub(crate) mod found;
 
 use std::convert::Infallible;
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use anyhow::Context;
-use clap::Args;
-use holdfast_client::Client;
+use clap::parser::ValueSource;
+use clap::{ArgMatches, Args};
 use holdfast_client::protocol::Namespace;
 use holdfast_client::protocol::subject::Root;
-use holdfast_store::connect::{ConnectOptions, Password, connect};
+use holdfast_client::{Client, Denials};
+use holdfast_deploy::Role;
+use holdfast_store::connect::{ConnectError, ConnectOptions, DEFAULT_URL, ErrorHook, Password, connect, context_path};
+use tokio_util::sync::CancellationToken;
 
 use crate::exit::Failure;
+use found::Found;
 
 /// The least time for a request, so that a connection in the last moment is still used.
 const LEAST_PATIENCE: Duration = Duration::from_millis(50);
+/// How often a part that waits for NATS tries again.
+const TRY_AGAIN: Duration = Duration::from_millis(500);
+/// How often it says that it waits.
+const SAY_AGAIN: Duration = Duration::from_secs(10);
 
 /// Options of every command.
 #[derive(Args, Clone, Debug)]
 #[command(next_help_heading = "Connection")]
 pub(crate) struct Connection {
-    /// NATS server addresses, comma separated [default: nats://127.0.0.1:4222]
-    #[arg(long, global = true, env = "NATS_URL", value_name = "URL")]
+    /// NATS server addresses, comma separated [default: what `holdfast up` uses in this folder, or nats://127.0.0.1:4222]
+    #[arg(long, global = true, env = "NATS_URL", hide_env_values = true, value_name = "URL")]
     pub(crate) nats: Option<String>,
     /// User credentials file
     #[arg(long, global = true, env = "NATS_CREDS", value_name = "FILE")]
@@ -51,7 +68,11 @@ pub(crate) struct Connection {
         value_parser = |text: &str| Ok::<_, Infallible>(Password(text.to_owned()))
     )]
     password: Option<Password>,
-    /// Context of the nats CLI, by name or path: the settings that are not given otherwise
+    /// First tokens of the subjects for replies, where the user may not use every one [default: _INBOX]
+    #[arg(long, global = true, env = "NATS_INBOX_PREFIX", value_name = "PREFIX")]
+    inbox_prefix: Option<String>,
+    /// Context of the nats CLI, or of `holdfast up` in this folder, by name or path: its settings instead of the
+    /// environment's
     #[arg(long, global = true, env = "NATS_CONTEXT", value_name = "NAME")]
     pub(crate) context: Option<String>,
     /// First token of all subjects
@@ -82,31 +103,122 @@ pub(crate) fn duration(text: &str) -> Result<Duration, String> {
         .ok_or_else(|| "a duration is like 5s, 500ms or 1m".to_owned())
 }
 
+/// Where the settings of a connection came from.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Origin {
+    /// Options or environment variables.
+    Given,
+    /// This context file, perhaps with options.
+    Context(PathBuf),
+    /// This context file, which `holdfast up` wrote.
+    Up(PathBuf),
+    /// Nothing says where or as whom.
+    Default,
+}
+
 impl Connection {
-    /// Connects with these options.
-    pub(crate) async fn connect(&self, name: &str) -> Result<async_nats::Client, Failure> {
-        let options = self.options(name).map_err(Failure::Connect)?;
-        connect(&options).await.map_err(|error| Failure::Connect(error.into()))
+    /// Drops what only the environment says if the command line names a context. `matches` is the whole command line.
+    pub(crate) fn prefer_command_line(&mut self, matches: &ArgMatches) {
+        let said = |option: &str| matches.value_source(option) == Some(ValueSource::CommandLine);
+        if !said("context") {
+            return;
+        }
+        keep_if(&mut self.nats, said("nats"));
+        keep_if(&mut self.creds, said("creds"));
+        keep_if(&mut self.nkey, said("nkey"));
+        keep_if(&mut self.tlsca, said("tlsca"));
+        keep_if(&mut self.tlscert, said("tlscert"));
+        keep_if(&mut self.tlskey, said("tlskey"));
+        keep_if(&mut self.user, said("user"));
+        keep_if(&mut self.password, said("password"));
+        keep_if(&mut self.inbox_prefix, said("inbox_prefix"));
+    }
+
+    /// Connects with these options. `role` is whom `holdfast up` lets this command connect as.
+    pub(crate) async fn connect(&self, name: &str, role: Role) -> Result<async_nats::Client, Failure> {
+        let (options, origin) = self.settings(role)?;
+        connect(&ConnectOptions { name: Some(name.to_owned()), ..options })
+            .await
+            .map_err(|error| failed(error, &origin))
+    }
+
+    /// As [`Connection::connect`], and waits until a server is there. It says every 10 seconds that it waits.
+    pub(crate) async fn connect_when_there(
+        &self,
+        name: &str,
+        role: Role,
+        stop: &CancellationToken,
+    ) -> Result<async_nats::Client, Failure> {
+        let (options, origin) = self.settings(role)?;
+        let options = ConnectOptions { name: Some(name.to_owned()), ..options };
+        let mut said: Option<Instant> = None;
+        loop {
+            let error = match connect(&options).await {
+                Ok(client) => return Ok(client),
+                Err(error) if error.may_pass() => error,
+                Err(error) => return Err(failed(error, &origin)),
+            };
+            if said.is_none_or(|said| said.elapsed() >= SAY_AGAIN) {
+                tracing::warn!("waiting for NATS: {error}");
+                said = Some(Instant::now());
+            }
+            tokio::select! {
+                () = tokio::time::sleep(TRY_AGAIN) => {}
+                () = stop.cancelled() => return Err(Failure::Interrupted),
+            }
+        }
     }
 
     /// A client with these options. Connecting and the request share the time of `--timeout`.
     pub(crate) async fn client(&self) -> Result<Client, Failure> {
         let begun = Instant::now();
-        let connected = tokio::time::timeout(self.timeout, self.connect("holdfast command")).await;
-        let nats = connected.map_err(|_| {
-            let server = self.nats.as_deref().unwrap_or("NATS");
-            Failure::Connect(anyhow::anyhow!("{server} did not answer within {:?}", self.timeout))
-        })??;
-        let client = Client::new(nats).below(self.root.clone()).in_namespace(self.namespace.clone());
+        let (mut options, origin) = self.settings(Role::Ops)?;
+        let denials = Denials::default();
+        let noted = denials.clone();
+        options.name = Some("holdfast command".to_owned());
+        options.on_error = Some(ErrorHook(Arc::new(move |error| noted.note(error))));
+        let connected = tokio::time::timeout(self.timeout, connect(&options)).await;
+        let nats = connected
+            .map_err(|_| {
+                let server = options.url.as_deref().unwrap_or(DEFAULT_URL);
+                Failure::Connect(anyhow::anyhow!("{server} did not answer within {:?}", self.timeout))
+            })?
+            .map_err(|error| failed(error, &origin))?;
+        let client = Client::new(nats).noticing(denials).below(self.root.clone()).in_namespace(self.namespace.clone());
         Ok(client.patience(self.timeout.saturating_sub(begun.elapsed()).max(LEAST_PATIENCE)))
     }
 
-    fn options(&self, name: &str) -> anyhow::Result<ConnectOptions> {
+    /// The settings, and where they come from.
+    pub(crate) fn settings(&self, role: Role) -> Result<(ConnectOptions, Origin), Failure> {
+        self.settings_with(role, Found::here().as_ref())
+    }
+
+    fn settings_with(&self, role: Role, found: Option<&Found>) -> Result<(ConnectOptions, Origin), Failure> {
+        let given = self.given().without_secrets_in_url_if_any().map_err(usage)?;
+        if let Some(name) = &self.context {
+            let path = found.and_then(|found| found.named(name)).unwrap_or_else(|| context_path(name));
+            let filled = given.with_context(&path.to_string_lossy());
+            let filled = filled.map_err(|error| Failure::Usage(format!("cannot use the context {name:?}: {error}")))?;
+            return Ok((filled, Origin::Context(path)));
+        }
+        if !given.has_credentials()
+            && let Some(found) = found
+            && given.url.as_deref().is_none_or(|url| found.is_at(url))
+        {
+            let path = found.of(role);
+            let filled = given.with_context(&path.to_string_lossy());
+            return filled.map(|filled| (filled, Origin::Up(path))).map_err(usage);
+        }
+        let origin = if given.url.is_some() || given.has_credentials() { Origin::Given } else { Origin::Default };
+        Ok((given, origin))
+    }
+
+    fn given(&self) -> ConnectOptions {
         let (user, token) = match (&self.user, &self.password) {
             (Some(token), None) => (None, Some(Password(token.clone()))),
             (user, _) => (user.clone(), None),
         };
-        let given = ConnectOptions {
+        ConnectOptions {
             url: self.nats.clone(),
             creds: self.creds.clone(),
             nkey: self.nkey.clone(),
@@ -116,27 +228,41 @@ impl Connection {
             user,
             password: self.password.clone(),
             token,
-            name: Some(name.to_owned()),
-        };
-        match &self.context {
-            Some(context) => given.with_context(context).with_context(|| format!("cannot use the context {context:?}")),
-            None => Ok(given),
+            inbox_prefix: self.inbox_prefix.clone(),
+            name: None,
+            on_error: None,
         }
+    }
+}
+
+fn keep_if<T>(value: &mut Option<T>, keep: bool) {
+    if !keep {
+        *value = None;
+    }
+}
+
+fn usage(error: ConnectError) -> Failure {
+    Failure::Usage(error.to_string())
+}
+
+/// Why the connection failed, and what helps.
+pub(crate) fn failed(error: ConnectError, origin: &Origin) -> Failure {
+    match (&error, origin) {
+        (ConnectError::Denied { .. }, Origin::Default | Origin::Given) => Failure::Usage(format!(
+            "{error}; give --user and --password, --creds, --nkey or --context, or run this in the folder where `holdfast \
+             up` runs"
+        )),
+        (ConnectError::Denied { .. }, Origin::Context(path) | Origin::Up(path)) => {
+            Failure::Usage(format!("{error}; the credentials are those of {}", path.display()))
+        }
+        (ConnectError::Refused { .. }, Origin::Up(path)) => Failure::Connect(anyhow::anyhow!(
+            "{error}; the address is that of {}, which `holdfast up` wrote: does it run?",
+            path.display()
+        )),
+        (ConnectError::Refused { .. }, _) => Failure::Connect(error.into()),
+        _ => usage(error),
     }
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn durations_are_read_as_people_write_them() {
-        assert_eq!(duration("5"), Ok(Duration::from_secs(5)));
-        assert_eq!(duration("5s"), Ok(Duration::from_secs(5)));
-        assert_eq!(duration("500ms"), Ok(Duration::from_millis(500)));
-        assert_eq!(duration("1m"), Ok(Duration::from_secs(60)));
-        for text in ["0", "0s", "-5s", "soon", ""] {
-            assert!(duration(text).is_err(), "{text:?}");
-        }
-    }
-}
+mod tests;

@@ -9,6 +9,7 @@ mod ask;
 mod command;
 mod connect;
 mod content;
+mod context;
 mod doc;
 mod drain;
 mod exit;

@@ -2,7 +2,7 @@
 //!
 //! Invariant: a closed output is an error value, never a panic; so nothing here uses `println!`.
 
-use std::io::{self, Write};
+use std::io::{self, IsTerminal, Write};
 
 /// The reader of the output.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -39,6 +39,12 @@ pub(crate) fn note(text: &str) {
     if let Err(error) = writeln!(io::stderr().lock(), "{text}") {
         tracing::debug!(%error, "nobody reads standard error");
     }
+}
+
+/// `text` in red, if standard output is a terminal that wants colours.
+pub(crate) fn red(text: &str) -> String {
+    let wants_colours = std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty());
+    if io::stdout().is_terminal() && wants_colours { format!("\x1b[1;31m{text}\x1b[0m") } else { text.to_owned() }
 }
 
 /// `text` without control characters: names and reasons come from others, and a terminal executes control sequences.

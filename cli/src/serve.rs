@@ -9,6 +9,7 @@ use clap::Args;
 use holdfast_client::protocol::WorkerName;
 use holdfast_client::protocol::subject::Root;
 use holdfast_coordinator::Coordinator;
+use holdfast_deploy::Role;
 use holdfast_store::provision::{ProvisionError, Provisioned, Provisioning, provision, token_secret};
 use holdfast_store::wire::Nats;
 use holdfast_worker::{NameRule, StartError, Worker, WorkerConfig, Workspace};
@@ -43,7 +44,7 @@ pub(crate) async fn coordinator(
     stop: &CancellationToken,
 ) -> Result<(), Failure> {
     let starting = async {
-        let nats = connection.connect("holdfast coordinator").await?;
+        let nats = connection.connect_when_there("holdfast coordinator", Role::Coordinator, stop).await?;
         let there = prepare(&nats, &connection.root, &Provisioning::default()).await?;
         start_coordinator(&nats, there, &connection.root).await
     };
@@ -60,7 +61,7 @@ pub(crate) async fn worker(daemon: Daemon, connection: &Connection, stop: &Cance
     let name = daemon.name.unwrap_or_else(random_name);
     let rule = if daemon.replace { NameRule::Replace } else { NameRule::Respect };
     let starting = async {
-        let nats = connection.connect(&format!("holdfast worker {name}")).await?;
+        let nats = connection.connect_when_there(&format!("holdfast worker {name}"), Role::Worker, stop).await?;
         let there = prepare(&nats, &connection.root, &Provisioning::of_worker()).await?;
         let config = worker_config(&connection.root, name.clone(), &daemon.workspaces)?;
         start_worker(&nats, &there, WorkerConfig { name_rule: rule, ..config }).await

@@ -69,6 +69,7 @@ async fn show(mut follower: Follower, count: u64, format: Format) -> Result<(), 
             }
             // On standard error, so that standard output has only signals.
             Some(Event::Gap(gap)) => tracing::warn!("{gap}"),
+            Some(Event::Denied(error)) => return Err(error.into()),
             None => return Err(Failure::Connect(anyhow::anyhow!("the connection to NATS was closed"))),
         }
     }

@@ -6,6 +6,7 @@
 //! nothing waits for it to return. A nats-server that `up` did not start is left running.
 
 mod banner;
+mod server;
 
 use std::path::PathBuf;
 use std::process::ExitStatus;
@@ -15,15 +16,16 @@ use anyhow::Context;
 use clap::Args;
 use futures_util::future::{join_all, select_all};
 use holdfast_client::protocol::WorkerName;
+use holdfast_client::protocol::subject::Root;
 use holdfast_coordinator::Coordinator;
-use holdfast_deploy::{Finder, KILL_TIME, Server, ServerOptions, StartError};
+use holdfast_deploy::{KILL_TIME, Role, Server};
 use holdfast_store::connect::{ConnectOptions, connect};
 use holdfast_store::provision::Provisioning;
 use holdfast_worker::Worker;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
-use crate::connect::Connection;
+use crate::connect::{Connection, Origin, failed};
 use crate::exit::Failure;
 use crate::output;
 use crate::serve::{
@@ -31,7 +33,8 @@ use crate::serve::{
 };
 use crate::workspace::WorkspaceArg;
 
-use banner::Banner;
+use banner::{Banner, Own};
+use server::{OwnServer, Wanted};
 
 /// What to run.
 #[derive(Args, Debug)]
@@ -45,6 +48,9 @@ pub(crate) struct Up {
     /// A folder whose files the workers serve; any number [default: main=DATA/workspace]
     #[arg(long = "workspace", value_name = "NAME=DIR[:ro]", value_parser = WorkspaceArg::parse)]
     workspaces: Vec<WorkspaceArg>,
+    /// Run nats-server without a login, for a throw-away: whoever reaches the port on this machine may do everything
+    #[arg(long)]
+    insecure: bool,
     #[command(flatten)]
     ending: Ending,
     /// How many workers
@@ -53,6 +59,16 @@ pub(crate) struct Up {
     /// Whether the command line names an existing nats-server.
     #[arg(skip)]
     pub(crate) is_server_given: bool,
+}
+
+/// How each part connects.
+struct Access {
+    coordinator: (ConnectOptions, Origin),
+    worker: (ConnectOptions, Origin),
+    /// The server's address; `None`: the default one.
+    url: Option<String>,
+    /// Whether the server is ours.
+    is_ours: bool,
 }
 
 /// What runs beside nats-server.
@@ -73,11 +89,12 @@ enum Ended {
 impl Up {
     /// Runs everything until `stop` is cancelled or nats-server ends.
     pub(crate) async fn run(self, connection: &Connection, stop: &CancellationToken) -> Result<(), Failure> {
-        let Some(mut server) = unless_stopped(stop, self.own_server()).await? else { return Ok(()) };
-        let url = server.as_ref().map(Server::url);
+        let Some(mut own) = unless_stopped(stop, self.own_server(&connection.root)).await? else { return Ok(()) };
+        let access = Access::of(own.as_ref(), connection)?;
+        let mut server = own.take().map(|own| own.server);
         let mut parts = Parts::default();
         let working = async {
-            self.start(connection, url, &mut parts).await?;
+            self.start(connection, &access, &mut parts).await?;
             parts.until_taken().await
         };
         let outcome = tokio::select! {
@@ -107,27 +124,22 @@ impl Up {
         }
     }
 
-    async fn start(&self, connection: &Connection, own: Option<String>, parts: &mut Parts) -> Result<(), Failure> {
+    async fn start(&self, connection: &Connection, access: &Access, parts: &mut Parts) -> Result<(), Failure> {
         let workspaces = self.workspaces()?;
-        let nats = match &own {
-            None => connection.connect("holdfast up").await?,
-            Some(url) => {
-                let options = ConnectOptions { name: Some("holdfast up".to_owned()), ..ConnectOptions::to(url) };
-                connect(&options).await.map_err(|error| Failure::Connect(error.into()))?
-            }
-        };
+        let nats = access.connect("holdfast up: coordinator", Role::Coordinator).await?;
         let there = prepare(&nats, &connection.root, &Provisioning::default()).await?;
+        let of_workers = access.connect("holdfast up: workers", Role::Worker).await?;
+        let theirs = prepare(&of_workers, &connection.root, &Provisioning::of_worker()).await?;
         let names = self.worker_names();
         for name in &names {
             let config = worker_config(&connection.root, name.clone(), &workspaces)?;
-            parts.workers.push(start_worker(&nats, &there, config).await?);
+            parts.workers.push(start_worker(&of_workers, &theirs, config).await?);
         }
         parts.coordinator = Some(start_coordinator(&nats, there, &connection.root).await?);
-        let server = own.as_ref().or(connection.nats.as_ref());
         let banner = Banner {
-            server: server.map(String::as_str),
+            server: access.url.as_deref(),
             version: &nats.server_info().version,
-            data: own.as_ref().map(|_| self.data.as_path()),
+            own: access.is_ours.then_some(Own { data: &self.data, insecure: self.insecure }),
             workers: &names,
             workspaces: &workspaces,
             root: &connection.root,
@@ -157,33 +169,31 @@ impl Up {
     }
 
     /// Starts our nats-server, unless an existing one is used.
-    async fn own_server(&self) -> Result<Option<Server>, Failure> {
+    async fn own_server(&self, root: &Root) -> Result<Option<OwnServer>, Failure> {
         if self.is_server_given {
             return Ok(None);
         }
-        let binary = Finder::from_env().find(&output::note).await.context("there is no nats-server to run")?;
-        let options = ServerOptions {
-            port: Some(self.port),
-            ..ServerOptions::new(binary.path, self.data.join("nats"), "holdfast")
-        };
-        Server::start(options).await.map(Some).map_err(explain)
+        let wanted = Wanted { port: self.port, data: &self.data, root: root.as_str(), insecure: self.insecure };
+        OwnServer::start(&wanted).await.map(Some)
     }
 }
 
-/// Why nats-server did not start, and what to do about it.
-fn explain(error: StartError) -> Failure {
-    let advice = match &error {
-        StartError::PortTaken { port } => format!(
-            "; choose another one with --port, or use the server that listens there with --nats nats://127.0.0.1:{port}"
-        ),
-        StartError::DataInUse { .. } => {
-            "; another `holdfast up` has it: use that one, or choose another folder with --data (and \
-             another port with --port)"
-                .to_owned()
-        }
-        _ => String::new(),
-    };
-    Failure::Other(anyhow::anyhow!("{:#}{advice}", anyhow::Error::new(error)))
+impl Access {
+    fn of(own: Option<&OwnServer>, connection: &Connection) -> Result<Self, Failure> {
+        let of = |role| match own {
+            Some(own) => Ok((own.options(role), Origin::Given)),
+            None => connection.settings(role),
+        };
+        let coordinator = of(Role::Coordinator)?;
+        let url = coordinator.0.url.clone();
+        Ok(Self { worker: of(Role::Worker)?, coordinator, url, is_ours: own.is_some() })
+    }
+
+    async fn connect(&self, name: &str, role: Role) -> Result<async_nats::Client, Failure> {
+        let (options, origin) = if role == Role::Worker { &self.worker } else { &self.coordinator };
+        let options = ConnectOptions { name: Some(name.to_owned()), ..options.clone() };
+        connect(&options).await.map_err(|error| failed(error, origin))
+    }
 }
 
 impl Parts {
