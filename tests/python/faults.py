@@ -2,8 +2,8 @@
 
     HOLDFAST_BIN=target/release/holdfast HOLDFAST_NATS_SERVER=nats-server python tests/python/faults.py --nodes 3
 
-Runs every scenario below `tests/python/faults` on one nats-server or on a cluster of three, with nats.conf's settings
-(`sync_interval: always`). Prints figures; the exit status is 1 when a guarantee is broken or a target is missed.
+Runs every scenario below `tests/python/faults` on one nats-server or on a cluster of three, with the settings
+of deploy/nats/server.conf (`sync_interval: always`). Prints figures; the exit status is 1 when a guarantee is broken or a target is missed.
 """
 
 import argparse

@@ -2,7 +2,7 @@
 
 usage: HOLDFAST_BIN=target/release/holdfast python tests/python/flood.py [SECONDS]
 
-One server, one coordinator, two workers (`holdfast up --workers 2`). A neighbour edits its own session and takes and releases its
+One server, one coordinator, two workers (`holdfast up --insecure --workers 2`). A neighbour edits its own session and takes and releases its
 own lock, one request after the other. A flooding client keeps many requests under way on another session. Rates are taken
 in turn, without and with the flood, and compared as medians; both sides use the same two cores, so part of a loss is the
 processor's. The flood is bounded in number and in time.
@@ -108,7 +108,7 @@ async def main():
     binary = os.environ.get("HOLDFAST_BIN", "target/release/holdfast")
     with tempfile.TemporaryDirectory() as data:
         up = subprocess.Popen(
-            [binary, "up", "--port", str(PORT), "--data", data, "--workers", "2"],
+            [binary, "up", "--insecure", "--port", str(PORT), "--data", data, "--workers", "2"],
             stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
         )
         try:

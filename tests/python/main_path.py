@@ -48,11 +48,23 @@ class Holdfast:
         self.process.send_signal(how)
         return self.process.wait(timeout=60)
 
+    def context(self, role):
+        """What `up` wrote for this role, as arguments of `nats.connect`."""
+        path = os.path.join(self.folder, "data/config/nats/context", f"{role}.json")
+        with open(path) as file:
+            context = json.load(file)
+        return {
+            "servers": context["url"],
+            "user": context["user"],
+            "password": context["password"],
+            "inbox_prefix": context["inbox_prefix"].encode(),
+        }
+
     async def connect(self):
         deadline = time.monotonic() + 120
         while True:
             try:
-                client = await nats.connect(f"nats://127.0.0.1:{self.port}", allow_reconnect=False, error_cb=not_yet)
+                client = await nats.connect(allow_reconnect=False, error_cb=not_yet, **self.context("ops"))
                 await client.request("hf.sys.worker.list", b"{}", timeout=1)
                 return client
             except Exception as error:  # noqa: BLE001 - whatever it is, it is told at the deadline
@@ -144,8 +156,9 @@ async def break_glass_is_honoured_by_the_next_write(client):
     while not heard and time.monotonic() < deadline:
         await asyncio.sleep(0.01)
     assert heard, "the hand edit was not announced"
-    keys = await bucket.keys()
-    assert all(key.startswith("default.") for key in keys), keys
+    filtered = await client.raw("$JS.API.STREAM.INFO.KV_sessions", json.dumps({"subjects_filter": "$KV.sessions.>"}).encode())
+    keys = json.loads(filtered.data)["state"]["subjects"]
+    assert "$KV.sessions.default.s2" in keys and all(key.startswith("$KV.sessions.default.") for key in keys), keys
 
 
 async def the_micro_service_shows_itself(client):

@@ -1,4 +1,4 @@
-"""Processes: nats-servers with the settings of nats.conf, one or three of them, and `holdfast` workers and coordinators.
+"""Processes: nats-servers with deploy/nats/server.conf, one or three of them, and `holdfast` workers and coordinators.
 
 Only processes started here are ever signalled. Every process writes a log in the fleet's folder, which is kept and named
 when a scenario fails.
@@ -20,6 +20,8 @@ import nats
 from client import Refused
 
 REPOSITORY = pathlib.Path(__file__).resolve().parents[3]
+# Holdfast's settings for nats-server, without a login.
+SERVER_CONF = REPOSITORY / "deploy/nats/server.conf"
 BIN = os.environ.get("HOLDFAST_BIN", str(REPOSITORY / "target/release/holdfast"))
 NATS_BIN = os.environ.get("HOLDFAST_NATS_SERVER", "nats-server")
 START_WITHIN = 60.0
@@ -125,7 +127,7 @@ class Fleet:
 
     def _server(self, number, routes):
         name = f"n{number + 1}"
-        command = [NATS_BIN, "-c", REPOSITORY / "nats.conf", "-a", "127.0.0.1", "-p", self.ports[number]]
+        command = [NATS_BIN, "-c", SERVER_CONF, "-a", "127.0.0.1", "-p", self.ports[number]]
         command += ["-n", name, "-sd", self.folder / name]
         if self.nodes > 1:
             command += ["--cluster_name", "holdfast", "--cluster", f"nats://127.0.0.1:{routes[number]}"]

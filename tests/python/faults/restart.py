@@ -11,7 +11,7 @@ import time
 
 from check import everything_is_there
 from client import Client, Editor, longest_gap, milliseconds, side_by_side
-from fleet import BIN, NATS_BIN, REPOSITORY, Fleet, Process, connect, free_ports, until
+from fleet import BIN, NATS_BIN, SERVER_CONF, Fleet, Process, connect, free_ports, until
 
 SESSIONS, EDITED = 200, 16
 PASSIVE, READY_WITHIN = int(os.environ.get("HOLDFAST_FAULTS_PASSIVE", "100000")), 5.0
@@ -94,7 +94,7 @@ async def up_with_many_passive_sessions():
     folder = pathlib.Path(tempfile.mkdtemp(prefix="holdfast-up-"))
     data, port = folder / "data", free_ports(1)[0]
     url = f"nats://127.0.0.1:{port}"
-    up = Process("up", [BIN, "up", "--port", port, "--data", data], folder, {"HOLDFAST_NATS_SERVER": NATS_BIN})
+    up = Process("up", [BIN, "up", "--insecure", "--port", port, "--data", data], folder, {"HOLDFAST_NATS_SERVER": NATS_BIN})
     try:
         await fill(folder, data, url, port)
         for how in (signal.SIGTERM, signal.SIGKILL):
@@ -124,7 +124,7 @@ async def is_gone(process):
 
 async def fill(folder, data, url, port):
     """Opens and reclaims sessions through `up --nats`, on a nats-server that need not flush each write for that."""
-    settings = (REPOSITORY / "nats.conf").read_text().replace("sync_interval: always", 'sync_interval: "1m"')
+    settings = SERVER_CONF.read_text().replace("sync_interval: always", 'sync_interval: "1m"')
     (folder / "fast.conf").write_text(settings)
     (data / "nats").mkdir(parents=True)
     command = [NATS_BIN, "-c", folder / "fast.conf", "-a", "127.0.0.1", "-p", port, "-n", "holdfast", "-sd", data / "nats"]
