@@ -82,6 +82,15 @@ impl Cli {
         }
     }
 
+    /// Whether it passes signals to a program that it runs, in place of being ended by them.
+    pub(crate) fn forwards_signals(&self) -> bool {
+        match &self.command {
+            Command::Lock(group) => group.request.forwards_signals(),
+            Command::Doc(group) => group.request.forwards_signals(),
+            _ => false,
+        }
+    }
+
     /// Runs the command until it is done or `stop` is cancelled.
     pub(crate) async fn run(self, stop: &CancellationToken) -> Result<(), Failure> {
         let format = self.format();
