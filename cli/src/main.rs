@@ -8,6 +8,7 @@
 mod admin;
 mod ask;
 mod command;
+mod completions;
 mod connect;
 mod content;
 mod context;
@@ -19,6 +20,7 @@ mod forwarded;
 mod list;
 mod lock;
 mod logs;
+mod man;
 mod output;
 mod serve;
 mod session;
