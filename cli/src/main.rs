@@ -27,6 +27,7 @@ mod session;
 mod signals;
 mod stop;
 mod table;
+mod top;
 mod up;
 mod words;
 mod worker;
@@ -46,7 +47,9 @@ const LAST_GRACE: Duration = Duration::from_millis(100);
 
 fn main() -> ExitCode {
     let cli = Cli::read();
-    logs::start(cli.is_daemon());
+    if !cli.draws() {
+        logs::start(cli.is_daemon());
+    }
     let format = cli.format();
     let outcome = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
         Ok(runtime) => {
