@@ -5,6 +5,7 @@ use holdfast_client::protocol::WorkerName;
 use holdfast_client::protocol::request::{Move, Reclaim, Takeover, Unlock};
 
 use crate::ask::{Asker, Requests};
+use crate::duration::milliseconds;
 use crate::exit::Failure;
 use crate::session::Of;
 
@@ -21,11 +22,14 @@ pub(crate) enum Request {
         #[command(flatten)]
         reason: Reason,
         /// The lock expires when it is not renewed for this long [default: it is held until released]
-        #[arg(long, value_name = "MS")]
+        #[arg(long = "ttl", alias = "ttl-ms", value_name = "TIME", value_parser = milliseconds)]
         ttl_ms: Option<u64>,
         /// Only if the lock still has this lock revision
         #[arg(long, value_name = "N")]
         expected_lock_revision: Option<u64>,
+        /// Print only the token, as for TOKEN=$(holdfast admin takeover …)
+        #[arg(long)]
+        token_only: bool,
     },
     /// Free the lock, whoever holds it
     Unlock {
@@ -50,7 +54,7 @@ pub(crate) enum Request {
     /// Passivate idle sessions, or close those whose config says so
     Reclaim {
         /// Idle for at least this long
-        #[arg(long, value_name = "MS")]
+        #[arg(long = "max-idle", alias = "max-idle-ms", value_name = "TIME", value_parser = milliseconds)]
         max_idle_ms: u64,
     },
 }
@@ -66,9 +70,21 @@ pub(crate) struct Reason {
 impl Requests for Request {
     async fn ask(self, asker: &Asker) -> Result<(), Failure> {
         match self {
-            Self::Takeover { session, owner, reason: Reason { reason }, ttl_ms, expected_lock_revision } => {
+            Self::Takeover {
+                session,
+                owner,
+                reason: Reason { reason },
+                ttl_ms,
+                expected_lock_revision,
+                token_only,
+            } => {
                 let takeover = Takeover { owner, reason, ttl_ms, expected_lock_revision, ..Takeover::default() };
-                asker.ask(asker.session(&session).take_over(takeover)).await
+                let call = asker.session(&session).take_over(takeover);
+                if token_only {
+                    asker.ask_token(call, |taken| taken.grant.lock_token).await
+                } else {
+                    asker.ask(call).await
+                }
             }
             Self::Unlock { session, reason: Reason { reason }, expected_lock_revision } => {
                 let unlock = Unlock { reason, expected_lock_revision, ..Unlock::default() };

@@ -8,7 +8,7 @@ use crate::ask::{Group, until};
 use crate::connect::Connection;
 use crate::exit::Failure;
 use crate::output::Format;
-use crate::{admin, context, doc, lock, serve, session, signals, up, worker};
+use crate::{admin, completions, context, doc, lock, man, serve, session, signals, top, up, worker};
 
 /// Sessions, locks and documents for a fleet, on NATS JetStream.
 #[derive(Parser, Debug)]
@@ -47,9 +47,20 @@ enum Command {
     Signals(signals::Signals),
     /// Show where commands connect, and as whom
     Context(context::Context),
+    /// Watch workers, sessions, locks and requests, and step in
+    Top(top::Top),
+    /// Print the completions for a shell
+    Completions(completions::Completions),
+    /// Print a manual page, or write all of them
+    Man(man::Man),
 }
 
 impl Cli {
+    /// The whole command line, for what is made from it.
+    pub(crate) fn whole() -> clap::Command {
+        Self::command()
+    }
+
     /// Parses the command line of this process. Ends the process if it is wrong or asks for help.
     pub(crate) fn read() -> Self {
         let matches = Self::command().get_matches();
@@ -82,6 +93,20 @@ impl Cli {
         }
     }
 
+    /// Whether it draws on the terminal, where log lines would be in the way.
+    pub(crate) fn draws(&self) -> bool {
+        matches!(self.command, Command::Top(_))
+    }
+
+    /// Whether it passes signals to a program that it runs, in place of being ended by them.
+    pub(crate) fn forwards_signals(&self) -> bool {
+        match &self.command {
+            Command::Lock(group) => group.request.forwards_signals(),
+            Command::Doc(group) => group.request.forwards_signals(),
+            _ => false,
+        }
+    }
+
     /// Runs the command until it is done or `stop` is cancelled.
     pub(crate) async fn run(self, stop: &CancellationToken) -> Result<(), Failure> {
         let format = self.format();
@@ -92,6 +117,9 @@ impl Cli {
             Command::Worker(worker) => worker.run(connection, format, stop).await,
             Command::Signals(signals) => signals.run(connection, format, stop).await,
             Command::Context(context) => until(stop, context.run(connection, format)).await,
+            Command::Top(top) => top.run(connection, stop).await,
+            Command::Completions(completions) => completions.run(Self::whole()),
+            Command::Man(man) => man.run(Self::whole()),
             Command::Session(group) => until(stop, group.run(connection, format)).await,
             Command::Lock(group) => until(stop, group.run(connection, format)).await,
             Command::Doc(group) => until(stop, group.run(connection, format)).await,
