@@ -19,6 +19,7 @@ mod main_path;
 mod outage;
 mod record;
 mod remains;
+mod roles;
 mod session;
 mod signals;
 mod start;
