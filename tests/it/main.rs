@@ -6,6 +6,7 @@
 
 mod agent;
 mod alone;
+mod audit;
 mod bad_input;
 mod document;
 mod failover;
@@ -19,6 +20,7 @@ mod main_path;
 mod outage;
 mod record;
 mod remains;
+mod secured;
 mod session;
 mod signals;
 mod start;
