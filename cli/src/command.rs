@@ -32,7 +32,7 @@ enum Command {
     /// Run everything on this machine: a nats-server, a coordinator and workers
     Up(up::Up),
     /// Run a coordinator
-    Coordinator(serve::Ending),
+    Coordinator(serve::CoordinatorDaemon),
     /// Run a worker, or list, drain and undrain workers
     Worker(worker::Worker),
     /// Open, show, list, touch and close sessions
@@ -113,7 +113,7 @@ impl Cli {
         let connection = &self.connection;
         match self.command {
             Command::Up(up) => up.run(connection, stop).await,
-            Command::Coordinator(ending) => serve::coordinator(ending, connection, stop).await,
+            Command::Coordinator(daemon) => serve::coordinator(daemon, connection, stop).await,
             Command::Worker(worker) => worker.run(connection, format, stop).await,
             Command::Signals(signals) => signals.run(connection, format, stop).await,
             Command::Context(context) => until(stop, context.run(connection, format)).await,

@@ -36,6 +36,10 @@ pub struct Config {
     pub name: String,
     /// The version that the micro service reports (semver).
     pub version: String,
+    /// Whether the header `Nats-Request-Info` tells who asked. Only if all clients reach this coordinator over service
+    /// imports with `share`, and everybody in its own account is trusted: within one account a client writes the header
+    /// itself.
+    pub trust_request_info: bool,
     /// What clients may ask for.
     pub limits: Limits,
     /// How long one request may take, without the time in a lock's queue. If an agent has not answered by then, the
@@ -82,6 +86,7 @@ impl Default for Config {
             root: Root::default(),
             name: "coordinator".to_owned(),
             version: env!("CARGO_PKG_VERSION").to_owned(),
+            trust_request_info: false,
             limits: Limits::default(),
             request_timeout: Duration::from_secs(5),
             max_in_flight: 4096,

@@ -9,6 +9,8 @@
 //! what decides is the compare-and-set on the session's record.
 
 mod admission;
+mod asker;
+mod audit;
 mod cache;
 mod config;
 mod context;

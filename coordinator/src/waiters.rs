@@ -13,7 +13,6 @@ use holdfast_store::SharedWire;
 use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 
-use crate::admission::client_of;
 use crate::config::Config;
 use crate::context::Context;
 use crate::error;
@@ -78,13 +77,12 @@ impl Waiters {
         }
     }
 
-    /// Joins the queue for `key` at its end, for a client with the reply subject `reply`. A caller that opens the queue
+    /// Joins the queue for `key` at its end, for `client`, see `Asker::client`. A caller that opens the queue
     /// also gets a token, which is cancelled when the queue is empty.
     ///
     /// # Errors
     /// `busy` when a bound is reached.
-    fn join(self: &Arc<Self>, key: &SessionKey, reply: &str) -> Result<(Waiting, Option<CancellationToken>), Error> {
-        let client = client_of(reply);
+    fn join(self: &Arc<Self>, key: &SessionKey, client: &str) -> Result<(Waiting, Option<CancellationToken>), Error> {
         let mut queues = self.queues();
         let queue = queues.by_session.get(key);
         let in_queue = queue.map_or(0, |queue| queue.places.len());
@@ -162,8 +160,8 @@ impl Drop for Waiting {
 ///
 /// # Errors
 /// `busy` when a bound is reached.
-pub(crate) fn join(context: &Context, key: &SessionKey, reply: &str) -> Result<Waiting, Error> {
-    let (waiting, opened) = context.waiters.join(key, reply)?;
+pub(crate) fn join(context: &Context, key: &SessionKey, client: &str) -> Result<Waiting, Error> {
+    let (waiting, opened) = context.waiters.join(key, client)?;
     if let Some(empty) = opened {
         let listen = listen(
             context.wire.clone(),
@@ -208,7 +206,7 @@ mod tests {
     }
 
     fn join(waiters: &Arc<Waiters>, id: &str) -> Waiting {
-        waiters.join(&key(id), "_INBOX.a.1").unwrap().0
+        waiters.join(&key(id), "a").unwrap().0
     }
 
     #[tokio::test]
@@ -250,8 +248,8 @@ mod tests {
     #[test]
     fn a_line_ends_with_its_last_waiter() {
         let waiters = waiters();
-        let (first, opened) = waiters.join(&key("s1"), "_INBOX.a.1").unwrap();
-        let (second, again) = waiters.join(&key("s1"), "_INBOX.a.2").unwrap();
+        let (first, opened) = waiters.join(&key("s1"), "a").unwrap();
+        let (second, again) = waiters.join(&key("s1"), "a").unwrap();
         let empty = opened.unwrap();
         assert!(again.is_none());
         drop(first);
@@ -266,17 +264,17 @@ mod tests {
         let bounds =
             Config { max_waiters: 10, max_waiters_of_client: 6, max_waiters_of_session: 4, ..Config::default() };
         let waiters = Arc::new(Waiters::new(&bounds));
-        let join = |id: &str, reply: &str| waiters.join(&key(id), reply).map(|(waiting, _)| waiting);
+        let join = |id: &str, client: &str| waiters.join(&key(id), client).map(|(waiting, _)| waiting);
         let refused = |outcome: Result<Waiting, Error>| outcome.err().map(|error| error.reason);
-        let mut all: Vec<Waiting> = (0..2).map(|n| join("s1", &format!("_INBOX.a.{n}")).unwrap()).collect();
-        assert_eq!(refused(join("s1", "_INBOX.a.x")), Some(Reason::MailboxFull), "half a queue is one client's share");
-        all.extend((0..2).map(|n| join("s1", &format!("_INBOX.b{n}")).unwrap()));
-        assert_eq!(refused(join("s1", "_INBOX.c.1")), Some(Reason::MailboxFull), "the queue is full");
-        all.extend((0..4).map(|n| join(&format!("a{}", n % 2), &format!("_INBOX.a.x{n}")).unwrap()));
-        assert_eq!(refused(join("s3", "_INBOX.a.y")), Some(Reason::MailboxFull), "the client has its share");
-        all.extend((0..2).map(|n| join(&format!("t{n}"), &format!("_INBOX.c{n}.1")).unwrap()));
-        assert_eq!(refused(join("s4", "_INBOX.d.1")), Some(Reason::MailboxFull), "all places are taken");
+        let mut all: Vec<Waiting> = (0..2).map(|_| join("s1", "a").unwrap()).collect();
+        assert_eq!(refused(join("s1", "a")), Some(Reason::MailboxFull), "half a queue is one client's share");
+        all.extend((0..2).map(|n| join("s1", &format!("b{n}")).unwrap()));
+        assert_eq!(refused(join("s1", "c")), Some(Reason::MailboxFull), "the queue is full");
+        all.extend((0..4).map(|n| join(&format!("a{}", n % 2), "a").unwrap()));
+        assert_eq!(refused(join("s3", "a")), Some(Reason::MailboxFull), "the client has its share");
+        all.extend((0..2).map(|n| join(&format!("t{n}"), &format!("c{n}")).unwrap()));
+        assert_eq!(refused(join("s4", "d")), Some(Reason::MailboxFull), "all places are taken");
         all.clear();
-        assert!(join("s1", "_INBOX.b.1").is_ok());
+        assert!(join("s1", "b").is_ok());
     }
 }

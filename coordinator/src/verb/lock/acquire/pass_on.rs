@@ -14,6 +14,7 @@ use holdfast_store::wire::Outgoing;
 use serde_json::json;
 use tokio::time::{Instant, timeout};
 
+use crate::asker::told_again;
 use crate::context::Context;
 use crate::error;
 use crate::grants::is_imported;
@@ -84,6 +85,8 @@ pub(super) async fn pass_on(
         "wait_ms": u64::try_from(left).unwrap_or(u64::MAX).max(1),
     });
     let subject = context.config.root.session_request(Verb::LockAcquire, key);
-    let passed = context.wire.publish(Outgoing::to(subject, body.to_string()).with_reply(reply.clone())).await;
+    let headers = told_again(operation.actor_proven.as_deref());
+    let message = Outgoing { headers, ..Outgoing::to(subject, body.to_string()).with_reply(reply.clone()) };
+    let passed = context.wire.publish(message).await;
     passed.map_err(|_| leaving())
 }
