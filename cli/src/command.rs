@@ -8,7 +8,7 @@ use crate::ask::{Group, until};
 use crate::connect::Connection;
 use crate::exit::Failure;
 use crate::output::Format;
-use crate::{admin, completions, context, doc, lock, man, serve, session, signals, top, up, worker};
+use crate::{admin, completions, context, doc, health, lock, man, serve, session, signals, top, up, worker};
 
 /// Sessions, locks and documents for a fleet, on NATS JetStream.
 #[derive(Parser, Debug)]
@@ -32,7 +32,7 @@ enum Command {
     /// Run everything on this machine: a nats-server, a coordinator and workers
     Up(up::Up),
     /// Run a coordinator
-    Coordinator(serve::CoordinatorDaemon),
+    Coordinator(serve::CoordinatorArgs),
     /// Run a worker, or list, drain and undrain workers
     Worker(worker::Worker),
     /// Open, show, list, touch and close sessions
@@ -53,6 +53,8 @@ enum Command {
     Completions(completions::Completions),
     /// Print a manual page, or write all of them
     Man(man::Man),
+    /// Ask a daemon of this machine whether it is healthy: exit status 0, or 1 and the reason
+    Health(health::Health),
 }
 
 impl Cli {
@@ -116,6 +118,7 @@ impl Cli {
             Command::Coordinator(daemon) => serve::coordinator(daemon, connection, stop).await,
             Command::Worker(worker) => worker.run(connection, format, stop).await,
             Command::Signals(signals) => signals.run(connection, format, stop).await,
+            Command::Health(health) => until(stop, health.run(connection, format)).await,
             Command::Context(context) => until(stop, context.run(connection, format)).await,
             Command::Top(top) => top.run(connection, stop).await,
             Command::Completions(completions) => completions.run(Self::whole()),
