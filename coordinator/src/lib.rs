@@ -24,6 +24,7 @@ mod fixture;
 mod fleet;
 mod grants;
 mod leave;
+mod lines;
 mod link;
 mod micro;
 mod operation;

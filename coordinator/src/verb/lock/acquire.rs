@@ -73,7 +73,7 @@ pub(crate) fn begin(context: &Context, key: &SessionKey, incoming: &Incoming) ->
     let place = if wait.is_zero() || request.expected_token.is_some() {
         None
     } else {
-        Some((waiters::join(context, key, &incoming.reply)?, operation.arrived + wait))
+        Some((waiters::join(context, key, &incoming.reply, &request.owner)?, operation.arrived + wait))
     };
     Ok(Acquiring { request, operation, reply: incoming.reply.clone(), place })
 }
