@@ -2,7 +2,6 @@
 
 use clap::{Args, Subcommand};
 use holdfast_client::protocol::RequestId;
-use holdfast_client::protocol::reply::SessionPage;
 use holdfast_client::{Call, Client, SessionClient};
 use serde::de::DeserializeOwned;
 use tokio_util::sync::CancellationToken;
@@ -39,9 +38,9 @@ pub(crate) struct Audit {
 #[derive(Args, Debug)]
 pub(crate) struct Group<R: Subcommand> {
     #[command(flatten)]
-    audit: Audit,
+    pub(crate) audit: Audit,
     #[command(subcommand)]
-    request: R,
+    pub(crate) request: R,
 }
 
 /// The requests of a group.
@@ -93,11 +92,11 @@ impl Asker {
         call
     }
 
-    /// Shows several pages as one list.
-    pub(crate) fn show_page(&self, reply: &SessionPage) -> Result<(), Failure> {
+    /// Shows a reply: unchanged for a program, as `text` for a person.
+    pub(crate) fn write(&self, reply: &[u8], text: &str) -> Result<(), Failure> {
         let written = match self.format {
-            Format::Json => output::line(&serde_json::to_vec(reply).expect("a reply is JSON")),
-            Format::People => output::text(&reply.shown()),
+            Format::Json => output::line(reply),
+            Format::People => output::text(text),
         };
         written.map_err(Failure::Output)
     }

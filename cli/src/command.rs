@@ -8,7 +8,7 @@ use crate::ask::{Group, until};
 use crate::connect::Connection;
 use crate::exit::Failure;
 use crate::output::Format;
-use crate::{admin, context, doc, lock, serve, session, signals, up, worker};
+use crate::{admin, context, doc, doctor, list, lock, serve, session, signals, status, up, worker};
 
 /// Sessions, locks and documents for a fleet, on NATS JetStream.
 #[derive(Parser, Debug)]
@@ -35,6 +35,13 @@ enum Command {
     Coordinator(serve::Ending),
     /// Run a worker, or list, drain and undrain workers
     Worker(worker::Worker),
+    /// Show the state of the installation on one screen; exit status 0 all is well, 1 something is wrong, 5 nobody
+    /// answers
+    Status(status::Status),
+    /// Check servers, streams, permissions and parts, and say how to fix what is wrong; exit status 1 for a problem
+    Doctor(doctor::Doctor),
+    /// List sessions, as `session list` does
+    List(list::List),
     /// Open, show, list, touch and close sessions
     Session(Group<session::Request>),
     /// Acquire, validate, renew and release locks
@@ -91,6 +98,12 @@ impl Cli {
             Command::Coordinator(ending) => serve::coordinator(ending, connection, stop).await,
             Command::Worker(worker) => worker.run(connection, format, stop).await,
             Command::Signals(signals) => signals.run(connection, format, stop).await,
+            Command::Status(status) => until(stop, status.run(connection, format)).await,
+            Command::Doctor(doctor) => until(stop, doctor.run(connection, format)).await,
+            Command::List(list) => list.run(connection, format, stop).await,
+            Command::Session(Group { audit, request: session::Request::List(list) }) => {
+                list::List::of(audit, *list).run(connection, format, stop).await
+            }
             Command::Context(context) => until(stop, context.run(connection, format)).await,
             Command::Session(group) => until(stop, group.run(connection, format)).await,
             Command::Lock(group) => until(stop, group.run(connection, format)).await,

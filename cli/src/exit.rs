@@ -23,6 +23,8 @@ pub(crate) enum Failure {
     Output(io::Error),
     /// A signal ended it before it was done.
     Interrupted,
+    /// The exit status of a program that it ran, or one of its own. All was said already.
+    Status(u8),
     /// Anything else.
     Other(anyhow::Error),
 }
@@ -49,6 +51,7 @@ impl Failure {
             Self::Output(error) if error.kind() == io::ErrorKind::BrokenPipe => 0,
             Self::Output(_) | Self::Other(_) => 1,
             Self::Interrupted => 130,
+            Self::Status(status) => *status,
         }
     }
 }
@@ -82,7 +85,7 @@ fn say(failure: &Failure, format: Format) -> io::Result<()> {
         Failure::Connect(error) | Failure::Other(error) => format!("error: {error:#}\n"),
         Failure::Output(error) if error.kind() == io::ErrorKind::BrokenPipe => return Ok(()),
         Failure::Output(error) => format!("error: cannot write to standard output: {error}\n"),
-        Failure::Interrupted => return Ok(()),
+        Failure::Interrupted | Failure::Status(_) => return Ok(()),
     };
     io::stderr().lock().write_all(text.as_bytes())
 }

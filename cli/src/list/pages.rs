@@ -1,9 +1,10 @@
-//! `holdfast session list`: all pages, as one list.
+//! All pages of a namespace's sessions, as one list. The coordinators filter.
 //!
 //! Invariant: a session is shown once. If it is on several pages because it changed meanwhile, the last one counts.
 
 use std::collections::HashMap;
 
+use holdfast_client::Client;
 use holdfast_client::protocol::SessionId;
 use holdfast_client::protocol::reply::{Session, SessionPage};
 use holdfast_client::protocol::request::List;
@@ -15,14 +16,14 @@ use crate::exit::Failure;
 const PAGE: u64 = 1_000;
 
 /// Reads pages until the last one, or until `list.limit` sessions are read.
-pub(crate) async fn all(asker: &Asker, mut list: List) -> Result<SessionPage, Failure> {
+pub(super) async fn all(asker: &Asker, client: &Client, mut list: List) -> Result<SessionPage, Failure> {
     let limit = list.limit;
     let mut listing = Listing::default();
     loop {
         let left = limit.map(|limit| limit.saturating_sub(listing.sessions.len() as u64));
         // The coordinator refuses an invalid page size.
         list.limit = if listing.is_begun { Some(left.unwrap_or(PAGE).clamp(1, PAGE)) } else { limit.or(Some(PAGE)) };
-        let page = asker.signed(asker.client.list(list.clone())).send().await?;
+        let page = asker.signed(client.list(list.clone())).send().await?;
         let next = page.next.clone();
         listing.take(page);
         let is_enough = limit.is_some_and(|limit| listing.sessions.len() as u64 >= limit);
