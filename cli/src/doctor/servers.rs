@@ -7,6 +7,8 @@ use holdfast_store::connect::{ConnectError, ConnectOptions, DEFAULT_URL, connect
 use holdfast_store::provision::MINIMUM_SERVER;
 use serde_json::Value;
 use tokio::time::timeout;
+use tracing::instrument::WithSubscriber;
+use tracing::subscriber::NoSubscriber;
 
 use super::check::Check;
 use crate::probe::{Probe, data_of};
@@ -139,7 +141,9 @@ pub(super) async fn login(url: Option<&str>) -> Check {
         name: Some("holdfast doctor: nobody".to_owned()),
         ..ConnectOptions::to(url.unwrap_or(DEFAULT_URL))
     };
-    match timeout(CONNECT, connect(&options)).await {
+    // The client library logs a refusal as an error. Here it is what is wanted.
+    let connecting = connect(&options).with_subscriber(NoSubscriber::default());
+    match timeout(CONNECT, connecting).await {
         Ok(Ok(_)) => {
             let fix = "use nats.conf or deploy/nats/one-account.conf, which have users; remove no_auth_user; `holdfast up` \
                        without --insecure does it";
