@@ -50,13 +50,13 @@ impl Doctor {
     /// Checks everything, and shows the findings.
     pub(crate) async fn run(self, connection: &Connection, format: Format) -> Result<(), Failure> {
         let probe = status::probe(connection, "holdfast doctor").await?;
-        let (url, _) = connection.settings(Role::Ops).map(|(options, origin)| (options.url, origin))?;
+        let (own, _) = connection.settings(Role::Ops)?;
         let (parts, servers, login, streams, roles) = tokio::join!(
             parts(&probe),
-            servers::checks(&probe, self.access(Role::Sys)),
-            servers::login(url.as_deref()),
-            streams::checks(&probe, self.access(Role::Coordinator)),
-            roles::checks(&probe.root, |role| self.access(role)),
+            servers::checks(&probe, self.access(Role::Sys, &own)),
+            servers::login(own.url.as_deref()),
+            streams::checks(&probe, self.access(Role::Coordinator, &own)),
+            roles::checks(&probe.root, |role| self.access(role, &own)),
         );
         let mut all = servers;
         all.extend([login]);
@@ -72,22 +72,21 @@ impl Doctor {
         if has_problem { Err(Failure::Status(PROBLEM)) } else { Ok(()) }
     }
 
-    /// How to connect as `role`, if anything says so.
-    fn access(&self, role: Role) -> Result<ConnectOptions, String> {
+    /// How to connect as `role`, if anything says so. This command itself is an operator's: `own`.
+    fn access(&self, role: Role, own: &ConnectOptions) -> Result<ConnectOptions, String> {
         let given = match role {
+            Role::Ops => return Ok(own.clone()),
             Role::Sys => self.sys.as_deref(),
             Role::Client => self.client.as_deref(),
             Role::Worker => self.worker.as_deref(),
             Role::Coordinator => self.coordinator.as_deref(),
-            Role::Ops => None,
         };
         let found = Found::here();
         let path = match given {
             Some(name) => found.as_ref().and_then(|found| found.named(name)).unwrap_or_else(|| context_path(name)),
-            None => found.map(|found| found.of(role)).ok_or_else(|| match role {
-                Role::Ops => "run this in the folder of `holdfast up`".to_owned(),
-                role => format!("give a context with its credentials: --{} CONTEXT", role.user()),
-            })?,
+            None => found
+                .map(|found| found.of(role))
+                .ok_or_else(|| format!("give a context with its credentials: --{} CONTEXT", role.user()))?,
         };
         let options = ConnectOptions::default().with_context(&path.to_string_lossy());
         options.map_err(|error| format!("the context {} cannot be used: {error}", path.display()))
