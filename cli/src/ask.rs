@@ -1,8 +1,7 @@
 //! Sends a request, with the options that every request may have, and shows its reply.
 
 use clap::{Args, Subcommand};
-use holdfast_client::protocol::reply::SessionPage;
-use holdfast_client::protocol::{Namespace, RequestId, Token};
+use holdfast_client::protocol::{RequestId, Token};
 use holdfast_client::{Call, Client, SessionClient};
 use serde::de::DeserializeOwned;
 use tokio_util::sync::CancellationToken;
@@ -39,7 +38,7 @@ pub(crate) struct Audit {
 #[derive(Args, Debug)]
 pub(crate) struct Group<R: Subcommand> {
     #[command(flatten)]
-    audit: Audit,
+    pub(crate) audit: Audit,
     #[command(subcommand)]
     pub(crate) request: R,
 }
@@ -115,11 +114,11 @@ impl Asker {
         output::line(token(reply).as_bytes()).map_err(Failure::Output)
     }
 
-    /// Shows several pages as one list.
-    pub(crate) fn show_page(&self, reply: &SessionPage) -> Result<(), Failure> {
+    /// Shows a reply: unchanged for a program, as `text` for a person.
+    pub(crate) fn write(&self, reply: &[u8], text: &str) -> Result<(), Failure> {
         let written = match self.format {
-            Format::Json => output::line(&serde_json::to_vec(reply).expect("a reply is JSON")),
-            Format::People => output::text(&reply.shown()),
+            Format::Json => output::line(reply),
+            Format::People => output::text(text),
         };
         written.map_err(Failure::Output)
     }

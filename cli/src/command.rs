@@ -8,7 +8,9 @@ use crate::ask::{Group, until};
 use crate::connect::Connection;
 use crate::exit::Failure;
 use crate::output::Format;
-use crate::{admin, completions, context, doc, health, lock, man, serve, session, signals, top, up, worker};
+use crate::{
+    admin, completions, context, doc, doctor, health, list, lock, man, serve, session, signals, status, top, up, worker,
+};
 
 /// Sessions, locks and documents for a fleet, on NATS JetStream.
 #[derive(Parser, Debug)]
@@ -35,6 +37,13 @@ enum Command {
     Coordinator(serve::CoordinatorArgs),
     /// Run a worker, or list, drain and undrain workers
     Worker(worker::Worker),
+    /// Show the state of the installation on one screen; exit status 0 all is well, 1 something is wrong, 5 nobody
+    /// answers
+    Status(status::Status),
+    /// Check servers, streams, permissions and parts, and say how to fix what is wrong; exit status 1 for a problem
+    Doctor(doctor::Doctor),
+    /// List sessions, as `session list` does
+    List(list::List),
     /// Open, show, list, touch and close sessions
     Session(Group<session::Request>),
     /// Acquire, validate, renew and release locks
@@ -119,6 +128,12 @@ impl Cli {
             Command::Worker(worker) => worker.run(connection, format, stop).await,
             Command::Signals(signals) => signals.run(connection, format, stop).await,
             Command::Health(health) => until(stop, health.run(connection, format)).await,
+            Command::Status(status) => until(stop, status.run(connection, format)).await,
+            Command::Doctor(doctor) => until(stop, doctor.run(connection, format)).await,
+            Command::List(list) => list.run(connection, format, stop).await,
+            Command::Session(Group { audit, request: session::Request::List(list) }) => {
+                list::List::of(audit, *list).run(connection, format, stop).await
+            }
             Command::Context(context) => until(stop, context.run(connection, format)).await,
             Command::Top(top) => top.run(connection, stop).await,
             Command::Completions(completions) => completions.run(Self::whole()),

@@ -23,6 +23,9 @@ const _: () = assert!(PIN_TIMEOUT.as_millis() * 2 < RELAY_ACK_WAIT.as_millis());
 
 /// How long an agent may take to report a lock's lease. After that a conflict is explained without it.
 pub(crate) const LEASE_VIEW_TIMEOUT: Duration = Duration::from_millis(250);
+/// How long others may take to tell what they know for a preview or for a list of idle sessions. What they do not tell
+/// in time is not known.
+pub(crate) const TELL_TIMEOUT: Duration = Duration::from_millis(400);
 /// How long an agent may take to finish before its session moves without waiting. An agent that takes longer can write
 /// nothing any more either, so only the log stays longer than needed.
 pub(crate) const HANDOVER_TIMEOUT: Duration = Duration::from_secs(1);

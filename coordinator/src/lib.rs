@@ -27,6 +27,7 @@ mod fleet;
 mod grants;
 mod health;
 mod leave;
+mod lines;
 mod link;
 mod meters;
 mod micro;

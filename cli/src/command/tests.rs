@@ -62,9 +62,31 @@ fn every_request_of_the_contract_is_a_command() {
 }
 
 #[test]
+fn operators_have_commands_of_their_own() {
+    let lines: &[&[&str]] = &[
+        &["status"],
+        &["status", "--json"],
+        &["doctor", "--sys", "sys", "--client", "a.json", "--worker", "b.json", "--coordinator", "c.json"],
+        &["list", "--locked", "--owner", "ann", "--idle", "10m", "-A"],
+        &["list", "--all-namespaces", "--watch"],
+        &["session", "list", "--locked", "--watch"],
+        &["admin", "takeover", "s1", "--dry-run"],
+        &["admin", "unlock", "s1", "--dry-run", "--expected-lock-revision", "3"],
+        &["admin", "move", "s1", "--worker", "w2", "--dry-run"],
+    ];
+    for line in lines {
+        read(line).unwrap_or_else(|error| panic!("{line:?}: {error}"));
+    }
+}
+
+#[test]
 fn a_wrong_command_line_is_status_two() {
     let lines: &[&[&str]] = &[
         &[],
+        &["list", "--idle", "10m", "--watch"],
+        &["list", "--after", "x", "--all-namespaces"],
+        &["admin", "takeover", "s1"],
+        &["admin", "move", "s1"],
         &["frobnicate"],
         &["session", "get"],
         &["session", "get", "a.b"],
