@@ -23,6 +23,7 @@ use crate::grants::Grants;
 use crate::place::Returning;
 use crate::records::Records;
 use crate::relay;
+use crate::secrets::Secrets;
 use crate::waiters::Waiters;
 
 /// How often a change that waits for the relay checks the relay's progress.
@@ -43,7 +44,7 @@ pub(crate) struct Context {
     pub(crate) store: Store,
     /// The same storage, for the relay.
     pub(crate) feed: SharedFeed,
-    pub(crate) secret: Secret,
+    pub(crate) secrets: Secrets,
     pub(crate) config: Config,
     pub(crate) records: Records,
     pub(crate) fleet: Fleet,
@@ -85,7 +86,7 @@ impl Context {
             wire,
             store,
             feed,
-            secret,
+            secrets: Secrets::new(secret),
             config,
         }
     }

@@ -21,6 +21,7 @@ use crate::error::StartError;
 use crate::grants;
 use crate::micro::Micro;
 use crate::relay::{self, Pin};
+use crate::secrets;
 use crate::sweep;
 
 /// The part of a grace period that is kept for each of the two steps after the last answer: releasing the relay's pin,
@@ -74,6 +75,8 @@ impl Coordinator {
         let words = grants::subscribe(context).await?;
         self.begin(self.until_ending(grants::watch(context.clone(), words)));
         self.begin(countdown::run(context.clone(), self.ending.clone()));
+        let news = secrets::subscribe(context).await?;
+        self.begin(self.until_ending(secrets::follow(context.clone(), news)));
         let questions = micro.listen(&*context.wire).await?;
         let (micro, wire) = (micro.clone(), context.wire.clone());
         self.begin(self.until_ending(async move { micro.answer(&*wire, questions).await }));

@@ -9,14 +9,12 @@ use async_nats::Client;
 use async_nats::jetstream::context::{CreateStreamErrorKind, GetStreamError, GetStreamErrorKind};
 use async_nats::jetstream::stream::{Config, DiscardPolicy, PersistenceMode, RetentionPolicy, StorageType};
 use async_nats::jetstream::{self, Context};
-use holdfast_protocol::Revision;
 use holdfast_protocol::subject::Root;
 use holdfast_protocol::token::Secret;
 use tokio::time::Instant;
 
 use crate::jetstream::Jetstream;
-use crate::write::{self, Outcome, Write};
-use crate::{StoreError, read};
+use crate::{Storage, StoreError};
 
 /// The oldest nats-server that is safe: older ones accept stale conditional writes on clusters.
 pub const MINIMUM_SERVER: (i64, i64, i64) = (2, 14, 4);
@@ -312,22 +310,20 @@ fn check_settings(needed: &Config, found: &Config) -> Result<(), ProvisionError>
     check("allow_msg_ttl", needed.allow_message_ttl.to_string(), found.allow_message_ttl.to_string())
 }
 
+/// 32 random bytes for a new secret.
+pub fn fresh_secret() -> [u8; 32] {
+    rand::random()
+}
+
 /// Reads the secret that tokens are derived from, or creates it. For coordinators only. The first writer decides it for
 /// all.
 ///
 /// # Errors
 /// [`StoreError`] when the bucket of secrets cannot be read or written, or the value in it is not a secret.
 pub async fn token_secret(store: &Jetstream) -> Result<Secret, StoreError> {
-    let bucket = store.root.secrets_bucket();
-    let subject = format!("$KV.{bucket}.token_key");
-    let stream = store
-        .context
-        .get_stream_no_info(format!("KV_{bucket}"))
-        .await
-        .map_err(|error| StoreError::Refused(error.to_string()))?;
     let deadline = Instant::now() + GATHER_TIMEOUT;
     loop {
-        let found = match read::last(&stream, &subject).await {
+        let found = match store.secret().await {
             // A stream that was just created, maybe by another process, may not have a leader yet.
             Err(StoreError::Unavailable(_)) if Instant::now() < deadline => {
                 tokio::time::sleep(Duration::from_millis(100)).await;
@@ -335,17 +331,14 @@ pub async fn token_secret(store: &Jetstream) -> Result<Secret, StoreError> {
             }
             found => found?,
         };
-        if let Some(raw) = found {
-            let bytes = <[u8; 32]>::try_from(raw.payload.as_ref())
-                .map_err(|_| StoreError::Refused(format!("{subject} is not a secret of 32 bytes")))?;
-            return Ok(Secret::new(bytes));
+        if let (_, Some(stored)) = found {
+            let unknown = || StoreError::Refused("the stored secret is not one of this version".to_owned());
+            return Secret::from_stored(&stored).ok_or_else(unknown);
         }
-        let mut headers = async_nats::HeaderMap::new();
-        headers.insert(async_nats::header::NATS_EXPECTED_LAST_SUBJECT_SEQUENCE, "0");
-        let payload = rand::random::<[u8; 32]>().to_vec().into();
-        let write = Write { subject: subject.clone(), headers, payload, expected: Revision(0) };
-        match write::publish(&store.client, &write).await? {
-            Outcome::Stored(_) | Outcome::Mismatch | Outcome::MismatchAfterUnknown => {}
+        match store.put_secret(found.0, fresh_secret().to_vec().into()).await {
+            // Another process may have been first. It is read again in any case.
+            Ok(_) | Err(StoreError::Moved { .. } | StoreError::Unknown(_)) => {}
+            Err(error) => return Err(error),
         }
     }
 }

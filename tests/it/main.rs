@@ -20,6 +20,7 @@ mod main_path;
 mod outage;
 mod record;
 mod remains;
+mod secret;
 mod secured;
 mod session;
 mod signals;
