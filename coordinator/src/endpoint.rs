@@ -23,7 +23,7 @@ use holdfast_store::wire::{Outgoing, PublishError, Subscription};
 use tokio::time::Instant;
 
 use crate::admission::{Admission, Admitted, Pacing};
-use crate::asker::Asker;
+use crate::asker::{Asker, passed_on};
 use crate::audit::Audit;
 use crate::context::Context;
 use crate::error::{self, StartError};
@@ -76,7 +76,8 @@ impl Endpoints {
     /// [`StartError`] when the connection takes no subscriptions.
     pub(crate) async fn subscribe(&self) -> Result<Vec<Subscription>, StartError> {
         let mut subscribers = Vec::new();
-        for subject in self.context.config.root.catch_all() {
+        let root = &self.context.config.root;
+        for subject in root.catch_all().into_iter().chain([root.waiters()]) {
             let subscriber = self.context.wire.subscribe(subject.clone().into(), Some(QUEUE)).await;
             subscribers.push(subscriber.map_err(|source| StartError::Subscribe { subject, source })?);
         }
@@ -114,6 +115,7 @@ impl Endpoints {
 
     async fn take(self: &Arc<Self>, message: Message) {
         let arrived = Instant::now();
+        let Some(message) = self.received(message).await else { return };
         let made = RequestId::made(chance::id());
         let verb = verb_of(&message.subject);
         let asker = self.asker(&message);
@@ -143,6 +145,18 @@ impl Endpoints {
                 });
             }
         }
+    }
+
+    /// The request as its client sent it. One that another coordinator passed on is confirmed to that coordinator.
+    async fn received(&self, message: Message) -> Option<Message> {
+        let root = &self.context.config.root;
+        if root.parse_waiter(&message.subject).is_none() {
+            return Some(message);
+        }
+        let passed = passed_on(root, &message)?;
+        let confirmed = self.context.wire.publish(Outgoing::to(message.reply?, "{}")).await;
+        confirmed.inspect_err(|error| tracing::debug!(%error, "a request was not taken over")).ok()?;
+        Some(passed)
     }
 
     fn asker(&self, message: &Message) -> Asker {

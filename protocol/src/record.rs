@@ -249,6 +249,10 @@ pub struct SessionRecord {
     /// When it was created, RFC 3339.
     #[serde(default)]
     pub created_at: String,
+    /// The generation of the secret that the lock's token is derived from. A coordinator that knows only an earlier
+    /// generation grants nothing here before it has read the secret again.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub secret: u64,
     /// Frames up to this stream sequence belong to an earlier session of the same id.
     #[serde(default, skip_serializing_if = "is_zero")]
     pub log_after: u64,

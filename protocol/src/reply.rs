@@ -370,6 +370,17 @@ pub struct Reclaimed {
     pub reclaimed: Vec<SessionId>,
 }
 
+/// Reply of `admin.rotate_secret`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SecretRotated {
+    /// How many times the secret was rotated since the installation was made.
+    pub generation: u64,
+    /// How many coordinators use the new secret already. Others read it before their next grant.
+    pub coordinators: u64,
+    /// How many locks were freed.
+    pub released: u64,
+}
+
 /// Whether a worker takes sessions.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]

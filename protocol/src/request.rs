@@ -383,6 +383,18 @@ request!(
 );
 
 request!(
+    /// `admin.rotate_secret`
+    RotateSecret {
+        /// Why.
+        reason: String,
+    } may {
+        /// Free all locks that were granted before, so that their tokens are not good any more.
+        revoke: bool,
+    }
+    |rotate, limits| text("reason", Some(&rotate.reason), limits)
+);
+
+request!(
     /// `admin.reclaim`
     Reclaim {
         /// Idle for at least this long.

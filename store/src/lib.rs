@@ -25,6 +25,7 @@ mod page;
 pub mod provision;
 mod purge;
 mod read;
+mod secret;
 pub mod wire;
 mod write;
 
@@ -40,7 +41,7 @@ use jiff::Timestamp;
 pub use feed::{Feed, SharedFeed};
 pub use jetstream::Jetstream;
 pub use lease::{ANSWER_TTL, LEASE_RENEW, LEASE_TTL, LeaseSlot};
-pub use provision::{Provisioned, provision, token_secret};
+pub use provision::{Provisioned, fresh_secret, provision, token_secret};
 pub use wire::{SharedWire, Wire};
 
 /// Why a read or write failed. Each variant says what to do next.
@@ -213,6 +214,17 @@ pub trait Storage: Send + Sync + 'static {
     /// The kept answer to a request that no record and no log remembers. `None` if there is none, or it is older than
     /// [`ANSWER_TTL`]. `request` identifies the request, as one token of a subject.
     async fn answered(&self, request: &str) -> Result<Option<Bytes>, StoreError>;
+
+    /// The stored secret of tokens (see `Secret::from_stored`) and its revision. `None` where there is none, and for a
+    /// part that needs none.
+    async fn secret(&self) -> Result<(Revision, Option<Bytes>), StoreError> {
+        Ok((Revision(0), None))
+    }
+
+    /// Replaces the stored secret if it still is at `expected` (0: there is none). Returns its new revision.
+    async fn put_secret(&self, _expected: Revision, _secret: Bytes) -> Result<Revision, StoreError> {
+        Err(StoreError::Refused("this part has no secret".to_owned()))
+    }
 
     /// Keeps the answer to such a request, unless one is kept already.
     async fn remember_answer(&self, request: &str, answer: Bytes) -> Result<(), StoreError>;

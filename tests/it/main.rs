@@ -22,6 +22,7 @@ mod outage;
 mod record;
 mod remains;
 mod roles;
+mod secret;
 mod secured;
 mod session;
 mod signals;

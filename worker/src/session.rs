@@ -139,6 +139,8 @@ pub(crate) struct Agent {
     key: SessionKey,
     status: Arc<Status>,
     record: SessionRecord,
+    /// Why the lock is free, if its last holder did not free it.
+    released_because: Option<String>,
     revision: Revision,
     activation: Activation,
     machine: Box<dyn Machine>,
