@@ -5,6 +5,7 @@ use holdfast_client::protocol::WorkerName;
 use holdfast_client::protocol::request::{Move, Reclaim, Takeover, Unlock};
 
 use crate::ask::{Asker, Requests};
+use crate::duration::milliseconds;
 use crate::exit::Failure;
 use crate::preview::{self, Planned};
 use crate::session::Of;
@@ -22,11 +23,14 @@ pub(crate) enum Request {
         #[command(flatten)]
         change: Change,
         /// The lock expires when it is not renewed for this long [default: it is held until released]
-        #[arg(long, value_name = "MS")]
+        #[arg(long = "ttl", alias = "ttl-ms", value_name = "TIME", value_parser = milliseconds)]
         ttl_ms: Option<u64>,
         /// Only if the lock still has this lock revision
         #[arg(long, value_name = "N")]
         expected_lock_revision: Option<u64>,
+        /// Print only the token, as for TOKEN=$(holdfast admin takeover …)
+        #[arg(long)]
+        token_only: bool,
     },
     /// Free the lock, whoever holds it
     Unlock {
@@ -51,7 +55,7 @@ pub(crate) enum Request {
     /// Passivate idle sessions, or close those whose config says so
     Reclaim {
         /// Idle for at least this long
-        #[arg(long, value_name = "MS")]
+        #[arg(long = "max-idle", alias = "max-idle-ms", value_name = "TIME", value_parser = milliseconds)]
         max_idle_ms: u64,
     },
 }
@@ -103,11 +107,23 @@ impl Requests for Request {
             return preview::show(asker, session, &planned, expected_lock_revision).await;
         }
         match self {
-            Self::Takeover { session, owner, change: Change { reason, .. }, ttl_ms, expected_lock_revision } => {
+            Self::Takeover {
+                session,
+                owner,
+                change: Change { reason, .. },
+                ttl_ms,
+                expected_lock_revision,
+                token_only,
+            } => {
                 // The parser wants both where something is to be changed.
                 let (owner, reason) = (owner.unwrap_or_default(), reason.unwrap_or_default());
                 let takeover = Takeover { owner, reason, ttl_ms, expected_lock_revision, ..Takeover::default() };
-                asker.ask(asker.session(&session).take_over(takeover)).await
+                let call = asker.session(&session).take_over(takeover);
+                if token_only {
+                    asker.ask_token(call, |taken| taken.grant.lock_token).await
+                } else {
+                    asker.ask(call).await
+                }
             }
             Self::Unlock { session, change: Change { reason, .. }, expected_lock_revision } => {
                 let reason = reason.unwrap_or_default();

@@ -1,7 +1,7 @@
 //! Sends a request, with the options that every request may have, and shows its reply.
 
 use clap::{Args, Subcommand};
-use holdfast_client::protocol::RequestId;
+use holdfast_client::protocol::{RequestId, Token};
 use holdfast_client::{Call, Client, SessionClient};
 use serde::de::DeserializeOwned;
 use tokio_util::sync::CancellationToken;
@@ -59,6 +59,7 @@ impl<R: Subcommand + Requests> Group<R> {
 /// A client, with the options of its requests and the format of its output.
 pub(crate) struct Asker {
     pub(crate) client: Client,
+    pub(crate) namespace: Namespace,
     audit: Audit,
     format: Format,
 }
@@ -66,7 +67,7 @@ pub(crate) struct Asker {
 impl Asker {
     /// Connects.
     pub(crate) async fn connect(connection: &Connection, audit: Audit, format: Format) -> Result<Self, Failure> {
-        Ok(Self { client: connection.client().await?, audit, format })
+        Ok(Self { client: connection.client().await?, namespace: connection.namespace.clone(), audit, format })
     }
 
     /// The session that a command line names.
@@ -82,14 +83,35 @@ impl Asker {
     }
 
     /// `call` with the options of every request.
-    pub(crate) fn signed<T>(&self, mut call: Call<T>) -> Call<T> {
-        if let Some(request_id) = self.audit.request_id.clone() {
-            call = call.request_id(request_id);
+    pub(crate) fn signed<T>(&self, call: Call<T>) -> Call<T> {
+        let call = self.acting(call);
+        match self.audit.request_id.clone() {
+            Some(request_id) => call.request_id(request_id),
+            None => call,
         }
-        if let Some(actor) = self.audit.actor.clone().filter(|actor| !actor.is_empty()) {
-            call = call.actor(actor);
+    }
+
+    /// `call` with who asks, for a request beside the one that the command line is about.
+    pub(crate) fn acting<T>(&self, call: Call<T>) -> Call<T> {
+        match self.actor() {
+            Some(actor) => call.actor(actor),
+            None => call,
         }
-        call
+    }
+
+    /// Who asks.
+    pub(crate) fn actor(&self) -> Option<&str> {
+        self.audit.actor.as_deref().filter(|actor| !actor.is_empty())
+    }
+
+    /// Sends one request and prints only the token that its reply grants.
+    pub(crate) async fn ask_token<T: DeserializeOwned>(
+        &self,
+        call: Call<T>,
+        token: impl FnOnce(T) -> Token,
+    ) -> Result<(), Failure> {
+        let reply = self.signed(call).send().await?;
+        output::line(token(reply).as_bytes()).map_err(Failure::Output)
     }
 
     /// Shows a reply: unchanged for a program, as `text` for a person.

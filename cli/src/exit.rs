@@ -109,7 +109,7 @@ fn hint(action: &str, error: &Contract) -> String {
     let id = error.details.get("session_id").and_then(|id| id.as_str()).unwrap_or("ID");
     match action {
         "wait" => {
-            let line = format!("holdfast lock acquire {id} --owner NAME --wait-ms MS");
+            let line = format!("holdfast lock acquire {id} --owner NAME --wait 1m");
             match error.retry_after_ms.or_else(|| error.details.get("expires_in_ms")?.as_u64()) {
                 Some(left) => format!("its lease has {left} ms left; {line}"),
                 None => line,

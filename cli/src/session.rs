@@ -9,6 +9,7 @@ use holdfast_client::protocol::request::{Close, Mode, Open, OpenConfig};
 
 use crate::ask::{Asker, Requests};
 use crate::content::{Body, Fields, fields};
+use crate::duration::milliseconds;
 use crate::exit::Failure;
 use crate::list::ListArgs;
 use crate::lock::OptionalToken;
@@ -75,7 +76,7 @@ pub(crate) struct OpenArgs {
     #[arg(long, value_name = "HOW", value_parser = one_of::<Mode>(MODES))]
     mode: Option<Mode>,
     /// How long without activity counts as idle
-    #[arg(long, value_name = "MS")]
+    #[arg(long = "idle-timeout", alias = "idle-timeout-ms", value_name = "TIME", value_parser = milliseconds)]
     idle_timeout_ms: Option<u64>,
     /// What happens to an idle session [default: passivate]
     #[arg(long, value_name = "HOW", value_parser = one_of::<OnIdle>(ON_IDLE))]

@@ -67,15 +67,15 @@ async fn announce(context: &Context, known: &Known, error: &Error, operation: &O
         return;
     }
     let happening = signal::of_conflict(error, operation.actor.as_deref(), &operation.request_id);
-    publish(context, known, happening).await;
+    publish(context, known, happening.proven(operation.actor_proven.as_deref())).await;
 }
 
 /// Publishes `doc.failed` for a load or save that an agent refused. Best effort, like a conflict.
 pub(crate) async fn failed(context: &Context, known: &Known, error: &Error, operation: &Operation) {
     if context.conflicts.may_announce(&known.record.key()) {
         let path = known.record.path.as_ref().map(CanonicalPath::as_str);
-        publish(context, known, signal::of_failure(error, path, operation.actor.as_deref(), &operation.request_id))
-            .await;
+        let happening = signal::of_failure(error, path, operation.actor.as_deref(), &operation.request_id);
+        publish(context, known, happening.proven(operation.actor_proven.as_deref())).await;
     }
 }
 

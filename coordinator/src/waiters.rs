@@ -8,6 +8,7 @@ use std::collections::{HashMap, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use futures_util::StreamExt;
+use holdfast_meters::Gauge;
 use holdfast_protocol::internal::Line;
 use holdfast_protocol::reply::WaiterPreview;
 use holdfast_protocol::{Error, Reason, SessionKey};
@@ -16,7 +17,6 @@ use tokio::sync::Notify;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
-use crate::admission::client_of;
 use crate::config::Config;
 use crate::context::Context;
 use crate::error;
@@ -29,6 +29,7 @@ pub(crate) struct Waiters {
     most_of_session: usize,
     /// How many waiters of one client one queue takes.
     share_of_session: usize,
+    waiting: Gauge,
 }
 
 #[derive(Default)]
@@ -70,6 +71,7 @@ impl Waiters {
             most_of_client: config.max_waiters_of_client,
             most_of_session: config.max_waiters_of_session,
             share_of_session: (config.max_waiters_of_session / 2).max(1),
+            waiting: config.meters.waiters().clone(),
         }
     }
 
@@ -101,7 +103,7 @@ impl Waiters {
         Line { waiting: queue.places.len() as u64, first: queue.places.iter().take(most).map(shown).collect() }
     }
 
-    /// Joins the queue for `key` at its end, for a client with the reply subject `reply` that wants the lock as
+    /// Joins the queue for `key` at its end, for `client`, see `Asker::client`, which wants the lock as
     /// `owner`. A caller that opens the queue also gets a token, which is cancelled when the queue is empty.
     ///
     /// # Errors
@@ -109,10 +111,9 @@ impl Waiters {
     fn join(
         self: &Arc<Self>,
         key: &SessionKey,
-        reply: &str,
+        client: &str,
         owner: &str,
     ) -> Result<(Waiting, Option<CancellationToken>), Error> {
-        let client = client_of(reply);
         let mut queues = self.queues();
         let queue = queues.by_session.get(key);
         let in_queue = queue.map_or(0, |queue| queue.places.len());
@@ -129,6 +130,7 @@ impl Waiters {
             return Err(error::busy(Reason::MailboxFull, why));
         }
         queues.waiting += 1;
+        self.waiting.inc();
         let client: Arc<str> = client.into();
         *queues.by_client.entry(client.clone()).or_default() += 1;
         let place = Arc::new(Notify::new());
@@ -172,6 +174,7 @@ impl Drop for Waiting {
     fn drop(&mut self) {
         let mut queues = self.waiters.queues();
         queues.waiting -= 1;
+        self.waiters.waiting.dec();
         if let Some(of_client) = queues.by_client.get_mut(&self.client) {
             *of_client -= 1;
             if *of_client == 0 {
@@ -195,8 +198,8 @@ impl Drop for Waiting {
 ///
 /// # Errors
 /// `busy` when a bound is reached.
-pub(crate) fn join(context: &Context, key: &SessionKey, reply: &str, owner: &str) -> Result<Waiting, Error> {
-    let (waiting, opened) = context.waiters.join(key, reply, owner)?;
+pub(crate) fn join(context: &Context, key: &SessionKey, client: &str, owner: &str) -> Result<Waiting, Error> {
+    let (waiting, opened) = context.waiters.join(key, client, owner)?;
     if let Some(empty) = opened {
         let listen = listen(
             context.wire.clone(),
@@ -241,7 +244,7 @@ mod tests {
     }
 
     fn join(waiters: &Arc<Waiters>, id: &str) -> Waiting {
-        waiters.join(&key(id), "_INBOX.a.1", "a").unwrap().0
+        waiters.join(&key(id), "a", "a").unwrap().0
     }
 
     #[tokio::test]
@@ -283,8 +286,8 @@ mod tests {
     #[test]
     fn a_line_ends_with_its_last_waiter() {
         let waiters = waiters();
-        let (first, opened) = waiters.join(&key("s1"), "_INBOX.a.1", "ann").unwrap();
-        let (second, again) = waiters.join(&key("s1"), "_INBOX.a.2", "bob").unwrap();
+        let (first, opened) = waiters.join(&key("s1"), "a", "ann").unwrap();
+        let (second, again) = waiters.join(&key("s1"), "a", "bob").unwrap();
         let empty = opened.unwrap();
         let line = waiters.line(&key("s1"), 1);
         assert_eq!((line.waiting, line.first.len(), line.first[0].owner.as_str()), (2, 1, "ann"));
@@ -302,17 +305,17 @@ mod tests {
         let bounds =
             Config { max_waiters: 10, max_waiters_of_client: 6, max_waiters_of_session: 4, ..Config::default() };
         let waiters = Arc::new(Waiters::new(&bounds));
-        let join = |id: &str, reply: &str| waiters.join(&key(id), reply, "a").map(|(waiting, _)| waiting);
+        let join = |id: &str, client: &str| waiters.join(&key(id), client, "a").map(|(waiting, _)| waiting);
         let refused = |outcome: Result<Waiting, Error>| outcome.err().map(|error| error.reason);
-        let mut all: Vec<Waiting> = (0..2).map(|n| join("s1", &format!("_INBOX.a.{n}")).unwrap()).collect();
-        assert_eq!(refused(join("s1", "_INBOX.a.x")), Some(Reason::MailboxFull), "half a queue is one client's share");
-        all.extend((0..2).map(|n| join("s1", &format!("_INBOX.b{n}")).unwrap()));
-        assert_eq!(refused(join("s1", "_INBOX.c.1")), Some(Reason::MailboxFull), "the queue is full");
-        all.extend((0..4).map(|n| join(&format!("a{}", n % 2), &format!("_INBOX.a.x{n}")).unwrap()));
-        assert_eq!(refused(join("s3", "_INBOX.a.y")), Some(Reason::MailboxFull), "the client has its share");
-        all.extend((0..2).map(|n| join(&format!("t{n}"), &format!("_INBOX.c{n}.1")).unwrap()));
-        assert_eq!(refused(join("s4", "_INBOX.d.1")), Some(Reason::MailboxFull), "all places are taken");
+        let mut all: Vec<Waiting> = (0..2).map(|_| join("s1", "a").unwrap()).collect();
+        assert_eq!(refused(join("s1", "a")), Some(Reason::MailboxFull), "half a queue is one client's share");
+        all.extend((0..2).map(|n| join("s1", &format!("b{n}")).unwrap()));
+        assert_eq!(refused(join("s1", "c")), Some(Reason::MailboxFull), "the queue is full");
+        all.extend((0..4).map(|n| join(&format!("a{}", n % 2), "a").unwrap()));
+        assert_eq!(refused(join("s3", "a")), Some(Reason::MailboxFull), "the client has its share");
+        all.extend((0..2).map(|n| join(&format!("t{n}"), &format!("c{n}")).unwrap()));
+        assert_eq!(refused(join("s4", "d")), Some(Reason::MailboxFull), "all places are taken");
         all.clear();
-        assert!(join("s1", "_INBOX.b.1").is_ok());
+        assert!(join("s1", "b").is_ok());
     }
 }

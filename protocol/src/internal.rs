@@ -15,6 +15,8 @@ pub const REQUEST_ID_HEADER: &str = "Hf-Request-Id";
 /// Header: the life of the session that the request is for, as `log_after` of the record that the coordinator decided
 /// on. A life goes from an open to the close after it. An agent of another life answers with [`MOVED_HEADER`].
 pub const LIFE_HEADER: &str = "Hf-Life";
+/// Header: who asked as nats-server tells it, `ACCOUNT/user`.
+pub const ACTOR_PROVEN_HEADER: &str = "Hf-Actor-Proven";
 /// Header of a reply: the worker does not own the session; read the record to find its owner.
 pub const MOVED_HEADER: &str = "Hf-Moved";
 
@@ -141,6 +143,9 @@ pub struct ReclaimIdle {
     pub max_idle_ms: u64,
     /// Who asked.
     pub actor: Option<String>,
+    /// Who asked as nats-server tells it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub actor_proven: Option<String>,
     /// The request that asked.
     pub request_id: RequestId,
 }
@@ -162,6 +167,9 @@ pub struct SetState {
     /// Who asked.
     #[serde(default)]
     pub actor: Option<String>,
+    /// Who asked as nats-server tells it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub actor_proven: Option<String>,
     /// The caller's idempotency key.
     #[serde(default)]
     pub request_id: Option<RequestId>,

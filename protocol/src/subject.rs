@@ -399,6 +399,19 @@ impl Verb {
         )
     }
 
+    /// Whether it is an operator's, and leaves a line in the audit log.
+    pub fn is_audited(self) -> bool {
+        matches!(
+            self,
+            Self::AdminTakeover
+                | Self::AdminUnlock
+                | Self::AdminMove
+                | Self::AdminReclaim
+                | Self::WorkerDrain
+                | Self::WorkerUndrain
+        )
+    }
+
     /// Whether it changes nothing, so that it can be repeated.
     pub fn is_read(self) -> bool {
         matches!(

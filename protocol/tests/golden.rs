@@ -69,10 +69,14 @@ const FILES: &[(&str, &[&str], Check)] = &[
     ("reply", &["admin.reclaim"], reply::<Reclaimed>),
     ("reply", &["worker.list", "worker.list.kinds"], reply::<WorkerList>),
     ("reply", &["worker.drain", "worker.undrain"], reply::<Drained>),
-    ("record", &["opened", "opened_again", "locked", "locked.fenced", "file_passive", "closed"], record),
+    (
+        "record",
+        &["opened", "opened_again", "locked", "locked.fenced", "file_passive", "closed", "taken_over.proven"],
+        record,
+    ),
     ("record", &["by_hand"], record_by_hand),
     ("error", &["stale_token.held", "stale_token.free", "io.protected", "no_file.no_path"], error_of_a_situation),
-    ("frame", &["barrier", "diverged", "ops", "snapshot", "snapshot.carried"], frame),
+    ("frame", &["barrier", "diverged", "ops", "ops.proven", "snapshot", "snapshot.carried"], frame),
 ];
 
 /// The contract's table of requests: members that must be there, and members that may.

@@ -403,9 +403,7 @@ pub async fn token_secret(store: &Jetstream) -> Result<Secret, StoreError> {
             found => found?,
         };
         if let Some(raw) = found {
-            let bytes = <[u8; 32]>::try_from(raw.payload.as_ref())
-                .map_err(|_| StoreError::Refused(format!("{subject} is not a secret of 32 bytes")))?;
-            return Ok(Secret::new(bytes));
+            return secret_in(&raw).map_err(|why| StoreError::Refused(format!("{subject} {why}")));
         }
         let mut headers = async_nats::HeaderMap::new();
         headers.insert(async_nats::header::NATS_EXPECTED_LAST_SUBJECT_SEQUENCE, "0");
@@ -415,4 +413,20 @@ pub async fn token_secret(store: &Jetstream) -> Result<Secret, StoreError> {
             Outcome::Stored(_) | Outcome::Mismatch | Outcome::MismatchAfterUnknown => {}
         }
     }
+}
+
+/// The secret in a stored message, or why it is none.
+///
+/// nats-server does not check reply subjects against the permissions of whoever asks. So a worker can have the server
+/// store a message of its choice here, as the answer to a direct get. Such an answer always names the stream that it is
+/// from, and no other answer has 32 bytes.
+fn secret_in(raw: &read::Raw) -> Result<Secret, &'static str> {
+    if raw.headers.get(async_nats::header::NATS_STREAM).is_some() {
+        return Err(
+            "was not stored by a coordinator, but by somebody who asked nats-server to answer there; somebody \
+                    misuses the credentials of a worker (see docs/security.md)",
+        );
+    }
+    let bytes = <[u8; 32]>::try_from(raw.payload.as_ref()).map_err(|_| "is not a secret of 32 bytes")?;
+    Ok(Secret::new(bytes))
 }

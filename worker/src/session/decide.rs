@@ -4,7 +4,7 @@
 //! record.
 
 use holdfast_protocol::error::Reason;
-use holdfast_protocol::frame::Op;
+use holdfast_protocol::frame::{Op, OpEvent};
 use holdfast_protocol::internal::{Activate, Inspection};
 use holdfast_protocol::subject::Verb;
 use holdfast_protocol::{Error, RequestId};
@@ -79,6 +79,7 @@ impl Agent {
                     Memory::Answer => reply.clone(),
                     Memory::Occurrence => RawValue::NULL.to_owned(),
                 };
+                let event = event.map(|event| with_proven_actor(event, &letter));
                 batch.ops.push(Op { request_id: request_id.clone(), event, change, reply: remembered });
                 if matches!(&ask.access, Access::Write { token: Some(_) }) {
                     // It came in time, whatever comes behind it in this batch.
@@ -246,6 +247,11 @@ impl Agent {
 fn held_for_ms(since: &str) -> Option<u64> {
     let since: jiff::Timestamp = since.parse().ok()?;
     u64::try_from(chance::now().as_millisecond() - since.as_millisecond()).ok()
+}
+
+/// The event of a change that `letter` asked for, with who asked as nats-server tells it.
+pub(super) fn with_proven_actor(event: OpEvent, letter: &Letter) -> OpEvent {
+    OpEvent { actor_proven: letter.actor_proven.clone(), ..event }
 }
 
 pub(super) fn chosen_id(own: Option<&str>, letter: &Letter) -> RequestId {

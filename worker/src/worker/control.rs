@@ -21,7 +21,7 @@ use tokio_util::task::TaskTracker;
 
 use super::Shared;
 use crate::drain;
-use crate::letter::{Answer, Passivation, ReplyTo};
+use crate::letter::{Answer, Passivation, ReplyTo, Who};
 
 /// How many sessions are reclaimed at once.
 const RECLAIM_PARALLEL: usize = 64;
@@ -107,7 +107,8 @@ impl Shared {
 
     async fn reclaim(&self, request: ReclaimIdle) -> ReclaimedIdle {
         let keys = self.supervisor.idle_keys(&request.namespace, request.max_idle_ms);
-        let why = Passivation::Reclaimed { max_idle_ms: request.max_idle_ms, actor: request.actor };
+        let who = Who { actor: request.actor, actor_proven: request.actor_proven };
+        let why = Passivation::Reclaimed { max_idle_ms: request.max_idle_ms, who };
         let reclaims = stream::iter(keys).map(|key| {
             let why = why.clone();
             async move {
@@ -140,11 +141,12 @@ impl Shared {
             let stop = CancellationToken::new();
             *running = Some(stop.clone());
             let shared = self.clone();
-            let (reason, actor) = (request.reason.clone(), request.actor.clone());
+            let reason = request.reason.clone();
+            let who = Who { actor: request.actor.clone(), actor_proven: request.actor_proven.clone() };
             let abort = self.abort.clone();
             let emptying = async move {
                 let goes_on = || !stop.is_cancelled();
-                let drain = shared.drain_all(actor);
+                let drain = shared.drain_all(who);
                 shared.while_shown(drain.run(&*shared.store, &reason, goes_on)).await;
                 stop.cancel();
             };
