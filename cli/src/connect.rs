@@ -172,6 +172,13 @@ impl Connection {
     /// A client with these options. Connecting and the request share the time of `--timeout`.
     pub(crate) async fn client(&self) -> Result<Client, Failure> {
         let begun = Instant::now();
+        let (nats, denials) = self.of_a_command().await?;
+        let client = Client::new(nats).noticing(denials).below(self.root.clone()).in_namespace(self.namespace.clone());
+        Ok(client.patience(self.timeout.saturating_sub(begun.elapsed()).max(LEAST_PATIENCE)))
+    }
+
+    /// A connection for an operator's or a program's command, and what NATS denies it.
+    pub(crate) async fn of_a_command(&self) -> Result<(async_nats::Client, Denials), Failure> {
         let (mut options, origin) = self.settings(Role::Ops)?;
         let denials = Denials::default();
         let noted = denials.clone();
@@ -184,8 +191,7 @@ impl Connection {
                 Failure::Connect(anyhow::anyhow!("{server} did not answer within {:?}", self.timeout))
             })?
             .map_err(|error| failed(error, &origin))?;
-        let client = Client::new(nats).noticing(denials).below(self.root.clone()).in_namespace(self.namespace.clone());
-        Ok(client.patience(self.timeout.saturating_sub(begun.elapsed()).max(LEAST_PATIENCE)))
+        Ok((nats, denials))
     }
 
     /// The settings, and where they come from.

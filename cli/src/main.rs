@@ -5,8 +5,11 @@
 //! does. It is in `coordinator`, `worker` and `client`.
 
 mod admin;
+mod archive;
 mod ask;
+mod audit;
 mod command;
+mod confirm;
 mod connect;
 mod content;
 mod context;
@@ -17,12 +20,15 @@ mod list;
 mod lock;
 mod logs;
 mod output;
+mod record;
 mod serve;
 mod session;
 mod signals;
+mod span;
 mod stop;
 mod table;
 mod up;
+mod why;
 mod words;
 mod worker;
 mod workspace;
