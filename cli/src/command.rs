@@ -9,7 +9,8 @@ use crate::connect::Connection;
 use crate::exit::Failure;
 use crate::output::Format;
 use crate::{
-    admin, completions, context, doc, doctor, health, list, lock, man, serve, session, signals, status, top, up, worker,
+    admin, audit, completions, context, doc, doctor, health, list, lock, man, record, serve, session, signals, status, top,
+    up, why, worker,
 };
 
 /// Sessions, locks and documents for a fleet, on NATS JetStream.
@@ -52,7 +53,14 @@ enum Command {
     Doc(Group<doc::Request>),
     /// Take over and free locks, move and reclaim sessions
     Admin(Group<admin::Request>),
-    /// Follow the signals of a session
+    /// Tell the story of a session: who had it, who was refused, who overrode whom, and who may write now
+    Why(why::Why),
+    /// Show what operators did: takeovers, unlocks, moves, drains, and edits by hand
+    Audit(audit::Audit),
+    /// Read and edit a session's record without a coordinator, for the day when none answers
+    #[command(subcommand)]
+    Record(record::Record),
+    /// Follow the signals of a session or of all, from now on or from the past
     Signals(signals::Signals),
     /// Show where commands connect, and as whom
     Context(context::Context),
@@ -81,6 +89,12 @@ impl Cli {
     fn of(matches: &ArgMatches) -> Result<Self, clap::Error> {
         let mut cli = Self::from_arg_matches(matches)?;
         cli.connection.prefer_command_line(matches);
+        let is_namespace_given = matches.value_source("namespace") == Some(ValueSource::CommandLine);
+        match &mut cli.command {
+            Command::Signals(signals) => signals.is_namespace_given = is_namespace_given,
+            Command::Audit(audit) => audit.is_namespace_given = is_namespace_given,
+            _ => {}
+        }
         if let Command::Up(up) = &mut cli.command {
             // The environment variables are for requests. `up` uses an existing server only if the command line names
             // it.
@@ -134,6 +148,10 @@ impl Cli {
             Command::Session(Group { audit, request: session::Request::List(list) }) => {
                 list::List::of(audit, *list).run(connection, format, stop).await
             }
+            // Not ended by Ctrl-C while an editor runs, which handles it itself.
+            Command::Record(record) => record.run(connection, format, stop).await,
+            Command::Audit(audit) => audit.run(connection, format, stop).await,
+            Command::Why(why) => until(stop, why.run(connection, format)).await,
             Command::Context(context) => until(stop, context.run(connection, format)).await,
             Command::Top(top) => top.run(connection, stop).await,
             Command::Completions(completions) => completions.run(Self::whole()),

@@ -6,9 +6,12 @@
 //! `client`.
 
 mod admin;
+mod archive;
 mod ask;
+mod audit;
 mod command;
 mod completions;
+mod confirm;
 mod connect;
 mod content;
 mod context;
@@ -27,14 +30,17 @@ mod metrics;
 mod output;
 mod preview;
 mod probe;
+mod record;
 mod serve;
 mod session;
 mod signals;
+mod span;
 mod status;
 mod stop;
 mod table;
 mod top;
 mod up;
+mod why;
 mod words;
 mod worker;
 mod workspace;
