@@ -8,7 +8,7 @@ use crate::ask::{Group, until};
 use crate::connect::Connection;
 use crate::exit::Failure;
 use crate::output::Format;
-use crate::{admin, context, doc, lock, serve, session, signals, up, worker};
+use crate::{admin, context, doc, health, lock, serve, session, signals, up, worker};
 
 /// Sessions, locks and documents for a fleet, on NATS JetStream.
 #[derive(Parser, Debug)]
@@ -32,7 +32,7 @@ enum Command {
     /// Run everything on this machine: a nats-server, a coordinator and workers
     Up(up::Up),
     /// Run a coordinator
-    Coordinator(serve::Ending),
+    Coordinator(serve::CoordinatorArgs),
     /// Run a worker, or list, drain and undrain workers
     Worker(worker::Worker),
     /// Open, show, list, touch and close sessions
@@ -47,6 +47,8 @@ enum Command {
     Signals(signals::Signals),
     /// Show where commands connect, and as whom
     Context(context::Context),
+    /// Ask a daemon of this machine whether it is healthy: exit status 0, or 1 and the reason
+    Health(health::Health),
 }
 
 impl Cli {
@@ -88,9 +90,10 @@ impl Cli {
         let connection = &self.connection;
         match self.command {
             Command::Up(up) => up.run(connection, stop).await,
-            Command::Coordinator(ending) => serve::coordinator(ending, connection, stop).await,
+            Command::Coordinator(daemon) => serve::coordinator(daemon, connection, stop).await,
             Command::Worker(worker) => worker.run(connection, format, stop).await,
             Command::Signals(signals) => signals.run(connection, format, stop).await,
+            Command::Health(health) => until(stop, health.run(connection, format)).await,
             Command::Context(context) => until(stop, context.run(connection, format)).await,
             Command::Session(group) => until(stop, group.run(connection, format)).await,
             Command::Lock(group) => until(stop, group.run(connection, format)).await,

@@ -18,6 +18,7 @@ use tokio::time::Instant;
 
 use crate::config::Config;
 use crate::error;
+use crate::meters::Meters;
 
 /// The client connection of a reply subject: all but its last token. Clients that make a new inbox like `_INBOX.x` for
 /// each request cannot be told apart, and count as one client.
@@ -82,6 +83,7 @@ pub(crate) struct Admission {
     loads: Mutex<Loads>,
     bytes_per_second: usize,
     paces: moka::sync::Cache<String, Pace>,
+    meters: Meters,
 }
 
 /// One admitted request. Dropping it frees its share.
@@ -101,7 +103,8 @@ impl Admission {
         let most_of_client = Load { requests: share(most.requests), bytes };
         let paces = moka::sync::Cache::builder().max_capacity(PACED).time_to_idle(Duration::from_secs(60)).build();
         let bytes_per_second = config.client_bytes_per_second.max(1);
-        Arc::new(Self { most, most_of_client, loads: Mutex::default(), bytes_per_second, paces })
+        let meters = config.meters.clone();
+        Arc::new(Self { most, most_of_client, loads: Mutex::default(), bytes_per_second, paces, meters })
     }
 
     // Every change leaves the sums consistent, so a poisoned lock is safe to use.
@@ -151,12 +154,14 @@ impl Admission {
             }
         }
         drop(loads);
+        self.meters.admitted(bytes);
         Ok(Admitted { admission: self.clone(), reply: reply.clone(), bytes })
     }
 }
 
 impl Drop for Admitted {
     fn drop(&mut self) {
+        self.admission.meters.released(self.bytes);
         let mut loads = self.admission.loads();
         loads.all = loads.all.without(self.bytes);
         let client = client_of(&self.reply);

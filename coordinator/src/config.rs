@@ -8,6 +8,8 @@ use holdfast_protocol::Limits;
 use holdfast_protocol::subject::Root;
 use holdfast_store::{LEASE_RENEW, LEASE_TTL};
 
+use crate::meters::Meters;
+
 /// How long the pinned relay may send no pull request before the server pins another coordinator.
 pub(crate) const PIN_TIMEOUT: Duration = Duration::from_secs(3);
 /// How long one pull request of the relay waits for messages. Each renews the relay's pin.
@@ -74,6 +76,12 @@ pub struct Config {
     pub sweep_per_second: u32,
     /// How long the record of a closed session is kept, for retries and for readers of its history.
     pub closed_retention: Duration,
+    /// What is counted.
+    pub meters: Meters,
+    /// How often the coordinator looks at itself for its health; `None`: never.
+    pub self_check: Option<Duration>,
+    /// How long the relay may stand still, or the storage be silent, before the coordinator is not healthy.
+    pub patience: Duration,
 }
 
 impl Default for Config {
@@ -100,6 +108,9 @@ impl Default for Config {
             sweep_delay: Duration::from_secs(3),
             sweep_per_second: 500,
             closed_retention: Duration::from_secs(24 * 3600),
+            meters: Meters::default(),
+            self_check: None,
+            patience: Duration::from_secs(15),
         }
     }
 }

@@ -8,6 +8,7 @@ use std::collections::{HashMap, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use futures_util::StreamExt;
+use holdfast_meters::Gauge;
 use holdfast_protocol::{Error, Reason, SessionKey};
 use holdfast_store::SharedWire;
 use tokio::sync::Notify;
@@ -26,6 +27,7 @@ pub(crate) struct Waiters {
     most_of_session: usize,
     /// How many waiters of one client one queue takes.
     share_of_session: usize,
+    waiting: Gauge,
 }
 
 #[derive(Default)]
@@ -58,6 +60,7 @@ impl Waiters {
             most_of_client: config.max_waiters_of_client,
             most_of_session: config.max_waiters_of_session,
             share_of_session: (config.max_waiters_of_session / 2).max(1),
+            waiting: config.meters.waiters().clone(),
         }
     }
 
@@ -101,6 +104,7 @@ impl Waiters {
             return Err(error::busy(Reason::MailboxFull, why));
         }
         queues.waiting += 1;
+        self.waiting.inc();
         let client: Arc<str> = client.into();
         *queues.by_client.entry(client.clone()).or_default() += 1;
         let place = Arc::new(Notify::new());
@@ -139,6 +143,7 @@ impl Drop for Waiting {
     fn drop(&mut self) {
         let mut queues = self.waiters.queues();
         queues.waiting -= 1;
+        self.waiters.waiting.dec();
         if let Some(of_client) = queues.by_client.get_mut(&self.client) {
             *of_client -= 1;
             if *of_client == 0 {

@@ -16,6 +16,7 @@ mod leave;
 mod list;
 mod lock;
 mod main_path;
+mod metrics;
 mod outage;
 mod record;
 mod remains;
