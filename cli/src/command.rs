@@ -8,7 +8,7 @@ use crate::ask::{Group, until};
 use crate::connect::Connection;
 use crate::exit::Failure;
 use crate::output::Format;
-use crate::{admin, context, doc, health, lock, serve, session, signals, up, worker};
+use crate::{admin, context, credentials, doc, health, lock, serve, session, signals, up, worker};
 
 /// Sessions, locks and documents for a fleet, on NATS JetStream.
 #[derive(Parser, Debug)]
@@ -49,6 +49,8 @@ enum Command {
     Context(context::Context),
     /// Ask a daemon of this machine whether it is healthy: exit status 0, or 1 and the reason
     Health(health::Health),
+    /// Make passwords and contexts for an installation that `holdfast up` does not run
+    Credentials(credentials::Credentials),
 }
 
 impl Cli {
@@ -94,6 +96,7 @@ impl Cli {
             Command::Worker(worker) => worker.run(connection, format, stop).await,
             Command::Signals(signals) => signals.run(connection, format, stop).await,
             Command::Health(health) => until(stop, health.run(connection, format)).await,
+            Command::Credentials(credentials) => credentials.run(connection),
             Command::Context(context) => until(stop, context.run(connection, format)).await,
             Command::Session(group) => until(stop, group.run(connection, format)).await,
             Command::Lock(group) => until(stop, group.run(connection, format)).await,

@@ -10,6 +10,7 @@ mod command;
 mod connect;
 mod content;
 mod context;
+mod credentials;
 mod doc;
 mod drain;
 mod exit;
