@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use anyhow::Context;
 use clap::Args;
+use clap::builder::BoolishValueParser;
 use holdfast_client::protocol::WorkerName;
 use holdfast_client::protocol::subject::Root;
 use holdfast_coordinator::Coordinator;
@@ -39,9 +40,20 @@ impl Ending {
     }
 }
 
+/// Whether a coordinator believes what the header `Nats-Request-Info` says of who asks.
+#[derive(Args, Clone, Copy, Debug)]
+pub(crate) struct Trust {
+    /// Record who asked as nats-server tells it (`actor_proven`). Only where all clients come over service imports with
+    /// `share`, as with our nats.conf: in one account with the coordinator, a client could write any name
+    #[arg(long, env = "HOLDFAST_TRUST_REQUEST_INFO", value_parser = BoolishValueParser::new())]
+    pub(crate) trust_request_info: bool,
+}
+
 /// How to run a coordinator.
 #[derive(Args, Clone, Debug)]
 pub(crate) struct CoordinatorArgs {
+    #[command(flatten)]
+    trust: Trust,
     #[command(flatten)]
     ending: Ending,
     #[command(flatten)]
@@ -59,7 +71,7 @@ pub(crate) async fn coordinator(
         let nats = connection.connect_when_there("holdfast coordinator", Role::Coordinator, stop).await?;
         shown.connection("coordinator", &nats);
         let there = prepare(&nats, &connection.root, &Provisioning::default()).await?;
-        start_coordinator(&nats, there, &connection.root, &shown).await
+        start_coordinator(&nats, there, &connection.root, daemon.trust, &shown).await
     };
     let Some(coordinator) = unless_stopped(stop, starting).await? else { return Ok(()) };
     shown.enter(Phase::Running);
@@ -143,9 +155,10 @@ pub(crate) async fn start_coordinator(
     nats: &async_nats::Client,
     there: Provisioned,
     root: &Root,
+    Trust { trust_request_info }: Trust,
     shown: &Shown,
 ) -> Result<Coordinator, Failure> {
-    let config = holdfast_coordinator::Config { root: root.clone(), ..holdfast_coordinator::Config::default() };
+    let config = holdfast_coordinator::Config { root: root.clone(), trust_request_info, ..Default::default() };
     let config = shown.of_coordinator(config);
     let secret = token_secret(&there.store).await.map_err(|error| Failure::Connect(error.into()))?;
     let started = Coordinator::start(Nats::shared(nats.clone()), there.store, secret, config).await;

@@ -31,7 +31,7 @@ use crate::exit::Failure;
 use crate::metrics::{Metrics, Shown};
 use crate::output;
 use crate::serve::{
-    Ending, name_taken, prepare, random_name, start_coordinator, start_worker, unless_stopped, worker_config,
+    Ending, Trust, name_taken, prepare, random_name, start_coordinator, start_worker, unless_stopped, worker_config,
 };
 use crate::workspace::WorkspaceArg;
 
@@ -53,6 +53,8 @@ pub(crate) struct Up {
     /// Run nats-server without a login, for a throw-away: whoever reaches the port on this machine may do everything
     #[arg(long)]
     insecure: bool,
+    #[command(flatten)]
+    trust: Trust,
     #[command(flatten)]
     ending: Ending,
     #[command(flatten)]
@@ -151,7 +153,10 @@ impl Up {
             let config = worker_config(&connection.root, name.clone(), &workspaces)?;
             parts.workers.push(start_worker(&of_workers, &theirs, config, shown).await?);
         }
-        parts.coordinator = Some(start_coordinator(&nats, there, &connection.root, shown).await?);
+        // The accounts of our own server let clients in over service imports only.
+        let is_secure = access.is_ours && !self.insecure;
+        let trust = Trust { trust_request_info: self.trust.trust_request_info || is_secure };
+        parts.coordinator = Some(start_coordinator(&nats, there, &connection.root, trust, shown).await?);
         shown.enter(Phase::Running);
         let banner = Banner {
             server: access.url.as_deref(),

@@ -23,6 +23,9 @@ const _: () = assert!(PIN_TIMEOUT.as_millis() * 2 < RELAY_ACK_WAIT.as_millis());
 
 /// How long an agent may take to report a lock's lease. After that a conflict is explained without it.
 pub(crate) const LEASE_VIEW_TIMEOUT: Duration = Duration::from_millis(250);
+/// How long others may take to tell what they know for a preview or for a list of idle sessions. What they do not tell
+/// in time is not known.
+pub(crate) const TELL_TIMEOUT: Duration = Duration::from_millis(400);
 /// How long an agent may take to finish before its session moves without waiting. An agent that takes longer can write
 /// nothing any more either, so only the log stays longer than needed.
 pub(crate) const HANDOVER_TIMEOUT: Duration = Duration::from_secs(1);
@@ -38,6 +41,10 @@ pub struct Config {
     pub name: String,
     /// The version that the micro service reports (semver).
     pub version: String,
+    /// Whether the header `Nats-Request-Info` tells who asked. Only if all clients reach this coordinator over service
+    /// imports with `share`, and everybody in its own account is trusted: within one account a client writes the header
+    /// itself.
+    pub trust_request_info: bool,
     /// What clients may ask for.
     pub limits: Limits,
     /// How long one request may take, without the time in a lock's queue. If an agent has not answered by then, the
@@ -90,6 +97,7 @@ impl Default for Config {
             root: Root::default(),
             name: "coordinator".to_owned(),
             version: env!("CARGO_PKG_VERSION").to_owned(),
+            trust_request_info: false,
             limits: Limits::default(),
             request_timeout: Duration::from_secs(5),
             max_in_flight: 4096,

@@ -21,6 +21,7 @@ use crate::endpoint::Endpoints;
 use crate::error::StartError;
 use crate::grants;
 use crate::health;
+use crate::lines;
 use crate::micro::Micro;
 use crate::relay::{self, Pin};
 use crate::sweep;
@@ -75,6 +76,10 @@ impl Coordinator {
         self.begin(self.until_ending(relay::follow_floor(context.clone(), floor)));
         let words = grants::subscribe(context).await?;
         self.begin(self.until_ending(grants::watch(context.clone(), words)));
+        let subject = context.config.root.coordinators(holdfast_protocol::internal::coordinators::LINE);
+        let questions = lines::subscribe(context).await;
+        let questions = questions.map_err(|source| StartError::Subscribe { subject, source })?;
+        self.begin(self.until_ending(lines::tell(context.clone(), questions)));
         self.begin(countdown::run(context.clone(), self.ending.clone()));
         let questions = micro.listen(&*context.wire).await?;
         let (micro, wire) = (micro.clone(), context.wire.clone());

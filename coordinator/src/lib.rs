@@ -9,6 +9,8 @@
 //! what decides is the compare-and-set on the session's record.
 
 mod admission;
+mod asker;
+mod audit;
 mod cache;
 mod config;
 mod context;
@@ -25,6 +27,7 @@ mod fleet;
 mod grants;
 mod health;
 mod leave;
+mod lines;
 mod link;
 mod meters;
 mod micro;

@@ -6,6 +6,7 @@
 
 mod agent;
 mod alone;
+mod audit;
 mod bad_input;
 mod document;
 mod failover;
@@ -20,6 +21,8 @@ mod metrics;
 mod outage;
 mod record;
 mod remains;
+mod roles;
+mod secured;
 mod session;
 mod signals;
 mod start;

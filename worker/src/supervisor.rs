@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use futures_util::FutureExt;
 use holdfast_protocol::error::Reason;
-use holdfast_protocol::{Error, Limits, Namespace, Revision, SessionKey};
+use holdfast_protocol::{Error, Limits, Namespace, Revision, SessionId, SessionKey};
 use tokio::task::AbortHandle;
 use tokio::time::Instant;
 use tokio_util::task::TaskTracker;
@@ -115,6 +115,17 @@ impl Supervisor {
         self.bounds.held_bytes()
     }
 
+    /// How long each session has been without activity, milliseconds; `None` for one that is not in memory.
+    pub(crate) fn idle_times(&self, namespace: &Namespace, ids: &[SessionId]) -> Vec<Option<u64>> {
+        let now_ms = self.core.now_ms();
+        let agents = self.agents();
+        let idle = |id: &SessionId| {
+            let handle = agents.by_key.get(&SessionKey::new(namespace.clone(), id.clone()))?;
+            Some(now_ms.saturating_sub(handle.mailbox.status.activity_ms()))
+        };
+        ids.iter().map(idle).collect()
+    }
+
     /// Has the session of `key` look at what is outside of its log, if it is in memory; `false`: it is too busy to be
     /// told.
     pub(crate) fn stir(&self, key: &SessionKey) -> bool {
@@ -132,7 +143,7 @@ impl Supervisor {
         }
     }
 
-    fn try_deliver(self: &Arc<Self>, key: SessionKey, letter: Box<Letter>) -> Result<(), (Box<Letter>, Answer)> {
+    fn try_deliver(self: &Arc<Self>, key: SessionKey, mut letter: Box<Letter>) -> Result<(), (Box<Letter>, Answer)> {
         let mut agents = self.agents();
         let letter = match agents.by_key.get_mut(&key) {
             Some(handle) if matches!(letter.call, Call::Lease) => {
@@ -141,6 +152,9 @@ impl Supervisor {
                 return Err((letter, session::done(&lease)));
             }
             Some(handle) => {
+                if let Call::Inspect(waiting) = &mut letter.call {
+                    *waiting = handle.mailbox.status.waiting() as u64;
+                }
                 let news = match &letter.call {
                     Call::Hint(hint) => Some(hint.revision),
                     _ => None,
@@ -160,7 +174,13 @@ impl Supervisor {
         };
         let start = match &letter.call {
             // Nobody is there to be told, or to be asked.
-            Call::Hint(_) | Call::Lease | Call::CatchUp | Call::Handover | Call::Passivate(_) | Call::Look => {
+            Call::Hint(_)
+            | Call::Lease
+            | Call::Inspect(_)
+            | Call::CatchUp
+            | Call::Handover
+            | Call::Passivate(_)
+            | Call::Look => {
                 return Err((letter, Answer::Moved));
             }
             Call::Activate(given) => {

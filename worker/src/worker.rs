@@ -25,6 +25,7 @@ use crate::drain::Drain;
 use crate::health::{self, Looks};
 use crate::inbox;
 use crate::lease::{self, LeaseHealth, NameTaken};
+use crate::letter::Who;
 use crate::pulse::{self, Pulse};
 use crate::session::Core;
 use crate::supervisor::Supervisor;
@@ -282,7 +283,7 @@ impl Worker {
     /// Hands sessions over until none is left, or until `until`.
     async fn empty(&self, until: Instant) {
         let shared = &self.shared;
-        let drain = shared.drain_all(None);
+        let drain = shared.drain_all(Who::default());
         let emptying = shared.while_shown(drain.run(&*shared.store, "worker stops", || true));
         if tokio::time::timeout_at(until, emptying).await.is_err() {
             tracing::warn!(
@@ -329,9 +330,9 @@ impl Shared {
         }
     }
 
-    fn drain_all(&self, actor: Option<String>) -> Drain {
+    fn drain_all(&self, who: Who) -> Drain {
         Drain {
-            actor,
+            who,
             wire: self.wire.clone(),
             root: self.core.config.root.clone(),
             name: self.core.config.name.clone(),
