@@ -9,8 +9,8 @@ use crate::connect::Connection;
 use crate::exit::Failure;
 use crate::output::Format;
 use crate::{
-    admin, audit, completions, context, doc, doctor, health, list, lock, man, record, serve, session, signals, status, top,
-    up, why, worker,
+    admin, audit, completions, context, credentials, doc, doctor, health, list, lock, man, record, serve, session, signals,
+    status, top, up, why, worker,
 };
 
 /// Sessions, locks and documents for a fleet, on NATS JetStream.
@@ -72,6 +72,8 @@ enum Command {
     Man(man::Man),
     /// Ask a daemon of this machine whether it is healthy: exit status 0, or 1 and the reason
     Health(health::Health),
+    /// Make passwords and contexts for an installation that `holdfast up` does not run
+    Credentials(credentials::Credentials),
 }
 
 impl Cli {
@@ -142,6 +144,7 @@ impl Cli {
             Command::Worker(worker) => worker.run(connection, format, stop).await,
             Command::Signals(signals) => signals.run(connection, format, stop).await,
             Command::Health(health) => until(stop, health.run(connection, format)).await,
+            Command::Credentials(credentials) => credentials.run(connection),
             Command::Status(status) => until(stop, status.run(connection, format)).await,
             Command::Doctor(doctor) => until(stop, doctor.run(connection, format)).await,
             Command::List(list) => list.run(connection, format, stop).await,

@@ -15,6 +15,7 @@ mod confirm;
 mod connect;
 mod content;
 mod context;
+mod credentials;
 mod doc;
 mod doctor;
 mod drain;
