@@ -25,6 +25,8 @@ mod page;
 pub mod provision;
 mod purge;
 mod read;
+pub mod service;
+pub mod trace;
 pub mod wire;
 mod write;
 

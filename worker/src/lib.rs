@@ -15,6 +15,7 @@ mod letter;
 mod log;
 pub mod machine;
 mod mailbox;
+mod micro;
 mod pulse;
 mod session;
 mod status;

@@ -44,6 +44,13 @@ impl Bounds {
     }
 }
 
+impl Bounds {
+    /// Bytes of all letters that are not answered.
+    pub(crate) fn held_bytes(&self) -> usize {
+        self.held.load(Ordering::Relaxed)
+    }
+}
+
 /// The bytes of one letter, given back when it is dropped.
 pub(crate) struct Held {
     status: Arc<Status>,
