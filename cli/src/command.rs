@@ -7,8 +7,9 @@ use tokio_util::sync::CancellationToken;
 use crate::ask::{Group, until};
 use crate::connect::Connection;
 use crate::exit::Failure;
+use crate::logs::{self, Logs, Runs};
 use crate::output::Format;
-use crate::{admin, context, doc, lock, serve, session, signals, up, worker};
+use crate::{admin, context, doc, lock, schema, serve, session, signals, up, worker};
 
 /// Sessions, locks and documents for a fleet, on NATS JetStream.
 #[derive(Parser, Debug)]
@@ -17,6 +18,8 @@ pub(crate) struct Cli {
     /// Print replies and errors as unchanged JSON
     #[arg(long, global = true)]
     json: bool,
+    #[command(flatten)]
+    logs: logs::Options,
     // Must be last: options after it would be listed under its heading in the help.
     #[command(flatten)]
     connection: Connection,
@@ -47,6 +50,8 @@ enum Command {
     Signals(signals::Signals),
     /// Show where commands connect, and as whom
     Context(context::Context),
+    /// Print the wire contract as JSON Schema, or as an AsyncAPI document
+    Schema(schema::Schema),
 }
 
 impl Cli {
@@ -73,12 +78,17 @@ impl Cli {
         if self.json { Format::Json } else { Format::People }
     }
 
-    /// Whether it runs until it is told to end.
-    pub(crate) fn is_daemon(&self) -> bool {
+    /// Starts logging as the command line says. To be kept until the last line.
+    pub(crate) fn start_logs(&self) -> Logs {
+        logs::start(self.logs, self.runs())
+    }
+
+    fn runs(&self) -> Runs {
         match &self.command {
-            Command::Coordinator(_) => true,
-            Command::Worker(worker) => worker.is_daemon(),
-            _ => false,
+            Command::Coordinator(_) => Runs::AsDaemon,
+            Command::Worker(worker) if worker.is_daemon() => Runs::AsDaemon,
+            Command::Up(_) => Runs::Everything,
+            _ => Runs::Once,
         }
     }
 
@@ -92,6 +102,7 @@ impl Cli {
             Command::Worker(worker) => worker.run(connection, format, stop).await,
             Command::Signals(signals) => signals.run(connection, format, stop).await,
             Command::Context(context) => until(stop, context.run(connection, format)).await,
+            Command::Schema(schema) => schema.run(&connection.root),
             Command::Session(group) => until(stop, group.run(connection, format)).await,
             Command::Lock(group) => until(stop, group.run(connection, format)).await,
             Command::Doc(group) => until(stop, group.run(connection, format)).await,

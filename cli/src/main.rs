@@ -17,6 +17,7 @@ mod list;
 mod lock;
 mod logs;
 mod output;
+mod schema;
 mod serve;
 mod session;
 mod signals;
@@ -41,7 +42,7 @@ const LAST_GRACE: Duration = Duration::from_millis(100);
 
 fn main() -> ExitCode {
     let cli = Cli::read();
-    logs::start(cli.is_daemon());
+    let logs = cli.start_logs();
     let format = cli.format();
     let outcome = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
         Ok(runtime) => {
@@ -52,7 +53,9 @@ fn main() -> ExitCode {
         }
         Err(error) => Err(Failure::Other(anyhow::Error::new(error).context("cannot start the runtime"))),
     };
-    exit::report(outcome, format)
+    let status = exit::report(outcome, format);
+    logs.end();
+    status
 }
 
 async fn run(cli: Cli) -> Result<(), Failure> {

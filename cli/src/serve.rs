@@ -10,6 +10,7 @@ use holdfast_client::protocol::WorkerName;
 use holdfast_client::protocol::subject::Root;
 use holdfast_coordinator::Coordinator;
 use holdfast_deploy::Role;
+use holdfast_store::connect::{server_of, tell_reconnects};
 use holdfast_store::provision::{ProvisionError, Provisioned, Provisioning, provision, token_secret};
 use holdfast_store::wire::Nats;
 use holdfast_worker::{NameRule, StartError, Worker, WorkerConfig, Workspace};
@@ -46,11 +47,14 @@ pub(crate) async fn coordinator(
     let starting = async {
         let nats = connection.connect_when_there("holdfast coordinator", Role::Coordinator, stop).await?;
         let there = prepare(&nats, &connection.root, &Provisioning::default()).await?;
-        start_coordinator(&nats, there, &connection.root).await
+        Ok((start_coordinator(&nats, there, &connection.root).await?, nats))
     };
-    let Some(coordinator) = unless_stopped(stop, starting).await? else { return Ok(()) };
-    tracing::info!("the coordinator is up");
-    stop.cancelled().await;
+    let Some((coordinator, nats)) = unless_stopped(stop, starting).await? else { return Ok(()) };
+    tracing::info!(server = server_of(&nats), "the coordinator is up");
+    tokio::select! {
+        () = stop.cancelled() => {}
+        () = tell_reconnects(&nats) => {}
+    }
     tracing::info!("the coordinator ends");
     coordinator.stop(ending.of_parts()).await;
     Ok(())
@@ -64,13 +68,14 @@ pub(crate) async fn worker(daemon: Daemon, connection: &Connection, stop: &Cance
         let nats = connection.connect_when_there(&format!("holdfast worker {name}"), Role::Worker, stop).await?;
         let there = prepare(&nats, &connection.root, &Provisioning::of_worker()).await?;
         let config = worker_config(&connection.root, name.clone(), &daemon.workspaces)?;
-        start_worker(&nats, &there, WorkerConfig { name_rule: rule, ..config }).await
+        Ok((start_worker(&nats, &there, WorkerConfig { name_rule: rule, ..config }).await?, nats))
     };
-    let Some(worker) = unless_stopped(stop, starting).await? else { return Ok(()) };
-    tracing::info!(%name, boot = %worker.boot(), "the worker is up");
+    let Some((worker, nats)) = unless_stopped(stop, starting).await? else { return Ok(()) };
+    tracing::info!(%name, boot = %worker.boot(), server = server_of(&nats), "the worker is up");
     let taken = tokio::select! {
         () = stop.cancelled() => false,
         () = worker.name_taken() => true,
+        () = tell_reconnects(&nats) => false,
     };
     tracing::info!(%name, "the worker ends");
     worker.stop(daemon.ending.of_parts()).await;

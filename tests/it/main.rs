@@ -23,5 +23,6 @@ mod session;
 mod signals;
 mod start;
 mod takeover;
+mod trace;
 mod upgrade;
 mod waiters;
