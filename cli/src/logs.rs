@@ -154,6 +154,8 @@ impl Options {
         let filter = Targets::new().with_default(others).with_target(OURS, ours);
         match runs {
             Runs::AsDaemon => filter.with_target(AUDIT, ours.max(LevelFilter::INFO)),
+            // It runs a coordinator, which writes audit lines.
+            Runs::Everything if !self.quiet => filter.with_target(AUDIT, ours.max(LevelFilter::INFO)),
             Runs::Everything => filter,
             // The command's error message says what the library would, and with what helps.
             Runs::Once if self.verbose == 0 => filter.with_target(NATS, LevelFilter::OFF),
@@ -205,6 +207,11 @@ mod tests {
         assert_eq!(most(&quiet.usual(Runs::AsDaemon), "holdfast_worker"), Some(Level::ERROR));
         assert_eq!(most(&quiet.usual(Runs::AsDaemon), AUDIT), Some(Level::INFO));
         assert_eq!(most(&quiet.usual(Runs::Once), "holdfast_store"), Some(Level::ERROR));
+        assert_eq!(
+            most(&options(0, false).usual(Runs::Everything), AUDIT),
+            Some(Level::INFO),
+            "`up` has a coordinator"
+        );
     }
 
     #[test]

@@ -9,6 +9,8 @@
 //! what decides is the compare-and-set on the session's record.
 
 mod admission;
+mod asker;
+mod audit;
 mod cache;
 mod config;
 mod context;
@@ -23,8 +25,11 @@ mod explain;
 mod fixture;
 mod fleet;
 mod grants;
+mod health;
 mod leave;
+mod lines;
 mod link;
+mod meters;
 mod micro;
 mod operation;
 mod pasts;
@@ -41,3 +46,4 @@ mod writer;
 pub use config::Config;
 pub use coordinator::Coordinator;
 pub use error::StartError;
+pub use meters::Meters;

@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use async_nats::header::HeaderMap;
 use async_nats::{HeaderValue, Message};
-use holdfast_protocol::internal::{LIFE_HEADER, REQUEST_ID_HEADER, REVISION_HEADER};
+use holdfast_protocol::internal::{ACTOR_PROVEN_HEADER, LIFE_HEADER, REQUEST_ID_HEADER, REVISION_HEADER};
 use holdfast_protocol::record::{Owner, State};
 use holdfast_protocol::reply::Touched;
 use holdfast_protocol::subject::Verb;
@@ -179,6 +179,9 @@ async fn send(
     let mut headers = HeaderMap::new();
     headers.insert(REVISION_HEADER, HeaderValue::from(known.revision.0));
     headers.insert(REQUEST_ID_HEADER, incoming.made.as_str());
+    if let Some(actor) = &incoming.asker.actor_proven {
+        headers.insert(ACTOR_PROVEN_HEADER, actor.as_str());
+    }
     if !verb.is_read() {
         headers.insert(LIFE_HEADER, HeaderValue::from(known.record.log_after));
     }

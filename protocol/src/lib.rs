@@ -16,6 +16,7 @@ pub mod path;
 pub mod record;
 pub mod reply;
 pub mod request;
+pub mod requester;
 pub mod schema;
 pub mod signal;
 mod stored;

@@ -195,6 +195,9 @@ pub struct Event {
     /// Who asked, in their own words.
     #[serde(default)]
     pub actor: Option<String>,
+    /// Who asked as nats-server tells it, `ACCOUNT/user`; `None` when it did not tell, or is not trusted to.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub actor_proven: Option<String>,
     /// Why, in their own words.
     #[serde(default)]
     pub reason: Option<String>,

@@ -30,6 +30,15 @@ pub struct Happening {
     pub data: Map<String, Value>,
 }
 
+impl Happening {
+    /// The same with who asked as nats-server tells it. The member is left out when that is not known.
+    #[must_use]
+    pub fn proven(mut self, actor_proven: Option<&str>) -> Self {
+        self.data.extend(actor_proven.map(|proven| ("actor_proven".to_owned(), json!(proven))));
+        self
+    }
+}
+
 /// Where and when an event was committed.
 #[derive(Clone, Copy, Debug)]
 pub struct StreamPosition<'a> {
@@ -132,8 +141,10 @@ fn map<const N: usize>(members: [(&str, Value); N]) -> Map<String, Value> {
 pub fn of_event(record: &SessionRecord, revision: Revision) -> Vec<Happening> {
     let Some(event) = &record.event else { return Vec::new() };
     let request_id = event.request_id.clone();
-    let happening =
-        |kind: EventType, data| Happening { name: kind.as_str().to_owned(), request_id: request_id.clone(), data };
+    let happening = |kind: EventType, data| {
+        let happening = Happening { name: kind.as_str().to_owned(), request_id: request_id.clone(), data };
+        happening.proven(event.actor_proven.as_deref())
+    };
     let session = || {
         let previous_worker = event.previous_worker.as_ref().map(ToString::to_string);
         let mut data = session_data(record, revision, previous_worker, event.reason.clone());
@@ -213,7 +224,7 @@ pub fn of_op(event: &OpEvent, request_id: &RequestId) -> Happening {
         ("error", json!(event.error)),
     ]);
     let request_id = (!event.is_noticed()).then(|| request_id.clone());
-    Happening { name: format!("doc.{}", event.kind), request_id, data }
+    Happening { name: format!("doc.{}", event.kind), request_id, data }.proven(event.actor_proven.as_deref())
 }
 
 /// The event of a failed load or save.

@@ -113,6 +113,8 @@ fn every_event_of_the_contract_has_its_signal_and_its_data() {
                 assert_eq!(signal["type"], format!("holdfast.{group}.{event}.v1"), "{file}");
                 let mut members: BTreeSet<&str> =
                     signal["data"].as_object().unwrap().keys().map(String::as_str).collect();
+                // Only there where nats-server told who asked.
+                assert_eq!(members.remove("actor_proven"), file.ends_with(".proven"), "{file}");
                 if *group == "session" {
                     // Only there where somebody asked and said who.
                     members.remove("actor");
@@ -162,6 +164,27 @@ fn opening_with_an_owner_is_announced_as_activation_too() {
     assert_eq!(committed(opened, 1), golden::value("signal/session.activated"));
     let passive = record(json!({"state": "passive", "owner": null, "event": {"type": "session.opened"}}));
     assert_eq!(of_event(&passive, SEEN).len(), 1);
+}
+
+#[test]
+fn who_asked_as_the_server_tells_it_is_told() {
+    let proven = json!({"event": {"actor_proven": "OPS/ops"}});
+    for (kind, name) in [(EventType::LockTakenOver, "lock.taken_over"), (EventType::SessionMoved, "session.moved")] {
+        let (Value::Object(mut told), Value::Object(patch)) =
+            (serde_json::to_value(revision_of(kind)).unwrap(), proven.clone())
+        else {
+            panic!("a record and its patch are objects")
+        };
+        merge_patch(&mut told, &patch);
+        let told = SessionRecord::from_json(&serde_json::to_vec(&told).unwrap(), &key()).unwrap();
+        let signal = committed(of_event(&told, SEEN), 0);
+        assert_eq!(signal, golden::value(&format!("signal/{name}.proven")));
+    }
+    let taken = SessionRecord::from_json(&golden::bytes("record/taken_over.proven"), &key()).unwrap();
+    assert_eq!(committed(of_event(&taken, SEEN), 0), golden::value("signal/lock.taken_over.proven"));
+    let frame = Frame::from_json(&golden::bytes("frame/ops.proven"), &key()).unwrap();
+    let edited = of_op(frame.ops[0].event.as_ref().unwrap(), &frame.ops[0].request_id);
+    assert_eq!(committed(vec![edited], 0), golden::value("signal/doc.edited.proven"));
 }
 
 #[test]

@@ -138,7 +138,8 @@ fn a_session_of_another_kind_is_not_opened() {
 
 #[test]
 fn placing_says_whether_the_session_moved_or_came_back() {
-    let author = Author { actor: Some("ops"), reason: Some("because"), request_id: None };
+    let author =
+        Author { actor: Some("ops"), actor_proven: Some("OPS/ops"), reason: Some("because"), request_id: None };
     let moved = placed(&active("s1", "w1"), owner("w2"), author);
     let event = moved.event.as_ref().unwrap();
     assert_eq!(event.kind, EventType::SessionMoved);

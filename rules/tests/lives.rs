@@ -132,6 +132,7 @@ impl Life {
             request_id: id,
             by_caller: true,
             actor: None,
+            actor_proven: None,
             at: "2026-11-22T13:00:00Z",
             nonce: Uuid::from_u128(self.ids),
             secret: &secret,

@@ -79,7 +79,7 @@ impl Rank {
     fn of(call: &Call) -> Self {
         match call {
             Call::Activate(_) | Call::Handover | Call::Passivate(_) | Call::Look | Call::CatchUp => Self::Internal,
-            Call::Verb(_) | Call::Hint(_) | Call::Lease => Self::Ordinary,
+            Call::Verb(_) | Call::Hint(_) | Call::Lease | Call::Inspect(_) => Self::Ordinary,
         }
     }
 

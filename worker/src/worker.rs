@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use futures_util::StreamExt;
 use holdfast_files::{Mount, Tag, Watch};
+use holdfast_meters::Part;
 use holdfast_protocol::WorkerName;
 use holdfast_protocol::id::Boot;
 use holdfast_protocol::internal::{RelayFloor, WorkerLease};
@@ -22,8 +23,10 @@ use tokio_util::task::TaskTracker;
 use crate::claim::{self, Asking, ClaimError};
 use crate::config::WorkerConfig;
 use crate::drain::Drain;
+use crate::health::{self, Looks};
 use crate::inbox;
 use crate::lease::{self, LeaseHealth, NameTaken};
+use crate::letter::Who;
 use crate::micro::{About, SERVICE};
 use crate::pulse::{self, Pulse};
 use crate::session::Core;
@@ -96,17 +99,19 @@ impl Leasing {
     }
 }
 
-struct Shared {
+pub(crate) struct Shared {
     wire: SharedWire,
     answered: control::Answered,
-    core: Arc<Core>,
+    pub(crate) core: Arc<Core>,
     store: Store,
-    supervisor: Arc<Supervisor>,
+    pub(crate) supervisor: Arc<Supervisor>,
+    /// What this worker found when it looked at its workspaces.
+    pub(crate) looks: Looks,
     draining: AtomicBool,
     changed: Notify,
     /// One drain at a time.
     drain: Mutex<Option<CancellationToken>>,
-    name_taken: CancellationToken,
+    pub(crate) name_taken: CancellationToken,
     /// Cancelled when whatever is under way is to be dropped.
     abort: CancellationToken,
     /// When it started, RFC 3339, for people.
@@ -145,6 +150,7 @@ impl Worker {
             supervisor: Supervisor::new(core.clone()),
             core,
             store,
+            looks: Looks::default(),
             draining: AtomicBool::new(false),
             changed: Notify::new(),
             drain: Mutex::default(),
@@ -165,6 +171,9 @@ impl Worker {
     async fn begin(&self, watch: Arc<Watch>) -> Result<(), StartError> {
         self.subscribe().await?;
         self.tasks.spawn(self.stop.clone().run_until_cancelled_owned(beat(self.shared.core.clone())));
+        if let Some(interval) = self.shared.core.config.self_check {
+            self.spawn(health::run(self.shared.clone(), interval, self.stop.clone()));
+        }
         self.tasks.spawn(look_at_files(self.shared.supervisor.clone(), watch, self.stop.clone()));
         self.register().await
     }
@@ -225,6 +234,11 @@ impl Worker {
         self.shared.core.boot
     }
 
+    /// This worker as it shows itself.
+    pub fn part(&self) -> Arc<dyn Part> {
+        Arc::new(health::Shown(self.shared.clone()))
+    }
+
     /// How many sessions it hosts.
     pub fn sessions(&self) -> usize {
         self.shared.supervisor.len()
@@ -277,7 +291,7 @@ impl Worker {
     /// Hands sessions over until none is left, or until `until`.
     async fn empty(&self, until: Instant) {
         let shared = &self.shared;
-        let drain = shared.drain_all(None);
+        let drain = shared.drain_all(Who::default());
         let emptying = shared.while_shown(drain.run(&*shared.store, "worker stops", || true));
         if tokio::time::timeout_at(until, emptying).await.is_err() {
             tracing::warn!(
@@ -297,7 +311,11 @@ impl Worker {
 
 impl Shared {
     fn state(&self) -> WorkerState {
-        if self.draining.load(Ordering::Relaxed) { WorkerState::Draining } else { WorkerState::Ready }
+        if self.is_draining() { WorkerState::Draining } else { WorkerState::Ready }
+    }
+
+    pub(crate) fn is_draining(&self) -> bool {
+        self.draining.load(Ordering::Relaxed)
     }
 
     fn set_draining(&self, draining: bool) {
@@ -320,9 +338,9 @@ impl Shared {
         }
     }
 
-    fn drain_all(&self, actor: Option<String>) -> Drain {
+    fn drain_all(&self, who: Who) -> Drain {
         Drain {
-            actor,
+            who,
             wire: self.wire.clone(),
             root: self.core.config.root.clone(),
             name: self.core.config.name.clone(),

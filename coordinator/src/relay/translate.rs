@@ -248,6 +248,7 @@ mod tests {
             previous_revision: revision - 1,
             changed: vec!["body".to_owned()],
             actor: None,
+            actor_proven: None,
             path: None,
             error: None,
         }
@@ -362,6 +363,7 @@ mod tests {
         opened.event = Some(Event {
             kind: EventType::SessionOpened,
             actor: None,
+            actor_proven: None,
             reason: None,
             previous_owner: None,
             previous_worker: None,

@@ -14,8 +14,10 @@ use holdfast_store::wire::Outgoing;
 use serde_json::json;
 use tokio::time::{Instant, timeout};
 
+use crate::asker::told_again;
 use crate::context::Context;
 use crate::error;
+use crate::grants::is_imported;
 use crate::micro::PING;
 use crate::operation::Operation;
 
@@ -71,7 +73,8 @@ pub(super) async fn pass_on(
     until: Instant,
 ) -> Result<(), Error> {
     let leaving = || error::busy(Reason::Draining, "this coordinator is leaving; ask again to wait at another");
-    if mutant::is(Mutant::WaitNotPassedOn) || !is_anybody_else_there(context).await {
+    // nats-server does not let anybody publish with a reply subject that leads to another account.
+    if mutant::is(Mutant::WaitNotPassedOn) || is_imported(reply) || !is_anybody_else_there(context).await {
         return Err(leaving());
     }
     let left = until.saturating_duration_since(Instant::now()).as_millis();
@@ -82,6 +85,8 @@ pub(super) async fn pass_on(
         "wait_ms": u64::try_from(left).unwrap_or(u64::MAX).max(1),
     });
     let subject = context.config.root.session_request(Verb::LockAcquire, key);
-    let passed = context.wire.publish(Outgoing::to(subject, body.to_string()).with_reply(reply.clone())).await;
+    let headers = told_again(operation.actor_proven.as_deref());
+    let message = Outgoing { headers, ..Outgoing::to(subject, body.to_string()).with_reply(reply.clone()) };
+    let passed = context.wire.publish(message).await;
     passed.map_err(|_| leaving())
 }
