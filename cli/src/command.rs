@@ -7,10 +7,11 @@ use tokio_util::sync::CancellationToken;
 use crate::ask::{Group, until};
 use crate::connect::Connection;
 use crate::exit::Failure;
+use crate::logs::{self, Logs, Runs};
 use crate::output::Format;
 use crate::{
-    admin, audit, completions, context, credentials, doc, doctor, health, list, lock, man, record, serve, session, signals,
-    status, top, up, why, worker,
+    admin, audit, completions, context, credentials, doc, doctor, health, list, lock, man, record, schema, serve, session,
+    signals, status, top, up, why, worker,
 };
 
 /// Sessions, locks and documents for a fleet, on NATS JetStream.
@@ -20,6 +21,8 @@ pub(crate) struct Cli {
     /// Print replies and errors as unchanged JSON
     #[arg(long, global = true)]
     json: bool,
+    #[command(flatten)]
+    logs: logs::Options,
     // Must be last: options after it would be listed under its heading in the help.
     #[command(flatten)]
     connection: Connection,
@@ -64,6 +67,8 @@ enum Command {
     Signals(signals::Signals),
     /// Show where commands connect, and as whom
     Context(context::Context),
+    /// Print the wire contract as JSON Schema, or as an AsyncAPI document
+    Schema(schema::Schema),
     /// Watch workers, sessions, locks and requests, and step in
     Top(top::Top),
     /// Print the completions for a shell
@@ -111,12 +116,17 @@ impl Cli {
         if self.json { Format::Json } else { Format::People }
     }
 
-    /// Whether it runs until it is told to end.
-    pub(crate) fn is_daemon(&self) -> bool {
+    /// Starts logging as the command line says. To be kept until the last line.
+    pub(crate) fn start_logs(&self) -> Logs {
+        logs::start(self.logs, self.runs())
+    }
+
+    fn runs(&self) -> Runs {
         match &self.command {
-            Command::Coordinator(_) => true,
-            Command::Worker(worker) => worker.is_daemon(),
-            _ => false,
+            Command::Coordinator(_) => Runs::AsDaemon,
+            Command::Worker(worker) if worker.is_daemon() => Runs::AsDaemon,
+            Command::Up(_) => Runs::Everything,
+            _ => Runs::Once,
         }
     }
 
@@ -156,6 +166,7 @@ impl Cli {
             Command::Audit(audit) => audit.run(connection, format, stop).await,
             Command::Why(why) => until(stop, why.run(connection, format)).await,
             Command::Context(context) => until(stop, context.run(connection, format)).await,
+            Command::Schema(schema) => schema.run(&connection.root),
             Command::Top(top) => top.run(connection, stop).await,
             Command::Completions(completions) => completions.run(Self::whole()),
             Command::Man(man) => man.run(Self::whole()),

@@ -58,6 +58,7 @@ pub struct StreamPosition<'a> {
 
 /// A signal as it goes over the wire.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct Signal {
     /// `1.0`
     pub specversion: String,

@@ -28,6 +28,8 @@ pub mod provision;
 mod purge;
 mod read;
 mod secret;
+pub mod service;
+pub mod trace;
 pub mod wire;
 mod write;
 
