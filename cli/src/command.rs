@@ -8,7 +8,9 @@ use crate::ask::{Group, until};
 use crate::connect::Connection;
 use crate::exit::Failure;
 use crate::output::Format;
-use crate::{admin, context, doc, lock, serve, session, signals, up, worker};
+use crate::{
+    admin, completions, context, doc, doctor, health, list, lock, man, serve, session, signals, status, top, up, worker,
+};
 
 /// Sessions, locks and documents for a fleet, on NATS JetStream.
 #[derive(Parser, Debug)]
@@ -32,9 +34,16 @@ enum Command {
     /// Run everything on this machine: a nats-server, a coordinator and workers
     Up(up::Up),
     /// Run a coordinator
-    Coordinator(serve::CoordinatorDaemon),
+    Coordinator(serve::CoordinatorArgs),
     /// Run a worker, or list, drain and undrain workers
     Worker(worker::Worker),
+    /// Show the state of the installation on one screen; exit status 0 all is well, 1 something is wrong, 5 nobody
+    /// answers
+    Status(status::Status),
+    /// Check servers, streams, permissions and parts, and say how to fix what is wrong; exit status 1 for a problem
+    Doctor(doctor::Doctor),
+    /// List sessions, as `session list` does
+    List(list::List),
     /// Open, show, list, touch and close sessions
     Session(Group<session::Request>),
     /// Acquire, validate, renew and release locks
@@ -47,9 +56,22 @@ enum Command {
     Signals(signals::Signals),
     /// Show where commands connect, and as whom
     Context(context::Context),
+    /// Watch workers, sessions, locks and requests, and step in
+    Top(top::Top),
+    /// Print the completions for a shell
+    Completions(completions::Completions),
+    /// Print a manual page, or write all of them
+    Man(man::Man),
+    /// Ask a daemon of this machine whether it is healthy: exit status 0, or 1 and the reason
+    Health(health::Health),
 }
 
 impl Cli {
+    /// The whole command line, for what is made from it.
+    pub(crate) fn whole() -> clap::Command {
+        Self::command()
+    }
+
     /// Parses the command line of this process. Ends the process if it is wrong or asks for help.
     pub(crate) fn read() -> Self {
         let matches = Self::command().get_matches();
@@ -82,6 +104,20 @@ impl Cli {
         }
     }
 
+    /// Whether it draws on the terminal, where log lines would be in the way.
+    pub(crate) fn draws(&self) -> bool {
+        matches!(self.command, Command::Top(_))
+    }
+
+    /// Whether it passes signals to a program that it runs, in place of being ended by them.
+    pub(crate) fn forwards_signals(&self) -> bool {
+        match &self.command {
+            Command::Lock(group) => group.request.forwards_signals(),
+            Command::Doc(group) => group.request.forwards_signals(),
+            _ => false,
+        }
+    }
+
     /// Runs the command until it is done or `stop` is cancelled.
     pub(crate) async fn run(self, stop: &CancellationToken) -> Result<(), Failure> {
         let format = self.format();
@@ -91,7 +127,17 @@ impl Cli {
             Command::Coordinator(daemon) => serve::coordinator(daemon, connection, stop).await,
             Command::Worker(worker) => worker.run(connection, format, stop).await,
             Command::Signals(signals) => signals.run(connection, format, stop).await,
+            Command::Health(health) => until(stop, health.run(connection, format)).await,
+            Command::Status(status) => until(stop, status.run(connection, format)).await,
+            Command::Doctor(doctor) => until(stop, doctor.run(connection, format)).await,
+            Command::List(list) => list.run(connection, format, stop).await,
+            Command::Session(Group { audit, request: session::Request::List(list) }) => {
+                list::List::of(audit, *list).run(connection, format, stop).await
+            }
             Command::Context(context) => until(stop, context.run(connection, format)).await,
+            Command::Top(top) => top.run(connection, stop).await,
+            Command::Completions(completions) => completions.run(Self::whole()),
+            Command::Man(man) => man.run(Self::whole()),
             Command::Session(group) => until(stop, group.run(connection, format)).await,
             Command::Lock(group) => until(stop, group.run(connection, format)).await,
             Command::Doc(group) => until(stop, group.run(connection, format)).await,

@@ -1,27 +1,39 @@
 //! The command `holdfast`: parses the command line, handles process signals, and returns an exit status.
 //!
 //! Invariant: only this program's `stop` handles SIGINT and SIGTERM. The first signal cancels the one token that
-//! everything else watches; the second one ends the process at once. Deliberately absent: everything that Holdfast
-//! does. It is in `coordinator`, `worker` and `client`.
+//! everything else watches; the second one ends the process at once. A command that runs another program passes signals
+//! to it instead (`forwarded`). Deliberately absent: everything that Holdfast does. It is in `coordinator`, `worker` and
+//! `client`.
 
 mod admin;
 mod ask;
 mod command;
+mod completions;
 mod connect;
 mod content;
 mod context;
 mod doc;
+mod doctor;
 mod drain;
+mod duration;
 mod exit;
+mod forwarded;
+mod health;
 mod list;
 mod lock;
 mod logs;
+mod man;
+mod metrics;
 mod output;
+mod preview;
+mod probe;
 mod serve;
 mod session;
 mod signals;
+mod status;
 mod stop;
 mod table;
+mod top;
 mod up;
 mod words;
 mod worker;
@@ -41,7 +53,9 @@ const LAST_GRACE: Duration = Duration::from_millis(100);
 
 fn main() -> ExitCode {
     let cli = Cli::read();
-    logs::start(cli.is_daemon());
+    if !cli.draws() {
+        logs::start(cli.is_daemon());
+    }
     let format = cli.format();
     let outcome = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
         Ok(runtime) => {
@@ -58,7 +72,9 @@ fn main() -> ExitCode {
 async fn run(cli: Cli) -> Result<(), Failure> {
     let (stop, ended) = (CancellationToken::new(), CancellationToken::new());
     let tracker = TaskTracker::new();
-    tracker.spawn(stop::on_signals(stop.clone(), ended.clone()));
+    if !cli.forwards_signals() {
+        tracker.spawn(stop::on_signals(stop.clone(), ended.clone()));
+    }
     let outcome = cli.run(&stop).await;
     ended.cancel();
     tracker.close();

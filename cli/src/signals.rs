@@ -77,7 +77,7 @@ async fn show(mut follower: Follower, count: u64, format: Format) -> Result<(), 
 }
 
 /// One signal for a person: the time, the event, and every member that is not empty.
-fn line(signal: &Signal) -> String {
+pub(crate) fn line(signal: &Signal) -> String {
     let name = signal.kind.trim_start_matches("holdfast.").trim_end_matches(".v1");
     let mut line = format!("{}  {name}", signal.time);
     for (member, value) in &signal.data {

@@ -1,7 +1,7 @@
 //! `admin.*` and `worker.*`: the requests of operators. Every change has a reason, for the audit trail.
 
 use holdfast_protocol::WorkerName;
-use holdfast_protocol::reply::{Drained, Reclaimed, SecretRotated, Session, TakenOver, Unlocked, WorkerList};
+use holdfast_protocol::reply::{Drained, Preview, Reclaimed, SecretRotated, Session, TakenOver, Unlocked, WorkerList};
 use holdfast_protocol::request::{Drain, Empty, Move, Reclaim, RotateSecret, Takeover, Unlock};
 use holdfast_protocol::subject::Verb;
 
@@ -28,6 +28,11 @@ impl SessionClient {
     /// Frees the lock, whoever holds it.
     pub fn unlock(&self, unlock: Unlock) -> Call<Unlocked> {
         self.call(Verb::AdminUnlock, &unlock)
+    }
+
+    /// Shows what a takeover, an unlock or a move would hit: the holder, unsaved changes, waiters. Changes nothing.
+    pub fn preview(&self) -> Call<Preview> {
+        self.call(Verb::AdminPreview, &Empty::default())
     }
 
     /// Moves the session to another worker.

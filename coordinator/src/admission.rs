@@ -19,6 +19,7 @@ use tokio::time::Instant;
 use crate::asker::Asker;
 use crate::config::Config;
 use crate::error;
+use crate::meters::Meters;
 
 /// Messages of fewer bytes are not rate-limited.
 const LARGE: usize = 128 * 1024;
@@ -77,6 +78,7 @@ pub(crate) struct Admission {
     loads: Mutex<Loads>,
     bytes_per_second: usize,
     paces: moka::sync::Cache<String, Pace>,
+    meters: Meters,
 }
 
 /// One admitted request. Dropping it frees its share.
@@ -96,7 +98,8 @@ impl Admission {
         let most_of_client = Load { requests: share(most.requests), bytes };
         let paces = moka::sync::Cache::builder().max_capacity(PACED).time_to_idle(Duration::from_secs(60)).build();
         let bytes_per_second = config.client_bytes_per_second.max(1);
-        Arc::new(Self { most, most_of_client, loads: Mutex::default(), bytes_per_second, paces })
+        let meters = config.meters.clone();
+        Arc::new(Self { most, most_of_client, loads: Mutex::default(), bytes_per_second, paces, meters })
     }
 
     // Every change leaves the sums consistent, so a poisoned lock is safe to use.
@@ -146,12 +149,14 @@ impl Admission {
             }
         }
         drop(loads);
+        self.meters.admitted(bytes);
         Ok(Admitted { admission: self.clone(), asker: asker.clone(), bytes })
     }
 }
 
 impl Drop for Admitted {
     fn drop(&mut self) {
+        self.admission.meters.released(self.bytes);
         let mut loads = self.admission.loads();
         loads.all = loads.all.without(self.bytes);
         let client = self.asker.client();

@@ -8,6 +8,8 @@ use holdfast_protocol::Limits;
 use holdfast_protocol::subject::Root;
 use holdfast_store::{LEASE_RENEW, LEASE_TTL};
 
+use crate::meters::Meters;
+
 /// How long the pinned relay may send no pull request before the server pins another coordinator.
 pub(crate) const PIN_TIMEOUT: Duration = Duration::from_secs(3);
 /// How long one pull request of the relay waits for messages. Each renews the relay's pin.
@@ -21,6 +23,9 @@ const _: () = assert!(PIN_TIMEOUT.as_millis() * 2 < RELAY_ACK_WAIT.as_millis());
 
 /// How long an agent may take to report a lock's lease. After that a conflict is explained without it.
 pub(crate) const LEASE_VIEW_TIMEOUT: Duration = Duration::from_millis(250);
+/// How long others may take to tell what they know for a preview or for a list of idle sessions. What they do not tell
+/// in time is not known.
+pub(crate) const TELL_TIMEOUT: Duration = Duration::from_millis(400);
 /// How long an agent may take to finish before its session moves without waiting. An agent that takes longer can write
 /// nothing any more either, so only the log stays longer than needed.
 pub(crate) const HANDOVER_TIMEOUT: Duration = Duration::from_secs(1);
@@ -78,6 +83,12 @@ pub struct Config {
     pub sweep_per_second: u32,
     /// How long the record of a closed session is kept, for retries and for readers of its history.
     pub closed_retention: Duration,
+    /// What is counted.
+    pub meters: Meters,
+    /// How often the coordinator looks at itself for its health; `None`: never.
+    pub self_check: Option<Duration>,
+    /// How long the relay may stand still, or the storage be silent, before the coordinator is not healthy.
+    pub patience: Duration,
 }
 
 impl Default for Config {
@@ -105,6 +116,9 @@ impl Default for Config {
             sweep_delay: Duration::from_secs(3),
             sweep_per_second: 500,
             closed_retention: Duration::from_secs(24 * 3600),
+            meters: Meters::default(),
+            self_check: None,
+            patience: Duration::from_secs(15),
         }
     }
 }

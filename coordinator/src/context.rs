@@ -20,6 +20,7 @@ use crate::error;
 use crate::explain::Conflicts;
 use crate::fleet::Fleet;
 use crate::grants::Grants;
+use crate::health::Looks;
 use crate::place::Returning;
 use crate::records::Records;
 use crate::relay;
@@ -54,6 +55,8 @@ pub(crate) struct Context {
     pub(crate) countdown: Countdown,
     pub(crate) returning: Returning,
     pub(crate) floor: Floor,
+    /// What this coordinator found when it looked at itself.
+    pub(crate) looks: Looks,
     /// Permits for reading a page of a list, given in order of arrival.
     pub(crate) pages: Semaphore,
     /// The tasks of requests.
@@ -77,6 +80,7 @@ impl Context {
             countdown: Countdown::default(),
             returning: Returning::default(),
             floor,
+            looks: Looks::default(),
             pages: Semaphore::new(PAGES_AT_ONCE),
             tasks: TaskTracker::new(),
             leaving: CancellationToken::new(),

@@ -262,17 +262,20 @@ impl Endpoints {
     }
 
     async fn answer(&self, reply: &Subject, answer: Response, verb: Option<Verb>, arrived: Instant) {
-        let Response { headers, body, mut fault, granted } = answer;
+        let Response { headers, body, mut fault, mut refused, granted } = answer;
         let unheard = granted.map(|granted| self.context.grants.expect(granted));
         let answer = Outgoing { subject: reply.clone(), reply: unheard, headers, payload: body };
         if let Err(unsent) = self.context.wire.publish(answer).await {
             tracing::warn!(error = %unsent, "a reply was not sent");
             if matches!(unsent, PublishError::TooLarge(_)) {
                 fault = self.answer_too_large(reply).await;
+                refused = Some(Reason::RequestTooLarge);
             }
         }
+        let took = arrived.elapsed();
+        self.context.config.meters.answered(verb, refused, took);
         if let Some(verb) = verb {
-            self.micro.count(verb, arrived.elapsed(), fault);
+            self.micro.count(verb, took, fault);
         }
     }
 

@@ -26,6 +26,7 @@ use crate::context::Context;
 use crate::error;
 use crate::fleet::Liveness;
 use crate::link::{self, Beginning};
+use crate::meters::Placement;
 use crate::operation::Operation;
 use crate::place;
 use crate::relay::Pin;
@@ -173,7 +174,11 @@ async fn rescue(context: &Context, key: SessionKey, lost: &Lost) -> bool {
         Ok(Done { reply: SweepDecision::Move, .. }) => {
             place::place(context, key, &operation, &Beginning::Log).await.map(|_| true)
         }
-        Ok(Done { wrote, .. }) => Ok(wrote != Wrote::Nothing),
+        Ok(Done { wrote: Wrote::Nothing, .. }) => Ok(false),
+        Ok(_) => {
+            context.config.meters.placed(Placement::Reclaimed);
+            Ok(true)
+        }
         Err(not_done) => Err(error::of_not_done(not_done, key)),
     };
     outcome.unwrap_or_else(|error| {

@@ -16,6 +16,8 @@ const PERMISSIONS_CONF: &str = include_str!("../nats/permissions.conf");
 const ACCOUNTS_CONF: &str = include_str!("../../nats.conf");
 /// All roles in one account.
 const ONE_ACCOUNT_CONF: &str = include_str!("../nats/one-account.conf");
+/// The same, for one of several servers of a cluster.
+const CLUSTER_CONF: &str = include_str!("../nats/cluster.conf");
 /// No login, in the same account as with a login.
 const INSECURE_CONF: &str = include_str!("../nats/insecure.conf");
 
@@ -40,6 +42,14 @@ impl Conf {
     /// One account with a user for each role: `deploy/nats/one-account.conf`.
     pub fn one_account(root: &str) -> Self {
         Self::with_includes("deploy/nats/one-account.conf", ONE_ACCOUNT_CONF).below(root)
+    }
+
+    /// One of several servers with the accounts of `nats.conf`: `deploy/nats/cluster.conf`.
+    pub fn cluster(root: &str) -> Self {
+        let mut conf = Self::accounts(root);
+        conf.main = "deploy/nats/cluster.conf";
+        conf.files.push((conf.main, Cow::Borrowed(CLUSTER_CONF)));
+        conf
     }
 
     /// No login: `deploy/nats/insecure.conf`.
@@ -139,7 +149,7 @@ mod tests {
     #[test]
     fn every_included_file_is_written() {
         let folder = tempfile::tempdir().unwrap();
-        for conf in [Conf::accounts("hf"), Conf::one_account("hf"), Conf::insecure()] {
+        for conf in [Conf::accounts("hf"), Conf::one_account("hf"), Conf::cluster("hf"), Conf::insecure()] {
             conf.write(folder.path()).unwrap();
             let main = conf.main_in(folder.path());
             let text = fs::read_to_string(&main).unwrap();

@@ -33,6 +33,8 @@ pub mod call {
     pub const LEASE: &str = "lease";
     /// Body `{}`; finish, snapshot, stop admission; replies `{}`. The record stays as it is.
     pub const HANDOVER: &str = "handover";
+    /// Body `{}`; replies [`super::Inspection`]. Does not count as activity and starts no agent.
+    pub const INSPECT: &str = "inspect";
 }
 
 /// Calls to a worker as a whole.
@@ -43,8 +45,63 @@ pub mod control {
     pub const STATE: &str = "state";
     /// Body [`super::FilePath`]; replies the real path as [`super::FilePath`].
     pub const RESOLVE: &str = "resolve";
+    /// Body [`super::AskIdle`]; replies [`super::IdleTimes`].
+    pub const IDLE: &str = "idle";
     /// Body `{}`; replies the worker's lease, which proves that this process runs.
     pub const PING: &str = "ping";
+}
+
+/// Calls to all coordinators.
+pub mod coordinators {
+    /// Body [`super::AskLine`]; each replies [`super::Line`].
+    pub const LINE: &str = "line";
+}
+
+/// What a session's agent tells about the session.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+pub struct Inspection {
+    /// Whether there are changes that the session's file does not have.
+    pub unsaved_changes: bool,
+    /// When the first of them was made, RFC 3339.
+    pub unsaved_since: Option<String>,
+    /// Who made it.
+    pub unsaved_by: Option<String>,
+    /// How many letters waited when the question came.
+    pub waiting: u64,
+}
+
+/// Asks a worker how long sessions have been idle.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct AskIdle {
+    /// Their namespace.
+    pub namespace: crate::id::Namespace,
+    /// Their ids.
+    pub ids: Vec<crate::id::SessionId>,
+}
+
+/// Reply to [`AskIdle`].
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct IdleTimes {
+    /// Milliseconds since the last activity of each, in the order of the question; `None`: not in memory.
+    pub idle_ms: Vec<Option<u64>>,
+}
+
+/// Asks coordinators who waits for a session's lock.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct AskLine {
+    /// The session's namespace.
+    pub namespace: crate::id::Namespace,
+    /// Its id.
+    pub id: crate::id::SessionId,
+}
+
+/// One coordinator's line for a lock.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+pub struct Line {
+    /// How many wait.
+    pub waiting: u64,
+    /// The first ones, in order.
+    pub first: Vec<crate::reply::WaiterPreview>,
 }
 
 /// A record that a coordinator has just written.

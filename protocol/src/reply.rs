@@ -65,6 +65,10 @@ pub struct Session {
     pub config: SessionConfig,
     /// When it was created, RFC 3339.
     pub created_at: String,
+    /// How long nobody has asked for anything, milliseconds, as its agent counts it. Only in a list that asks for idle
+    /// sessions, and left out if the agent did not say.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub idle_ms: Option<u64>,
 }
 
 impl Session {
@@ -83,6 +87,7 @@ impl Session {
             revision,
             config: record.config.clone(),
             created_at: record.created_at.clone(),
+            idle_ms: None,
         }
     }
 }
@@ -293,6 +298,69 @@ pub struct Saved {
     /// How many other names (hard links) the replaced file had; they keep the old content. Left out when 0.
     #[serde(default, skip_serializing_if = "is_zero")]
     pub links_cut: u64,
+}
+
+/// Whether a session's agent tells about the session.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum AgentPresence {
+    /// It answers.
+    Answers,
+    /// Its worker answers, but the session is not in that worker's memory.
+    Absent,
+    /// No answer in time: its worker is stopped, overloaded or cut off.
+    Silent,
+    /// Nobody listens: its worker is gone.
+    Gone,
+}
+
+/// The agent of a session, in a [`Preview`].
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct AgentPreview {
+    /// The worker that it runs on.
+    pub worker: WorkerName,
+    /// Whether it tells about the session. Unless it answers, the other members are `null`.
+    pub presence: AgentPresence,
+    /// Whether there are changes that the session's file does not have.
+    pub unsaved_changes: Option<bool>,
+    /// When the first of them was made, RFC 3339.
+    pub unsaved_since: Option<String>,
+    /// Who made it.
+    pub unsaved_by: Option<String>,
+    /// How many requests wait for the agent.
+    pub requests_waiting: Option<u64>,
+}
+
+/// A client that waits for a lock.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct WaiterPreview {
+    /// The name under which it wants the lock.
+    pub owner: String,
+    /// How long it has waited, milliseconds.
+    pub waited_ms: u64,
+}
+
+/// Reply of `admin.preview`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Preview {
+    /// The session.
+    pub session: Session,
+    /// Who asked for the lock in their own words, if the record's history still says so.
+    pub lock_actor: Option<String>,
+    /// How long the lock has been held, milliseconds. It compares two clocks, so it is for people.
+    pub held_for_ms: Option<u64>,
+    /// How long the lock lives without renewal, milliseconds.
+    pub expires_in_ms: Option<u64>,
+    /// The agent that has the session in memory; `null`: the session is passive.
+    pub agent: Option<AgentPreview>,
+    /// Clients that wait for the lock, in the order of each coordinator's line. Of a long line only the first ones.
+    pub waiters: Vec<WaiterPreview>,
+    /// How many wait in all.
+    pub waiting: u64,
+    /// How many coordinators told their lines.
+    pub coordinators: u64,
+    /// The worker that `admin.move` would choose; `null`: there is no other one.
+    pub move_to: Option<WorkerName>,
 }
 
 /// Reply of `admin.reclaim`.

@@ -210,8 +210,17 @@ request!(
         state: State,
         /// Only sessions on this worker.
         worker: WorkerName,
+        /// Only sessions whose lock is held, or only those whose lock is free.
+        locked: bool,
+        /// Only sessions whose lock this client holds.
+        lock_owner: String,
+        /// Only sessions in memory that had no activity for at least this long.
+        idle_ms: u64,
     }
-    |list, _| within("limit", list.limit, (1, 1000))
+    |list, limits| {
+        within("limit", list.limit, (1, 1000))?;
+        text("lock_owner", list.lock_owner.as_deref(), limits)
+    }
 );
 
 request!(

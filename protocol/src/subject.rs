@@ -167,6 +167,11 @@ impl Root {
         format!("{}.sys.control.{worker}.{boot}.*", self.0)
     }
 
+    /// A message to all coordinators. No boot of a worker is named `all`.
+    pub fn coordinators(&self, call: &str) -> String {
+        format!("{}.sys.control.coordinators.all.{call}", self.0)
+    }
+
     /// The subject of the relay's progress.
     pub fn relay_floor(&self) -> String {
         format!("{}.sys.relay.floor", self.0)
@@ -377,6 +382,8 @@ verbs!(
     AdminTakeover = "admin"."takeover", Session;
     /// Frees the lock, whoever holds it.
     AdminUnlock = "admin"."unlock", Session;
+    /// Shows what a takeover, an unlock or a move would hit.
+    AdminPreview = "admin"."preview", Session;
     /// Moves a session to another worker.
     AdminMove = "admin"."move", Session;
     /// Reclaims idle sessions.
@@ -430,7 +437,15 @@ impl Verb {
 
     /// Whether it changes nothing, so that it can be repeated.
     pub fn is_read(self) -> bool {
-        matches!(self, Self::SessionGet | Self::SessionList | Self::LockValidate | Self::DocGet | Self::WorkerList)
+        matches!(
+            self,
+            Self::SessionGet
+                | Self::SessionList
+                | Self::LockValidate
+                | Self::DocGet
+                | Self::AdminPreview
+                | Self::WorkerList
+        )
     }
 
     /// The verb of `group.verb`, as [`Verb::as_str`] writes it.

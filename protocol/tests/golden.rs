@@ -12,8 +12,8 @@ use holdfast_protocol::error::ErrorReply;
 use holdfast_protocol::frame::Frame;
 use holdfast_protocol::path::CanonicalPath;
 use holdfast_protocol::reply::{
-    Closed, Document, Drained, Edited, Grant, Opened, Reclaimed, Released, Renewed, Saved, SecretRotated, Session,
-    SessionPage, TakenOver, Touched, Unlocked, Validated, WorkerList,
+    Closed, Document, Drained, Edited, Grant, Opened, Preview, Reclaimed, Released, Renewed, Saved, SecretRotated,
+    Session, SessionPage, TakenOver, Touched, Unlocked, Validated, WorkerList,
 };
 use holdfast_protocol::request::{
     Acquire, Close, DocGet, Drain, Edit, Empty, List, Load, Move, Open, Reclaim, Request, RotateSecret, Save,
@@ -36,7 +36,7 @@ type Check = fn(&str, Value);
 /// Every file, and the type that it belongs to.
 const FILES: &[(&str, &[&str], Check)] = &[
     ("request", &["session.open", "session.open.path", "session.open.kind"], request::<Open>),
-    ("request", &["session.get", "session.touch", "worker.list"], request::<Empty>),
+    ("request", &["session.get", "session.touch", "admin.preview", "worker.list"], request::<Empty>),
     ("request", &["session.list"], request::<List>),
     ("request", &["session.close"], request::<Close>),
     ("request", &["lock.acquire"], request::<Acquire>),
@@ -54,7 +54,7 @@ const FILES: &[(&str, &[&str], Check)] = &[
     ("request", &["worker.drain", "worker.undrain"], request::<Drain>),
     ("reply", &["session.open"], reply::<Opened>),
     ("reply", &["session.get", "session.get.passive", "admin.move"], reply::<Session>),
-    ("reply", &["session.list", "session.list.last"], reply::<SessionPage>),
+    ("reply", &["session.list", "session.list.last", "session.list.idle"], reply::<SessionPage>),
     ("reply", &["session.touch"], reply::<Touched>),
     ("reply", &["session.close"], reply::<Closed>),
     ("reply", &["lock.acquire", "lock.acquire.no_ttl"], reply::<Grant>),
@@ -66,6 +66,7 @@ const FILES: &[(&str, &[&str], Check)] = &[
     ("reply", &["doc.save", "doc.save.links_cut"], reply::<Saved>),
     ("reply", &["admin.takeover", "admin.takeover.free"], reply::<TakenOver>),
     ("reply", &["admin.unlock"], reply::<Unlocked>),
+    ("reply", &["admin.preview", "admin.preview.passive"], reply::<Preview>),
     ("reply", &["admin.reclaim"], reply::<Reclaimed>),
     ("reply", &["admin.rotate_secret"], reply::<SecretRotated>),
     ("reply", &["worker.list", "worker.list.kinds"], reply::<WorkerList>),
@@ -93,7 +94,7 @@ const FILES: &[(&str, &[&str], Check)] = &[
 const MEMBERS: &[(&str, &[&str], &[&str])] = &[
     ("session.open", &[], &["id", "path", "workspace", "kind", "mode", "config", "content"]),
     ("session.get", &[], &[]),
-    ("session.list", &[], &["limit", "after", "state", "worker"]),
+    ("session.list", &[], &["limit", "after", "state", "worker", "locked", "lock_owner", "idle_ms"]),
     ("session.touch", &[], &[]),
     ("session.close", &[], &["token", "discard"]),
     ("lock.acquire", &["owner"], &["expected_token", "rotate", "ttl_ms", "wait_ms"]),
@@ -108,6 +109,7 @@ const MEMBERS: &[(&str, &[&str], &[&str])] = &[
     ("doc.redo", &[], &["token", "expected_revision"]),
     ("admin.takeover", &["owner", "reason"], &["ttl_ms", "expected_lock_revision"]),
     ("admin.unlock", &["reason"], &["expected_lock_revision"]),
+    ("admin.preview", &[], &[]),
     ("admin.move", &["reason"], &["worker"]),
     ("admin.reclaim", &["max_idle_ms"], &[]),
     ("admin.rotate_secret", &["reason"], &["revoke"]),
@@ -165,7 +167,16 @@ fn from<T: DeserializeOwned>(name: &str, value: &Value) -> T {
 /// Places in a document where an object of the contract stands (and not free JSON of a user).
 fn objects(value: &Value) -> Vec<String> {
     let known = ["", "/config", "/content", "/splices/0", "/owner", "/lock", "/event", "/mark", "/error"];
-    let items = ["/sessions/0", "/sessions/0/owner", "/sessions/0/lock", "/sessions/0/config", "/workers/0"];
+    let items = [
+        "/sessions/0",
+        "/sessions/0/owner",
+        "/sessions/0/lock",
+        "/sessions/0/config",
+        "/workers/0",
+        "/session",
+        "/agent",
+        "/waiters/0",
+    ];
     let places = known.iter().chain(&items).map(|place| (*place).to_owned());
     places.filter(|place| value.pointer(place).is_some_and(Value::is_object)).collect()
 }

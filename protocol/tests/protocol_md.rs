@@ -36,7 +36,7 @@ fn check<R: Request>(body: &str) -> Result<(), String> {
 fn check_as(verb: Verb, body: &str) -> Result<(), String> {
     match verb {
         Verb::SessionOpen => check::<Open>(body),
-        Verb::SessionGet | Verb::SessionTouch | Verb::WorkerList => check::<Empty>(body),
+        Verb::SessionGet | Verb::SessionTouch | Verb::AdminPreview | Verb::WorkerList => check::<Empty>(body),
         Verb::SessionList => check::<List>(body),
         Verb::SessionClose => check::<Close>(body),
         Verb::LockAcquire => check::<Acquire>(body),

@@ -264,11 +264,31 @@ pub async fn connect(options: &ConnectOptions) -> Result<Client, ConnectError> {
         ConnectErrorKind::AuthorizationViolation | ConnectErrorKind::Authentication => {
             ConnectError::Denied { url: url.clone(), who: options.who(), why: error.kind().to_string() }
         }
-        ConnectErrorKind::Tls => ConnectError::Settings(format!("cannot connect to NATS at {url}: {error}")),
+        ConnectErrorKind::Tls => untrusted(&url, &error),
+        _ if is_about_certificates(&error) => untrusted(&url, &error),
         _ => ConnectError::Refused { url: url.clone(), why: error.to_string() },
     })?;
     tracing::info!(server = server_of(&client), user = options.who(), "connected to NATS");
     Ok(client)
+}
+
+/// Whether the two sides did not accept each other's certificates. tokio-rustls reports all of TLS as invalid data.
+fn is_about_certificates(error: &async_nats::ConnectError) -> bool {
+    let mut cause: Option<&(dyn std::error::Error + 'static)> = Some(error);
+    while let Some(error) = cause {
+        if error.downcast_ref::<std::io::Error>().is_some_and(|error| error.kind() == std::io::ErrorKind::InvalidData) {
+            return true;
+        }
+        cause = error.source();
+    }
+    false
+}
+
+fn untrusted(url: &str, error: &async_nats::ConnectError) -> ConnectError {
+    ConnectError::Settings(format!(
+        "no TLS with NATS at {url}: {error}; give the certificate of the server's authority with --tlsca, and your own with \
+         --tlscert and --tlskey if the server asks for it"
+    ))
 }
 
 /// The server that a client is connected to, or was last, as in `n1 (10.0.0.7:4222)`.

@@ -77,6 +77,8 @@ pub struct Batch {
 pub struct FeedState {
     /// Everything up to this sequence is acknowledged.
     pub acknowledged: u64,
+    /// How many messages are not acknowledged yet.
+    pub behind: u64,
     /// The pin of the current reader.
     pub pinned: Option<String>,
 }

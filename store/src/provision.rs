@@ -152,7 +152,8 @@ fn check_server(client: &Client) -> Result<(), ProvisionError> {
     Ok(())
 }
 
-fn replicas(client: &Client) -> usize {
+/// How many copies of each stream Holdfast keeps on the servers of this connection.
+pub fn replicas(client: &Client) -> usize {
     if client.server_info().cluster.is_some() { 3 } else { 1 }
 }
 
@@ -280,34 +281,100 @@ impl Waiting {
 }
 
 fn check_settings(needed: &Config, found: &Config) -> Result<(), ProvisionError> {
-    let check = |setting: &'static str, needed_value: String, found_value: String| {
-        if needed_value == found_value {
-            return Ok(());
+    match differences(needed, found).into_iter().next() {
+        None => Ok(()),
+        Some(Difference { setting, found, needed: value }) => {
+            Err(ProvisionError::Setting { stream: needed.name.clone(), setting, found, needed: value })
         }
-        Err(ProvisionError::Setting { stream: needed.name.clone(), setting, found: found_value, needed: needed_value })
-    };
+    }
+}
+
+/// A setting of a stream that is not as Holdfast needs it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Difference {
+    /// The setting, as the server names it.
+    pub setting: &'static str,
+    /// Its value.
+    pub found: String,
+    /// The value that it should have.
+    pub needed: String,
+}
+
+impl Difference {
+    fn between(setting: &'static str, needed: String, found: String) -> Option<Self> {
+        (needed != found).then_some(Self { setting, found, needed })
+    }
+}
+
+/// The settings of `found` with which Holdfast does not start. Empty: it starts.
+pub fn differences(needed: &Config, found: &Config) -> Vec<Difference> {
     let subjects = |config: &Config| {
         let mut subjects = config.subjects.clone();
         subjects.sort_unstable();
         subjects.join(", ")
     };
     let limit = |value: i64| if value <= 0 { "unlimited".to_owned() } else { value.to_string() };
-    // Sealing changes other settings as well, so this is checked first.
-    check("sealed", "false".to_owned(), found.sealed.to_string())?;
-    check("subjects", subjects(needed), subjects(found))?;
-    check("retention", format!("{:?}", RetentionPolicy::Limits), format!("{:?}", found.retention))?;
-    check("storage", format!("{:?}", needed.storage), format!("{:?}", found.storage))?;
+    let flag = |setting, needed: bool, found: bool| Difference::between(setting, needed.to_string(), found.to_string());
+    let mut all = vec![
+        // Sealing changes other settings as well, so this is checked first.
+        flag("sealed", false, found.sealed),
+        Difference::between("subjects", subjects(needed), subjects(found)),
+        Difference::between("retention", format!("{:?}", RetentionPolicy::Limits), format!("{:?}", found.retention)),
+        Difference::between("storage", format!("{:?}", needed.storage), format!("{:?}", found.storage)),
+    ];
     if needed.max_age.is_zero() {
-        check("discard", format!("{:?}", needed.discard), format!("{:?}", found.discard))?;
-        check("max_age", "0ns".to_owned(), format!("{:?}", found.max_age))?;
-        check("max_bytes", "unlimited".to_owned(), limit(found.max_bytes))?;
-        check("max_msgs", "unlimited".to_owned(), limit(found.max_messages))?;
-        check("max_msgs_per_subject", limit(needed.max_messages_per_subject), limit(found.max_messages_per_subject))?;
-        check("allow_rollup_hdrs", "true".to_owned(), found.allow_rollup.to_string())?;
-        check("deny_delete", "true".to_owned(), found.deny_delete.to_string())?;
-        check("allow_direct", "true".to_owned(), found.allow_direct.to_string())?;
+        all.extend([
+            Difference::between("discard", format!("{:?}", needed.discard), format!("{:?}", found.discard)),
+            Difference::between("max_age", "0ns".to_owned(), format!("{:?}", found.max_age)),
+            Difference::between("max_bytes", "unlimited".to_owned(), limit(found.max_bytes)),
+            Difference::between("max_msgs", "unlimited".to_owned(), limit(found.max_messages)),
+            Difference::between(
+                "max_msgs_per_subject",
+                limit(needed.max_messages_per_subject),
+                limit(found.max_messages_per_subject),
+            ),
+            flag("allow_rollup_hdrs", true, found.allow_rollup),
+            flag("deny_delete", true, found.deny_delete),
+            flag("allow_direct", true, found.allow_direct),
+        ]);
     }
-    check("allow_msg_ttl", needed.allow_message_ttl.to_string(), found.allow_message_ttl.to_string())
+    all.push(flag("allow_msg_ttl", needed.allow_message_ttl, found.allow_message_ttl));
+    all.into_iter().flatten().collect()
+}
+
+/// The settings of `found` with which Holdfast starts, but promises less than with its own: fewer replicas, a shorter
+/// window for duplicates, or signals that are kept for a shorter time.
+pub fn weaknesses(needed: &Config, found: &Config) -> Vec<Difference> {
+    let too_few = found.num_replicas < needed.num_replicas;
+    let too_short = found.duplicate_window < needed.duplicate_window;
+    let kept_less = !needed.max_age.is_zero() && !found.max_age.is_zero() && found.max_age < needed.max_age;
+    let direct = !needed.max_age.is_zero() && !found.allow_direct;
+    [
+        too_few.then(|| Difference {
+            setting: "num_replicas",
+            found: found.num_replicas.to_string(),
+            needed: needed.num_replicas.to_string(),
+        }),
+        too_short.then(|| Difference {
+            setting: "duplicate_window",
+            found: format!("{:?}", found.duplicate_window),
+            needed: format!("{:?}", needed.duplicate_window),
+        }),
+        kept_less.then(|| Difference {
+            setting: "max_age",
+            found: format!("{:?}", found.max_age),
+            needed: format!("{:?}", needed.max_age),
+        }),
+        direct.then(|| Difference { setting: "allow_direct", found: "false".to_owned(), needed: "true".to_owned() }),
+    ]
+    .into_iter()
+    .flatten()
+    .collect()
+}
+
+/// The settings of the streams below `root` that a part makes on servers that keep `replicas` copies.
+pub fn needed(root: &Root, replicas: usize, choices: &Provisioning) -> Vec<Config> {
+    configs(root, replicas, choices)
 }
 
 /// 32 random bytes for a new secret.

@@ -52,6 +52,7 @@ fn read(root: &Root, message: &Message, limits: &Limits) -> Result<(SessionKey, 
         call::HINT => Call::Hint(Box::new(json::<Hint>(message)?)),
         call::LEASE => Call::Lease,
         call::HANDOVER => Call::Handover,
+        call::INSPECT => Call::Inspect(0),
         verb => {
             check_size(&message.payload, limits)?;
             Call::Verb(Verb::from_name(verb).filter(|verb| verb.is_relayed()).ok_or_else(unknown)?)

@@ -26,6 +26,8 @@ pub(crate) enum Call {
     Lease,
     /// The record is at the letter's revision by now.
     CatchUp,
+    /// What would a takeover hit? The number is how many letters waited when this one came.
+    Inspect(u64),
     /// Finish, so that another can take over.
     Handover,
     /// Something may have happened to what is outside of the log.

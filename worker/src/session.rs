@@ -47,6 +47,7 @@ use crate::letter::{Answer, Call, Letter};
 use crate::log::LogPosition;
 use crate::machine::{Machine, Surroundings};
 use crate::mailbox::Mailbox;
+use crate::meters::{Counted, Stage};
 use crate::pulse::Pulse;
 use crate::status::Status;
 use crate::supervisor::Departed;
@@ -116,6 +117,14 @@ enum Doubt {
     UnknownFrame(Revision),
 }
 
+/// What its supervisor follows of an agent.
+pub(crate) struct Course<'a> {
+    /// What earlier agents left, and then what this one leaves.
+    pub(crate) departure: &'a mut Departure,
+    /// Its stage.
+    pub(crate) counted: &'a mut Counted,
+}
+
 /// What is left when an agent has ended.
 pub(crate) struct Departure {
     /// What later agents must know. At first, what earlier ones left.
@@ -156,22 +165,21 @@ pub(crate) struct Agent {
     unlogged: Option<Box<Op>>,
 }
 
-/// Runs the session of `key` until it ends. Letters that are left in `mailbox` then are the caller's to answer;
-/// `departure` is what earlier agents left, and what this one leaves.
+/// Runs the session of `key` until it ends. Letters that are left in `mailbox` then are the caller's to answer.
 pub(crate) async fn run(
     core: Arc<Core>,
     key: SessionKey,
     status: Arc<Status>,
     mailbox: &mut Mailbox,
     start: Start,
-    departure: &mut Departure,
+    Course { departure, counted }: Course<'_>,
 ) -> End {
     let mut agent = match Box::pin(make(core, key, status, &start)).await {
         Ok(agent) => agent,
         Err(end) => return end,
     };
     agent.heed(departure.departed);
-    let end = agent.live(mailbox, start).await;
+    let end = agent.live(mailbox, start, counted).await;
     *departure = agent.departure();
     agent.closed_or(end)
 }
@@ -207,20 +215,24 @@ impl Agent {
         Departure { departed, forward: self.forward.take() }
     }
 
-    async fn live(&mut self, mailbox: &mut Mailbox, start: Start) -> End {
+    async fn live(&mut self, mailbox: &mut Mailbox, start: Start, counted: &mut Counted) -> End {
         if let Err(end) = guarded(Box::pin(self.take_up(start))).await {
             return end;
         }
+        counted.enter(Stage::Serving);
         loop {
+            self.status.end_turn();
             let wake = self.wake_at();
             let letter = tokio::select! {
                 biased;
                 letter = mailbox.next() => letter,
                 () = tokio::time::sleep_until(wake) => {
+                    self.status.begin_turn(self.core.now_ms());
                     if let Err(end) = guarded(Box::pin(self.tick())).await { return end }
                     continue;
                 }
             };
+            self.status.begin_turn(self.core.now_ms());
             // The supervisor lets go of the mailbox only when the worker ends.
             let Some(letter) = letter else { return End::Moved };
             if let Err(end) = guarded(Box::pin(self.turn(letter, mailbox))).await {

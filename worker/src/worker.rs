@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use futures_util::StreamExt;
 use holdfast_files::{Mount, Tag, Watch};
+use holdfast_meters::Part;
 use holdfast_protocol::WorkerName;
 use holdfast_protocol::id::Boot;
 use holdfast_protocol::internal::{RelayFloor, WorkerLease};
@@ -21,6 +22,7 @@ use tokio_util::task::TaskTracker;
 use crate::claim::{self, Asking, ClaimError};
 use crate::config::WorkerConfig;
 use crate::drain::Drain;
+use crate::health::{self, Looks};
 use crate::inbox;
 use crate::lease::{self, LeaseHealth, NameTaken};
 use crate::letter::Who;
@@ -95,17 +97,19 @@ impl Leasing {
     }
 }
 
-struct Shared {
+pub(crate) struct Shared {
     wire: SharedWire,
     answered: control::Answered,
-    core: Arc<Core>,
+    pub(crate) core: Arc<Core>,
     store: Store,
-    supervisor: Arc<Supervisor>,
+    pub(crate) supervisor: Arc<Supervisor>,
+    /// What this worker found when it looked at its workspaces.
+    pub(crate) looks: Looks,
     draining: AtomicBool,
     changed: Notify,
     /// One drain at a time.
     drain: Mutex<Option<CancellationToken>>,
-    name_taken: CancellationToken,
+    pub(crate) name_taken: CancellationToken,
     /// Cancelled when whatever is under way is to be dropped.
     abort: CancellationToken,
 }
@@ -142,6 +146,7 @@ impl Worker {
             supervisor: Supervisor::new(core.clone()),
             core,
             store,
+            looks: Looks::default(),
             draining: AtomicBool::new(false),
             changed: Notify::new(),
             drain: Mutex::default(),
@@ -161,6 +166,9 @@ impl Worker {
     async fn begin(&self, watch: Arc<Watch>) -> Result<(), StartError> {
         self.subscribe().await?;
         self.tasks.spawn(self.stop.clone().run_until_cancelled_owned(beat(self.shared.core.clone())));
+        if let Some(interval) = self.shared.core.config.self_check {
+            self.spawn(health::run(self.shared.clone(), interval, self.stop.clone()));
+        }
         self.tasks.spawn(look_at_files(self.shared.supervisor.clone(), watch, self.stop.clone()));
         self.register().await
     }
@@ -216,6 +224,11 @@ impl Worker {
     /// Its start.
     pub fn boot(&self) -> Boot {
         self.shared.core.boot
+    }
+
+    /// This worker as it shows itself.
+    pub fn part(&self) -> Arc<dyn Part> {
+        Arc::new(health::Shown(self.shared.clone()))
     }
 
     /// How many sessions it hosts.
@@ -290,7 +303,11 @@ impl Worker {
 
 impl Shared {
     fn state(&self) -> WorkerState {
-        if self.draining.load(Ordering::Relaxed) { WorkerState::Draining } else { WorkerState::Ready }
+        if self.is_draining() { WorkerState::Draining } else { WorkerState::Ready }
+    }
+
+    pub(crate) fn is_draining(&self) -> bool {
+        self.draining.load(Ordering::Relaxed)
     }
 
     fn set_draining(&self, draining: bool) {

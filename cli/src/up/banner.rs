@@ -38,7 +38,8 @@ impl Banner<'_> {
     pub(super) fn text(&self) -> String {
         let Self { version, root, namespace, .. } = self;
         let server = self.server.unwrap_or(USUAL_SERVER);
-        let setting = match self.server.filter(|server| *server != USUAL_SERVER) {
+        // Commands in this folder find the address of our own server.
+        let setting = match self.server.filter(|server| self.own.is_none() && *server != USUAL_SERVER) {
             Some(server) => format!("  export NATS_URL={server}\n"),
             None => String::new(),
         };
@@ -52,7 +53,7 @@ Holdfast is up.
 {}{}
 Try in another terminal{}:
 {setting}  holdfast session open demo --body 'Hello'{options}
-  holdfast lock acquire demo --owner me --ttl-ms 60000{options}
+  holdfast lock acquire demo --owner me --ttl 1m{options}
   holdfast doc edit demo --body 'Hello, world' --token TOKEN{options}
   holdfast admin takeover demo --owner ops --reason 'just trying'{options}
   holdfast signals demo{options}
@@ -155,7 +156,7 @@ mod tests {
     #[test]
     fn it_says_what_is_not_as_usual() {
         let text = text("nats://127.0.0.1:14222", "acme", "team");
-        assert!(text.contains("\n  export NATS_URL=nats://127.0.0.1:14222\n"), "{text}");
+        assert!(!text.contains("NATS_URL"), "{text}");
         assert!(text.contains("\n  alias nats='XDG_CONFIG_HOME="), "{text}");
         assert!(text.contains("\n  holdfast signals demo --root acme -n team\n"), "{text}");
         assert!(text.contains("\n  nats kv get acme_sessions team.demo\n"), "{text}");

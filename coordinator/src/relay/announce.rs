@@ -92,6 +92,7 @@ async fn of_session(context: &Context, key: &SessionKey, announcements: &[Announ
             let sent = context.wire.publish(Outgoing::to(subject, payload).with_headers(headers)).await;
             sent.map_err(|error| RelayError::Announce(error.to_string()))?;
         }
+        context.config.meters.announced(1);
     }
     Ok(())
 }

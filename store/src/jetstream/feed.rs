@@ -49,7 +49,8 @@ async fn consumer(stream: &Stream<()>, config: &FeedConfig) -> Result<Consumer<C
 fn state_of(info: &Info, config: &FeedConfig) -> FeedState {
     let group = info.priority_groups.iter().find(|group| group.group == config.group);
     let pinned = group.and_then(|group| group.pinned_client_id.clone()).filter(|id| !id.is_empty());
-    FeedState { acknowledged: info.ack_floor.stream_sequence, pinned }
+    let behind = info.num_pending + info.num_ack_pending as u64;
+    FeedState { acknowledged: info.ack_floor.stream_sequence, behind, pinned }
 }
 
 #[async_trait]

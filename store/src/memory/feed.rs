@@ -140,7 +140,8 @@ impl Inner {
         let consumer = self.consumer.as_ref()?;
         let now = Instant::now();
         let pinned = consumer.pin.as_ref().filter(|pin| pin.until > now).map(|pin| pin.id.clone());
-        Some(FeedState { acknowledged: consumer.acknowledged, pinned })
+        let behind = self.posted(consumer.acknowledged + 1).count() as u64;
+        Some(FeedState { acknowledged: consumer.acknowledged, behind, pinned })
     }
 }
 

@@ -5,7 +5,7 @@
 
 use holdfast_protocol::error::Reason;
 use holdfast_protocol::frame::{Op, OpEvent};
-use holdfast_protocol::internal::Activate;
+use holdfast_protocol::internal::{Activate, Inspection};
 use holdfast_protocol::subject::Verb;
 use holdfast_protocol::{Error, RequestId};
 use holdfast_rules::conflict::{because, explain};
@@ -118,9 +118,22 @@ impl Agent {
             Call::Verb(Verb::SessionTouch) => Ok(Verdict::Now(self.answer_touch(letter))),
             Call::Verb(_) => self.renew(letter).await.map(Verdict::Now),
             // They end a batch before they come here, or are answered without the mailbox.
+            Call::Inspect(waiting) => Ok(Verdict::Now(done(&self.inspection(*waiting)))),
             Call::Activate(_) | Call::Handover | Call::Passivate(_) | Call::Look | Call::Lease => {
                 Ok(Verdict::Now(Answer::Moved))
             }
+        }
+    }
+
+    /// What a takeover would hit.
+    fn inspection(&self, waiting: u64) -> Inspection {
+        let unsaved = self.machine.unsaved_changes();
+        let detail = |name: &str| unsaved.as_ref()?.details.get(name)?.as_str().map(str::to_owned);
+        Inspection {
+            unsaved_changes: unsaved.is_some(),
+            unsaved_since: detail("unsaved_since"),
+            unsaved_by: detail("unsaved_by"),
+            waiting,
         }
     }
 

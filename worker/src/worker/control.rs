@@ -7,7 +7,9 @@ use async_nats::Message;
 use bytes::Bytes;
 use futures_util::{StreamExt, stream};
 use holdfast_protocol::error::Reason;
-use holdfast_protocol::internal::{FilePath, ReclaimIdle, ReclaimedIdle, SetState, StateSet, control};
+use holdfast_protocol::internal::{
+    AskIdle, FilePath, IdleTimes, ReclaimIdle, ReclaimedIdle, SetState, StateSet, control,
+};
 use holdfast_protocol::reply::{Drained, WorkerState};
 use holdfast_protocol::{Error, RequestId};
 use holdfast_store::mutant::{self, Mutant};
@@ -180,6 +182,12 @@ async fn answer(shared: &Arc<Shared>, message: Message, tasks: &TaskTracker) {
     let said = match message.subject.rsplit('.').next() {
         Some(control::RECLAIM) => match serde_json::from_slice(&message.payload) {
             Ok(request) => json(&shared.reclaim_once(request).await),
+            Err(error) => bug(&error.to_string()),
+        },
+        Some(control::IDLE) => match serde_json::from_slice(&message.payload) {
+            Ok(AskIdle { namespace, ids }) => {
+                json(&IdleTimes { idle_ms: shared.supervisor.idle_times(&namespace, &ids) })
+            }
             Err(error) => bug(&error.to_string()),
         },
         Some(control::STATE) => match serde_json::from_slice(&message.payload) {

@@ -72,7 +72,7 @@ pub(crate) fn begin(context: &Context, key: &SessionKey, incoming: &Incoming) ->
     let place = if wait.is_zero() || request.expected_token.is_some() {
         None
     } else {
-        Some((waiters::join(context, key, incoming.asker.client())?, operation.arrived + wait))
+        Some((waiters::join(context, key, incoming.asker.client(), &request.owner)?, operation.arrived + wait))
     };
     Ok(Acquiring { request, operation, asker: incoming.asker.clone(), place })
 }
