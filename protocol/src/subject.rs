@@ -114,6 +114,12 @@ impl Root {
         format!("{}.{}.signal.{}.{tail}", self.0, key.namespace, key.id)
     }
 
+    /// The signals of all sessions, or of those of one namespace: of one group and event, or of all.
+    pub fn signals_of_all(&self, namespace: Option<&Namespace>, group: Option<&str>, event: Option<&str>) -> String {
+        let namespace = namespace.map_or("*", Namespace::as_str);
+        format!("{}.{namespace}.signal.*.{}.{}", self.0, group.unwrap_or("*"), event.unwrap_or("*"))
+    }
+
     /// A request about one session.
     pub fn session_request(&self, verb: Verb, key: &SessionKey) -> String {
         format!("{}.{}.{verb}.{}", self.0, key.namespace, key.id)

@@ -170,6 +170,7 @@ impl Lock {
 
 /// The proof of holding a lock. Dereferences to its text, which must be kept secret.
 #[derive(Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(transparent)]
 pub struct Token(String);
 

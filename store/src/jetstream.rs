@@ -21,7 +21,7 @@ use crate::page::Beginnings;
 use crate::write::{Outcome, Write};
 use crate::{
     LeaseSlot, Page, Rollup, Storage, StoreError, Stored, StoredFrame, Walk, WriteId, history, lease, log, page, purge,
-    read, secret, write,
+    read, secret, trace, write,
 };
 
 /// The condition's subject, when it is not the message's own (ADR-1 of optimistic writes; nats-server 2.14).
@@ -63,6 +63,7 @@ impl Jetstream {
         let mut headers = HeaderMap::new();
         headers.insert(header::NATS_MESSAGE_ID, id.as_str());
         headers.insert(header::NATS_EXPECTED_LAST_SUBJECT_SEQUENCE, expected.to_string().as_str());
+        trace::stamp(&mut headers);
         headers
     }
 

@@ -8,12 +8,14 @@
 //! It is a crate because coordinators and workers both write and never import each other.
 //! Deliberately absent: decisions. The store neither retries on *moved* nor knows what a lock is.
 
+mod by_hand;
 pub mod chance;
 pub mod connect;
 mod fault;
 pub mod feed;
 mod history;
 pub mod jetstream;
+mod kept;
 mod lease;
 mod log;
 #[cfg(any(test, feature = "simulation"))]
@@ -26,6 +28,8 @@ pub mod provision;
 mod purge;
 mod read;
 mod secret;
+pub mod service;
+pub mod trace;
 pub mod wire;
 mod write;
 
@@ -40,6 +44,7 @@ use jiff::Timestamp;
 
 pub use feed::{Feed, SharedFeed};
 pub use jetstream::Jetstream;
+pub use kept::{Begin, KeptMessage, KeptPage};
 pub use lease::{ANSWER_TTL, LEASE_RENEW, LEASE_TTL, LeaseSlot};
 pub use provision::{Provisioned, fresh_secret, provision, token_secret};
 pub use wire::{SharedWire, Wire};

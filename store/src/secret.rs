@@ -10,31 +10,30 @@ use crate::jetstream::Jetstream;
 use crate::write::{self, Outcome, Write};
 use crate::{StoreError, chance, read};
 
-/// What is wrong with a value that nats-server stored in the place of somebody.
-///
-/// nats-server does not check reply subjects against the permissions of whoever asks. So a worker can have the server
-/// store a message of its choice here, as the answer to a direct get. Such an answer always names the stream that it is
-/// from, and no other answer is a secret.
-const MISUSED: &str = "was not stored by a coordinator, but by somebody who asked nats-server to answer there; somebody \
-                       misuses the credentials of a worker (see docs/security.md)";
-
 fn subject(store: &Jetstream) -> String {
     format!("$KV.{}.token_key", store.root.secrets_bucket())
 }
 
 /// The value and its revision, from the leader.
+///
+/// nats-server does not check reply subjects against the permissions of whoever asks. So a worker can have the server
+/// store a message of its choice here, as the answer to a direct get. Such an answer always names the stream that it is
+/// from, and no other answer has the form of a secret.
 pub(crate) async fn read(store: &Jetstream) -> Result<(Revision, Option<Bytes>), StoreError> {
     let stream = store
         .context
         .get_stream_no_info(format!("KV_{}", store.root.secrets_bucket()))
         .await
         .map_err(|error| StoreError::Refused(error.to_string()))?;
-    let subject = subject(store);
-    let Some(raw) = read::last(&stream, &subject).await? else { return Ok((Revision(0), None)) };
-    if raw.headers.get(header::NATS_STREAM).is_some() {
-        return Err(StoreError::Refused(format!("{subject} {MISUSED}")));
+    let found = read::last(&stream, &subject(store)).await?;
+    if found.as_ref().is_some_and(|raw| raw.headers.get(header::NATS_STREAM).is_some()) {
+        return Err(StoreError::Refused(format!(
+            "{} was not stored by a coordinator, but by somebody who asked nats-server to answer there; somebody misuses \
+             the credentials of a worker (see docs/security.md)",
+            subject(store)
+        )));
     }
-    Ok((Revision(raw.sequence), (!raw.is_marker()).then_some(raw.payload)))
+    Ok(found.map_or((Revision(0), None), |raw| (Revision(raw.sequence), (!raw.is_marker()).then_some(raw.payload))))
 }
 
 /// Replaces the value.

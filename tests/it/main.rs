@@ -28,5 +28,6 @@ mod session;
 mod signals;
 mod start;
 mod takeover;
+mod trace;
 mod upgrade;
 mod waiters;

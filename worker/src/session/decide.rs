@@ -161,6 +161,7 @@ impl Agent {
             Err(error) => return Ok(Verdict::Now(refused(&error, &letter.request_id))),
         };
         let request_id = ask.request_id.clone().unwrap_or_else(|| letter.request_id.clone());
+        letter.span.record("request_id", request_id.as_str());
         match self.decide_ask(verb, ask, &request_id, letter, batch).await {
             Ok(verdict) => Ok(verdict),
             Err(stop) => Ok(Verdict::Now(refused(&stop.refusal()?, &request_id))),
