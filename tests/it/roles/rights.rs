@@ -83,7 +83,7 @@ async fn work(installation: &Installation) -> Result<()> {
     let waits = tokio::spawn(async move {
         loop {
             let reply = try_ask(&waiter, "hf.default.lock.acquire.s1", wait.clone()).await?;
-            // Across accounts a coordinator that leaves tells its waiters to ask again.
+            // A coordinator that leaves passes its waiters on. If no other one confirms that, they ask again.
             if reply["error"]["reason"] != "draining" {
                 return anyhow::Ok(reply);
             }
