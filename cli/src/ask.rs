@@ -1,8 +1,7 @@
 //! Sends a request, with the options that every request may have, and shows its reply.
 
 use clap::{Args, Subcommand};
-use holdfast_client::protocol::RequestId;
-use holdfast_client::protocol::reply::SessionPage;
+use holdfast_client::protocol::{RequestId, Token};
 use holdfast_client::{Call, Client, SessionClient};
 use serde::de::DeserializeOwned;
 use tokio_util::sync::CancellationToken;
@@ -39,9 +38,9 @@ pub(crate) struct Audit {
 #[derive(Args, Debug)]
 pub(crate) struct Group<R: Subcommand> {
     #[command(flatten)]
-    audit: Audit,
+    pub(crate) audit: Audit,
     #[command(subcommand)]
-    request: R,
+    pub(crate) request: R,
 }
 
 /// The requests of a group.
@@ -60,6 +59,7 @@ impl<R: Subcommand + Requests> Group<R> {
 /// A client, with the options of its requests and the format of its output.
 pub(crate) struct Asker {
     pub(crate) client: Client,
+    pub(crate) namespace: Namespace,
     audit: Audit,
     format: Format,
 }
@@ -67,7 +67,7 @@ pub(crate) struct Asker {
 impl Asker {
     /// Connects.
     pub(crate) async fn connect(connection: &Connection, audit: Audit, format: Format) -> Result<Self, Failure> {
-        Ok(Self { client: connection.client().await?, audit, format })
+        Ok(Self { client: connection.client().await?, namespace: connection.namespace.clone(), audit, format })
     }
 
     /// The session that a command line names.
@@ -83,21 +83,42 @@ impl Asker {
     }
 
     /// `call` with the options of every request.
-    pub(crate) fn signed<T>(&self, mut call: Call<T>) -> Call<T> {
-        if let Some(request_id) = self.audit.request_id.clone() {
-            call = call.request_id(request_id);
+    pub(crate) fn signed<T>(&self, call: Call<T>) -> Call<T> {
+        let call = self.acting(call);
+        match self.audit.request_id.clone() {
+            Some(request_id) => call.request_id(request_id),
+            None => call,
         }
-        if let Some(actor) = self.audit.actor.clone().filter(|actor| !actor.is_empty()) {
-            call = call.actor(actor);
-        }
-        call
     }
 
-    /// Shows several pages as one list.
-    pub(crate) fn show_page(&self, reply: &SessionPage) -> Result<(), Failure> {
+    /// `call` with who asks, for a request beside the one that the command line is about.
+    pub(crate) fn acting<T>(&self, call: Call<T>) -> Call<T> {
+        match self.actor() {
+            Some(actor) => call.actor(actor),
+            None => call,
+        }
+    }
+
+    /// Who asks.
+    pub(crate) fn actor(&self) -> Option<&str> {
+        self.audit.actor.as_deref().filter(|actor| !actor.is_empty())
+    }
+
+    /// Sends one request and prints only the token that its reply grants.
+    pub(crate) async fn ask_token<T: DeserializeOwned>(
+        &self,
+        call: Call<T>,
+        token: impl FnOnce(T) -> Token,
+    ) -> Result<(), Failure> {
+        let reply = self.signed(call).send().await?;
+        output::line(token(reply).as_bytes()).map_err(Failure::Output)
+    }
+
+    /// Shows a reply: unchanged for a program, as `text` for a person.
+    pub(crate) fn write(&self, reply: &[u8], text: &str) -> Result<(), Failure> {
         let written = match self.format {
-            Format::Json => output::line(&serde_json::to_vec(reply).expect("a reply is JSON")),
-            Format::People => output::text(&reply.shown()),
+            Format::Json => output::line(reply),
+            Format::People => output::text(text),
         };
         written.map_err(Failure::Output)
     }

@@ -88,7 +88,7 @@ pub(crate) struct Connection {
     )]
     pub(crate) namespace: Namespace,
     /// How long a request may take with all its retries, like 500ms or 1m; a plain number is seconds. The time that it
-    /// waits on purpose, as with --wait-ms, is added
+    /// waits on purpose, as with --wait, is added
     #[arg(long, global = true, default_value = "10s", value_parser = duration)]
     pub(crate) timeout: Duration,
 }
@@ -171,7 +171,20 @@ impl Connection {
 
     /// A client with these options. Connecting and the request share the time of `--timeout`.
     pub(crate) async fn client(&self) -> Result<Client, Failure> {
+        Ok(self.client_and_nats().await?.0)
+    }
+
+    /// A client, and its connection for what is no request of the contract.
+    pub(crate) async fn client_and_nats(&self) -> Result<(Client, async_nats::Client), Failure> {
         let begun = Instant::now();
+        let (nats, denials) = self.of_a_command().await?;
+        let client = Client::new(nats.clone()).noticing(denials);
+        let client = client.below(self.root.clone()).in_namespace(self.namespace.clone());
+        Ok((client.patience(self.timeout.saturating_sub(begun.elapsed()).max(LEAST_PATIENCE)), nats))
+    }
+
+    /// A connection for an operator's or a program's command, and what NATS denies it.
+    pub(crate) async fn of_a_command(&self) -> Result<(async_nats::Client, Denials), Failure> {
         let (mut options, origin) = self.settings(Role::Ops)?;
         let denials = Denials::default();
         let noted = denials.clone();
@@ -184,8 +197,7 @@ impl Connection {
                 Failure::Connect(anyhow::anyhow!("{server} did not answer within {:?}", self.timeout))
             })?
             .map_err(|error| failed(error, &origin))?;
-        let client = Client::new(nats).noticing(denials).below(self.root.clone()).in_namespace(self.namespace.clone());
-        Ok(client.patience(self.timeout.saturating_sub(begun.elapsed()).max(LEAST_PATIENCE)))
+        Ok((nats, denials))
     }
 
     /// The settings, and where they come from.

@@ -1,5 +1,7 @@
 //! `holdfast doc`: get, edit, load, save, undo, redo.
 
+mod editor;
+
 use clap::{ArgGroup, Args, Subcommand};
 use holdfast_client::protocol::document::Splice;
 use holdfast_client::protocol::request::{Consistency, DocGet, Edit, Load, Save, Undo};
@@ -8,6 +10,7 @@ use crate::ask::{Asker, Requests};
 use crate::content::{Body, Fields, fields, splice};
 use crate::exit::Failure;
 use crate::lock::OptionalToken;
+use crate::output;
 use crate::session::Of;
 use crate::words::{Words, one_of};
 
@@ -24,8 +27,11 @@ pub(crate) enum Request {
         /// How current the answer must be [default: local]
         #[arg(long, value_name = "HOW", value_parser = one_of::<Consistency>(CONSISTENCIES))]
         consistency: Option<Consistency>,
+        /// Print only the text, byte for byte
+        #[arg(long)]
+        raw: bool,
     },
-    /// Change the document: a whole new text, or splices of it, or its fields
+    /// Change the document: a whole new text, or splices of it, or its fields, or by hand in an editor
     Edit(Box<EditArgs>),
     /// Read the file again
     Load {
@@ -53,8 +59,15 @@ pub(crate) enum Request {
     Redo(UndoArgs),
 }
 
+impl Request {
+    /// Whether it passes signals to a program, in place of being ended by them.
+    pub(crate) fn forwards_signals(&self) -> bool {
+        matches!(self, Self::Edit(edit) if edit.editor)
+    }
+}
+
 #[derive(Args, Debug)]
-#[command(group(ArgGroup::new("change").required(true).multiple(true).args(["body", "body_file", "splices", "fields"])))]
+#[command(group(ArgGroup::new("change").required(true).multiple(true).args(["body", "body_file", "splices", "fields", "editor"])))]
 pub(crate) struct EditArgs {
     #[command(flatten)]
     session: Of,
@@ -76,6 +89,18 @@ pub(crate) struct EditArgs {
     /// JSON merge patch of the fields; null removes a field
     #[arg(long, value_name = "JSON", value_parser = fields)]
     fields: Option<Fields>,
+    /// Open the text in $VISUAL or $EDITOR. The change is made only if nobody changed the document meanwhile; otherwise
+    /// your text stays in a file
+    #[arg(long, conflicts_with_all = ["body", "body_file", "splices", "fields", "expected_revision"])]
+    editor: bool,
+    /// Hold the lock under this name while the editor is open
+    #[arg(
+        long,
+        value_name = "NAME",
+        requires = "editor",
+        conflicts_with_all = ["token", "body", "body_file", "splices", "fields"]
+    )]
+    owner: Option<String>,
 }
 
 #[derive(Args, Debug)]
@@ -111,9 +136,18 @@ impl UndoArgs {
 impl Requests for Request {
     async fn ask(self, asker: &Asker) -> Result<(), Failure> {
         match self {
-            Self::Get { session, consistency } => {
+            Self::Get { session, consistency, raw } => {
                 let get = DocGet { consistency, ..DocGet::default() };
-                asker.ask(asker.session(&session).document(get)).await
+                let call = asker.session(&session).document(get);
+                if !raw {
+                    return asker.ask(call).await;
+                }
+                let document = asker.signed(call).send().await?;
+                output::text(&document.body).map_err(Failure::Output)
+            }
+            Self::Edit(edit) if edit.editor => {
+                let session = asker.session(&edit.session);
+                editor::edit(asker, &session, edit.token.token, edit.owner).await
             }
             Self::Edit(edit) => {
                 let session = asker.session(&edit.session);

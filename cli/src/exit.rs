@@ -23,6 +23,8 @@ pub(crate) enum Failure {
     Output(io::Error),
     /// A signal ended it before it was done.
     Interrupted,
+    /// The exit status of a program that it ran, or one of its own. All was said already.
+    Status(u8),
     /// Anything else.
     Other(anyhow::Error),
 }
@@ -49,6 +51,7 @@ impl Failure {
             Self::Output(error) if error.kind() == io::ErrorKind::BrokenPipe => 0,
             Self::Output(_) | Self::Other(_) => 1,
             Self::Interrupted => 130,
+            Self::Status(status) => *status,
         }
     }
 }
@@ -82,7 +85,7 @@ fn say(failure: &Failure, format: Format) -> io::Result<()> {
         Failure::Connect(error) | Failure::Other(error) => format!("error: {error:#}\n"),
         Failure::Output(error) if error.kind() == io::ErrorKind::BrokenPipe => return Ok(()),
         Failure::Output(error) => format!("error: cannot write to standard output: {error}\n"),
-        Failure::Interrupted => return Ok(()),
+        Failure::Interrupted | Failure::Status(_) => return Ok(()),
     };
     io::stderr().lock().write_all(text.as_bytes())
 }
@@ -106,7 +109,7 @@ fn hint(action: &str, error: &Contract) -> String {
     let id = error.details.get("session_id").and_then(|id| id.as_str()).unwrap_or("ID");
     match action {
         "wait" => {
-            let line = format!("holdfast lock acquire {id} --owner NAME --wait-ms MS");
+            let line = format!("holdfast lock acquire {id} --owner NAME --wait 1m");
             match error.retry_after_ms.or_else(|| error.details.get("expires_in_ms")?.as_u64()) {
                 Some(left) => format!("its lease has {left} ms left; {line}"),
                 None => line,
@@ -123,7 +126,9 @@ fn hint(action: &str, error: &Contract) -> String {
         "save_overwrite" => format!("holdfast doc save {id} --overwrite"),
         "load_discard" => format!("holdfast doc load {id} --discard"),
         "discard" => "ask again with --discard".to_owned(),
-        "repair_record" => format!("nats kv get sessions NAMESPACE.{id}, then nats kv update with what it should be"),
+        "repair_record" => {
+            format!("holdfast record edit {id} --reason WHY begins with the last revision that was valid")
+        }
         "start_worker" => "holdfast worker list shows who is there; holdfast worker starts one".to_owned(),
         "start_coordinator" => "holdfast coordinator starts one, holdfast up starts everything".to_owned(),
         "retry" => "ask again in a moment".to_owned(),

@@ -1,11 +1,17 @@
-//! `holdfast lock`: acquire, validate, renew, release; and the option for a token.
+//! `holdfast lock`: acquire, validate, renew, release, run; and the option for a token.
+
+mod hold;
+pub(crate) mod keep;
+mod run;
 
 use clap::{Args, Subcommand};
 use holdfast_client::{Acquire, Token};
 
 use crate::ask::{Asker, Requests};
+use crate::duration::milliseconds;
 use crate::exit::Failure;
 use crate::session::Of;
+pub(crate) use hold::{Holding, Release, release};
 
 /// The group's requests.
 #[derive(Subcommand, Debug)]
@@ -18,6 +24,15 @@ pub(crate) enum Request {
     Renew(ShowToken),
     /// Release the lock
     Release(ShowToken),
+    /// Run a command while holding the lock
+    Run(Box<run::Run>),
+}
+
+impl Request {
+    /// Whether it passes signals to a program, in place of being ended by them.
+    pub(crate) fn forwards_signals(&self) -> bool {
+        matches!(self, Self::Run(_))
+    }
 }
 
 #[derive(Args, Debug)]
@@ -28,10 +43,10 @@ pub(crate) struct AcquireArgs {
     #[arg(long, value_name = "NAME")]
     owner: String,
     /// The lock expires when it is not renewed for this long [default: it is held until released]
-    #[arg(long, value_name = "MS")]
+    #[arg(long = "ttl", alias = "ttl-ms", value_name = "TIME", value_parser = milliseconds)]
     ttl_ms: Option<u64>,
     /// Wait up to this long while another client holds it
-    #[arg(long, value_name = "MS")]
+    #[arg(long = "wait", alias = "wait-ms", value_name = "TIME", value_parser = milliseconds)]
     wait_ms: Option<u64>,
     /// The current token, to get the same grant again
     #[arg(long, value_name = "TOKEN")]
@@ -39,6 +54,9 @@ pub(crate) struct AcquireArgs {
     /// Ask for a new token in place of the expected one
     #[arg(long, requires = "expected_token")]
     rotate: bool,
+    /// Print only the token, as for TOKEN=$(holdfast lock acquire …)
+    #[arg(long)]
+    token_only: bool,
 }
 
 #[derive(Args, Debug)]
@@ -74,10 +92,15 @@ impl AcquireArgs {
 impl Requests for Request {
     async fn ask(self, asker: &Asker) -> Result<(), Failure> {
         match self {
-            Self::Acquire(args) => asker.ask(asker.session(&args.session).acquire(args.acquire())).await,
+            Self::Acquire(args) => {
+                let (session, token_only) = (asker.session(&args.session), args.token_only);
+                let call = session.acquire(args.acquire());
+                if token_only { asker.ask_token(call, |grant| grant.lock_token).await } else { asker.ask(call).await }
+            }
             Self::Validate(shown) => asker.ask(asker.session(&shown.session).validate(&shown.token)).await,
             Self::Renew(shown) => asker.ask(asker.session(&shown.session).renew(&shown.token)).await,
             Self::Release(shown) => asker.ask(asker.session(&shown.session).release(&shown.token)).await,
+            Self::Run(run) => run.run(asker).await,
         }
     }
 }

@@ -6,10 +6,13 @@ use std::time::Duration;
 
 use anyhow::Context;
 use clap::Args;
+use clap::builder::BoolishValueParser;
 use holdfast_client::protocol::WorkerName;
 use holdfast_client::protocol::subject::Root;
 use holdfast_coordinator::Coordinator;
 use holdfast_deploy::Role;
+use holdfast_meters::Phase;
+use holdfast_store::connect::{server_of, tell_reconnects};
 use holdfast_store::provision::{ProvisionError, Provisioned, Provisioning, provision, token_secret};
 use holdfast_store::wire::Nats;
 use holdfast_worker::{NameRule, StartError, Worker, WorkerConfig, Workspace};
@@ -19,6 +22,7 @@ use uuid::Uuid;
 use crate::ask::until;
 use crate::connect::{Connection, duration};
 use crate::exit::Failure;
+use crate::metrics::{Metrics, Shown};
 use crate::worker::Daemon;
 use crate::workspace::WorkspaceArg;
 
@@ -37,22 +41,51 @@ impl Ending {
     }
 }
 
+/// Whether a coordinator believes what the header `Nats-Request-Info` says of who asks.
+#[derive(Args, Clone, Copy, Debug)]
+pub(crate) struct Trust {
+    /// Record who asked as nats-server tells it (`actor_proven`). Only where all clients come over service imports with
+    /// `share`, as with our nats.conf: in one account with the coordinator, a client could write any name
+    #[arg(long, env = "HOLDFAST_TRUST_REQUEST_INFO", value_parser = BoolishValueParser::new())]
+    pub(crate) trust_request_info: bool,
+}
+
+/// How to run a coordinator.
+#[derive(Args, Clone, Debug)]
+pub(crate) struct CoordinatorArgs {
+    #[command(flatten)]
+    trust: Trust,
+    #[command(flatten)]
+    ending: Ending,
+    #[command(flatten)]
+    metrics: Metrics,
+}
+
 /// Runs a coordinator until `stop` is cancelled.
 pub(crate) async fn coordinator(
-    ending: Ending,
+    daemon: CoordinatorArgs,
     connection: &Connection,
     stop: &CancellationToken,
 ) -> Result<(), Failure> {
+    let shown = daemon.metrics.start().await?;
     let starting = async {
         let nats = connection.connect_when_there("holdfast coordinator", Role::Coordinator, stop).await?;
+        shown.connection("coordinator", &nats);
         let there = prepare(&nats, &connection.root, &Provisioning::default()).await?;
-        start_coordinator(&nats, there, &connection.root).await
+        let coordinator = start_coordinator(&nats, there, &connection.root, daemon.trust, &shown).await?;
+        Ok((coordinator, nats))
     };
-    let Some(coordinator) = unless_stopped(stop, starting).await? else { return Ok(()) };
-    tracing::info!("the coordinator is up");
-    stop.cancelled().await;
+    let Some((coordinator, nats)) = unless_stopped(stop, starting).await? else { return Ok(()) };
+    shown.enter(Phase::Running);
+    tracing::info!(server = server_of(&nats), "the coordinator is up");
+    tokio::select! {
+        () = stop.cancelled() => {}
+        () = tell_reconnects(&nats) => {}
+    }
     tracing::info!("the coordinator ends");
-    coordinator.stop(ending.of_parts()).await;
+    shown.enter(Phase::Ending);
+    coordinator.stop(daemon.ending.of_parts()).await;
+    shown.stop().await;
     Ok(())
 }
 
@@ -60,20 +93,26 @@ pub(crate) async fn coordinator(
 pub(crate) async fn worker(daemon: Daemon, connection: &Connection, stop: &CancellationToken) -> Result<(), Failure> {
     let name = daemon.name.unwrap_or_else(random_name);
     let rule = if daemon.replace { NameRule::Replace } else { NameRule::Respect };
+    let shown = daemon.metrics.start().await?;
     let starting = async {
         let nats = connection.connect_when_there(&format!("holdfast worker {name}"), Role::Worker, stop).await?;
+        shown.connection(&format!("worker {name}"), &nats);
         let there = prepare(&nats, &connection.root, &Provisioning::of_worker()).await?;
         let config = worker_config(&connection.root, name.clone(), &daemon.workspaces)?;
-        start_worker(&nats, &there, WorkerConfig { name_rule: rule, ..config }).await
+        Ok((start_worker(&nats, &there, WorkerConfig { name_rule: rule, ..config }, &shown).await?, nats))
     };
-    let Some(worker) = unless_stopped(stop, starting).await? else { return Ok(()) };
-    tracing::info!(%name, boot = %worker.boot(), "the worker is up");
+    let Some((worker, nats)) = unless_stopped(stop, starting).await? else { return Ok(()) };
+    shown.enter(Phase::Running);
+    tracing::info!(%name, boot = %worker.boot(), server = server_of(&nats), "the worker is up");
     let taken = tokio::select! {
         () = stop.cancelled() => false,
         () = worker.name_taken() => true,
+        () = tell_reconnects(&nats) => false,
     };
     tracing::info!(%name, "the worker ends");
+    shown.enter(Phase::Ending);
     worker.stop(daemon.ending.of_parts()).await;
+    shown.stop().await;
     if taken {
         return Err(Failure::Other(name_taken(&name)));
     }
@@ -122,11 +161,16 @@ pub(crate) async fn start_coordinator(
     nats: &async_nats::Client,
     there: Provisioned,
     root: &Root,
+    Trust { trust_request_info }: Trust,
+    shown: &Shown,
 ) -> Result<Coordinator, Failure> {
-    let config = holdfast_coordinator::Config { root: root.clone(), ..holdfast_coordinator::Config::default() };
+    let config = holdfast_coordinator::Config { root: root.clone(), trust_request_info, ..Default::default() };
+    let config = shown.of_coordinator(config);
     let secret = token_secret(&there.store).await.map_err(|error| Failure::Connect(error.into()))?;
     let started = Coordinator::start(Nats::shared(nats.clone()), there.store, secret, config).await;
-    Ok(started.context("the coordinator does not start")?)
+    let coordinator = started.context("the coordinator does not start")?;
+    shown.coordinator(&coordinator);
+    Ok(coordinator)
 }
 
 /// The settings of a worker.
@@ -144,15 +188,18 @@ pub(crate) async fn start_worker(
     nats: &async_nats::Client,
     there: &Provisioned,
     config: WorkerConfig,
+    shown: &Shown,
 ) -> Result<Worker, Failure> {
-    let name = config.name.clone();
+    let (name, config) = (config.name.clone(), shown.of_worker(config));
     let started = Worker::start(Nats::shared(nats.clone()), Arc::clone(&there.store) as _, config).await;
-    started.map_err(|error| match error {
+    let worker = started.map_err(|error| match error {
         taken @ StartError::NameTaken { .. } => Failure::Other(anyhow::anyhow!(
             "{taken}, and is alive: give this one another --name, end that one first, or take its name with --replace"
         )),
         error => Failure::Other(anyhow::Error::new(error).context(format!("worker {name} does not start"))),
-    })
+    })?;
+    shown.worker(&worker);
+    Ok(worker)
 }
 
 /// The folders of `workspaces`, whose names must be distinct.

@@ -1,16 +1,17 @@
 //! `holdfast session`: open, get, list, touch, close.
 
 use clap::{Args, Subcommand};
+use holdfast_client::protocol::SessionId;
 use holdfast_client::protocol::document::Content;
 use holdfast_client::protocol::id::KindName;
-use holdfast_client::protocol::record::{LockMode, OnIdle, State};
-use holdfast_client::protocol::request::{Close, List, Mode, Open, OpenConfig};
-use holdfast_client::protocol::{SessionId, WorkerName};
+use holdfast_client::protocol::record::{LockMode, OnIdle};
+use holdfast_client::protocol::request::{Close, Mode, Open, OpenConfig};
 
 use crate::ask::{Asker, Requests};
 use crate::content::{Body, Fields, fields};
+use crate::duration::milliseconds;
 use crate::exit::Failure;
-use crate::list;
+use crate::list::ListArgs;
 use crate::lock::OptionalToken;
 use crate::words::{Words, one_of};
 
@@ -19,7 +20,6 @@ const MODES: Words =
 const ON_IDLE: Words = &[("passivate", "It leaves memory and comes back when asked for"), ("close", "It ends")];
 const LOCKS: Words =
     &[("optional", "While the lock is free, anybody may change the document"), ("required", "Only the holder may")];
-const STATES: Words = &[("active", "An agent owns it"), ("passive", "Nobody owns it"), ("closed", "It is over")];
 
 /// The session's id.
 #[derive(Args, Debug)]
@@ -39,8 +39,8 @@ pub(crate) enum Request {
         #[command(flatten)]
         session: Of,
     },
-    /// List the namespace's sessions
-    List(ListArgs),
+    /// List sessions
+    List(Box<ListArgs>),
     /// Count as activity, so that the session is not idle
     Touch {
         #[command(flatten)]
@@ -76,7 +76,7 @@ pub(crate) struct OpenArgs {
     #[arg(long, value_name = "HOW", value_parser = one_of::<Mode>(MODES))]
     mode: Option<Mode>,
     /// How long without activity counts as idle
-    #[arg(long, value_name = "MS")]
+    #[arg(long = "idle-timeout", alias = "idle-timeout-ms", value_name = "TIME", value_parser = milliseconds)]
     idle_timeout_ms: Option<u64>,
     /// What happens to an idle session [default: passivate]
     #[arg(long, value_name = "HOW", value_parser = one_of::<OnIdle>(ON_IDLE))]
@@ -89,22 +89,6 @@ pub(crate) struct OpenArgs {
     /// The initial fields of a new session
     #[arg(long, value_name = "JSON", value_parser = fields)]
     fields: Option<Fields>,
-}
-
-#[derive(Args, Debug)]
-pub(crate) struct ListArgs {
-    /// How many sessions to show at most, 1 to 1000; all when left out
-    #[arg(long, value_name = "N")]
-    limit: Option<u64>,
-    /// Continue here: `next` of the page before
-    #[arg(long, value_name = "CURSOR")]
-    after: Option<String>,
-    /// Only sessions in this state
-    #[arg(long, value_name = "STATE", value_parser = one_of::<State>(STATES))]
-    state: Option<State>,
-    /// Only sessions on this worker
-    #[arg(long, value_name = "NAME", value_parser = WorkerName::parse)]
-    worker: Option<WorkerName>,
 }
 
 impl OpenArgs {
@@ -131,10 +115,7 @@ impl Requests for Request {
         match self {
             Self::Open(open) => asker.ask(client.open(open.open()?)).await,
             Self::Get { session } => asker.ask(asker.session(&session).get()).await,
-            Self::List(ListArgs { limit, after, state, worker }) => {
-                let list = List { limit, after, state, worker, ..List::default() };
-                asker.show_page(&list::all(asker, list).await?)
-            }
+            Self::List(list) => list.show(asker).await,
             Self::Touch { session } => asker.ask(asker.session(&session).touch()).await,
             Self::Close { session, token, discard } => {
                 let close = Close { token: token.token, discard: discard.then_some(true), ..Close::default() };

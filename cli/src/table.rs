@@ -5,7 +5,7 @@
 use comfy_table::{Table, presets};
 use holdfast_client::protocol::id::KindName;
 use holdfast_client::protocol::reply::{
-    Closed, Document, Drained, Edited, Grant, Opened, Reclaimed, Released, Renewed, Saved, Session, SessionPage,
+    Closed, Document, Drained, Edited, Grant, Opened, Reclaimed, Released, Renewed, Saved, SecretRotated, Session,
     TakenOver, Touched, Unlocked, Validated, WorkerList, WorkerView,
 };
 
@@ -19,16 +19,16 @@ pub(crate) trait Shown {
 }
 
 /// A table of names and values.
-struct Facts(Table);
+pub(crate) struct Facts(Table);
 
 impl Facts {
-    fn new() -> Self {
+    pub(crate) fn new() -> Self {
         let mut table = Table::new();
         table.load_style(presets::NOTHING);
         Self(table)
     }
 
-    fn add(mut self, name: &str, value: impl ToString) -> Self {
+    pub(crate) fn add(mut self, name: &str, value: impl ToString) -> Self {
         self.0.add_row([name.to_owned(), plain(&value.to_string())]);
         self
     }
@@ -40,13 +40,13 @@ impl Facts {
         }
     }
 
-    fn shown(self) -> String {
+    pub(crate) fn shown(self) -> String {
         let lines: Vec<String> = self.0.lines().map(|line| line.trim().to_owned()).collect();
         lines.join("\n") + "\n"
     }
 }
 
-fn list(header: &[&str], rows: impl Iterator<Item = Vec<String>>) -> String {
+pub(crate) fn list(header: &[&str], rows: impl Iterator<Item = Vec<String>>) -> String {
     let mut table = Table::new();
     table.load_style(presets::UTF8_FULL_CONDENSED).set_header(header.to_vec());
     table.add_rows(rows.map(|row| row.iter().map(|cell| plain(cell)).collect::<Vec<_>>()));
@@ -57,7 +57,7 @@ fn ttl(ttl_ms: Option<u64>) -> String {
     ttl_ms.map_or("until released".to_owned(), |ttl| format!("{ttl} ms without renewal"))
 }
 
-fn file(workspace: Option<&String>, path: Option<&String>) -> Option<String> {
+pub(crate) fn file(workspace: Option<&String>, path: Option<&String>) -> Option<String> {
     Some(format!("{} in workspace {}", path?, workspace?))
 }
 
@@ -86,25 +86,6 @@ impl Shown for Session {
 impl Shown for Opened {
     fn shown(&self) -> String {
         session(&self.session).add("created now", if self.created { "yes" } else { "no" }).shown()
-    }
-}
-
-impl Shown for SessionPage {
-    fn shown(&self) -> String {
-        let row = |session: &Session| {
-            vec![
-                session.id.to_string(),
-                word(session.state),
-                session.owner.as_ref().map(|owner| owner.worker.to_string()).unwrap_or_default(),
-                session.lock.as_ref().map(|lock| lock.owner.clone()).unwrap_or_default(),
-                file(session.workspace.as_ref(), session.path.as_ref()).unwrap_or_default(),
-            ]
-        };
-        let mut text = list(&["session", "state", "worker", "locked by", "file"], self.sessions.iter().map(row));
-        if let Some(next) = &self.next {
-            text.push_str(&format!("there is more: --after {next}\n"));
-        }
-        text
     }
 }
 
@@ -211,6 +192,16 @@ impl Shown for Saved {
             .add("bytes", self.bytes)
             .add("digest", &self.digest)
             .add_some("cut off", (self.links_cut > 0).then(|| cut_off(self.links_cut)))
+            .shown()
+    }
+}
+
+impl Shown for SecretRotated {
+    fn shown(&self) -> String {
+        Facts::new()
+            .add("generation", self.generation)
+            .add("coordinators that use it", self.coordinators)
+            .add("locks freed", self.released)
             .shown()
     }
 }

@@ -19,6 +19,7 @@ use holdfast_client::protocol::WorkerName;
 use holdfast_client::protocol::subject::Root;
 use holdfast_coordinator::Coordinator;
 use holdfast_deploy::{KILL_TIME, Role, Server};
+use holdfast_meters::Phase;
 use holdfast_store::connect::{ConnectOptions, connect};
 use holdfast_store::provision::Provisioning;
 use holdfast_worker::Worker;
@@ -27,9 +28,10 @@ use tokio_util::sync::CancellationToken;
 
 use crate::connect::{Connection, Origin, failed};
 use crate::exit::Failure;
+use crate::metrics::{Metrics, Shown};
 use crate::output;
 use crate::serve::{
-    Ending, name_taken, prepare, random_name, start_coordinator, start_worker, unless_stopped, worker_config,
+    Ending, Trust, name_taken, prepare, random_name, start_coordinator, start_worker, unless_stopped, worker_config,
 };
 use crate::workspace::WorkspaceArg;
 
@@ -52,7 +54,11 @@ pub(crate) struct Up {
     #[arg(long)]
     insecure: bool,
     #[command(flatten)]
+    trust: Trust,
+    #[command(flatten)]
     ending: Ending,
+    #[command(flatten)]
+    metrics: Metrics,
     /// How many workers
     #[arg(long, default_value_t = 1, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=64))]
     workers: u16,
@@ -89,12 +95,13 @@ enum Ended {
 impl Up {
     /// Runs everything until `stop` is cancelled or nats-server ends.
     pub(crate) async fn run(self, connection: &Connection, stop: &CancellationToken) -> Result<(), Failure> {
+        let shown = self.metrics.start().await?;
         let Some(mut own) = unless_stopped(stop, self.own_server(&connection.root)).await? else { return Ok(()) };
         let access = Access::of(own.as_ref(), connection)?;
         let mut server = own.take().map(|own| own.server);
         let mut parts = Parts::default();
         let working = async {
-            self.start(connection, &access, &mut parts).await?;
+            self.start(connection, &access, &mut parts, &shown).await?;
             parts.until_taken().await
         };
         let outcome = tokio::select! {
@@ -106,8 +113,9 @@ impl Up {
             why = gone(&mut server) => Err(Ended::Server(why)),
             failure = working => Err(Ended::Part(failure.err().unwrap_or(Failure::Interrupted))),
         };
+        shown.enter(Phase::Ending);
         let until = Instant::now() + self.ending.of_parts();
-        match outcome {
+        let outcome = match outcome {
             Ok(()) => {
                 end(parts, server, until).await;
                 Ok(())
@@ -121,21 +129,35 @@ impl Up {
                 end(parts, None, Instant::now()).await;
                 Err(Failure::Other(why))
             }
-        }
+        };
+        shown.stop().await;
+        outcome
     }
 
-    async fn start(&self, connection: &Connection, access: &Access, parts: &mut Parts) -> Result<(), Failure> {
+    async fn start(
+        &self,
+        connection: &Connection,
+        access: &Access,
+        parts: &mut Parts,
+        shown: &Shown,
+    ) -> Result<(), Failure> {
         let workspaces = self.workspaces()?;
         let nats = access.connect("holdfast up: coordinator", Role::Coordinator).await?;
+        shown.connection("coordinator", &nats);
         let there = prepare(&nats, &connection.root, &Provisioning::default()).await?;
         let of_workers = access.connect("holdfast up: workers", Role::Worker).await?;
+        shown.connection("workers", &of_workers);
         let theirs = prepare(&of_workers, &connection.root, &Provisioning::of_worker()).await?;
         let names = self.worker_names();
         for name in &names {
             let config = worker_config(&connection.root, name.clone(), &workspaces)?;
-            parts.workers.push(start_worker(&of_workers, &theirs, config).await?);
+            parts.workers.push(start_worker(&of_workers, &theirs, config, shown).await?);
         }
-        parts.coordinator = Some(start_coordinator(&nats, there, &connection.root).await?);
+        // The accounts of our own server let clients in over service imports only.
+        let is_secure = access.is_ours && !self.insecure;
+        let trust = Trust { trust_request_info: self.trust.trust_request_info || is_secure };
+        parts.coordinator = Some(start_coordinator(&nats, there, &connection.root, trust, shown).await?);
+        shown.enter(Phase::Running);
         let banner = Banner {
             server: access.url.as_deref(),
             version: &nats.server_info().version,

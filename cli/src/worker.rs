@@ -9,6 +9,7 @@ use crate::ask::{Asker, Audit, Requests, until};
 use crate::connect::Connection;
 use crate::drain;
 use crate::exit::Failure;
+use crate::metrics::Metrics;
 use crate::output::Format;
 use crate::serve::{self, Ending};
 use crate::workspace::WorkspaceArg;
@@ -38,6 +39,8 @@ pub(crate) struct Daemon {
     pub(crate) replace: bool,
     #[command(flatten)]
     pub(crate) ending: Ending,
+    #[command(flatten)]
+    pub(crate) metrics: Metrics,
 }
 
 #[derive(Subcommand, Debug)]

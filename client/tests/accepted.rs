@@ -61,6 +61,7 @@ fn every_verb_is_asked_with_the_request_that_was_given() {
     asked.is(client.undrain(&worker, "done"), why("done"));
     asked.is(session.get(), Empty::default());
     asked.is(session.touch(), Empty::default());
+    asked.is(session.preview(), Empty::default());
     let close = Close { token: Some(token.clone()), discard: Some(true), ..Close::default() };
     asked.is(session.close(close.clone()), close);
     asked.is(session.acquire(Acquire::by("a").rotating(&token)), Acquire::by("a").rotating(&token));

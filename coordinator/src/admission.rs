@@ -5,25 +5,21 @@
 //! at a bounded rate, refused ones included, so a client that waits for each answer sends no faster than that. An
 //! admitted request is never delayed: excess requests are refused, and only the refusal is delayed.
 //!
-//! A client connection is identified by the common prefix of its reply subjects: libraries use one inbox prefix per
-//! connection. NATS tells no more about the sender, so a client that pretends to be many is bounded by the totals only.
+//! `Asker::client` identifies a client connection: by what nats-server tells of it, or by the common prefix of its reply
+//! subjects, because libraries use one inbox prefix per connection. A client that pretends to be many there is bounded by
+//! the totals only.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use async_nats::Subject;
 use holdfast_protocol::{Error, Reason};
 use tokio::time::Instant;
 
+use crate::asker::Asker;
 use crate::config::Config;
 use crate::error;
-
-/// The client connection of a reply subject: all but its last token. Clients that make a new inbox like `_INBOX.x` for
-/// each request cannot be told apart, and count as one client.
-pub(crate) fn client_of(reply: &str) -> &str {
-    reply.rsplit_once('.').map_or("", |(inbox, _)| inbox)
-}
+use crate::meters::Meters;
 
 /// Messages of fewer bytes are not rate-limited.
 const LARGE: usize = 128 * 1024;
@@ -82,13 +78,14 @@ pub(crate) struct Admission {
     loads: Mutex<Loads>,
     bytes_per_second: usize,
     paces: moka::sync::Cache<String, Pace>,
+    meters: Meters,
 }
 
 /// One admitted request. Dropping it frees its share.
 #[derive(Debug)]
 pub(crate) struct Admitted {
     admission: Arc<Admission>,
-    reply: Subject,
+    asker: Asker,
     bytes: usize,
 }
 
@@ -101,7 +98,8 @@ impl Admission {
         let most_of_client = Load { requests: share(most.requests), bytes };
         let paces = moka::sync::Cache::builder().max_capacity(PACED).time_to_idle(Duration::from_secs(60)).build();
         let bytes_per_second = config.client_bytes_per_second.max(1);
-        Arc::new(Self { most, most_of_client, loads: Mutex::default(), bytes_per_second, paces })
+        let meters = config.meters.clone();
+        Arc::new(Self { most, most_of_client, loads: Mutex::default(), bytes_per_second, paces, meters })
     }
 
     // Every change leaves the sums consistent, so a poisoned lock is safe to use.
@@ -111,12 +109,12 @@ impl Admission {
 
     /// Counts a message of `bytes` against its client's rate for large messages. [`BURST`] says how many may come at
     /// once.
-    pub(crate) fn pace(&self, reply: &Subject, bytes: usize) -> Pacing {
+    pub(crate) fn pace(&self, asker: &Asker, bytes: usize) -> Pacing {
         if bytes < LARGE {
             return Pacing::Fine;
         }
         let now = Instant::now();
-        let pace = self.paces.get_with_by_ref(client_of(reply), || Arc::new(Mutex::new(now)));
+        let pace = self.paces.get_with_by_ref(asker.client(), || Arc::new(Mutex::new(now)));
         let mut spoken_for = pace.lock().unwrap_or_else(PoisonError::into_inner);
         let takes = BURST.mul_f64(bytes as f64 / self.bytes_per_second as f64);
         let until = (*spoken_for).max(now) + takes;
@@ -129,12 +127,12 @@ impl Admission {
         Pacing::TooMuch { put_off: spoken_for.saturating_duration_since(now + BURST) }
     }
 
-    /// Admits a request of `bytes` with the reply subject `reply`.
+    /// Admits a request of `bytes`.
     ///
     /// # Errors
     /// `busy` / `mailbox_full` when a bound is reached.
-    pub(crate) fn admit(self: &Arc<Self>, reply: &Subject, bytes: usize) -> Result<Admitted, Error> {
-        let client = client_of(reply);
+    pub(crate) fn admit(self: &Arc<Self>, asker: &Asker, bytes: usize) -> Result<Admitted, Error> {
+        let client = asker.client();
         let mut loads = self.loads();
         let (all, own) = (loads.all.with(bytes), loads.by_client.get(client).copied().unwrap_or_default().with(bytes));
         if !own.is_within(self.most_of_client) {
@@ -151,15 +149,17 @@ impl Admission {
             }
         }
         drop(loads);
-        Ok(Admitted { admission: self.clone(), reply: reply.clone(), bytes })
+        self.meters.admitted(bytes);
+        Ok(Admitted { admission: self.clone(), asker: asker.clone(), bytes })
     }
 }
 
 impl Drop for Admitted {
     fn drop(&mut self) {
+        self.admission.meters.released(self.bytes);
         let mut loads = self.admission.loads();
         loads.all = loads.all.without(self.bytes);
-        let client = client_of(&self.reply);
+        let client = self.asker.client();
         let Some(own) = loads.by_client.get_mut(client) else { return };
         *own = own.without(self.bytes);
         if *own == Load::default() {
@@ -179,12 +179,8 @@ mod tests {
         Admission::new(&config)
     }
 
-    #[test]
-    fn a_connection_is_told_by_its_inbox() {
-        assert_eq!(client_of("_INBOX.abc.1"), "_INBOX.abc");
-        assert_eq!(client_of("_INBOX.abc.def.2"), "_INBOX.abc.def");
-        assert_eq!(client_of("_INBOX.once"), "_INBOX", "those with an inbox per request are one");
-        assert_eq!(client_of("reply"), "");
+    fn asker(reply: &str) -> Asker {
+        Asker::of(reply.into())
     }
 
     #[test]
@@ -198,9 +194,9 @@ mod tests {
             }
         };
         assert_eq!((refusal.reason, flood.len()), (Reason::MailboxFull, 25));
-        let other = admission.admit(&"_INBOX.other.1".into(), 1_000).unwrap();
+        let other = admission.admit(&asker("_INBOX.other.1"), 1_000).unwrap();
         drop(flood.pop());
-        assert!(admission.admit(&"_INBOX.flood.x".into(), 10).is_ok(), "there is room again");
+        assert!(admission.admit(&asker("_INBOX.flood.x"), 10).is_ok(), "there is room again");
         drop((flood, other));
         assert!(admission.loads().by_client.is_empty() && admission.loads().all == Load::default());
     }
@@ -208,7 +204,7 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn large_messages_of_one_client_are_taken_in_at_a_bounded_rate() {
         let admission = Admission::new(&Config { client_bytes_per_second: 10 * LARGE, ..Config::default() });
-        let (flood, other) = (Subject::from("_INBOX.flood.1"), Subject::from("_INBOX.other.1"));
+        let (flood, other) = (asker("_INBOX.flood.1"), asker("_INBOX.other.1"));
         let put_off = |ms| Pacing::TooMuch { put_off: Duration::from_millis(ms) };
         let paces: Vec<Pacing> = (0..1_000).map(|_| admission.pace(&flood, LARGE)).collect();
         assert_eq!((paces[9], paces[10], paces[12]), (Pacing::Fine, put_off(100), put_off(300)));
@@ -223,12 +219,12 @@ mod tests {
     fn bytes_are_bounded_of_each_and_of_all() {
         let admission = admission();
         let large: Vec<Admitted> =
-            (0..2).map(|n| admission.admit(&format!("_INBOX.a.{n}").into(), 1_000).unwrap()).collect();
-        assert!(admission.admit(&"_INBOX.a.2".into(), 1_000).is_err(), "2,500 bytes are a share");
+            (0..2).map(|n| admission.admit(&asker(&format!("_INBOX.a.{n}")), 1_000).unwrap()).collect();
+        assert!(admission.admit(&asker("_INBOX.a.2"), 1_000).is_err(), "2,500 bytes are a share");
         let others: Vec<Admitted> =
-            (0..8).map(|n| admission.admit(&format!("_INBOX.b{n}.1").into(), 1_000).unwrap()).collect();
-        assert!(admission.admit(&"_INBOX.c.1".into(), 1).is_err(), "10,000 bytes are all");
+            (0..8).map(|n| admission.admit(&asker(&format!("_INBOX.b{n}.1")), 1_000).unwrap()).collect();
+        assert!(admission.admit(&asker("_INBOX.c.1"), 1).is_err(), "10,000 bytes are all");
         drop((large, others));
-        assert!(admission.admit(&"_INBOX.c.1".into(), 1).is_ok());
+        assert!(admission.admit(&asker("_INBOX.c.1"), 1).is_ok());
     }
 }

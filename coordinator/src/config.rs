@@ -8,6 +8,8 @@ use holdfast_protocol::Limits;
 use holdfast_protocol::subject::Root;
 use holdfast_store::{LEASE_RENEW, LEASE_TTL};
 
+use crate::meters::Meters;
+
 /// How long the pinned relay may send no pull request before the server pins another coordinator.
 pub(crate) const PIN_TIMEOUT: Duration = Duration::from_secs(3);
 /// How long one pull request of the relay waits for messages. Each renews the relay's pin.
@@ -21,6 +23,9 @@ const _: () = assert!(PIN_TIMEOUT.as_millis() * 2 < RELAY_ACK_WAIT.as_millis());
 
 /// How long an agent may take to report a lock's lease. After that a conflict is explained without it.
 pub(crate) const LEASE_VIEW_TIMEOUT: Duration = Duration::from_millis(250);
+/// How long others may take to tell what they know for a preview or for a list of idle sessions. What they do not tell
+/// in time is not known.
+pub(crate) const TELL_TIMEOUT: Duration = Duration::from_millis(400);
 /// How long an agent may take to finish before its session moves without waiting. An agent that takes longer can write
 /// nothing any more either, so only the log stays longer than needed.
 pub(crate) const HANDOVER_TIMEOUT: Duration = Duration::from_secs(1);
@@ -36,6 +41,10 @@ pub struct Config {
     pub name: String,
     /// The version that the micro service reports (semver).
     pub version: String,
+    /// Whether the header `Nats-Request-Info` tells who asked. Only if all clients reach this coordinator over service
+    /// imports with `share`, and everybody in its own account is trusted: within one account a client writes the header
+    /// itself.
+    pub trust_request_info: bool,
     /// What clients may ask for.
     pub limits: Limits,
     /// How long one request may take, without the time in a lock's queue. If an agent has not answered by then, the
@@ -74,6 +83,12 @@ pub struct Config {
     pub sweep_per_second: u32,
     /// How long the record of a closed session is kept, for retries and for readers of its history.
     pub closed_retention: Duration,
+    /// What is counted.
+    pub meters: Meters,
+    /// How often the coordinator looks at itself for its health; `None`: never.
+    pub self_check: Option<Duration>,
+    /// How long the relay may stand still, or the storage be silent, before the coordinator is not healthy.
+    pub patience: Duration,
 }
 
 impl Default for Config {
@@ -82,6 +97,7 @@ impl Default for Config {
             root: Root::default(),
             name: "coordinator".to_owned(),
             version: env!("CARGO_PKG_VERSION").to_owned(),
+            trust_request_info: false,
             limits: Limits::default(),
             request_timeout: Duration::from_secs(5),
             max_in_flight: 4096,
@@ -100,6 +116,9 @@ impl Default for Config {
             sweep_delay: Duration::from_secs(3),
             sweep_per_second: 500,
             closed_retention: Duration::from_secs(24 * 3600),
+            meters: Meters::default(),
+            self_check: None,
+            patience: Duration::from_secs(15),
         }
     }
 }

@@ -20,9 +20,11 @@ use crate::error;
 use crate::explain::Conflicts;
 use crate::fleet::Fleet;
 use crate::grants::Grants;
+use crate::health::Looks;
 use crate::place::Returning;
 use crate::records::Records;
 use crate::relay;
+use crate::secrets::Secrets;
 use crate::waiters::Waiters;
 
 /// How often a change that waits for the relay checks the relay's progress.
@@ -43,7 +45,7 @@ pub(crate) struct Context {
     pub(crate) store: Store,
     /// The same storage, for the relay.
     pub(crate) feed: SharedFeed,
-    pub(crate) secret: Secret,
+    pub(crate) secrets: Secrets,
     pub(crate) config: Config,
     pub(crate) records: Records,
     pub(crate) fleet: Fleet,
@@ -53,6 +55,8 @@ pub(crate) struct Context {
     pub(crate) countdown: Countdown,
     pub(crate) returning: Returning,
     pub(crate) floor: Floor,
+    /// What this coordinator found when it looked at itself.
+    pub(crate) looks: Looks,
     /// Permits for reading a page of a list, given in order of arrival.
     pub(crate) pages: Semaphore,
     /// The tasks of requests.
@@ -76,6 +80,7 @@ impl Context {
             countdown: Countdown::default(),
             returning: Returning::default(),
             floor,
+            looks: Looks::default(),
             pages: Semaphore::new(PAGES_AT_ONCE),
             tasks: TaskTracker::new(),
             leaving: CancellationToken::new(),
@@ -85,7 +90,7 @@ impl Context {
             wire,
             store,
             feed,
-            secret,
+            secrets: Secrets::new(secret),
             config,
         }
     }

@@ -7,6 +7,7 @@ use std::future::Future;
 use std::sync::Arc;
 use std::time::Duration;
 
+use holdfast_meters::Part;
 use holdfast_protocol::token::Secret;
 use holdfast_store::{SharedFeed, SharedWire};
 use tokio::time::Instant;
@@ -19,8 +20,11 @@ use crate::countdown;
 use crate::endpoint::Endpoints;
 use crate::error::StartError;
 use crate::grants;
+use crate::health;
+use crate::lines;
 use crate::micro::Micro;
 use crate::relay::{self, Pin};
+use crate::secrets;
 use crate::sweep;
 
 /// The part of a grace period that is kept for each of the two steps after the last answer: releasing the relay's pin,
@@ -73,7 +77,13 @@ impl Coordinator {
         self.begin(self.until_ending(relay::follow_floor(context.clone(), floor)));
         let words = grants::subscribe(context).await?;
         self.begin(self.until_ending(grants::watch(context.clone(), words)));
+        let subject = context.config.root.coordinators(holdfast_protocol::internal::coordinators::LINE);
+        let questions = lines::subscribe(context).await;
+        let questions = questions.map_err(|source| StartError::Subscribe { subject, source })?;
+        self.begin(self.until_ending(lines::tell(context.clone(), questions)));
         self.begin(countdown::run(context.clone(), self.ending.clone()));
+        let news = secrets::subscribe(context).await?;
+        self.begin(self.until_ending(secrets::follow(context.clone(), news)));
         let questions = micro.listen(&*context.wire).await?;
         let (micro, wire) = (micro.clone(), context.wire.clone());
         self.begin(self.until_ending(async move { micro.answer(&*wire, questions).await }));
@@ -81,8 +91,16 @@ impl Coordinator {
         self.begin(async move { fleet.fleet.run(fleet.config.lease_poll, ending).await });
         let pin = Arc::new(Pin::default());
         self.begin(relay::run(context.clone(), pin.clone(), self.ending.clone()));
+        if let Some(interval) = context.config.self_check {
+            self.begin(health::run(context.clone(), pin.clone(), interval, self.ending.clone()));
+        }
         self.begin(sweep::run(context.clone(), pin, self.ending.clone()));
         Ok(())
+    }
+
+    /// This coordinator as it shows itself.
+    pub fn part(&self) -> Arc<dyn Part> {
+        Arc::new(health::Shown(self.context.clone()))
     }
 
     fn begin(&self, task: impl Future<Output = ()> + Send + 'static) {

@@ -19,10 +19,15 @@ use holdfast_protocol::subject::{RequestSubject, Root, Verb};
 use holdfast_protocol::{Error, Reason, RequestId, SessionKey};
 use holdfast_store::chance;
 use holdfast_store::mutant::{self, Mutant};
+use holdfast_store::trace::{self, Traces};
 use holdfast_store::wire::{Outgoing, PublishError, Subscription};
 use tokio::time::Instant;
+use tracing::field::Empty;
+use tracing::{Instrument, Span};
 
 use crate::admission::{Admission, Admitted, Pacing};
+use crate::asker::{Asker, passed_on};
+use crate::audit::Audit;
 use crate::context::Context;
 use crate::error::{self, StartError};
 use crate::micro::{Micro, QUEUE};
@@ -48,7 +53,7 @@ pub(crate) struct Endpoints {
 /// A request that was accepted.
 enum Work {
     /// A request that is answered without waiting for a lock.
-    Request { subject: RequestSubject, incoming: Incoming, _admitted: Admitted },
+    Request { subject: RequestSubject, incoming: Incoming, audit: Option<Audit>, _admitted: Admitted },
     /// A request for a lock. While it waits it holds no body, and it counts as a waiter and not as in flight.
     Acquire { key: SessionKey, acquiring: Acquiring, made: RequestId, arrived: Instant, _admitted: Option<Admitted> },
 }
@@ -57,6 +62,7 @@ enum Work {
 struct Refusal {
     error: Box<Error>,
     payload: Bytes,
+    audit: Option<Audit>,
     /// How long the answer is delayed.
     put_off: Duration,
 }
@@ -73,7 +79,8 @@ impl Endpoints {
     /// [`StartError`] when the connection takes no subscriptions.
     pub(crate) async fn subscribe(&self) -> Result<Vec<Subscription>, StartError> {
         let mut subscribers = Vec::new();
-        for subject in self.context.config.root.catch_all() {
+        let root = &self.context.config.root;
+        for subject in root.catch_all().into_iter().chain([root.waiters()]) {
             let subscriber = self.context.wire.subscribe(subject.clone().into(), Some(QUEUE)).await;
             subscribers.push(subscriber.map_err(|source| StartError::Subscribe { subject, source })?);
         }
@@ -111,6 +118,11 @@ impl Endpoints {
 
     async fn take(self: &Arc<Self>, message: Message) {
         let arrived = Instant::now();
+        let Some(message) = self.received(message).await else { return };
+        let made = RequestId::made(chance::id());
+        let verb = verb_of(&message.subject);
+        let asker = self.asker(&message);
+        let audit = Audit::of(verb, &message.subject, &message.payload, &asker, &made);
         let Some(reply) = message.reply.clone().filter(|reply| self.context.config.root.may_answer(reply)) else {
             tracing::debug!(subject = %message.subject, "a request was dropped: its reply subject is not allowed");
             return;
@@ -118,23 +130,46 @@ impl Endpoints {
         if is_log_frame(&self.context.config.root, &message.subject) {
             return;
         }
-        let made = RequestId::made(chance::id());
-        let verb = verb_of(&message.subject);
-        match self.begin(message, &reply, &made, arrived) {
+        let span = span_of(verb);
+        let trace = trace::begin(&span, trace::of(message.headers.as_ref()));
+        match span.in_scope(|| self.begin(message, asker, audit, &made, arrived)) {
             Ok(work) => {
                 let endpoints = self.clone();
-                self.spawn(async move { endpoints.work(work, &reply).await });
+                let work = async move { endpoints.work(work, &reply).await }.instrument(span);
+                self.spawn(trace::within(Traces::one(trace), work));
             }
-            Err(Refusal { error, payload, put_off }) if put_off.is_zero() || self.is_full_of_refusals() => {
+            Err(Refusal { error, payload, audit, put_off }) if put_off.is_zero() || self.is_full_of_refusals() => {
+                end(audit, Some(&error));
                 self.answer(&reply, Response::error(*error, &payload, &made), verb, arrived).await;
             }
-            Err(Refusal { error, payload, put_off }) => {
+            Err(Refusal { error, payload, audit, put_off }) => {
+                end(audit, Some(&error));
                 let endpoints = self.clone();
                 self.spawn(async move {
                     tokio::time::sleep(put_off).await;
                     endpoints.answer(&reply, Response::error(*error, &payload, &made), verb, arrived).await;
                 });
             }
+        }
+    }
+
+    /// The request as its client sent it. One that another coordinator passed on is confirmed to that coordinator.
+    async fn received(&self, message: Message) -> Option<Message> {
+        let root = &self.context.config.root;
+        if root.parse_waiter(&message.subject).is_none() {
+            return Some(message);
+        }
+        let passed = passed_on(root, &message)?;
+        let confirmed = self.context.wire.publish(Outgoing::to(message.reply?, "{}")).await;
+        confirmed.inspect_err(|error| tracing::debug!(%error, "a request was not taken over")).ok()?;
+        Some(passed)
+    }
+
+    fn asker(&self, message: &Message) -> Asker {
+        let reply = message.reply.clone().unwrap_or_else(|| Subject::from_static(""));
+        match self.context.config.trust_request_info {
+            true => Asker::told(message, reply),
+            false => Asker::of(reply),
         }
     }
 
@@ -149,47 +184,56 @@ impl Endpoints {
 
     /// Decides whether a request is accepted. A request that waits for a lock joins the queue here. This awaits
     /// nothing, so the queue has the order of arrival.
-    fn begin(&self, message: Message, reply: &Subject, made: &RequestId, arrived: Instant) -> Result<Work, Refusal> {
+    fn begin(
+        &self,
+        message: Message,
+        asker: Asker,
+        mut audit: Option<Audit>,
+        made: &RequestId,
+        arrived: Instant,
+    ) -> Result<Work, Refusal> {
         let Message { subject, payload, .. } = message;
         let limits = &self.context.config.limits;
-        let pacing = self.admission.pace(reply, payload.len());
+        let pacing = self.admission.pace(&asker, payload.len());
         let put_off = if let Pacing::TooMuch { put_off } = pacing { put_off } else { Duration::ZERO };
-        let refuse = |error| Refusal { error: Box::new(error), payload: payload.clone(), put_off };
-        let refuse_unread = |error| {
-            // Copied, so that the whole body is not kept in memory until the answer.
-            let begin = Bytes::copy_from_slice(&payload[..payload.len().min(PEEK_BYTES)]);
-            Refusal { error: Box::new(error), payload: begin, put_off }
+        let whole = |error| (error, payload.clone());
+        // Copied, so that the whole body is not kept in memory until the answer.
+        let unread = |error| (error, Bytes::copy_from_slice(&payload[..payload.len().min(PEEK_BYTES)]));
+        let mut begun = || {
+            if payload.len() > limits.request_bytes {
+                return Err(unread(error::over_limit(payload.len(), limits)));
+            }
+            let subject = self.context.config.root.parse_request(&subject).map_err(whole)?;
+            name_in_span(&subject);
+            if pacing != Pacing::Fine {
+                let why = "this client sends more large requests than are taken in";
+                return Err(unread(error::busy(Reason::MailboxFull, why)));
+            }
+            let admitted = self.admission.admit(&asker, payload.len()).map_err(unread)?;
+            let incoming = Incoming {
+                asker: asker.clone(),
+                payload: payload.clone(),
+                made: made.clone(),
+                arrived,
+                timeout: self.context.config.request_timeout,
+                peeked: OnceLock::new(),
+            };
+            let is_short = payload.len() <= ACQUIRE_BYTES && !mutant::is(Mutant::PlaceAfterAwait);
+            let key = match subject {
+                RequestSubject::Session(Verb::LockAcquire, key) if is_short => key,
+                subject => return Ok(Work::Request { subject, incoming, audit: audit.take(), _admitted: admitted }),
+            };
+            let acquiring = verb::begin_acquire(&self.context, &key, &incoming).map_err(whole)?;
+            let admitted = (!acquiring.waits()).then_some(admitted);
+            Ok(Work::Acquire { key, acquiring, made: made.clone(), arrived, _admitted: admitted })
         };
-        if payload.len() > limits.request_bytes {
-            return Err(refuse_unread(error::over_limit(payload.len(), limits)));
-        }
-        let subject = self.context.config.root.parse_request(&subject).map_err(refuse)?;
-        if pacing != Pacing::Fine {
-            let why = "this client sends more large requests than are taken in";
-            return Err(refuse_unread(error::busy(Reason::MailboxFull, why)));
-        }
-        let admitted = self.admission.admit(reply, payload.len()).map_err(refuse_unread)?;
-        let incoming = Incoming {
-            reply: reply.clone(),
-            payload: payload.clone(),
-            made: made.clone(),
-            arrived,
-            timeout: self.context.config.request_timeout,
-            peeked: OnceLock::new(),
-        };
-        let is_short = payload.len() <= ACQUIRE_BYTES && !mutant::is(Mutant::PlaceAfterAwait);
-        let key = match subject {
-            RequestSubject::Session(Verb::LockAcquire, key) if is_short => key,
-            subject => return Ok(Work::Request { subject, incoming, _admitted: admitted }),
-        };
-        let acquiring = verb::begin_acquire(&self.context, &key, &incoming).map_err(refuse)?;
-        let admitted = (!acquiring.waits()).then_some(admitted);
-        Ok(Work::Acquire { key, acquiring, made: made.clone(), arrived, _admitted: admitted })
+        let begun = begun();
+        begun.map_err(|(error, payload)| Refusal { error: Box::new(error), payload, audit, put_off })
     }
 
     async fn work(&self, work: Work, reply: &Subject) {
         match work {
-            Work::Request { subject: RequestSubject::Session(Verb::LockAcquire, key), incoming, _admitted } => {
+            Work::Request { subject: RequestSubject::Session(Verb::LockAcquire, key), incoming, _admitted, .. } => {
                 let acquire = async {
                     if mutant::is(Mutant::PlaceAfterAwait) {
                         tokio::time::sleep(chance::pause(Duration::ZERO..Duration::from_millis(5))).await;
@@ -203,9 +247,14 @@ impl Endpoints {
                     self.answer(reply, answer, Some(Verb::LockAcquire), incoming.arrived).await;
                 }
             }
-            Work::Request { subject, incoming, _admitted } => {
+            Work::Request { subject, incoming, audit, _admitted } => {
                 let verb = subject.verb();
+                // An agent parses the body; a small one is looked into for the id that the log lines name.
+                if !Span::current().is_disabled() && verb.is_relayed() && incoming.payload.len() <= PEEK_BYTES {
+                    incoming.peeked();
+                }
                 let outcome = caught(verb, verb::answer(&self.context, subject, &incoming)).await;
+                end(audit, outcome.as_ref().err());
                 let answer = outcome.unwrap_or_else(|error| Response::error(error, &incoming.payload, &incoming.made));
                 self.answer(reply, answer, Some(verb), incoming.arrived).await;
             }
@@ -224,17 +273,20 @@ impl Endpoints {
     }
 
     async fn answer(&self, reply: &Subject, answer: Response, verb: Option<Verb>, arrived: Instant) {
-        let Response { headers, body, mut fault, granted } = answer;
+        let Response { headers, body, mut fault, mut refused, granted } = answer;
         let unheard = granted.map(|granted| self.context.grants.expect(granted));
         let answer = Outgoing { subject: reply.clone(), reply: unheard, headers, payload: body };
         if let Err(unsent) = self.context.wire.publish(answer).await {
             tracing::warn!(error = %unsent, "a reply was not sent");
             if matches!(unsent, PublishError::TooLarge(_)) {
                 fault = self.answer_too_large(reply).await;
+                refused = Some(Reason::RequestTooLarge);
             }
         }
+        let took = arrived.elapsed();
+        self.context.config.meters.answered(verb, refused, took);
         if let Some(verb) = verb {
-            self.micro.count(verb, arrived.elapsed(), fault);
+            self.micro.count(verb, took, fault);
         }
     }
 
@@ -250,6 +302,13 @@ impl Endpoints {
     }
 }
 
+/// Writes the audit line of a request, if it has one.
+fn end(audit: Option<Audit>, refusal: Option<&Error>) {
+    if let Some(audit) = audit {
+        audit.end(refusal);
+    }
+}
+
 /// The outcome of a handler; a panic becomes an `internal` error. Shared state stays valid: see where each lock is
 /// taken.
 async fn caught<T>(verb: Verb, handling: impl Future<Output = Result<T, Error>>) -> Result<T, Error> {
@@ -257,6 +316,28 @@ async fn caught<T>(verb: Verb, handling: impl Future<Output = Result<T, Error>>)
         tracing::error!(%verb, "a handler panicked");
         Err(error::bug("the request met a bug in the coordinator"))
     })
+}
+
+/// The span of a request. Its fields are known once subject and body are read.
+fn span_of(verb: Option<Verb>) -> Span {
+    let verb = verb.map_or("unknown", Verb::as_str);
+    tracing::info_span!("request", verb, namespace = Empty, session = Empty, worker = Empty, request_id = Empty)
+}
+
+fn name_in_span(subject: &RequestSubject) {
+    let span = Span::current();
+    match subject {
+        RequestSubject::Session(_, key) => {
+            span.record("namespace", key.namespace.as_str()).record("session", key.id.as_str());
+        }
+        RequestSubject::Namespace(_, namespace) => {
+            span.record("namespace", namespace.as_str());
+        }
+        RequestSubject::Worker(_, worker) => {
+            span.record("worker", worker.as_str());
+        }
+        RequestSubject::Fleet(_) => {}
+    }
 }
 
 /// Whether `subject` is the subject of a log, like `<root>.log.session.open`. The stream stores such a message and

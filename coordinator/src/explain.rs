@@ -35,16 +35,18 @@ pub(crate) async fn complete(context: &Context, known: &Known, error: &mut Error
         return;
     }
     let Some(held) = &known.record.lock else { return };
-    let expires_in_ms = match held.ttl_ms {
-        None => None,
-        Some(ttl_ms) => match link::lease(context, known).await {
-            Some(view) if view.lock_revision == held.revision => view.expires_in_ms,
-            // The agent has not heard of this lock yet, so the countdown has not begun.
-            Some(view) if view.lock_revision < held.revision => Some(ttl_ms),
-            Some(_) | None => None,
-        },
-    };
-    holdfast_rules::conflict::explain(error, held_for_ms(held), expires_in_ms);
+    holdfast_rules::conflict::explain(error, held_for_ms(held), expires_in_ms(context, known, held).await);
+}
+
+/// How long `held`, the lock of `known`, lives without renewal; `None`: until it is released, or not known.
+pub(crate) async fn expires_in_ms(context: &Context, known: &Known, held: &Lock) -> Option<u64> {
+    let ttl_ms = held.ttl_ms?;
+    match link::lease(context, known).await {
+        Some(view) if view.lock_revision == held.revision => view.expires_in_ms,
+        // The agent has not heard of this lock yet, so the countdown has not begun.
+        Some(view) if view.lock_revision < held.revision => Some(ttl_ms),
+        Some(_) | None => None,
+    }
 }
 
 fn is_about_a_lock(error: &Error) -> bool {
@@ -52,7 +54,7 @@ fn is_about_a_lock(error: &Error) -> bool {
 }
 
 /// Compares this machine's clock with the clock of the coordinator that granted the lock: for people only.
-fn held_for_ms(held: &Lock) -> Option<u64> {
+pub(crate) fn held_for_ms(held: &Lock) -> Option<u64> {
     let since: jiff::Timestamp = held.acquired_at.parse().ok()?;
     let held_for = chance::now().duration_since(since).as_millis();
     Some(u64::try_from(held_for).unwrap_or(0))
@@ -65,15 +67,15 @@ async fn announce(context: &Context, known: &Known, error: &Error, operation: &O
         return;
     }
     let happening = signal::of_conflict(error, operation.actor.as_deref(), &operation.request_id);
-    publish(context, known, happening).await;
+    publish(context, known, happening.proven(operation.actor_proven.as_deref())).await;
 }
 
 /// Publishes `doc.failed` for a load or save that an agent refused. Best effort, like a conflict.
 pub(crate) async fn failed(context: &Context, known: &Known, error: &Error, operation: &Operation) {
     if context.conflicts.may_announce(&known.record.key()) {
         let path = known.record.path.as_ref().map(CanonicalPath::as_str);
-        publish(context, known, signal::of_failure(error, path, operation.actor.as_deref(), &operation.request_id))
-            .await;
+        let happening = signal::of_failure(error, path, operation.actor.as_deref(), &operation.request_id);
+        publish(context, known, happening.proven(operation.actor_proven.as_deref())).await;
     }
 }
 

@@ -5,7 +5,8 @@
 //! no client can have another client's grant taken back.
 //!
 //! Deliberately absent: requesters behind a service import. There the server itself is the responder, so a requester
-//! that is gone cannot be detected; see [`is_imported`].
+//! that is gone cannot be detected; see `Asker::is_imported`. Their grants are published without a reply
+//! subject: they end by the `ttl_ms` that a waiter must give there.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -71,11 +72,6 @@ impl Grants {
     fn unheard(&self, subject: &str) -> Option<Granted> {
         self.recent.remove(subject.strip_prefix(&self.prefix)?)
     }
-}
-
-/// Whether a request with this reply subject came over a service import, where the server is the responder.
-pub(crate) fn is_imported(reply: &str) -> bool {
-    reply.starts_with("_R_.")
 }
 
 /// Subscribes to the server's 503 messages about grants.

@@ -11,6 +11,7 @@ use crate::context::Context;
 use crate::error;
 use crate::fleet::placement::Needs;
 use crate::link::{self, Activated, Beginning, Presence};
+use crate::meters::Placement;
 use crate::operation::Operation;
 use crate::place::{self, Giving};
 
@@ -31,7 +32,8 @@ pub(crate) async fn from_silent(context: &Context, known: &Known, operation: &Op
             let chosen =
                 context.fleet.choose(&key, Needs::of(&known.record), Some(&owner.worker), operation.deadline).await;
             let Ok(chosen) = chosen else { return };
-            leave(context, known, chosen, &format!("worker {} does not answer", owner.worker), operation).await;
+            let why = Why { reason: &format!("worker {} does not answer", owner.worker), cause: Placement::Failover };
+            leave(context, known, chosen, why, operation).await;
         }
     }
 }
@@ -56,7 +58,8 @@ pub(crate) async fn from_read_only(
     };
     link::handover(context, owner, key, HANDOVER_TIMEOUT.min(operation.left() / 2)).await;
     let reason = format!("worker {} has workspace {workspace} read-only", owner.worker);
-    if let Some(known) = leave(context, &known, chosen, &reason, operation).await {
+    let why = Why { reason: &reason, cause: Placement::Moved };
+    if let Some(known) = leave(context, &known, chosen, why, operation).await {
         return Ok(Some(known));
     }
     // A concurrent save may have moved it.
@@ -69,16 +72,22 @@ fn is_with_writer(context: &Context, known: &Known) -> bool {
     owner.as_ref().zip(workspace.as_ref()).is_some_and(|(owner, workspace)| context.fleet.may_write(owner, workspace))
 }
 
+/// Why a session leaves its worker.
+struct Why<'a> {
+    reason: &'a str,
+    cause: Placement,
+}
+
 /// Gives the session of `known` to `chosen`. Returns the new record, or `None` if the record changed meanwhile.
 async fn leave(
     context: &Context,
     known: &Known,
     chosen: Process,
-    reason: &str,
+    Why { reason, cause }: Why<'_>,
     operation: &Operation,
 ) -> Option<Known> {
     let key = known.record.key();
-    let written = Giving { at: known.revision, to: chosen, reason }.write(context, &key, operation).await;
+    let written = Giving { at: known.revision, to: chosen, reason, cause }.write(context, &key, operation).await;
     let known = match written {
         Ok(known) => known,
         // Another writer changed the record.

@@ -9,6 +9,8 @@
 //! what decides is the compare-and-set on the session's record.
 
 mod admission;
+mod asker;
+mod audit;
 mod cache;
 mod config;
 mod context;
@@ -23,8 +25,11 @@ mod explain;
 mod fixture;
 mod fleet;
 mod grants;
+mod health;
 mod leave;
+mod lines;
 mod link;
+mod meters;
 mod micro;
 mod operation;
 mod pasts;
@@ -32,7 +37,9 @@ mod place;
 mod records;
 mod relay;
 mod response;
+mod revoke;
 mod route;
+mod secrets;
 mod sweep;
 mod verb;
 mod waiters;
@@ -41,3 +48,4 @@ mod writer;
 pub use config::Config;
 pub use coordinator::Coordinator;
 pub use error::StartError;
+pub use meters::Meters;

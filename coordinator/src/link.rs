@@ -10,14 +10,15 @@ use async_nats::{HeaderValue, Message};
 use bytes::Bytes;
 use holdfast_protocol::document::Content;
 use holdfast_protocol::error::ErrorReply;
-use holdfast_protocol::internal::{Activate, Hint, LeaseView, MOVED_HEADER, REVISION_HEADER, call};
+use holdfast_protocol::internal::{Activate, Hint, Inspection, LeaseView, MOVED_HEADER, REVISION_HEADER, call};
 use holdfast_protocol::record::Owner;
 use holdfast_protocol::{Error, SessionKey};
+use holdfast_store::trace;
 use holdfast_store::wire::{Outgoing, Request, RequestError};
 use serde::Serialize;
 use tokio::time::Instant;
 
-use crate::config::LEASE_VIEW_TIMEOUT;
+use crate::config::{LEASE_VIEW_TIMEOUT, TELL_TIMEOUT};
 use crate::context::Context;
 use crate::error;
 use crate::fleet::CONFIRM;
@@ -124,7 +125,8 @@ fn lease_letter(key: &SessionKey) -> Letter<'_> {
 
 async fn send(context: &Context, owner: &Owner, letter: Letter<'_>) -> Reply {
     let subject = context.config.root.agent(&owner.worker, owner.boot, letter.key, letter.call);
-    let Letter { headers, payload, timeout, .. } = letter;
+    let Letter { mut headers, payload, timeout, .. } = letter;
+    trace::put(&mut headers, trace::current());
     let answer = context.wire.request(Request { subject: subject.into(), headers, payload, timeout }).await;
     if answer.is_ok() {
         context.fleet.heard(owner);
@@ -263,6 +265,33 @@ fn knowing<'a>(letter: Letter<'a>, known: &Known) -> Letter<'a> {
     let mut headers = HeaderMap::new();
     headers.insert(REVISION_HEADER, HeaderValue::from(known.revision.0));
     Letter { headers: Some(headers), ..letter }
+}
+
+/// What an agent tells about its session.
+pub(crate) enum Inspected {
+    /// This.
+    Told(Inspection),
+    /// The worker does not have the session in memory.
+    Absent,
+    /// No answer in time, or an error.
+    Silent,
+    /// No responder.
+    Gone,
+}
+
+/// Asks the agent of `owner`, which has the session of `key`, for what a takeover would hit.
+pub(crate) async fn inspect(context: &Context, owner: &Owner, key: &SessionKey) -> Inspected {
+    let payload = Bytes::from_static(b"{}");
+    let letter = Letter { key, call: call::INSPECT, headers: None, payload, timeout: TELL_TIMEOUT };
+    match send(context, owner, letter).await {
+        // A worker of an earlier version answers with an error.
+        Reply::Said(message) if refusal(&message).is_none() => {
+            serde_json::from_slice(&message.payload).map_or(Inspected::Silent, Inspected::Told)
+        }
+        Reply::Moved => Inspected::Absent,
+        Reply::Unheard => Inspected::Gone,
+        Reply::Said(_) | Reply::Lost | Reply::Silent | Reply::TooLarge => Inspected::Silent,
+    }
 }
 
 /// Whether a worker responds.

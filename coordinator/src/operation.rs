@@ -5,7 +5,6 @@
 use std::sync::OnceLock;
 use std::time::Duration;
 
-use async_nats::Subject;
 use bytes::Bytes;
 use holdfast_protocol::record::Urgency;
 use holdfast_protocol::request::{self, Peeked, Request};
@@ -16,6 +15,7 @@ use holdfast_store::chance;
 use tokio::time::Instant;
 use uuid::Uuid;
 
+use crate::asker::Asker;
 use crate::error;
 
 /// The bounds of the pause before the next attempt, after another writer changed the record.
@@ -31,8 +31,8 @@ pub(crate) fn now() -> String {
 
 /// A request as it arrived.
 pub(crate) struct Incoming {
-    /// The subject of the reply.
-    pub(crate) reply: Subject,
+    /// Who sent it.
+    pub(crate) asker: Asker,
     /// The body, not parsed.
     pub(crate) payload: Bytes,
     /// The idempotency key that is used when the caller gave none.
@@ -60,7 +60,7 @@ impl Incoming {
     /// once. It costs a pass over the body, so only the rare paths call it.
     pub(crate) fn peeked(&self) -> &Operation {
         self.peeked.get_or_init(|| {
-            let Peeked { request_id, actor } = request::peek(&self.payload);
+            let Peeked { request_id, actor, .. } = request::peek(&self.payload);
             self.operation(request_id.as_deref(), actor.as_deref())
         })
     }
@@ -68,11 +68,15 @@ impl Incoming {
     fn operation(&self, request_id: Option<&str>, actor: Option<&str>) -> Operation {
         // The parser has refused a malformed one.
         let given = request_id.and_then(|id| RequestId::parse(id).ok());
+        let by_caller = given.is_some();
+        let request_id = given.unwrap_or_else(|| self.made.clone());
+        tracing::Span::current().record("request_id", request_id.as_str());
         Operation {
-            by_caller: given.is_some(),
-            request_id: given.unwrap_or_else(|| self.made.clone()),
+            by_caller,
+            request_id,
             nonce: chance::id(),
             actor: actor.map(str::to_owned),
+            actor_proven: self.asker.actor_proven.clone(),
             arrived: self.arrived,
             deadline: self.arrived + self.timeout,
             urgency: Urgency::Ordinary,
@@ -93,6 +97,8 @@ pub(crate) struct Operation {
     nonce: Uuid,
     /// Who asked, in the caller's words.
     pub(crate) actor: Option<String>,
+    /// Who asked, as nats-server tells it.
+    pub(crate) actor_proven: Option<String>,
     /// When it arrived. A refusal must rest on a record that was read after this.
     pub(crate) arrived: Instant,
     /// When it must be answered.
@@ -118,6 +124,7 @@ impl Operation {
             by_caller: false,
             nonce: chance::id(),
             actor: None,
+            actor_proven: None,
             arrived: now,
             deadline: now + timeout,
             urgency: Urgency::Ordinary,
@@ -152,7 +159,12 @@ impl Operation {
 
     /// The author that the record names for a change by this operation.
     pub(crate) fn author<'a>(&'a self, reason: Option<&'a str>) -> Author<'a> {
-        Author { actor: self.actor.as_deref(), reason, request_id: Some(&self.request_id) }
+        Author {
+            actor: self.actor.as_deref(),
+            actor_proven: self.actor_proven.as_deref(),
+            reason,
+            request_id: Some(&self.request_id),
+        }
     }
 
     /// What the lock rules need to know of this operation.
@@ -161,6 +173,7 @@ impl Operation {
             request_id: &self.request_id,
             by_caller: self.by_caller,
             actor: self.actor.as_deref(),
+            actor_proven: self.actor_proven.as_deref(),
             at,
             nonce: self.nonce,
             secret,

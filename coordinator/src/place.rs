@@ -18,6 +18,7 @@ use crate::error;
 use crate::fleet::Liveness;
 use crate::fleet::placement::Needs;
 use crate::link::{self, Activated, Beginning};
+use crate::meters::Placement;
 use crate::operation::{Operation, now};
 use crate::writer::Writer;
 
@@ -33,10 +34,11 @@ pub(crate) async fn place(
 ) -> Result<Known, Error> {
     loop {
         let placed = change(&mut Writer::new(context, key, operation), &Placing).await;
-        let Done { known, wrote, .. } = placed.map_err(|not_done| error::of_not_done(not_done, key))?;
+        let Done { known, wrote, reply } = placed.map_err(|not_done| error::of_not_done(not_done, key))?;
         if wrote == Wrote::Nothing {
             return Ok(known);
         }
+        context.config.meters.placed(reply);
         match link::activate(context, &known, beginning.clone(), operation).await {
             Activated::Up => return Ok(known),
             Activated::Refused(error) => return Err(error),
@@ -49,12 +51,13 @@ pub(crate) async fn place(
 struct Placing;
 
 impl Change<Writer<'_>> for Placing {
-    type Reply = ();
+    /// Why the session gets another owner, if it does.
+    type Reply = Placement;
 
-    async fn decide(&self, writer: &Writer<'_>, known: &Known) -> Result<Decision<()>, Error> {
+    async fn decide(&self, writer: &Writer<'_>, known: &Known) -> Result<Decision<Placement>, Error> {
         let Writer { context, key, operation } = *writer;
         let gone = match stands(context, known) {
-            Ownership::Active(_) => return Ok(Decision::Unchanged(())),
+            Ownership::Active(_) => return Ok(Decision::Unchanged(Placement::Returned)),
             Ownership::Closed => return Ok(Decision::Refuse(Error::no_session(key))),
             Ownership::Passive => None,
             // A session is never taken from its owner on a cached record. This makes the caller read it from the
@@ -66,7 +69,7 @@ impl Change<Writer<'_>> for Placing {
             Ownership::Orphaned(owner) => {
                 look_again(context, key, known, operation).await?;
                 if matches!(stands(context, known), Ownership::Active(_)) {
-                    return Ok(Decision::Unchanged(()));
+                    return Ok(Decision::Unchanged(Placement::Returned));
                 }
                 Some(is_gone(&owner.worker))
             }
@@ -74,7 +77,8 @@ impl Change<Writer<'_>> for Placing {
         let record = &known.record;
         let chosen = context.fleet.choose(key, Needs::of(record), None, operation.deadline).await?;
         let next = placed(record, new_owner(chosen), operation.author(gone.as_deref()));
-        Ok(Decision::Commit { next: Box::new(next), reply: () })
+        let cause = if gone.is_some() { Placement::Failover } else { Placement::Returned };
+        Ok(Decision::Commit { next: Box::new(next), reply: cause })
     }
 
     fn is_told(&self) -> bool {
@@ -90,6 +94,8 @@ pub(crate) struct Giving<'a> {
     pub(crate) to: Process,
     /// The reason that the record names.
     pub(crate) reason: &'a str,
+    /// Why it is given.
+    pub(crate) cause: Placement,
 }
 
 impl Giving<'_> {
@@ -100,7 +106,9 @@ impl Giving<'_> {
         key: &SessionKey,
         operation: &Operation,
     ) -> Result<Known, NotDone<Error>> {
-        change(&mut Writer::new(context, key, operation), self).await.map(|done| done.known)
+        let done = change(&mut Writer::new(context, key, operation), self).await?;
+        context.config.meters.placed(self.cause);
+        Ok(done.known)
     }
 }
 

@@ -55,7 +55,7 @@ const RETRY: (Duration, Duration) = (Duration::from_millis(50), Duration::from_m
 
 /// Why the relay restarts. No error ends it for good.
 #[derive(Debug, thiserror::Error)]
-enum RelayError {
+pub(crate) enum RelayError {
     #[error("the relay's consumer is not available: {0}")]
     Consumer(String),
     #[error("the stream could not be read: {0}")]
@@ -70,6 +70,7 @@ pub(crate) async fn run(context: Arc<Context>, pin: Arc<Pin>, cancel: Cancellati
     let mut pause = RETRY.0;
     while let Some(outcome) = cancel.run_until_cancelled(relay(&context, &pin, &mut pause)).await {
         if let Err(error) = outcome {
+            context.config.meters.relay_restarted();
             tracing::warn!(%error, "the relay restarts");
         }
         let jittered = pause.mul_f64(chance::share(0.5..1.5));
@@ -128,7 +129,7 @@ async fn tick(context: &Context, pin: &Pin) -> Result<(), RelayError> {
 }
 
 /// The consumer's progress, and which reader is pinned.
-async fn state(context: &Context) -> Result<FeedState, RelayError> {
+pub(crate) async fn state(context: &Context) -> Result<FeedState, RelayError> {
     context.feed.state(&CONSUMER).await.map_err(fault)
 }
 

@@ -5,6 +5,7 @@
 use async_nats::Message;
 use async_nats::header::{HeaderMap, HeaderValue};
 use bytes::Bytes;
+use holdfast_protocol::error::ErrorReply;
 use holdfast_protocol::{Error, Reason, RequestId, request};
 use serde::Serialize;
 
@@ -20,6 +21,8 @@ pub(crate) struct Response {
     pub(crate) body: Bytes,
     /// `number:message` of an error, for the statistics.
     pub(crate) fault: Option<String>,
+    /// The reason of an error.
+    pub(crate) refused: Option<Reason>,
     /// The grant that is taken back if the reply subject has no responder.
     pub(crate) granted: Option<Granted>,
 }
@@ -28,7 +31,7 @@ impl Response {
     /// A response that this coordinator makes.
     pub(crate) fn of(reply: &impl Serialize) -> Result<Self, Error> {
         match serde_json::to_vec(reply) {
-            Ok(body) => Ok(Self { headers: None, body: body.into(), fault: None, granted: None }),
+            Ok(body) => Ok(Self { headers: None, body: body.into(), fault: None, refused: None, granted: None }),
             Err(error) => Err(crate::error::bug(&format!("a reply cannot be written: {error}"))),
         }
     }
@@ -36,7 +39,8 @@ impl Response {
     /// The reply of an agent, unchanged.
     pub(crate) fn relayed(message: Message) -> Self {
         let fault = message.headers.as_ref().and_then(fault_of);
-        Self { headers: message.headers, body: message.payload, fault, granted: None }
+        let refused = fault.as_ref().map(|_| reason_of(&message.payload));
+        Self { headers: message.headers, body: message.payload, fault, refused, granted: None }
     }
 
     /// An error response to a request with the body `payload`; `made` is its idempotency key if the body has none.
@@ -51,8 +55,14 @@ impl Response {
         let mut headers = HeaderMap::new();
         headers.insert(ERROR_HEADER, one_line(&error.message));
         headers.insert(NUMBER_HEADER, HeaderValue::from(error.code.number()));
-        Self { fault: fault_of(&headers), headers: Some(headers), body: error.to_json().into(), granted: None }
+        let (fault, refused) = (fault_of(&headers), Some(error.reason));
+        Self { fault, refused, headers: Some(headers), body: error.to_json().into(), granted: None }
     }
+}
+
+/// The reason in an agent's error.
+fn reason_of(body: &[u8]) -> Reason {
+    serde_json::from_slice::<ErrorReply>(body).map_or(Reason::Bug, |reply| reply.error.reason)
 }
 
 fn fault_of(headers: &HeaderMap) -> Option<String> {
@@ -67,8 +77,6 @@ fn one_line(message: &str) -> String {
 
 #[cfg(test)]
 mod tests {
-    use holdfast_protocol::error::ErrorReply;
-
     use super::*;
 
     #[test]
@@ -106,6 +114,6 @@ mod tests {
         };
         let answer = Response::relayed(message);
         assert_eq!((answer.headers, &answer.body[..]), (Some(headers), &b"{}"[..]));
-        assert_eq!(answer.fault.as_deref(), Some("404:no"));
+        assert_eq!((answer.fault.as_deref(), answer.refused), (Some("404:no"), Some(Reason::Bug)));
     }
 }

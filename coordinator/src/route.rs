@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use async_nats::header::HeaderMap;
 use async_nats::{HeaderValue, Message};
-use holdfast_protocol::internal::{LIFE_HEADER, REQUEST_ID_HEADER, REVISION_HEADER};
+use holdfast_protocol::internal::{ACTOR_PROVEN_HEADER, LIFE_HEADER, REQUEST_ID_HEADER, REVISION_HEADER};
 use holdfast_protocol::record::{Owner, State};
 use holdfast_protocol::reply::Touched;
 use holdfast_protocol::subject::Verb;
@@ -27,6 +27,7 @@ use crate::link::{self, Beginning, Letter, Reply};
 use crate::operation::Incoming;
 use crate::place;
 use crate::response::Response;
+use crate::revoke;
 use crate::verb::session::close::{Closing, closed, closing, was_closed};
 
 /// The pause before a worker without a responder is asked again: the first one, and the longest.
@@ -50,6 +51,10 @@ pub(crate) async fn relay(
         },
         _ => context.records.record(key, deadline).await?,
     };
+    if revoke::is_due(context, &known.record) {
+        revoke::found(context, key).await;
+        known = context.records.read_record(key, deadline).await?;
+    }
     let mut life = Life::default();
     let (mut wait, mut has_moved) = (WAIT.0, false);
     loop {
@@ -179,6 +184,9 @@ async fn send(
     let mut headers = HeaderMap::new();
     headers.insert(REVISION_HEADER, HeaderValue::from(known.revision.0));
     headers.insert(REQUEST_ID_HEADER, incoming.made.as_str());
+    if let Some(actor) = &incoming.asker.actor_proven {
+        headers.insert(ACTOR_PROVEN_HEADER, actor.as_str());
+    }
     if !verb.is_read() {
         headers.insert(LIFE_HEADER, HeaderValue::from(known.record.log_after));
     }

@@ -36,6 +36,7 @@ pub(crate) async fn answer(
             Verb::LockRelease => lock::release::release(context, key, incoming).await,
             Verb::AdminTakeover => admin::takeover::takeover(context, key, incoming).await,
             Verb::AdminUnlock => admin::unlock::unlock(context, key, incoming).await,
+            Verb::AdminPreview => admin::preview::preview(context, key, incoming).await,
             Verb::AdminMove => admin::r#move::answer(context, key, incoming).await,
             verb if verb.is_relayed() => route::relay(context, *verb, key, incoming).await,
             verb => Err(not_answered(*verb)),
@@ -50,6 +51,7 @@ pub(crate) async fn answer(
             Verb::WorkerDrain | Verb::WorkerUndrain => worker::drain::set_state(context, *verb, name, incoming).await,
             verb => Err(not_answered(*verb)),
         },
+        RequestSubject::Fleet(Verb::AdminRotateSecret) => admin::rotate_secret::rotate(context, incoming).await,
         RequestSubject::Fleet(Verb::WorkerList) => worker::list::list(context, incoming).await,
         RequestSubject::Fleet(verb) => Err(not_answered(*verb)),
     }

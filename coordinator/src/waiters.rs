@@ -8,12 +8,15 @@ use std::collections::{HashMap, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use futures_util::StreamExt;
+use holdfast_meters::Gauge;
+use holdfast_protocol::internal::Line;
+use holdfast_protocol::reply::WaiterPreview;
 use holdfast_protocol::{Error, Reason, SessionKey};
 use holdfast_store::SharedWire;
 use tokio::sync::Notify;
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
-use crate::admission::client_of;
 use crate::config::Config;
 use crate::context::Context;
 use crate::error;
@@ -26,6 +29,7 @@ pub(crate) struct Waiters {
     most_of_session: usize,
     /// How many waiters of one client one queue takes.
     share_of_session: usize,
+    waiting: Gauge,
 }
 
 #[derive(Default)]
@@ -36,10 +40,19 @@ struct Queues {
 }
 
 struct Queue {
-    /// The waiters in order of arrival, each with its client.
-    places: VecDeque<(Arc<Notify>, Arc<str>)>,
+    /// The waiters in order of arrival.
+    places: VecDeque<Place>,
     /// Cancelled when the queue is empty.
     empty: CancellationToken,
+}
+
+/// A waiter in a queue.
+struct Place {
+    turn: Arc<Notify>,
+    client: Arc<str>,
+    /// The name under which it wants the lock.
+    owner: Box<str>,
+    since: Instant,
 }
 
 /// One waiter's place in a queue. Dropping it leaves the queue.
@@ -58,6 +71,7 @@ impl Waiters {
             most_of_client: config.max_waiters_of_client,
             most_of_session: config.max_waiters_of_session,
             share_of_session: (config.max_waiters_of_session / 2).max(1),
+            waiting: config.meters.waiters().clone(),
         }
     }
 
@@ -74,17 +88,32 @@ impl Waiters {
     /// Wakes the first waiter for `key`, because the lock may be free.
     pub(crate) fn wake(&self, key: &SessionKey) {
         if let Some(first) = self.queues().by_session.get(key).and_then(|queue| queue.places.front()) {
-            first.0.notify_one();
+            first.turn.notify_one();
         }
     }
 
-    /// Joins the queue for `key` at its end, for a client with the reply subject `reply`. A caller that opens the queue
-    /// also gets a token, which is cancelled when the queue is empty.
+    /// Who waits for `key`: how many, and the first `most` of them.
+    pub(crate) fn line(&self, key: &SessionKey, most: usize) -> Line {
+        let queues = self.queues();
+        let Some(queue) = queues.by_session.get(key) else { return Line::default() };
+        let shown = |place: &Place| WaiterPreview {
+            owner: place.owner.to_string(),
+            waited_ms: u64::try_from(place.since.elapsed().as_millis()).unwrap_or(u64::MAX),
+        };
+        Line { waiting: queue.places.len() as u64, first: queue.places.iter().take(most).map(shown).collect() }
+    }
+
+    /// Joins the queue for `key` at its end, for `client`, see `Asker::client`, which wants the lock as
+    /// `owner`. A caller that opens the queue also gets a token, which is cancelled when the queue is empty.
     ///
     /// # Errors
     /// `busy` when a bound is reached.
-    fn join(self: &Arc<Self>, key: &SessionKey, reply: &str) -> Result<(Waiting, Option<CancellationToken>), Error> {
-        let client = client_of(reply);
+    fn join(
+        self: &Arc<Self>,
+        key: &SessionKey,
+        client: &str,
+        owner: &str,
+    ) -> Result<(Waiting, Option<CancellationToken>), Error> {
         let mut queues = self.queues();
         let queue = queues.by_session.get(key);
         let in_queue = queue.map_or(0, |queue| queue.places.len());
@@ -101,6 +130,7 @@ impl Waiters {
             return Err(error::busy(Reason::MailboxFull, why));
         }
         queues.waiting += 1;
+        self.waiting.inc();
         let client: Arc<str> = client.into();
         *queues.by_client.entry(client.clone()).or_default() += 1;
         let place = Arc::new(Notify::new());
@@ -110,14 +140,19 @@ impl Waiters {
             opened = Some(empty.clone());
             Queue { places: VecDeque::new(), empty }
         });
-        queue.places.push_back((place.clone(), client.clone()));
+        queue.places.push_back(Place {
+            turn: place.clone(),
+            client: client.clone(),
+            owner: owner.into(),
+            since: Instant::now(),
+        });
         Ok((Waiting { waiters: self.clone(), key: key.clone(), client, place }, opened))
     }
 }
 
 impl Queue {
     fn of(&self, client: &str) -> usize {
-        self.places.iter().filter(|(_, whose)| **whose == *client).count()
+        self.places.iter().filter(|place| *place.client == *client).count()
     }
 }
 
@@ -126,7 +161,7 @@ impl Waiting {
     pub(crate) fn is_first(&self) -> bool {
         let queues = self.waiters.queues();
         let first = queues.by_session.get(&self.key).and_then(|queue| queue.places.front());
-        first.is_some_and(|(first, _)| Arc::ptr_eq(first, &self.place))
+        first.is_some_and(|first| Arc::ptr_eq(&first.turn, &self.place))
     }
 
     /// Waits until there is a reason to try.
@@ -139,6 +174,7 @@ impl Drop for Waiting {
     fn drop(&mut self) {
         let mut queues = self.waiters.queues();
         queues.waiting -= 1;
+        self.waiters.waiting.dec();
         if let Some(of_client) = queues.by_client.get_mut(&self.client) {
             *of_client -= 1;
             if *of_client == 0 {
@@ -146,9 +182,9 @@ impl Drop for Waiting {
             }
         }
         let Some(queue) = queues.by_session.get_mut(&self.key) else { return };
-        queue.places.retain(|(place, _)| !Arc::ptr_eq(place, &self.place));
+        queue.places.retain(|place| !Arc::ptr_eq(&place.turn, &self.place));
         match queue.places.front() {
-            Some((first, _)) => first.notify_one(),
+            Some(first) => first.turn.notify_one(),
             None => {
                 queue.empty.cancel();
                 queues.by_session.remove(&self.key);
@@ -162,8 +198,8 @@ impl Drop for Waiting {
 ///
 /// # Errors
 /// `busy` when a bound is reached.
-pub(crate) fn join(context: &Context, key: &SessionKey, reply: &str) -> Result<Waiting, Error> {
-    let (waiting, opened) = context.waiters.join(key, reply)?;
+pub(crate) fn join(context: &Context, key: &SessionKey, client: &str, owner: &str) -> Result<Waiting, Error> {
+    let (waiting, opened) = context.waiters.join(key, client, owner)?;
     if let Some(empty) = opened {
         let listen = listen(
             context.wire.clone(),
@@ -208,7 +244,7 @@ mod tests {
     }
 
     fn join(waiters: &Arc<Waiters>, id: &str) -> Waiting {
-        waiters.join(&key(id), "_INBOX.a.1").unwrap().0
+        waiters.join(&key(id), "a", "a").unwrap().0
     }
 
     #[tokio::test]
@@ -250,9 +286,12 @@ mod tests {
     #[test]
     fn a_line_ends_with_its_last_waiter() {
         let waiters = waiters();
-        let (first, opened) = waiters.join(&key("s1"), "_INBOX.a.1").unwrap();
-        let (second, again) = waiters.join(&key("s1"), "_INBOX.a.2").unwrap();
+        let (first, opened) = waiters.join(&key("s1"), "a", "ann").unwrap();
+        let (second, again) = waiters.join(&key("s1"), "a", "bob").unwrap();
         let empty = opened.unwrap();
+        let line = waiters.line(&key("s1"), 1);
+        assert_eq!((line.waiting, line.first.len(), line.first[0].owner.as_str()), (2, 1, "ann"));
+        assert_eq!(waiters.line(&key("s2"), 1).waiting, 0);
         assert!(again.is_none());
         drop(first);
         assert!(!empty.is_cancelled());
@@ -266,17 +305,17 @@ mod tests {
         let bounds =
             Config { max_waiters: 10, max_waiters_of_client: 6, max_waiters_of_session: 4, ..Config::default() };
         let waiters = Arc::new(Waiters::new(&bounds));
-        let join = |id: &str, reply: &str| waiters.join(&key(id), reply).map(|(waiting, _)| waiting);
+        let join = |id: &str, client: &str| waiters.join(&key(id), client, "a").map(|(waiting, _)| waiting);
         let refused = |outcome: Result<Waiting, Error>| outcome.err().map(|error| error.reason);
-        let mut all: Vec<Waiting> = (0..2).map(|n| join("s1", &format!("_INBOX.a.{n}")).unwrap()).collect();
-        assert_eq!(refused(join("s1", "_INBOX.a.x")), Some(Reason::MailboxFull), "half a queue is one client's share");
-        all.extend((0..2).map(|n| join("s1", &format!("_INBOX.b{n}")).unwrap()));
-        assert_eq!(refused(join("s1", "_INBOX.c.1")), Some(Reason::MailboxFull), "the queue is full");
-        all.extend((0..4).map(|n| join(&format!("a{}", n % 2), &format!("_INBOX.a.x{n}")).unwrap()));
-        assert_eq!(refused(join("s3", "_INBOX.a.y")), Some(Reason::MailboxFull), "the client has its share");
-        all.extend((0..2).map(|n| join(&format!("t{n}"), &format!("_INBOX.c{n}.1")).unwrap()));
-        assert_eq!(refused(join("s4", "_INBOX.d.1")), Some(Reason::MailboxFull), "all places are taken");
+        let mut all: Vec<Waiting> = (0..2).map(|_| join("s1", "a").unwrap()).collect();
+        assert_eq!(refused(join("s1", "a")), Some(Reason::MailboxFull), "half a queue is one client's share");
+        all.extend((0..2).map(|n| join("s1", &format!("b{n}")).unwrap()));
+        assert_eq!(refused(join("s1", "c")), Some(Reason::MailboxFull), "the queue is full");
+        all.extend((0..4).map(|n| join(&format!("a{}", n % 2), "a").unwrap()));
+        assert_eq!(refused(join("s3", "a")), Some(Reason::MailboxFull), "the client has its share");
+        all.extend((0..2).map(|n| join(&format!("t{n}"), &format!("c{n}")).unwrap()));
+        assert_eq!(refused(join("s4", "d")), Some(Reason::MailboxFull), "all places are taken");
         all.clear();
-        assert!(join("s1", "_INBOX.b.1").is_ok());
+        assert!(join("s1", "b").is_ok());
     }
 }

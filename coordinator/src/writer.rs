@@ -99,6 +99,7 @@ impl<'a> Keeper for Writer<'a> {
     }
 
     async fn pause(&mut self) {
+        self.context.config.meters.retried();
         self.operation.pause().await;
     }
 

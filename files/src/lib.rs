@@ -26,7 +26,7 @@ pub use beneath::{Real, real_path};
 pub use failpoint::STEPS;
 pub use save::{Order, Placed, Prepared};
 pub use watch::{Watch, Watched};
-pub use workspace::{Mount, Workspace};
+pub use workspace::{Mount, Usability, Workspace};
 
 /// Whose a file is, in words of the caller's: names of temporary files begin with it, and a watch tells of it.
 pub type Tag = Arc<str>;

@@ -9,6 +9,7 @@ use std::sync::Arc;
 
 use cap_std::ambient_authority;
 use cap_std::fs::{Dir, MetadataExt as _};
+use rustix::fs::{Access, AtFlags};
 
 use crate::{FileError, Result, Watch};
 
@@ -19,6 +20,15 @@ pub struct Workspace {
     pub dir: PathBuf,
     /// Whether files in it may be written.
     pub writable: bool,
+}
+
+/// Whether a workspace may be used.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Usability {
+    /// Yes.
+    Usable,
+    /// No, for this reason.
+    Unusable(String),
 }
 
 /// A workspace that is there.
@@ -44,6 +54,21 @@ impl Mount {
             return Ok(());
         }
         Err(FileError::Displaced(self.real_name().to_owned()))
+    }
+
+    /// Whether the folder may be used as it was declared: it is where it was, can be read and, unless it was declared
+    /// read-only, can be written. Changes nothing. Blocks on the disk.
+    pub fn usability(&self) -> Usability {
+        let access = if self.writable { Access::READ_OK | Access::WRITE_OK } else { Access::READ_OK };
+        let looked = self.check().map_err(|error| error.to_string()).and_then(|()| {
+            // By the user that opens files: the kernel says whether the file system is read-only, to root as well.
+            let asked = rustix::fs::accessat(&self.folder, ".", access, AtFlags::EACCESS);
+            asked.map_err(|error| {
+                let how = if self.writable { "written" } else { "read" };
+                format!("{} cannot be {how}: {}", self.real_name().display(), std::io::Error::from(error))
+            })
+        });
+        looked.map_or_else(Usability::Unusable, |()| Usability::Usable)
     }
 
     /// The folder without symbolic links, which is what the system calls it.

@@ -43,6 +43,9 @@ pub struct OpEvent {
     /// Who asked.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub actor: Option<String>,
+    /// Who asked as nats-server tells it, `ACCOUNT/user`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub actor_proven: Option<String>,
     /// The file, if one was read or written.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub path: Option<String>,

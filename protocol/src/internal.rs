@@ -15,6 +15,11 @@ pub const REQUEST_ID_HEADER: &str = "Hf-Request-Id";
 /// Header: the life of the session that the request is for, as `log_after` of the record that the coordinator decided
 /// on. A life goes from an open to the close after it. An agent of another life answers with [`MOVED_HEADER`].
 pub const LIFE_HEADER: &str = "Hf-Life";
+/// Header: who asked as nats-server tells it, `ACCOUNT/user`.
+pub const ACTOR_PROVEN_HEADER: &str = "Hf-Actor-Proven";
+/// Header: the subject of the answer to a request that is passed on. A client cannot publish with a reply subject that
+/// nats-server made for a service import, and a coordinator is a client of nats-server.
+pub const REPLY_HEADER: &str = "Hf-Reply";
 /// Header of a reply: the worker does not own the session; read the record to find its owner.
 pub const MOVED_HEADER: &str = "Hf-Moved";
 
@@ -28,6 +33,8 @@ pub mod call {
     pub const LEASE: &str = "lease";
     /// Body `{}`; finish, snapshot, stop admission; replies `{}`. The record stays as it is.
     pub const HANDOVER: &str = "handover";
+    /// Body `{}`; replies [`super::Inspection`]. Does not count as activity and starts no agent.
+    pub const INSPECT: &str = "inspect";
 }
 
 /// Calls to a worker as a whole.
@@ -38,8 +45,63 @@ pub mod control {
     pub const STATE: &str = "state";
     /// Body [`super::FilePath`]; replies the real path as [`super::FilePath`].
     pub const RESOLVE: &str = "resolve";
+    /// Body [`super::AskIdle`]; replies [`super::IdleTimes`].
+    pub const IDLE: &str = "idle";
     /// Body `{}`; replies the worker's lease, which proves that this process runs.
     pub const PING: &str = "ping";
+}
+
+/// Calls to all coordinators.
+pub mod coordinators {
+    /// Body [`super::AskLine`]; each replies [`super::Line`].
+    pub const LINE: &str = "line";
+}
+
+/// What a session's agent tells about the session.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+pub struct Inspection {
+    /// Whether there are changes that the session's file does not have.
+    pub unsaved_changes: bool,
+    /// When the first of them was made, RFC 3339.
+    pub unsaved_since: Option<String>,
+    /// Who made it.
+    pub unsaved_by: Option<String>,
+    /// How many letters waited when the question came.
+    pub waiting: u64,
+}
+
+/// Asks a worker how long sessions have been idle.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct AskIdle {
+    /// Their namespace.
+    pub namespace: crate::id::Namespace,
+    /// Their ids.
+    pub ids: Vec<crate::id::SessionId>,
+}
+
+/// Reply to [`AskIdle`].
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct IdleTimes {
+    /// Milliseconds since the last activity of each, in the order of the question; `None`: not in memory.
+    pub idle_ms: Vec<Option<u64>>,
+}
+
+/// Asks coordinators who waits for a session's lock.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct AskLine {
+    /// The session's namespace.
+    pub namespace: crate::id::Namespace,
+    /// Its id.
+    pub id: crate::id::SessionId,
+}
+
+/// One coordinator's line for a lock.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+pub struct Line {
+    /// How many wait.
+    pub waiting: u64,
+    /// The first ones, in order.
+    pub first: Vec<crate::reply::WaiterPreview>,
 }
 
 /// A record that a coordinator has just written.
@@ -84,6 +146,9 @@ pub struct ReclaimIdle {
     pub max_idle_ms: u64,
     /// Who asked.
     pub actor: Option<String>,
+    /// Who asked as nats-server tells it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub actor_proven: Option<String>,
     /// The request that asked.
     pub request_id: RequestId,
 }
@@ -105,6 +170,9 @@ pub struct SetState {
     /// Who asked.
     #[serde(default)]
     pub actor: Option<String>,
+    /// Who asked as nats-server tells it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub actor_proven: Option<String>,
     /// The caller's idempotency key.
     #[serde(default)]
     pub request_id: Option<RequestId>,

@@ -10,6 +10,7 @@ use crate::token::Token;
 
 /// A lock as a client sees it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct LockView {
     /// Who holds it.
     pub owner: String,
@@ -38,6 +39,7 @@ impl From<&Lock> for LockView {
 
 /// A session as a client sees it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct Session {
     /// Id.
     pub id: SessionId,
@@ -65,6 +67,10 @@ pub struct Session {
     pub config: SessionConfig,
     /// When it was created, RFC 3339.
     pub created_at: String,
+    /// How long nobody has asked for anything, milliseconds, as its agent counts it. Only in a list that asks for idle
+    /// sessions, and left out if the agent did not say.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub idle_ms: Option<u64>,
 }
 
 impl Session {
@@ -83,6 +89,7 @@ impl Session {
             revision,
             config: record.config.clone(),
             created_at: record.created_at.clone(),
+            idle_ms: None,
         }
     }
 }
@@ -120,6 +127,7 @@ mod tolerant {
 
 /// Reply of `session.open`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct Opened {
     /// The session.
     #[serde(flatten)]
@@ -130,6 +138,7 @@ pub struct Opened {
 
 /// Reply of `session.list`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct SessionPage {
     /// Sessions, each once, in the order in which they changed last.
     pub sessions: Vec<Session>,
@@ -139,6 +148,7 @@ pub struct SessionPage {
 
 /// Reply of `session.touch`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct Touched {
     /// Id.
     pub session_id: SessionId,
@@ -148,6 +158,7 @@ pub struct Touched {
 
 /// Reply of `session.close`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct Closed {
     /// Id.
     pub session_id: SessionId,
@@ -157,6 +168,7 @@ pub struct Closed {
 
 /// A granted lock. The only place where a token appears.
 #[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct Grant {
     /// Id.
     pub session_id: SessionId,
@@ -186,6 +198,7 @@ impl std::fmt::Debug for Grant {
 
 /// Reply of `admin.takeover`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct TakenOver {
     /// The grant.
     #[serde(flatten)]
@@ -198,6 +211,7 @@ pub struct TakenOver {
 
 /// Reply of `lock.validate`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct Validated {
     /// Id.
     pub session_id: SessionId,
@@ -211,6 +225,7 @@ pub struct Validated {
 
 /// Reply of `lock.renew`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct Renewed {
     /// Id.
     pub session_id: SessionId,
@@ -224,6 +239,7 @@ pub struct Renewed {
 
 /// Reply of `lock.release`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct Released {
     /// Id.
     pub session_id: SessionId,
@@ -235,6 +251,7 @@ pub struct Released {
 
 /// Reply of `admin.unlock`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct Unlocked {
     /// As for a release.
     #[serde(flatten)]
@@ -245,6 +262,7 @@ pub struct Unlocked {
 
 /// A document.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct Document {
     /// Id.
     pub session_id: SessionId,
@@ -268,6 +286,7 @@ pub struct Document {
 
 /// Reply of `doc.edit`, `doc.undo` and `doc.redo`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct Edited {
     /// Id.
     pub session_id: SessionId,
@@ -281,6 +300,7 @@ pub struct Edited {
 
 /// Reply of `doc.save`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct Saved {
     /// Id.
     pub session_id: SessionId,
@@ -295,15 +315,91 @@ pub struct Saved {
     pub links_cut: u64,
 }
 
+/// Whether a session's agent tells about the session.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum AgentPresence {
+    /// It answers.
+    Answers,
+    /// Its worker answers, but the session is not in that worker's memory.
+    Absent,
+    /// No answer in time: its worker is stopped, overloaded or cut off.
+    Silent,
+    /// Nobody listens: its worker is gone.
+    Gone,
+}
+
+/// The agent of a session, in a [`Preview`].
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct AgentPreview {
+    /// The worker that it runs on.
+    pub worker: WorkerName,
+    /// Whether it tells about the session. Unless it answers, the other members are `null`.
+    pub presence: AgentPresence,
+    /// Whether there are changes that the session's file does not have.
+    pub unsaved_changes: Option<bool>,
+    /// When the first of them was made, RFC 3339.
+    pub unsaved_since: Option<String>,
+    /// Who made it.
+    pub unsaved_by: Option<String>,
+    /// How many requests wait for the agent.
+    pub requests_waiting: Option<u64>,
+}
+
+/// A client that waits for a lock.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct WaiterPreview {
+    /// The name under which it wants the lock.
+    pub owner: String,
+    /// How long it has waited, milliseconds.
+    pub waited_ms: u64,
+}
+
+/// Reply of `admin.preview`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Preview {
+    /// The session.
+    pub session: Session,
+    /// Who asked for the lock in their own words, if the record's history still says so.
+    pub lock_actor: Option<String>,
+    /// How long the lock has been held, milliseconds. It compares two clocks, so it is for people.
+    pub held_for_ms: Option<u64>,
+    /// How long the lock lives without renewal, milliseconds.
+    pub expires_in_ms: Option<u64>,
+    /// The agent that has the session in memory; `null`: the session is passive.
+    pub agent: Option<AgentPreview>,
+    /// Clients that wait for the lock, in the order of each coordinator's line. Of a long line only the first ones.
+    pub waiters: Vec<WaiterPreview>,
+    /// How many wait in all.
+    pub waiting: u64,
+    /// How many coordinators told their lines.
+    pub coordinators: u64,
+    /// The worker that `admin.move` would choose; `null`: there is no other one.
+    pub move_to: Option<WorkerName>,
+}
+
 /// Reply of `admin.reclaim`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct Reclaimed {
     /// Ids.
     pub reclaimed: Vec<SessionId>,
 }
 
+/// Reply of `admin.rotate_secret`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SecretRotated {
+    /// How many times the secret was rotated since the installation was made.
+    pub generation: u64,
+    /// How many coordinators use the new secret already. Others read it before their next grant.
+    pub coordinators: u64,
+    /// How many locks were freed.
+    pub released: u64,
+}
+
 /// Whether a worker takes sessions.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "snake_case")]
 pub enum WorkerState {
     /// It takes sessions.
@@ -314,6 +410,7 @@ pub enum WorkerState {
 
 /// A worker as its lease in the bucket `workers` and `worker.list` show it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct WorkerView {
     /// Name.
     pub worker: WorkerName,
@@ -352,6 +449,7 @@ fn are_documents(kinds: &[String]) -> bool {
 
 /// Reply of `worker.list`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct WorkerList {
     /// Live workers, ordered by name.
     pub workers: Vec<WorkerView>,
@@ -359,6 +457,7 @@ pub struct WorkerList {
 
 /// Reply of `worker.drain` and `worker.undrain`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct Drained {
     /// Name.
     pub worker: WorkerName,

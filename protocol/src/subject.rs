@@ -114,6 +114,12 @@ impl Root {
         format!("{}.{}.signal.{}.{tail}", self.0, key.namespace, key.id)
     }
 
+    /// The signals of all sessions, or of those of one namespace: of one group and event, or of all.
+    pub fn signals_of_all(&self, namespace: Option<&Namespace>, group: Option<&str>, event: Option<&str>) -> String {
+        let namespace = namespace.map_or("*", Namespace::as_str);
+        format!("{}.{namespace}.signal.*.{}.{}", self.0, group.unwrap_or("*"), event.unwrap_or("*"))
+    }
+
     /// A request about one session.
     pub fn session_request(&self, verb: Verb, key: &SessionKey) -> String {
         format!("{}.{}.{verb}.{}", self.0, key.namespace, key.id)
@@ -124,7 +130,7 @@ impl Root {
         format!("{}.{namespace}.{verb}", self.0)
     }
 
-    /// A request about workers.
+    /// A request about workers, or about the installation.
     pub fn sys_request(&self, verb: Verb, worker: Option<&WorkerName>) -> String {
         match worker {
             Some(worker) => format!("{}.sys.{verb}.{worker}", self.0),
@@ -167,9 +173,34 @@ impl Root {
         format!("{}.sys.control.{worker}.{boot}.*", self.0)
     }
 
+    /// A message to all coordinators. No boot of a worker is named `all`.
+    pub fn coordinators(&self, call: &str) -> String {
+        format!("{}.sys.control.coordinators.all.{call}", self.0)
+    }
+
     /// The subject of the relay's progress.
     pub fn relay_floor(&self) -> String {
         format!("{}.sys.relay.floor", self.0)
+    }
+
+    /// A request for the lock of a session that a leaving coordinator passes on to another one.
+    pub fn waiter(&self, key: &SessionKey) -> String {
+        format!("{}.sys.waiter.{}.{}", self.0, key.namespace, key.id)
+    }
+
+    /// All requests that are passed on.
+    pub fn waiters(&self) -> String {
+        format!("{}.sys.waiter.*.*", self.0)
+    }
+
+    /// The session of a subject of [`Root::waiter`].
+    pub fn parse_waiter(&self, subject: &str) -> Option<SessionKey> {
+        parse_key(subject.strip_prefix(&*self.0)?.strip_prefix(".sys.waiter.")?)
+    }
+
+    /// Coordinators tell each other here that the secret of tokens was changed.
+    pub fn secret_changed(&self) -> String {
+        format!("{}.sys.secret.changed", self.0)
     }
 
     /// Whether an answer may be published to `reply`, which the client chose. Below `$` and below this root are
@@ -269,7 +300,7 @@ pub enum RequestSubject {
     Namespace(Verb, Namespace),
     /// One worker.
     Worker(Verb, WorkerName),
-    /// All workers.
+    /// All workers, or the installation.
     Fleet(Verb),
 }
 
@@ -357,10 +388,14 @@ verbs!(
     AdminTakeover = "admin"."takeover", Session;
     /// Frees the lock, whoever holds it.
     AdminUnlock = "admin"."unlock", Session;
+    /// Shows what a takeover, an unlock or a move would hit.
+    AdminPreview = "admin"."preview", Session;
     /// Moves a session to another worker.
     AdminMove = "admin"."move", Session;
     /// Reclaims idle sessions.
     AdminReclaim = "admin"."reclaim", Namespace;
+    /// Changes the secret that tokens are derived from.
+    AdminRotateSecret = "admin"."rotate_secret", Fleet;
     /// Lists the workers.
     WorkerList = "worker"."list", Fleet;
     /// Drains a worker.
@@ -392,9 +427,31 @@ impl Verb {
         )
     }
 
+    /// Whether it is an operator's, and leaves a line in the audit log.
+    pub fn is_audited(self) -> bool {
+        matches!(
+            self,
+            Self::AdminTakeover
+                | Self::AdminUnlock
+                | Self::AdminMove
+                | Self::AdminReclaim
+                | Self::AdminRotateSecret
+                | Self::WorkerDrain
+                | Self::WorkerUndrain
+        )
+    }
+
     /// Whether it changes nothing, so that it can be repeated.
     pub fn is_read(self) -> bool {
-        matches!(self, Self::SessionGet | Self::SessionList | Self::LockValidate | Self::DocGet | Self::WorkerList)
+        matches!(
+            self,
+            Self::SessionGet
+                | Self::SessionList
+                | Self::LockValidate
+                | Self::DocGet
+                | Self::AdminPreview
+                | Self::WorkerList
+        )
     }
 
     /// The verb of `group.verb`, as [`Verb::as_str`] writes it.

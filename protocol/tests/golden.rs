@@ -12,12 +12,12 @@ use holdfast_protocol::error::ErrorReply;
 use holdfast_protocol::frame::Frame;
 use holdfast_protocol::path::CanonicalPath;
 use holdfast_protocol::reply::{
-    Closed, Document, Drained, Edited, Grant, Opened, Reclaimed, Released, Renewed, Saved, Session, SessionPage,
-    TakenOver, Touched, Unlocked, Validated, WorkerList,
+    Closed, Document, Drained, Edited, Grant, Opened, Preview, Reclaimed, Released, Renewed, Saved, SecretRotated, Session,
+    SessionPage, TakenOver, Touched, Unlocked, Validated, WorkerList,
 };
 use holdfast_protocol::request::{
-    Acquire, Close, DocGet, Drain, Edit, Empty, List, Load, Move, Open, Reclaim, Request, Save, ShowToken, Takeover,
-    Undo, Unlock, parse,
+    Acquire, Close, DocGet, Drain, Edit, Empty, List, Load, Move, Open, Reclaim, Request, RotateSecret, Save,
+    ShowToken, Takeover, Undo, Unlock, parse,
 };
 use holdfast_protocol::signal::Signal;
 use holdfast_protocol::subject::Verb;
@@ -36,7 +36,7 @@ type Check = fn(&str, Value);
 /// Every file, and the type that it belongs to.
 const FILES: &[(&str, &[&str], Check)] = &[
     ("request", &["session.open", "session.open.path", "session.open.kind"], request::<Open>),
-    ("request", &["session.get", "session.touch", "worker.list"], request::<Empty>),
+    ("request", &["session.get", "session.touch", "admin.preview", "worker.list"], request::<Empty>),
     ("request", &["session.list"], request::<List>),
     ("request", &["session.close"], request::<Close>),
     ("request", &["lock.acquire"], request::<Acquire>),
@@ -50,10 +50,11 @@ const FILES: &[(&str, &[&str], Check)] = &[
     ("request", &["admin.unlock"], request::<Unlock>),
     ("request", &["admin.move"], request::<Move>),
     ("request", &["admin.reclaim"], request::<Reclaim>),
+    ("request", &["admin.rotate_secret"], request::<RotateSecret>),
     ("request", &["worker.drain", "worker.undrain"], request::<Drain>),
     ("reply", &["session.open"], reply::<Opened>),
     ("reply", &["session.get", "session.get.passive", "admin.move"], reply::<Session>),
-    ("reply", &["session.list", "session.list.last"], reply::<SessionPage>),
+    ("reply", &["session.list", "session.list.last", "session.list.idle"], reply::<SessionPage>),
     ("reply", &["session.touch"], reply::<Touched>),
     ("reply", &["session.close"], reply::<Closed>),
     ("reply", &["lock.acquire", "lock.acquire.no_ttl"], reply::<Grant>),
@@ -65,20 +66,35 @@ const FILES: &[(&str, &[&str], Check)] = &[
     ("reply", &["doc.save", "doc.save.links_cut"], reply::<Saved>),
     ("reply", &["admin.takeover", "admin.takeover.free"], reply::<TakenOver>),
     ("reply", &["admin.unlock"], reply::<Unlocked>),
+    ("reply", &["admin.preview", "admin.preview.passive"], reply::<Preview>),
     ("reply", &["admin.reclaim"], reply::<Reclaimed>),
+    ("reply", &["admin.rotate_secret"], reply::<SecretRotated>),
     ("reply", &["worker.list", "worker.list.kinds"], reply::<WorkerList>),
     ("reply", &["worker.drain", "worker.undrain"], reply::<Drained>),
-    ("record", &["opened", "opened_again", "locked", "locked.fenced", "file_passive", "closed"], record),
+    (
+        "record",
+        &[
+            "opened",
+            "opened_again",
+            "locked",
+            "locked.fenced",
+            "file_passive",
+            "closed",
+            "taken_over.proven",
+            "rotated",
+        ],
+        record,
+    ),
     ("record", &["by_hand"], record_by_hand),
     ("error", &["stale_token.held", "stale_token.free", "io.protected", "no_file.no_path"], error_of_a_situation),
-    ("frame", &["barrier", "diverged", "ops", "snapshot", "snapshot.carried"], frame),
+    ("frame", &["barrier", "diverged", "ops", "ops.proven", "snapshot", "snapshot.carried"], frame),
 ];
 
 /// The contract's table of requests: members that must be there, and members that may.
 const MEMBERS: &[(&str, &[&str], &[&str])] = &[
     ("session.open", &[], &["id", "path", "workspace", "kind", "mode", "config", "content"]),
     ("session.get", &[], &[]),
-    ("session.list", &[], &["limit", "after", "state", "worker"]),
+    ("session.list", &[], &["limit", "after", "state", "worker", "locked", "lock_owner", "idle_ms"]),
     ("session.touch", &[], &[]),
     ("session.close", &[], &["token", "discard"]),
     ("lock.acquire", &["owner"], &["expected_token", "rotate", "ttl_ms", "wait_ms"]),
@@ -93,8 +109,10 @@ const MEMBERS: &[(&str, &[&str], &[&str])] = &[
     ("doc.redo", &[], &["token", "expected_revision"]),
     ("admin.takeover", &["owner", "reason"], &["ttl_ms", "expected_lock_revision"]),
     ("admin.unlock", &["reason"], &["expected_lock_revision"]),
+    ("admin.preview", &[], &[]),
     ("admin.move", &["reason"], &["worker"]),
     ("admin.reclaim", &["max_idle_ms"], &[]),
+    ("admin.rotate_secret", &["reason"], &["revoke"]),
     ("worker.list", &[], &[]),
     ("worker.drain", &["reason"], &[]),
     ("worker.undrain", &["reason"], &[]),
@@ -149,7 +167,16 @@ fn from<T: DeserializeOwned>(name: &str, value: &Value) -> T {
 /// Places in a document where an object of the contract stands (and not free JSON of a user).
 fn objects(value: &Value) -> Vec<String> {
     let known = ["", "/config", "/content", "/splices/0", "/owner", "/lock", "/event", "/mark", "/error"];
-    let items = ["/sessions/0", "/sessions/0/owner", "/sessions/0/lock", "/sessions/0/config", "/workers/0"];
+    let items = [
+        "/sessions/0",
+        "/sessions/0/owner",
+        "/sessions/0/lock",
+        "/sessions/0/config",
+        "/workers/0",
+        "/session",
+        "/agent",
+        "/waiters/0",
+    ];
     let places = known.iter().chain(&items).map(|place| (*place).to_owned());
     places.filter(|place| value.pointer(place).is_some_and(Value::is_object)).collect()
 }

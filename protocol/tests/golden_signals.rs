@@ -113,6 +113,8 @@ fn every_event_of_the_contract_has_its_signal_and_its_data() {
                 assert_eq!(signal["type"], format!("holdfast.{group}.{event}.v1"), "{file}");
                 let mut members: BTreeSet<&str> =
                     signal["data"].as_object().unwrap().keys().map(String::as_str).collect();
+                // Only there where nats-server told who asked.
+                assert_eq!(members.remove("actor_proven"), file.ends_with(".proven"), "{file}");
                 if *group == "session" {
                     // Only there where somebody asked and said who.
                     members.remove("actor");
@@ -165,6 +167,27 @@ fn opening_with_an_owner_is_announced_as_activation_too() {
 }
 
 #[test]
+fn who_asked_as_the_server_tells_it_is_told() {
+    let proven = json!({"event": {"actor_proven": "OPS/ops"}});
+    for (kind, name) in [(EventType::LockTakenOver, "lock.taken_over"), (EventType::SessionMoved, "session.moved")] {
+        let (Value::Object(mut told), Value::Object(patch)) =
+            (serde_json::to_value(revision_of(kind)).unwrap(), proven.clone())
+        else {
+            panic!("a record and its patch are objects")
+        };
+        merge_patch(&mut told, &patch);
+        let told = SessionRecord::from_json(&serde_json::to_vec(&told).unwrap(), &key()).unwrap();
+        let signal = committed(of_event(&told, SEEN), 0);
+        assert_eq!(signal, golden::value(&format!("signal/{name}.proven")));
+    }
+    let taken = SessionRecord::from_json(&golden::bytes("record/taken_over.proven"), &key()).unwrap();
+    assert_eq!(committed(of_event(&taken, SEEN), 0), golden::value("signal/lock.taken_over.proven"));
+    let frame = Frame::from_json(&golden::bytes("frame/ops.proven"), &key()).unwrap();
+    let edited = of_op(frame.ops[0].event.as_ref().unwrap(), &frame.ops[0].request_id);
+    assert_eq!(committed(vec![edited], 0), golden::value("signal/doc.edited.proven"));
+}
+
+#[test]
 fn hand_edits_deletions_and_broken_records_are_announced() {
     let before = record(json!({}));
     let edited = record(json!({"lock": {"owner": "ops", "revision": 2}, "lock_revision": 2}));
@@ -174,6 +197,32 @@ fn hand_edits_deletions_and_broken_records_are_announced() {
     assert_eq!(committed(of_deletion(SEEN), 0), golden::value("signal/session.closed.deleted"));
     let broken = of_broken_record("missing field `v`", SEEN);
     assert_eq!(committed(broken, 0), golden::value("signal/lock.changed.broken"));
+}
+
+#[test]
+fn a_hand_edit_that_says_who_made_it_and_why_is_announced_with_both() {
+    let before = record(json!({}));
+    let edit = |event: Value| {
+        record(json!({"lock": null, "lock_revision": 2, "state": "passive", "owner": null, "event": event}))
+    };
+    let own = json!({"type": "lock.changed", "actor": "oncall", "reason": "client-a hangs", "request_id": null});
+    let happenings = of_hand_edit(&edit(own.clone()), SEEN, Some(&before));
+    assert_eq!(happenings[0].data["actor"], "oncall");
+    assert_eq!(happenings[0].data["reason"], "edited by hand: client-a hangs");
+    assert_eq!(happenings[1].data["reason"], "edited by hand: client-a hangs");
+    // What the writer before left there says nothing about this edit.
+    let is_anonymous = |happenings: Vec<Happening>| {
+        assert_eq!(
+            (&happenings[0].data["actor"], &happenings[0].data["reason"]),
+            (&json!(null), &json!("edited by hand"))
+        );
+    };
+    is_anonymous(of_hand_edit(&edit(own.clone()), SEEN, Some(&edit(own))));
+    is_anonymous(of_hand_edit(
+        &edit(json!({"type": "lock.taken_over", "actor": "a", "reason": "r"})),
+        SEEN,
+        Some(&before),
+    ));
 }
 
 #[test]

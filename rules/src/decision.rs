@@ -42,8 +42,10 @@ pub struct Asked<'a> {
     pub request_id: &'a RequestId,
     /// Whether the caller chose the key. Only then may other copies of the request exist.
     pub by_caller: bool,
-    /// Who asked.
+    /// Who asked, in their own words.
     pub actor: Option<&'a str>,
+    /// Who asked as nats-server tells it.
+    pub actor_proven: Option<&'a str>,
     /// The current time, RFC 3339, for people.
     pub at: &'a str,
     /// Random, for the token of a new grant.
@@ -62,6 +64,7 @@ impl Asked<'_> {
         Some(Event {
             kind,
             actor: self.actor.map(str::to_owned),
+            actor_proven: self.actor_proven.map(str::to_owned),
             reason,
             previous_owner,
             previous_worker: None,
@@ -76,6 +79,8 @@ impl Asked<'_> {
 pub struct Author<'a> {
     /// Who, in their own words.
     pub actor: Option<&'a str>,
+    /// Who, as nats-server tells it.
+    pub actor_proven: Option<&'a str>,
     /// Why, in their own words.
     pub reason: Option<&'a str>,
     /// The request.
@@ -87,6 +92,7 @@ impl Author<'_> {
         Some(Event {
             kind,
             actor: self.actor.map(str::to_owned),
+            actor_proven: self.actor_proven.map(str::to_owned),
             reason: self.reason.map(str::to_owned),
             previous_owner: None,
             previous_worker,

@@ -10,6 +10,7 @@ pub fn expire(record: &SessionRecord, lock_revision: u64) -> Option<SessionRecor
     let event = Event {
         kind: EventType::LockExpired,
         actor: None,
+        actor_proven: None,
         reason: Some(format!("not renewed for {} ms", lock.ttl_ms.unwrap_or_default())),
         previous_owner: Some(lock.owner.clone()),
         previous_worker: None,
@@ -26,6 +27,7 @@ pub fn take_back(record: &SessionRecord, fence: u64) -> Option<SessionRecord> {
     let event = Event {
         kind: EventType::LockReleased,
         actor: None,
+        actor_proven: None,
         reason: Some("whoever asked was gone before the grant".to_owned()),
         previous_owner: Some(lock.owner.clone()),
         previous_worker: None,

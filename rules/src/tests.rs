@@ -101,6 +101,7 @@ fn a_session_made_over_a_closed_one_leaves_its_frames_behind_and_its_mark_in_pla
         panic!()
     };
     let blank = Blank {
+        secret: 0,
         key: &key("s1"),
         file: None,
         kind: KindName::default(),
@@ -138,7 +139,8 @@ fn a_session_of_another_kind_is_not_opened() {
 
 #[test]
 fn placing_says_whether_the_session_moved_or_came_back() {
-    let author = Author { actor: Some("ops"), reason: Some("because"), request_id: None };
+    let author =
+        Author { actor: Some("ops"), actor_proven: Some("OPS/ops"), reason: Some("because"), request_id: None };
     let moved = placed(&active("s1", "w1"), owner("w2"), author);
     let event = moved.event.as_ref().unwrap();
     assert_eq!(event.kind, EventType::SessionMoved);

@@ -105,7 +105,7 @@ fn blank(expected: Revision, mark: holdfast_protocol::record::Mark, key: &Sessio
     let config: SessionConfig =
         serde_json::from_value(json!({"idle_timeout_ms": 1000, "on_idle": "close", "lock": "optional"})).unwrap();
     created(
-        Blank { key, file: None, kind: Default::default(), config, owner: owner(0), expected, mark },
+        Blank { key, file: None, kind: Default::default(), config, owner: owner(0), expected, mark, secret: 0 },
         Author::default(),
     )
 }
@@ -132,6 +132,7 @@ impl Life {
             request_id: id,
             by_caller: true,
             actor: None,
+            actor_proven: None,
             at: "2026-11-22T13:00:00Z",
             nonce: Uuid::from_u128(self.ids),
             secret: &secret,

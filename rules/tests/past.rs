@@ -30,6 +30,7 @@ fn a_late_retry_gets_what_its_first_copy_got_though_the_lock_has_moved_on() {
         request_id: &ids[n],
         by_caller: true,
         actor: None,
+        actor_proven: None,
         at: "2026-11-22T12:00:00Z",
         nonce: Uuid::from_u128(n as u128),
         secret: &secret,

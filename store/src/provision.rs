@@ -9,14 +9,12 @@ use async_nats::Client;
 use async_nats::jetstream::context::{CreateStreamErrorKind, GetStreamError, GetStreamErrorKind};
 use async_nats::jetstream::stream::{Config, DiscardPolicy, PersistenceMode, RetentionPolicy, StorageType};
 use async_nats::jetstream::{self, Context};
-use holdfast_protocol::Revision;
 use holdfast_protocol::subject::Root;
 use holdfast_protocol::token::Secret;
 use tokio::time::Instant;
 
 use crate::jetstream::Jetstream;
-use crate::write::{self, Outcome, Write};
-use crate::{StoreError, read};
+use crate::{Storage, StoreError};
 
 /// The oldest nats-server that is safe: older ones accept stale conditional writes on clusters.
 pub const MINIMUM_SERVER: (i64, i64, i64) = (2, 14, 4);
@@ -154,7 +152,8 @@ fn check_server(client: &Client) -> Result<(), ProvisionError> {
     Ok(())
 }
 
-fn replicas(client: &Client) -> usize {
+/// How many copies of each stream Holdfast keeps on the servers of this connection.
+pub fn replicas(client: &Client) -> usize {
     if client.server_info().cluster.is_some() { 3 } else { 1 }
 }
 
@@ -282,34 +281,105 @@ impl Waiting {
 }
 
 fn check_settings(needed: &Config, found: &Config) -> Result<(), ProvisionError> {
-    let check = |setting: &'static str, needed_value: String, found_value: String| {
-        if needed_value == found_value {
-            return Ok(());
+    match differences(needed, found).into_iter().next() {
+        None => Ok(()),
+        Some(Difference { setting, found, needed: value }) => {
+            Err(ProvisionError::Setting { stream: needed.name.clone(), setting, found, needed: value })
         }
-        Err(ProvisionError::Setting { stream: needed.name.clone(), setting, found: found_value, needed: needed_value })
-    };
+    }
+}
+
+/// A setting of a stream that is not as Holdfast needs it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Difference {
+    /// The setting, as the server names it.
+    pub setting: &'static str,
+    /// Its value.
+    pub found: String,
+    /// The value that it should have.
+    pub needed: String,
+}
+
+impl Difference {
+    fn between(setting: &'static str, needed: String, found: String) -> Option<Self> {
+        (needed != found).then_some(Self { setting, found, needed })
+    }
+}
+
+/// The settings of `found` with which Holdfast does not start. Empty: it starts.
+pub fn differences(needed: &Config, found: &Config) -> Vec<Difference> {
     let subjects = |config: &Config| {
         let mut subjects = config.subjects.clone();
         subjects.sort_unstable();
         subjects.join(", ")
     };
     let limit = |value: i64| if value <= 0 { "unlimited".to_owned() } else { value.to_string() };
-    // Sealing changes other settings as well, so this is checked first.
-    check("sealed", "false".to_owned(), found.sealed.to_string())?;
-    check("subjects", subjects(needed), subjects(found))?;
-    check("retention", format!("{:?}", RetentionPolicy::Limits), format!("{:?}", found.retention))?;
-    check("storage", format!("{:?}", needed.storage), format!("{:?}", found.storage))?;
+    let flag = |setting, needed: bool, found: bool| Difference::between(setting, needed.to_string(), found.to_string());
+    let mut all = vec![
+        // Sealing changes other settings as well, so this is checked first.
+        flag("sealed", false, found.sealed),
+        Difference::between("subjects", subjects(needed), subjects(found)),
+        Difference::between("retention", format!("{:?}", RetentionPolicy::Limits), format!("{:?}", found.retention)),
+        Difference::between("storage", format!("{:?}", needed.storage), format!("{:?}", found.storage)),
+    ];
     if needed.max_age.is_zero() {
-        check("discard", format!("{:?}", needed.discard), format!("{:?}", found.discard))?;
-        check("max_age", "0ns".to_owned(), format!("{:?}", found.max_age))?;
-        check("max_bytes", "unlimited".to_owned(), limit(found.max_bytes))?;
-        check("max_msgs", "unlimited".to_owned(), limit(found.max_messages))?;
-        check("max_msgs_per_subject", limit(needed.max_messages_per_subject), limit(found.max_messages_per_subject))?;
-        check("allow_rollup_hdrs", "true".to_owned(), found.allow_rollup.to_string())?;
-        check("deny_delete", "true".to_owned(), found.deny_delete.to_string())?;
-        check("allow_direct", "true".to_owned(), found.allow_direct.to_string())?;
+        all.extend([
+            Difference::between("discard", format!("{:?}", needed.discard), format!("{:?}", found.discard)),
+            Difference::between("max_age", "0ns".to_owned(), format!("{:?}", found.max_age)),
+            Difference::between("max_bytes", "unlimited".to_owned(), limit(found.max_bytes)),
+            Difference::between("max_msgs", "unlimited".to_owned(), limit(found.max_messages)),
+            Difference::between(
+                "max_msgs_per_subject",
+                limit(needed.max_messages_per_subject),
+                limit(found.max_messages_per_subject),
+            ),
+            flag("allow_rollup_hdrs", true, found.allow_rollup),
+            flag("deny_delete", true, found.deny_delete),
+            flag("allow_direct", true, found.allow_direct),
+        ]);
     }
-    check("allow_msg_ttl", needed.allow_message_ttl.to_string(), found.allow_message_ttl.to_string())
+    all.push(flag("allow_msg_ttl", needed.allow_message_ttl, found.allow_message_ttl));
+    all.into_iter().flatten().collect()
+}
+
+/// The settings of `found` with which Holdfast starts, but promises less than with its own: fewer replicas, a shorter
+/// window for duplicates, or signals that are kept for a shorter time.
+pub fn weaknesses(needed: &Config, found: &Config) -> Vec<Difference> {
+    let too_few = found.num_replicas < needed.num_replicas;
+    let too_short = found.duplicate_window < needed.duplicate_window;
+    let kept_less = !needed.max_age.is_zero() && !found.max_age.is_zero() && found.max_age < needed.max_age;
+    let direct = !needed.max_age.is_zero() && !found.allow_direct;
+    [
+        too_few.then(|| Difference {
+            setting: "num_replicas",
+            found: found.num_replicas.to_string(),
+            needed: needed.num_replicas.to_string(),
+        }),
+        too_short.then(|| Difference {
+            setting: "duplicate_window",
+            found: format!("{:?}", found.duplicate_window),
+            needed: format!("{:?}", needed.duplicate_window),
+        }),
+        kept_less.then(|| Difference {
+            setting: "max_age",
+            found: format!("{:?}", found.max_age),
+            needed: format!("{:?}", needed.max_age),
+        }),
+        direct.then(|| Difference { setting: "allow_direct", found: "false".to_owned(), needed: "true".to_owned() }),
+    ]
+    .into_iter()
+    .flatten()
+    .collect()
+}
+
+/// The settings of the streams below `root` that a part makes on servers that keep `replicas` copies.
+pub fn needed(root: &Root, replicas: usize, choices: &Provisioning) -> Vec<Config> {
+    configs(root, replicas, choices)
+}
+
+/// 32 random bytes for a new secret.
+pub fn fresh_secret() -> [u8; 32] {
+    rand::random()
 }
 
 /// Reads the secret that tokens are derived from, or creates it. For coordinators only. The first writer decides it for
@@ -318,16 +388,9 @@ fn check_settings(needed: &Config, found: &Config) -> Result<(), ProvisionError>
 /// # Errors
 /// [`StoreError`] when the bucket of secrets cannot be read or written, or the value in it is not a secret.
 pub async fn token_secret(store: &Jetstream) -> Result<Secret, StoreError> {
-    let bucket = store.root.secrets_bucket();
-    let subject = format!("$KV.{bucket}.token_key");
-    let stream = store
-        .context
-        .get_stream_no_info(format!("KV_{bucket}"))
-        .await
-        .map_err(|error| StoreError::Refused(error.to_string()))?;
     let deadline = Instant::now() + GATHER_TIMEOUT;
     loop {
-        let found = match read::last(&stream, &subject).await {
+        let found = match store.secret().await {
             // A stream that was just created, maybe by another process, may not have a leader yet.
             Err(StoreError::Unavailable(_)) if Instant::now() < deadline => {
                 tokio::time::sleep(Duration::from_millis(100)).await;
@@ -335,31 +398,14 @@ pub async fn token_secret(store: &Jetstream) -> Result<Secret, StoreError> {
             }
             found => found?,
         };
-        if let Some(raw) = found {
-            return secret_in(&raw).map_err(|why| StoreError::Refused(format!("{subject} {why}")));
+        if let (_, Some(stored)) = found {
+            let unknown = || StoreError::Refused("the stored secret is not one of this version".to_owned());
+            return Secret::from_stored(&stored).ok_or_else(unknown);
         }
-        let mut headers = async_nats::HeaderMap::new();
-        headers.insert(async_nats::header::NATS_EXPECTED_LAST_SUBJECT_SEQUENCE, "0");
-        let payload = rand::random::<[u8; 32]>().to_vec().into();
-        let write = Write { subject: subject.clone(), headers, payload, expected: Revision(0) };
-        match write::publish(&store.client, &write).await? {
-            Outcome::Stored(_) | Outcome::Mismatch | Outcome::MismatchAfterUnknown => {}
+        match store.put_secret(found.0, fresh_secret().to_vec().into()).await {
+            // Another process may have been first. It is read again in any case.
+            Ok(_) | Err(StoreError::Moved { .. } | StoreError::Unknown(_)) => {}
+            Err(error) => return Err(error),
         }
     }
-}
-
-/// The secret in a stored message, or why it is none.
-///
-/// nats-server does not check reply subjects against the permissions of whoever asks. So a worker can have the server
-/// store a message of its choice here, as the answer to a direct get. Such an answer always names the stream that it is
-/// from, and no other answer has 32 bytes.
-fn secret_in(raw: &read::Raw) -> Result<Secret, &'static str> {
-    if raw.headers.get(async_nats::header::NATS_STREAM).is_some() {
-        return Err(
-            "was not stored by a coordinator, but by somebody who asked nats-server to answer there; somebody \
-                    misuses the credentials of a worker (see docs/security.md)",
-        );
-    }
-    let bytes = <[u8; 32]>::try_from(raw.payload.as_ref()).map_err(|_| "is not a secret of 32 bytes")?;
-    Ok(Secret::new(bytes))
 }

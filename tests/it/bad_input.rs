@@ -30,7 +30,13 @@ fn requests() -> Vec<Request> {
     vec![
         row("session.open", "default", "", json!({}), &["id", "path", "workspace", "mode", "config", "content"]),
         row("session.get", "default", "s1", json!({}), none),
-        row("session.list", "default", "", json!({}), &["limit", "after", "state", "worker"]),
+        row(
+            "session.list",
+            "default",
+            "",
+            json!({}),
+            &["limit", "after", "state", "worker", "locked", "lock_owner", "idle_ms"],
+        ),
         row("session.touch", "default", "s1", json!({}), none),
         row("session.close", "default", "s1", json!({}), &["token", "discard"]),
         row("lock.acquire", "default", "s1", owner(), &["expected_token", "rotate", "ttl_ms", "wait_ms"]),
@@ -51,6 +57,7 @@ fn requests() -> Vec<Request> {
             &["ttl_ms", "expected_lock_revision"],
         ),
         row("admin.unlock", "default", "s1", reason(), &["expected_lock_revision"]),
+        row("admin.preview", "default", "s1", json!({}), none),
         row("admin.move", "default", "s1", reason(), &["worker"]),
         row("admin.reclaim", "default", "", json!({"max_idle_ms": 0}), none),
         row("worker.list", "sys", "", json!({}), none),

@@ -6,6 +6,7 @@
 
 mod agent;
 mod alone;
+mod audit;
 mod bad_input;
 mod document;
 mod failover;
@@ -16,13 +17,17 @@ mod leave;
 mod list;
 mod lock;
 mod main_path;
+mod metrics;
 mod outage;
 mod record;
 mod remains;
 mod roles;
+mod secret;
+mod secured;
 mod session;
 mod signals;
 mod start;
 mod takeover;
+mod trace;
 mod upgrade;
 mod waiters;

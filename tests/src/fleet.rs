@@ -6,6 +6,7 @@ mod insist;
 mod mortal;
 mod operator;
 mod reply;
+mod secured;
 
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -16,6 +17,7 @@ use anyhow::{Context, Result};
 use async_nats::jetstream;
 use futures_util::StreamExt;
 use holdfast_coordinator::{Config, Coordinator};
+use holdfast_deploy::Role;
 use holdfast_protocol::WorkerName;
 use holdfast_protocol::id::WorkspaceName;
 use holdfast_protocol::subject::Root;
@@ -31,6 +33,7 @@ use crate::wait::until;
 pub use insist::Editors;
 pub use mortal::Mortal;
 pub use reply::Reply;
+pub use secured::{Access, SecuredCluster, SecuredServer};
 
 /// How long a test waits for something that should take milliseconds.
 pub const SOON: Duration = Duration::from_secs(20);
@@ -42,10 +45,16 @@ const SIGNALS_BYTES: i64 = 16 * 1024 * 1024;
 pub struct Fleet {
     /// The addresses of its servers.
     pub url: String,
+    /// How each role connects.
+    access: Access,
     /// Its subject root.
     pub root: Root,
     /// The connection of a foreign client.
     pub nats: async_nats::Client,
+    /// The connection of an operator; the same one on a server without a login.
+    pub ops: async_nats::Client,
+    /// The connection of a coordinator, which reads what is stored.
+    reader: async_nats::Client,
     /// The store, to check what was accepted.
     pub store: Arc<Jetstream>,
     secret: Secret,
@@ -64,13 +73,9 @@ fn worker_config(root: &Root, name: &str, workspaces: &[(&str, &std::path::Path)
     Ok(config)
 }
 
-async fn begin_worker(url: String, config: WorkerConfig) -> Result<Worker> {
-    begin_worker_as(&ConnectOptions::to(url), config).await
-}
-
 /// Starts a worker that connects with `options`, and creates or checks its streams itself.
-async fn begin_worker_as(options: &ConnectOptions, config: WorkerConfig) -> Result<Worker> {
-    let client = connect(options).await?;
+async fn begin_worker(options: ConnectOptions, config: WorkerConfig) -> Result<Worker> {
+    let client = connect(&options).await?;
     let store = provision(&client, &config.root, &Provisioning::of_worker()).await?.store;
     Ok(Worker::start(Nats::shared(client), store, config).await?)
 }
@@ -80,11 +85,11 @@ async fn begin_worker_as(options: &ConnectOptions, config: WorkerConfig) -> Resu
 /// # Errors
 /// When it does not start.
 pub async fn worker_at(url: &str, root: &str, name: &str, workspaces: &[(&str, &std::path::Path)]) -> Result<Worker> {
-    begin_worker(url.to_owned(), worker_config(&Root::parse(root)?, name, workspaces)?).await
+    begin_worker(ConnectOptions::to(url), worker_config(&Root::parse(root)?, name, workspaces)?).await
 }
 
-async fn begin_coordinator(url: String, config: Config, secret: Secret) -> Result<Coordinator> {
-    let client = connect(&ConnectOptions::to(url)).await?;
+async fn begin_coordinator(options: ConnectOptions, config: Config, secret: Secret) -> Result<Coordinator> {
+    let client = connect(&options).await?;
     let store = Arc::new(Jetstream::new(client.clone(), config.root.clone()).await?);
     Ok(Coordinator::start(Nats::shared(client), store, secret, config).await?)
 }
@@ -105,14 +110,21 @@ impl Fleet {
     /// # Errors
     /// When the server cannot be used.
     pub async fn empty_below(url: &str, root: Root) -> Result<Self> {
+        Self::empty_with(url, root, Access::Open).await
+    }
+
+    async fn empty_with(url: &str, root: Root, access: Access) -> Result<Self> {
         crate::logs::begin();
-        let nats = connect(&ConnectOptions::to(url)).await?;
+        let of_coordinators = connect(&access.options(url, Role::Coordinator)).await?;
         let choices = Provisioning { signals_bytes: SIGNALS_BYTES, ..Provisioning::default() };
-        let store = provision(&nats, &root, &choices).await?.store;
+        let store = provision(&of_coordinators, &root, &choices).await?.store;
         Ok(Self {
             url: url.to_owned(),
             root,
-            nats,
+            nats: connect(&access.options(url, Role::Client)).await?,
+            ops: connect(&access.options(url, Role::Ops)).await?,
+            access,
+            reader: of_coordinators,
             secret: token_secret(&store).await?,
             store,
             coordinators: Vec::new(),
@@ -142,7 +154,7 @@ impl Fleet {
             // The servers of a cluster exchange subscriptions with a short delay.
             let anything = format!("{}.sys.worker.list", self.root);
             until("all servers to know of a coordinator", SOON, async || {
-                self.nats.request(anything.clone(), "".into()).await.is_ok().then_some(())
+                self.ops.request(anything.clone(), "".into()).await.is_ok().then_some(())
             })
             .await;
         }
@@ -162,9 +174,9 @@ impl Fleet {
     /// # Errors
     /// When it does not start.
     pub async fn begin_coordinator_as(&self, set: impl FnOnce(&mut Config)) -> Result<Coordinator> {
-        let mut config = Config { root: self.root.clone(), ..Config::default() };
+        let mut config = self.coordinator_config();
         set(&mut config);
-        begin_coordinator(self.url.clone(), config, self.secret.clone()).await
+        begin_coordinator(self.options(&self.url, Role::Coordinator), config, self.secret.clone()).await
     }
 
     /// Gives the coordinator that was added last to the test.
@@ -191,7 +203,7 @@ impl Fleet {
         workspaces: &[(&str, &std::path::Path)],
     ) -> Result<()> {
         let config = worker_config(&self.root, name, workspaces)?;
-        self.workers.insert(name.to_owned(), begin_worker(url.to_owned(), config).await?);
+        self.workers.insert(name.to_owned(), begin_worker(self.options(url, Role::Worker), config).await?);
         Ok(())
     }
 
@@ -207,7 +219,7 @@ impl Fleet {
     ) -> Result<()> {
         let mut config = worker_config(&self.root, name, &[])?;
         set(&mut config);
-        self.workers.insert(name.to_owned(), begin_worker_as(options, config).await?);
+        self.workers.insert(name.to_owned(), begin_worker(options.clone(), config).await?);
         Ok(())
     }
 
@@ -218,7 +230,7 @@ impl Fleet {
     pub async fn add_read_only_worker(&mut self, name: &str, workspaces: &[(&str, &std::path::Path)]) -> Result<()> {
         let mut config = worker_config(&self.root, name, workspaces)?;
         config.workspaces.values_mut().for_each(|workspace| workspace.writable = false);
-        self.workers.insert(name.to_owned(), begin_worker(self.url.clone(), config).await?);
+        self.workers.insert(name.to_owned(), begin_worker(self.options(&self.url, Role::Worker), config).await?);
         Ok(())
     }
 
@@ -267,7 +279,7 @@ impl Fleet {
     /// When there is no answer: every request must be answered.
     pub async fn ask_raw(&self, subject: &str, body: Vec<u8>) -> Reply {
         let request = async_nats::Request::new().payload(body.into()).timeout(Some(Duration::from_secs(70)));
-        let message = self.nats.send_request(subject.to_owned(), request).await;
+        let message = self.asking(subject).send_request(subject.to_owned(), request).await;
         Reply::of(subject, message.unwrap_or_else(|error| panic!("{subject} was not answered: {error}")))
     }
 
@@ -284,7 +296,7 @@ impl Fleet {
     ) -> Result<Reply, async_nats::RequestError> {
         let subject = self.subject(verb, id);
         let request = async_nats::Request::new().payload(body.to_string().into()).timeout(Some(timeout));
-        let message = self.nats.send_request(subject.clone(), request).await?;
+        let message = self.asking(&subject).send_request(subject.clone(), request).await?;
         Ok(Reply::of(&subject, message))
     }
 

@@ -8,6 +8,7 @@ pub mod fleet;
 pub mod link;
 pub mod logs;
 pub mod server;
+pub mod stuck;
 pub mod wait;
 
 /// blake3 of `bytes` in hex, computed here and not by the code under test.

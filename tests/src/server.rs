@@ -103,6 +103,17 @@ pub async fn own_cluster() -> Result<OwnCluster> {
     Ok(OwnCluster { cluster, _folder: folder })
 }
 
+/// Starts a cluster of three that only this test uses, with options that `change` may set. It is not known yet whether
+/// streams with three replicas can be created.
+///
+/// # Errors
+/// When it cannot be started.
+pub async fn own_cluster_with(change: impl Fn(&mut ServerOptions)) -> Result<OwnCluster> {
+    let folder = Folder::create("cluster")?;
+    let cluster = Cluster::start_with(&binary().await?.path, folder.path(), CLUSTER_SIZE, &change).await?;
+    Ok(OwnCluster { cluster, _folder: folder })
+}
+
 /// The nats-server that local servers run.
 ///
 /// # Errors

@@ -11,6 +11,7 @@ use holdfast_protocol::{Limits, WorkerName};
 
 use crate::document::DocumentKind;
 use crate::machine::Kind;
+use crate::meters::{Meters, WorkerMeters};
 
 /// What to do about another process of the worker's name that is alive.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -46,12 +47,19 @@ pub struct WorkerConfig {
     pub drain_parallel: usize,
     /// How long an agent keeps trying to reach the storage before it answers `unavailable`.
     pub recover_timeout: Duration,
+    /// What is counted.
+    pub meters: Meters,
+    /// How often the worker looks at its workspaces for its health; `None`: never.
+    pub self_check: Option<Duration>,
+    /// How long a session may take for one turn of work, or a workspace for one look, before the worker is not healthy.
+    pub patience: Duration,
 }
 
 impl WorkerConfig {
     /// The usual settings, with the built-in kind `document`.
     pub fn new(name: WorkerName) -> Self {
         let document: Arc<dyn Kind> = Arc::new(DocumentKind);
+        let meters = WorkerMeters::default().of(&name);
         Self {
             name,
             name_rule: NameRule::Respect,
@@ -64,6 +72,9 @@ impl WorkerConfig {
             worker_bytes: 64 * 1024 * 1024,
             drain_parallel: 16,
             recover_timeout: Duration::from_secs(5),
+            meters,
+            self_check: None,
+            patience: Duration::from_secs(60),
         }
     }
 }

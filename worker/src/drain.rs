@@ -5,15 +5,17 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use async_nats::HeaderMap;
 use futures_util::{StreamExt, stream};
 use holdfast_protocol::reply::WorkerState;
+use holdfast_protocol::requester::{self, REQUEST_INFO_HEADER};
 use holdfast_protocol::subject::{Root, Verb};
 use holdfast_protocol::{SessionKey, WorkerName};
 use holdfast_store::wire::Request;
 use holdfast_store::{SharedWire, Storage};
 use tokio::sync::oneshot;
 
-use crate::letter::{Answer, Call, Letter, Passivation, ReplyTo};
+use crate::letter::{Answer, Call, Letter, Passivation, ReplyTo, Who};
 use crate::supervisor::Supervisor;
 
 /// How long a coordinator may take to move one session.
@@ -24,8 +26,8 @@ pub(crate) struct Drain {
     pub(crate) wire: SharedWire,
     pub(crate) root: Root,
     pub(crate) name: WorkerName,
-    /// Who asked for it; `None`: the worker ends.
-    pub(crate) actor: Option<String>,
+    /// Who asked for it; nobody: the worker ends.
+    pub(crate) who: Who,
     pub(crate) supervisor: Arc<Supervisor>,
     pub(crate) parallel: usize,
 }
@@ -61,11 +63,11 @@ impl Drain {
 
     /// Asks a coordinator, since who owns a session is theirs to decide.
     async fn move_away(&self, key: &SessionKey, reason: &str) -> bool {
-        let actor = self.actor.clone().unwrap_or_else(|| format!("worker {}", self.name));
+        let actor = self.who.actor.clone().unwrap_or_else(|| format!("worker {}", self.name));
         let body = serde_json::json!({ "reason": reason, "actor": actor });
         let subject = self.root.session_request(Verb::AdminMove, key);
         let payload = body.to_string().into();
-        let request = Request { subject: subject.into(), headers: None, payload, timeout: MOVE_TIMEOUT };
+        let request = Request { subject: subject.into(), headers: self.request_info(), payload, timeout: MOVE_TIMEOUT };
         match self.wire.request(request).await {
             Ok(reply) => {
                 let refused = reply
@@ -80,8 +82,15 @@ impl Drain {
         }
     }
 
+    /// The header that nats-server would have added if whoever asked for the drain had asked for each move.
+    fn request_info(&self) -> Option<HeaderMap> {
+        let mut headers = HeaderMap::new();
+        headers.insert(REQUEST_INFO_HEADER, requester::header_of(self.who.actor_proven.as_deref()?)?);
+        Some(headers)
+    }
+
     async fn passivate(&self, key: SessionKey, reason: &str) -> bool {
-        let why = Passivation::Leaving { reason: reason.to_owned(), actor: self.actor.clone() };
+        let why = Passivation::Leaving { reason: reason.to_owned(), who: self.who.clone() };
         matches!(ask(&self.supervisor, key, why).await, Some(Answer::Done(_) | Answer::Moved))
     }
 }

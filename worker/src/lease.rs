@@ -32,10 +32,15 @@ impl LeaseHealth {
         self.confirmed_ms.store(u64::try_from(ms).unwrap_or(u64::MAX), Ordering::Relaxed);
     }
 
+    /// How long ago the lease was last known to be good.
+    pub(crate) fn age(&self) -> Duration {
+        let confirmed = Duration::from_millis(self.confirmed_ms.load(Ordering::Relaxed));
+        self.epoch.elapsed().saturating_sub(confirmed)
+    }
+
     /// Whether nobody can have thought this worker gone.
     pub(crate) fn is_confirmed(&self) -> bool {
-        let confirmed = Duration::from_millis(self.confirmed_ms.load(Ordering::Relaxed));
-        self.epoch.elapsed().saturating_sub(confirmed) < LEASE_TTL
+        self.age() < LEASE_TTL
     }
 }
 

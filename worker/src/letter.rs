@@ -4,6 +4,7 @@ use async_nats::{HeaderMap, Subject};
 use bytes::Bytes;
 use holdfast_protocol::internal::{Activate, Hint, MOVED_HEADER};
 use holdfast_protocol::subject::Verb;
+use holdfast_protocol::trace::TraceParent;
 use holdfast_protocol::{Error, RequestId, Revision};
 use holdfast_rules::passivate::Cause;
 use holdfast_store::mutant::{self, Mutant};
@@ -11,6 +12,7 @@ use holdfast_store::wire::{Outgoing, PublishError};
 use holdfast_store::{SharedWire, Wire, chance};
 use tokio::sync::oneshot;
 use tokio::time::Instant;
+use tracing::Span;
 
 use crate::mailbox::Held;
 
@@ -26,12 +28,23 @@ pub(crate) enum Call {
     Lease,
     /// The record is at the letter's revision by now.
     CatchUp,
+    /// What would a takeover hit? The number is how many letters waited when this one came.
+    Inspect(u64),
     /// Finish, so that another can take over.
     Handover,
     /// Something may have happened to what is outside of the log.
     Look,
     /// Leave memory, for this reason.
     Passivate(Passivation),
+}
+
+/// Who asked for something.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Who {
+    /// In their own words.
+    pub(crate) actor: Option<String>,
+    /// As nats-server tells it.
+    pub(crate) actor_proven: Option<String>,
 }
 
 /// Why a session leaves memory. Only idleness may end a session with `on_idle: close`; whoever leaves passivates it.
@@ -41,9 +54,9 @@ pub(crate) enum Passivation {
     Idle,
     /// An operator wants sessions out of memory that were idle for `max_idle_ms`. Whether this one was is judged when
     /// its agent reads the letter.
-    Reclaimed { max_idle_ms: u64, actor: Option<String> },
+    Reclaimed { max_idle_ms: u64, who: Who },
     /// The worker is drained or ends, and no other one takes the session.
-    Leaving { reason: String, actor: Option<String> },
+    Leaving { reason: String, who: Who },
 }
 
 impl Passivation {
@@ -58,11 +71,10 @@ impl Passivation {
     }
 
     /// Who asked.
-    pub(crate) fn actor(&self) -> Option<String> {
+    pub(crate) fn who(&self) -> Option<&Who> {
         match self {
-            Self::Reclaimed { actor, .. } => actor.clone(),
+            Self::Reclaimed { who, .. } | Self::Leaving { who, .. } => Some(who),
             Self::Idle => None,
-            Self::Leaving { actor, .. } => actor.clone(),
         }
     }
 
@@ -86,11 +98,16 @@ pub(crate) struct Letter {
     pub(crate) request_id: RequestId,
     /// Which life of the session it is for, where its sender said.
     pub(crate) life: Option<u64>,
+    /// Who asked, as nats-server tells it.
+    pub(crate) actor_proven: Option<String>,
     pub(crate) reply: ReplyTo,
     /// When it came to this worker.
     pub(crate) arrived: Instant,
     /// Its share of what may wait.
     pub(crate) held: Option<Held>,
+    /// From its arrival to its answer, and the trace for what it causes.
+    pub(crate) span: Span,
+    pub(crate) trace: Option<TraceParent>,
 }
 
 impl Letter {
@@ -102,9 +119,12 @@ impl Letter {
             revision: Revision(0),
             request_id: RequestId::made(chance::id()),
             life: None,
+            actor_proven: None,
             reply,
             arrived: Instant::now(),
             held: None,
+            span: Span::none(),
+            trace: None,
         }
     }
 
@@ -120,9 +140,12 @@ impl Letter {
             revision: self.revision,
             request_id: request_id.clone(),
             life: self.life,
+            actor_proven: self.actor_proven.clone(),
             reply,
             arrived: self.arrived,
             held: None,
+            span: Span::none(),
+            trace: self.trace,
         }
     }
 }

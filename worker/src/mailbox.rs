@@ -44,6 +44,13 @@ impl Bounds {
     }
 }
 
+impl Bounds {
+    /// Bytes of all letters that are not answered.
+    pub(crate) fn held_bytes(&self) -> usize {
+        self.held.load(Ordering::Relaxed)
+    }
+}
+
 /// The bytes of one letter, given back when it is dropped.
 pub(crate) struct Held {
     status: Arc<Status>,
@@ -72,7 +79,7 @@ impl Rank {
     fn of(call: &Call) -> Self {
         match call {
             Call::Activate(_) | Call::Handover | Call::Passivate(_) | Call::Look | Call::CatchUp => Self::Internal,
-            Call::Verb(_) | Call::Hint(_) | Call::Lease => Self::Ordinary,
+            Call::Verb(_) | Call::Hint(_) | Call::Lease | Call::Inspect(_) => Self::Ordinary,
         }
     }
 

@@ -37,8 +37,10 @@ use holdfast_protocol::id::{Activation, Boot, WorkspaceName};
 use holdfast_protocol::internal::Activate;
 use holdfast_protocol::{Limits, Revision, SessionKey, SessionRecord};
 use holdfast_store::mutant::{self, Mutant};
+use holdfast_store::trace::{self, Traces};
 use holdfast_store::{Floor, Store};
 use tokio::time::Instant;
+use tracing::{Instrument, Span};
 
 use crate::answered::Answered;
 use crate::config::WorkerConfig;
@@ -47,6 +49,7 @@ use crate::letter::{Answer, Call, Letter};
 use crate::log::LogPosition;
 use crate::machine::{Machine, Surroundings};
 use crate::mailbox::Mailbox;
+use crate::meters::{Counted, Stage};
 use crate::pulse::Pulse;
 use crate::status::Status;
 use crate::supervisor::Departed;
@@ -116,6 +119,14 @@ enum Doubt {
     UnknownFrame(Revision),
 }
 
+/// What its supervisor follows of an agent.
+pub(crate) struct Course<'a> {
+    /// What earlier agents left, and then what this one leaves.
+    pub(crate) departure: &'a mut Departure,
+    /// Its stage.
+    pub(crate) counted: &'a mut Counted,
+}
+
 /// What is left when an agent has ended.
 pub(crate) struct Departure {
     /// What later agents must know. At first, what earlier ones left.
@@ -130,6 +141,8 @@ pub(crate) struct Agent {
     key: SessionKey,
     status: Arc<Status>,
     record: SessionRecord,
+    /// Why the lock is free, if its last holder did not free it.
+    released_because: Option<String>,
     revision: Revision,
     activation: Activation,
     machine: Box<dyn Machine>,
@@ -154,22 +167,21 @@ pub(crate) struct Agent {
     unlogged: Option<Box<Op>>,
 }
 
-/// Runs the session of `key` until it ends. Letters that are left in `mailbox` then are the caller's to answer;
-/// `departure` is what earlier agents left, and what this one leaves.
+/// Runs the session of `key` until it ends. Letters that are left in `mailbox` then are the caller's to answer.
 pub(crate) async fn run(
     core: Arc<Core>,
     key: SessionKey,
     status: Arc<Status>,
     mailbox: &mut Mailbox,
     start: Start,
-    departure: &mut Departure,
+    Course { departure, counted }: Course<'_>,
 ) -> End {
     let mut agent = match Box::pin(make(core, key, status, &start)).await {
         Ok(agent) => agent,
         Err(end) => return end,
     };
     agent.heed(departure.departed);
-    let end = agent.live(mailbox, start).await;
+    let end = agent.live(mailbox, start, counted).await;
     *departure = agent.departure();
     agent.closed_or(end)
 }
@@ -205,20 +217,24 @@ impl Agent {
         Departure { departed, forward: self.forward.take() }
     }
 
-    async fn live(&mut self, mailbox: &mut Mailbox, start: Start) -> End {
+    async fn live(&mut self, mailbox: &mut Mailbox, start: Start, counted: &mut Counted) -> End {
         if let Err(end) = guarded(Box::pin(self.take_up(start))).await {
             return end;
         }
+        counted.enter(Stage::Serving);
         loop {
+            self.status.end_turn();
             let wake = self.wake_at();
             let letter = tokio::select! {
                 biased;
                 letter = mailbox.next() => letter,
                 () = tokio::time::sleep_until(wake) => {
+                    self.status.begin_turn(self.core.now_ms());
                     if let Err(end) = guarded(Box::pin(self.tick())).await { return end }
                     continue;
                 }
             };
+            self.status.begin_turn(self.core.now_ms());
             // The supervisor lets go of the mailbox only when the worker ends.
             let Some(letter) = letter else { return End::Moved };
             if let Err(end) = guarded(Box::pin(self.turn(letter, mailbox))).await {
@@ -253,12 +269,18 @@ impl Agent {
             next = if full { None } else { mailbox.next_now() };
             bytes += next.as_deref().map_or(0, weight);
         }
-        if let Err(end) = self.serve(letters).await {
+        // One request is the rule: log lines are about it. Of several, each has a span of its own.
+        let span = match &letters[..] {
+            [letter] => letter.span.clone(),
+            _ => Span::none(),
+        };
+        if let Err(end) = self.serve(letters).instrument(span).await {
             answer_end(&self.key, last.into_iter().map(|letter| *letter).collect(), &end).await;
             return Err(end);
         }
         if let Some(letter) = last {
-            self.stand_alone(*letter).await?;
+            let (traces, span) = (Traces::one(letter.trace), letter.span.clone());
+            trace::within(traces, self.stand_alone(*letter).instrument(span)).await?;
         }
         if self.look_due { self.look().await } else { Ok(()) }
     }

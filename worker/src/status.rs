@@ -10,6 +10,9 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use holdfast_protocol::internal::LeaseView;
 use holdfast_protocol::{Revision, SessionRecord};
 
+/// A tenth of a second. In 32 bits there is room for 13 years of them.
+const TENTH_MS: u64 = 100;
+
 /// No countdown runs.
 const NEVER: u64 = u64::MAX;
 
@@ -34,6 +37,8 @@ pub(crate) struct Status {
     bytes: AtomicU32,
     /// Letters in the mailbox.
     waiting: AtomicU32,
+    /// When the agent's turn began, in tenths of a second since the worker started, and one more; 0: it waits for work.
+    busy_since: AtomicU32,
 }
 
 impl Status {
@@ -46,11 +51,30 @@ impl Status {
             clock: Mutex::new(clock),
             bytes: AtomicU32::new(0),
             waiting: AtomicU32::new(0),
+            busy_since: AtomicU32::new(tenths(now_ms)),
         })
     }
 
     fn clock(&self) -> MutexGuard<'_, Clock> {
         self.clock.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The agent has something to do.
+    pub(crate) fn begin_turn(&self, now_ms: u64) {
+        self.busy_since.store(tenths(now_ms), Ordering::Relaxed);
+    }
+
+    /// The agent has done it.
+    pub(crate) fn end_turn(&self) {
+        self.busy_since.store(0, Ordering::Relaxed);
+    }
+
+    /// For how many milliseconds the agent has been at one turn.
+    pub(crate) fn busy_ms(&self, now_ms: u64) -> u64 {
+        match self.busy_since.load(Ordering::Relaxed) {
+            0 => 0,
+            since => now_ms.saturating_sub(u64::from(since - 1) * TENTH_MS),
+        }
     }
 
     /// Somebody asked for something.
@@ -118,6 +142,11 @@ impl Status {
     pub(crate) fn bytes(&self) -> &AtomicU32 {
         &self.bytes
     }
+}
+
+/// A time in tenths of a second, and one more.
+fn tenths(ms: u64) -> u32 {
+    u32::try_from(ms / TENTH_MS + 1).unwrap_or(u32::MAX)
 }
 
 /// Enough of a token's hash to tell tokens apart; what it lets through is proven by the record.

@@ -5,18 +5,21 @@
 
 use std::collections::HashMap;
 use std::panic::AssertUnwindSafe;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use futures_util::FutureExt;
 use holdfast_protocol::error::Reason;
-use holdfast_protocol::{Error, Limits, Namespace, Revision, SessionKey};
+use holdfast_protocol::{Error, Limits, Namespace, Revision, SessionId, SessionKey};
 use tokio::task::AbortHandle;
 use tokio::time::Instant;
 use tokio_util::task::TaskTracker;
 
 use crate::letter::{Answer, Call, Letter, ReplyTo};
 use crate::mailbox::{Bounds, Mailbox, NotTaken, Sender, mailbox};
-use crate::session::{self, Core, Departure, End, Start};
+use crate::meters::{Counted, Stage};
+use crate::session::{self, Core, Course, Departure, End, Start};
 use crate::status::Status;
 
 /// A session that is in memory.
@@ -64,13 +67,16 @@ pub(crate) struct Supervisor {
     bounds: Bounds,
     agents: Mutex<Agents>,
     tasks: TaskTracker,
+    /// How many letters came so far.
+    letters: AtomicU64,
 }
 
 impl Supervisor {
     pub(crate) fn new(core: Arc<Core>) -> Arc<Self> {
         let config = &core.config;
         let bounds = Bounds::new(config.mailbox, config.session_bytes, config.worker_bytes);
-        Arc::new(Self { core, bounds, agents: Mutex::default(), tasks: TaskTracker::new() })
+        let letters = AtomicU64::new(0);
+        Arc::new(Self { core, bounds, agents: Mutex::default(), tasks: TaskTracker::new(), letters })
     }
 
     fn agents(&self) -> MutexGuard<'_, Agents> {
@@ -84,6 +90,16 @@ impl Supervisor {
     /// How many sessions are in memory.
     pub(crate) fn len(&self) -> usize {
         self.agents().by_key.len()
+    }
+
+    /// How many letters came so far, those of this worker itself included.
+    pub(crate) fn letters(&self) -> u64 {
+        self.letters.load(Ordering::Relaxed)
+    }
+
+    /// Bytes of all letters that are not answered.
+    pub(crate) fn waiting_bytes(&self) -> usize {
+        self.bounds.held_bytes()
     }
 
     /// Keys of all sessions in memory.
@@ -100,6 +116,30 @@ impl Supervisor {
         sorted(found.map(|(key, _)| key.clone()).collect())
     }
 
+    /// The sessions that have been at one turn for more than `patience`.
+    pub(crate) fn stuck(&self, patience: Duration) -> Vec<SessionKey> {
+        let (now_ms, patience_ms) = (self.core.now_ms(), patience.as_millis());
+        let is_stuck = |handle: &Handle| u128::from(handle.mailbox.status.busy_ms(now_ms)) > patience_ms;
+        let agents = self.agents();
+        sorted(agents.by_key.iter().filter(|(_, handle)| is_stuck(handle)).map(|(key, _)| key.clone()).collect())
+    }
+
+    /// Bytes of all letters that are not answered.
+    pub(crate) fn waiting_bytes(&self) -> usize {
+        self.bounds.held_bytes()
+    }
+
+    /// How long each session has been without activity, milliseconds; `None` for one that is not in memory.
+    pub(crate) fn idle_times(&self, namespace: &Namespace, ids: &[SessionId]) -> Vec<Option<u64>> {
+        let now_ms = self.core.now_ms();
+        let agents = self.agents();
+        let idle = |id: &SessionId| {
+            let handle = agents.by_key.get(&SessionKey::new(namespace.clone(), id.clone()))?;
+            Some(now_ms.saturating_sub(handle.mailbox.status.activity_ms()))
+        };
+        ids.iter().map(idle).collect()
+    }
+
     /// Has the session of `key` look at what is outside of its log, if it is in memory; `false`: it is too busy to be
     /// told.
     pub(crate) fn stir(&self, key: &SessionKey) -> bool {
@@ -112,12 +152,13 @@ impl Supervisor {
 
     /// Gives `letter` to the session's agent, which is started if need be. Answers at once what cannot be given.
     pub(crate) async fn deliver(self: &Arc<Self>, key: SessionKey, letter: Letter) {
+        self.letters.fetch_add(1, Ordering::Relaxed);
         if let Err((letter, answer)) = self.try_deliver(key, Box::new(letter)) {
             letter.reply.send(answer).await;
         }
     }
 
-    fn try_deliver(self: &Arc<Self>, key: SessionKey, letter: Box<Letter>) -> Result<(), (Box<Letter>, Answer)> {
+    fn try_deliver(self: &Arc<Self>, key: SessionKey, mut letter: Box<Letter>) -> Result<(), (Box<Letter>, Answer)> {
         let mut agents = self.agents();
         let letter = match agents.by_key.get_mut(&key) {
             Some(handle) if matches!(letter.call, Call::Lease) => {
@@ -126,6 +167,9 @@ impl Supervisor {
                 return Err((letter, session::done(&lease)));
             }
             Some(handle) => {
+                if let Call::Inspect(waiting) = &mut letter.call {
+                    *waiting = handle.mailbox.status.waiting() as u64;
+                }
                 let news = match &letter.call {
                     Call::Hint(hint) => Some(hint.revision),
                     _ => None,
@@ -145,7 +189,13 @@ impl Supervisor {
         };
         let start = match &letter.call {
             // Nobody is there to be told, or to be asked.
-            Call::Hint(_) | Call::Lease | Call::CatchUp | Call::Handover | Call::Passivate(_) | Call::Look => {
+            Call::Hint(_)
+            | Call::Lease
+            | Call::Inspect(_)
+            | Call::CatchUp
+            | Call::Handover
+            | Call::Passivate(_)
+            | Call::Look => {
                 return Err((letter, Answer::Moved));
             }
             Call::Activate(given) => {
@@ -162,8 +212,9 @@ impl Supervisor {
         }
         agents.serial += 1;
         let (serial, departed) = (agents.serial, agents.departed);
+        let counted = self.core.config.meters.activated(start.activation());
         let departure = Departure { departed, forward: None };
-        let hosted = Hosted { key: key.clone(), serial, status, start, departure, mailbox };
+        let hosted = Hosted { key: key.clone(), serial, status, start, departure, mailbox, counted };
         let task = self.tasks.spawn(host(self.clone(), Box::new(hosted))).abort_handle();
         agents.by_key.insert(key, Handle { serial, mailbox: sender, task });
         Ok(())
@@ -217,6 +268,7 @@ struct Hosted {
     start: Start,
     departure: Departure,
     mailbox: Mailbox,
+    counted: Counted,
 }
 
 /// The task of one agent. Its parts are boxed, because the task of an idle agent is as large as the largest of them.
@@ -226,14 +278,17 @@ async fn host(supervisor: Arc<Supervisor>, mut hosted: Box<Hosted>) {
 }
 
 async fn run(supervisor: &Supervisor, hosted: &mut Hosted) -> End {
-    let Hosted { key, status, mailbox, start, departure, .. } = hosted;
+    let Hosted { key, status, mailbox, start, departure, counted, .. } = hosted;
     let (key, start) = (key.clone(), std::mem::replace(start, Start::OnDemand));
-    let running = session::run(supervisor.core.clone(), key, status.clone(), mailbox, start, departure);
+    let course = Course { departure, counted };
+    let running = session::run(supervisor.core.clone(), key, status.clone(), mailbox, start, course);
     AssertUnwindSafe(running).catch_unwind().await.unwrap_or(End::Panicked)
 }
 
 async fn finish(supervisor: Arc<Supervisor>, hosted: Box<Hosted>, end: End) {
-    let Hosted { key, serial, mut mailbox, departure, .. } = *hosted;
+    let Hosted { key, serial, mut mailbox, departure, mut counted, .. } = *hosted;
+    counted.enter(Stage::Ending);
+    supervisor.core.config.meters.ended(&end);
     match &end {
         End::Moved | End::Closed(_) | End::HandedOver => {}
         End::Failed(error) => {

@@ -7,10 +7,12 @@ use std::time::Duration;
 
 use futures_util::StreamExt;
 use holdfast_files::{Mount, Tag, Watch};
+use holdfast_meters::Part;
 use holdfast_protocol::WorkerName;
 use holdfast_protocol::id::Boot;
 use holdfast_protocol::internal::{RelayFloor, WorkerLease};
 use holdfast_protocol::reply::WorkerState;
+use holdfast_store::service::{self, Questions};
 use holdfast_store::wire::Subscription;
 use holdfast_store::{Floor, SharedWire, Store, StoreError, chance};
 use tokio::sync::Notify;
@@ -21,8 +23,11 @@ use tokio_util::task::TaskTracker;
 use crate::claim::{self, Asking, ClaimError};
 use crate::config::WorkerConfig;
 use crate::drain::Drain;
+use crate::health::{self, Looks};
 use crate::inbox;
 use crate::lease::{self, LeaseHealth, NameTaken};
+use crate::letter::Who;
+use crate::micro::{About, SERVICE};
 use crate::pulse::{self, Pulse};
 use crate::session::Core;
 use crate::supervisor::Supervisor;
@@ -94,19 +99,23 @@ impl Leasing {
     }
 }
 
-struct Shared {
+pub(crate) struct Shared {
     wire: SharedWire,
     answered: control::Answered,
-    core: Arc<Core>,
+    pub(crate) core: Arc<Core>,
     store: Store,
-    supervisor: Arc<Supervisor>,
+    pub(crate) supervisor: Arc<Supervisor>,
+    /// What this worker found when it looked at its workspaces.
+    pub(crate) looks: Looks,
     draining: AtomicBool,
     changed: Notify,
     /// One drain at a time.
     drain: Mutex<Option<CancellationToken>>,
-    name_taken: CancellationToken,
+    pub(crate) name_taken: CancellationToken,
     /// Cancelled when whatever is under way is to be dropped.
     abort: CancellationToken,
+    /// When it started, RFC 3339, for people.
+    started: String,
 }
 
 impl Worker {
@@ -141,12 +150,14 @@ impl Worker {
             supervisor: Supervisor::new(core.clone()),
             core,
             store,
+            looks: Looks::default(),
             draining: AtomicBool::new(false),
             changed: Notify::new(),
             drain: Mutex::default(),
             name_taken: CancellationToken::new(),
             answered: control::Answered::default(),
             abort: CancellationToken::new(),
+            started: chance::now().to_string(),
         });
         let worker =
             Self { shared, stop: CancellationToken::new(), tasks: TaskTracker::new(), leasing: Leasing::default() };
@@ -160,6 +171,9 @@ impl Worker {
     async fn begin(&self, watch: Arc<Watch>) -> Result<(), StartError> {
         self.subscribe().await?;
         self.tasks.spawn(self.stop.clone().run_until_cancelled_owned(beat(self.shared.core.clone())));
+        if let Some(interval) = self.shared.core.config.self_check {
+            self.spawn(health::run(self.shared.clone(), interval, self.stop.clone()));
+        }
         self.tasks.spawn(look_at_files(self.shared.supervisor.clone(), watch, self.stop.clone()));
         self.register().await
     }
@@ -182,6 +196,9 @@ impl Worker {
             .map_err(|_| StartError::Subscribe("three subscriptions were asked for".to_owned()))?;
         self.spawn(read_agents(self.shared.clone(), agents, self.stop.clone()));
         self.spawn(control::read(self.shared.clone(), controls, self.stop.clone(), self.tasks.clone()));
+        let questions = service::listen(&*self.shared.wire, SERVICE, &boot.to_string()).await;
+        let questions = questions.map_err(|(_, error)| StartError::Subscribe(error.to_string()))?;
+        self.spawn(answer_questions(self.shared.clone(), questions, self.stop.clone()));
         self.spawn(read_floors(self.shared.core.floor.clone(), floors, self.stop.clone()));
         Ok(())
     }
@@ -215,6 +232,11 @@ impl Worker {
     /// Its start.
     pub fn boot(&self) -> Boot {
         self.shared.core.boot
+    }
+
+    /// This worker as it shows itself.
+    pub fn part(&self) -> Arc<dyn Part> {
+        Arc::new(health::Shown(self.shared.clone()))
     }
 
     /// How many sessions it hosts.
@@ -269,7 +291,7 @@ impl Worker {
     /// Hands sessions over until none is left, or until `until`.
     async fn empty(&self, until: Instant) {
         let shared = &self.shared;
-        let drain = shared.drain_all(None);
+        let drain = shared.drain_all(Who::default());
         let emptying = shared.while_shown(drain.run(&*shared.store, "worker stops", || true));
         if tokio::time::timeout_at(until, emptying).await.is_err() {
             tracing::warn!(
@@ -289,7 +311,11 @@ impl Worker {
 
 impl Shared {
     fn state(&self) -> WorkerState {
-        if self.draining.load(Ordering::Relaxed) { WorkerState::Draining } else { WorkerState::Ready }
+        if self.is_draining() { WorkerState::Draining } else { WorkerState::Ready }
+    }
+
+    pub(crate) fn is_draining(&self) -> bool {
+        self.draining.load(Ordering::Relaxed)
     }
 
     fn set_draining(&self, draining: bool) {
@@ -312,9 +338,9 @@ impl Shared {
         }
     }
 
-    fn drain_all(&self, actor: Option<String>) -> Drain {
+    fn drain_all(&self, who: Who) -> Drain {
         Drain {
-            actor,
+            who,
             wire: self.wire.clone(),
             root: self.core.config.root.clone(),
             name: self.core.config.name.clone(),
@@ -365,6 +391,26 @@ async fn read_agents(shared: Arc<Shared>, mut messages: Subscription, stop: Canc
         let Some(message) = message else { return };
         inbox::deliver(&shared.wire, &shared.core.config.root, &shared.supervisor, message).await;
     }
+}
+
+async fn answer_questions(shared: Arc<Shared>, questions: Questions, stop: CancellationToken) {
+    let Core { config, boot, .. } = &*shared.core;
+    let answer = |question| {
+        let about = About {
+            worker: config.name.as_str(),
+            boot: boot.to_string(),
+            root: config.root.as_str(),
+            version: env!("CARGO_PKG_VERSION"),
+            state: shared.state(),
+            agents: config.root.agents(&config.name, *boot),
+            started: &shared.started,
+            letters: shared.supervisor.letters(),
+            sessions: shared.supervisor.len(),
+            waiting_bytes: shared.supervisor.waiting_bytes(),
+        };
+        about.answer(question)
+    };
+    stop.run_until_cancelled(service::answer(&*shared.wire, &config.root, questions, answer)).await;
 }
 
 async fn read_floors(floor: Floor, mut messages: Subscription, stop: CancellationToken) {

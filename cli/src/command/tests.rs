@@ -30,10 +30,13 @@ fn every_request_of_the_contract_is_a_command() {
         &["session", "close", "s1", "--token", "t", "--discard"],
         &["lock", "acquire", "s1", "--owner", "me", "--ttl-ms", "5000", "--wait-ms", "100"],
         &["lock", "acquire", "s1", "--owner", "me", "--expected-token", "t", "--rotate"],
+        &["lock", "acquire", "s1", "--owner", "me", "--ttl", "1h30m", "--wait", "30s", "--token-only"],
         &["lock", "validate", "s1", "--token", "t"],
         &["lock", "renew", "s1", "--token", "t"],
         &["lock", "release", "s1", "--token", "t"],
         &["doc", "get", "s1", "--consistency", "linearizable"],
+        &["doc", "get", "s1", "--raw"],
+        &["doc", "edit", "s1", "--editor", "--owner", "me"],
         &["doc", "edit", "s1", "--token", "t", "--expected-revision", "3", "--body", "x", "--fields", "{}"],
         &["doc", "edit", "s1", "--splice", "0:1:a:b", "--splice", "2:0:c"],
         &["doc", "load", "s1", "--discard"],
@@ -43,7 +46,9 @@ fn every_request_of_the_contract_is_a_command() {
         &["admin", "takeover", "s1", "--owner", "ops", "--reason", "r", "--expected-lock-revision", "1"],
         &["admin", "unlock", "s1", "--reason", "r", "--expected-lock-revision", "1"],
         &["admin", "move", "s1", "--worker", "w2", "--reason", "r"],
+        &["admin", "takeover", "s1", "--owner", "ops", "--reason", "r", "--ttl", "5m", "--token-only"],
         &["admin", "reclaim", "--max-idle-ms", "5000"],
+        &["admin", "reclaim", "--max-idle", "1h"],
         &["worker", "list"],
         &["worker", "drain", "w1", "--reason", "r"],
         &["worker", "undrain", "w1", "--reason", "r"],
@@ -57,9 +62,42 @@ fn every_request_of_the_contract_is_a_command() {
 }
 
 #[test]
+fn passwords_are_made_for_an_address_without_a_login() {
+    let make = |line: &[&str]| {
+        let cli = read(line).unwrap();
+        let Command::Credentials(credentials) = cli.command else { panic!("{:?}", cli.command) };
+        credentials.run(&cli.connection)
+    };
+    let line = ["credentials", "--data", "/nowhere/x", "--nats", "nats://ops:p@h:1"];
+    assert!(matches!(make(&line), Err(Failure::Usage(_))));
+}
+
+#[test]
+fn operators_have_commands_of_their_own() {
+    let lines: &[&[&str]] = &[
+        &["status"],
+        &["status", "--json"],
+        &["doctor", "--sys", "sys", "--client", "a.json", "--worker", "b.json", "--coordinator", "c.json"],
+        &["list", "--locked", "--owner", "ann", "--idle", "10m", "-A"],
+        &["list", "--all-namespaces", "--watch"],
+        &["session", "list", "--locked", "--watch"],
+        &["admin", "takeover", "s1", "--dry-run"],
+        &["admin", "unlock", "s1", "--dry-run", "--expected-lock-revision", "3"],
+        &["admin", "move", "s1", "--worker", "w2", "--dry-run"],
+    ];
+    for line in lines {
+        read(line).unwrap_or_else(|error| panic!("{line:?}: {error}"));
+    }
+}
+
+#[test]
 fn a_wrong_command_line_is_status_two() {
     let lines: &[&[&str]] = &[
         &[],
+        &["list", "--idle", "10m", "--watch"],
+        &["list", "--after", "x", "--all-namespaces"],
+        &["admin", "takeover", "s1"],
+        &["admin", "move", "s1"],
         &["frobnicate"],
         &["session", "get"],
         &["session", "get", "a.b"],
@@ -72,7 +110,14 @@ fn a_wrong_command_line_is_status_two() {
         &["lock", "acquire", "s1", "--owner", "me", "--rotate"],
         &["doc", "edit", "s1"],
         &["doc", "edit", "s1", "--body", "x", "--splice", "0:0:a"],
+        &["doc", "edit", "s1", "--editor", "--body", "x"],
+        &["doc", "edit", "s1", "--editor", "--owner", "me", "--token", "t"],
+        &["doc", "edit", "s1", "--owner", "me", "--body", "x"],
         &["doc", "get", "s1", "--consistency", "eventual"],
+        &["lock", "acquire", "s1", "--owner", "me", "--ttl", "soon"],
+        &["lock", "run", "s1"],
+        &["lock", "run", "--", "true"],
+        &["completions", "cmd"],
         &["admin", "takeover", "s1", "--owner", "ops"],
         &["worker", "drain", "w1"],
         &["-n", "sys", "session", "list"],
@@ -102,9 +147,9 @@ fn shared_options_stand_anywhere() {
 #[test]
 fn a_worker_without_a_request_is_a_daemon() {
     let daemon = read(&["worker", "--name", "w9", "--workspace", "main=.", "--workspace", "b=/b:ro"]).unwrap();
-    assert!(daemon.is_daemon());
-    assert!(read(&["coordinator"]).unwrap().is_daemon());
-    assert!(!read(&["worker", "list"]).unwrap().is_daemon());
+    assert_eq!(daemon.runs(), Runs::AsDaemon);
+    assert_eq!(read(&["coordinator"]).unwrap().runs(), Runs::AsDaemon);
+    assert_eq!(read(&["worker", "list"]).unwrap().runs(), Runs::Once);
 }
 
 #[test]
@@ -124,5 +169,25 @@ fn a_token_is_not_in_the_debug_text_of_a_command() {
     for line in [&["lock", "renew", "s1", "--token", "secret"], &["doc", "undo", "s1", "--token", "secret"]] {
         let shown = format!("{:?}", read(line).unwrap());
         assert!(!shown.contains("secret"), "{shown}");
+    }
+}
+
+#[test]
+fn what_follows_two_dashes_is_the_command_to_run() {
+    let line = ["lock", "run", "s1", "--ttl", "1m", "--", "sh", "-c", "x", "--json", "--ttl", "9"];
+    let cli = read(&line).unwrap();
+    assert_eq!(cli.format(), Format::People);
+    assert!(cli.forwards_signals());
+    assert!(read(&["doc", "edit", "s1", "--editor"]).unwrap().forwards_signals());
+    assert!(!read(&["lock", "acquire", "s1", "--owner", "me"]).unwrap().forwards_signals());
+}
+
+#[test]
+fn a_time_may_be_spoken_or_milliseconds() {
+    for option in ["--ttl", "--ttl-ms"] {
+        for time in ["5000", "5s", "5000ms"] {
+            let cli = read(&["lock", "acquire", "s1", "--owner", "me", option, time]).unwrap();
+            assert!(format!("{cli:?}").contains("ttl_ms: Some(5000)"), "{option} {time}: {cli:?}");
+        }
     }
 }

@@ -53,7 +53,7 @@ Holdfast is up.
 {}{}
 Try in another terminal{}:
 {setting}  holdfast session open demo --body 'Hello'{options}
-  holdfast lock acquire demo --owner me --ttl-ms 60000{options}
+  holdfast lock acquire demo --owner me --ttl 1m{options}
   holdfast doc edit demo --body 'Hello, world' --token TOKEN{options}
   holdfast admin takeover demo --owner ops --reason 'just trying'{options}
   holdfast signals demo{options}

@@ -28,8 +28,13 @@ impl Pin {
         }
     }
 
+    /// Whether this coordinator relays.
+    pub(crate) fn is_ours(&self, state: &FeedState) -> bool {
+        state.pinned.is_some() && state.pinned == *self.id()
+    }
+
     /// Whether no other coordinator relays.
-    pub(super) fn is_ours_or_nobodys(&self, state: &FeedState) -> bool {
+    pub(crate) fn is_ours_or_nobodys(&self, state: &FeedState) -> bool {
         state.pinned.is_none() || state.pinned == *self.id()
     }
 

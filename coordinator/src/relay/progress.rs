@@ -13,13 +13,14 @@
 use std::collections::BTreeSet;
 
 use futures_util::stream::{self, StreamExt, TryStreamExt};
-use holdfast_protocol::SessionKey;
+use holdfast_protocol::{Revision, SessionKey};
 use holdfast_store::feed::Delivery;
 use holdfast_store::mutant::{self, Mutant};
 
+use crate::audit;
 use crate::context::Context;
 use crate::relay::echo::Echo;
-use crate::relay::input::Input;
+use crate::relay::input::{Input, Origin, What};
 use crate::relay::translate::{Announcement, Translator};
 use crate::relay::{RelayError, announce, fault, floor, state};
 
@@ -160,7 +161,13 @@ impl Progress {
             // If publishing fails, the relay restarts with a new translator.
             self.translator.was_announced(input);
         }
-        announce::all(context, &mut self.echo, announcements).await
+        announce::all(context, &mut self.echo, announcements).await?;
+        for input in inputs {
+            if let What::Record(key, Origin::Hand) = &input.what {
+                audit::hand_edit(key, Revision(input.sequence));
+            }
+        }
+        Ok(())
     }
 }
 

@@ -85,6 +85,8 @@ impl Counter {
             previous_revision,
             changed: vec!["value".to_owned()],
             actor: ask.actor.clone(),
+            // The agent adds it.
+            actor_proven: None,
             path: None,
             error: None,
         };

@@ -11,8 +11,8 @@ use crate::limits::Limits;
 
 /// How much of a body is searched for its `request_id` and `actor`: as much as a request may have.
 const PEEK_BYTES: usize = 1024 * 1024;
-/// The longest `actor` that is taken from a body that is not parsed, characters.
-const ACTOR_CHARS: usize = 256;
+/// The longest `actor` and `reason` that are taken from a body that is not parsed, characters.
+const TEXT_CHARS: usize = 256;
 
 /// Parses a body into a checked request. An empty body counts as `{}`.
 ///
@@ -63,26 +63,28 @@ fn from_json<R: Request>(payload: &[u8], limits: &Limits) -> Result<R, Error> {
     })
 }
 
-/// Two members of a body that is not parsed.
+/// Three members of a body that is not parsed.
 #[derive(Debug, Default)]
 pub struct Peeked {
     /// The caller's `request_id`.
     pub request_id: Option<String>,
     /// Who asks.
     pub actor: Option<String>,
+    /// Why.
+    pub reason: Option<String>,
 }
 
-/// Reads only these two members of a body, from no more of it than a request may have. An invalid `request_id` or
-/// `actor` counts as left out. Members before the first JSON error count.
+/// Reads only these members of a body, from no more of it than a request may have. An invalid one counts as left out. Members before the first JSON error count.
 pub fn peek(payload: &[u8]) -> Peeked {
     let mut members = PeekedMembers::default();
     // The parser reports errors after these members.
     drop(serde_json::Deserializer::from_slice(&payload[..payload.len().min(PEEK_BYTES)]).deserialize_map(&mut members));
     let text = |member: Option<&RawValue>| serde_json::from_str::<String>(member?.get()).ok();
-    let is_actor = |actor: &String| !actor.is_empty() && actor.chars().nth(ACTOR_CHARS).is_none();
+    let is_text = |text: &String| !text.is_empty() && text.chars().nth(TEXT_CHARS).is_none();
     Peeked {
         request_id: text(members.request_id).filter(|id| RequestId::parse(id).is_ok()),
-        actor: text(members.actor).filter(is_actor),
+        actor: text(members.actor).filter(is_text),
+        reason: text(members.reason).filter(is_text),
     }
 }
 
@@ -90,6 +92,7 @@ pub fn peek(payload: &[u8]) -> Peeked {
 struct PeekedMembers<'de> {
     request_id: Option<&'de RawValue>,
     actor: Option<&'de RawValue>,
+    reason: Option<&'de RawValue>,
 }
 
 impl<'de> Visitor<'de> for &mut PeekedMembers<'de> {
@@ -104,6 +107,7 @@ impl<'de> Visitor<'de> for &mut PeekedMembers<'de> {
             let member = match name.as_str() {
                 "request_id" => &mut self.request_id,
                 "actor" => &mut self.actor,
+                "reason" => &mut self.reason,
                 _ => {
                     access.next_value::<IgnoredAny>()?;
                     continue;
@@ -167,13 +171,14 @@ mod tests {
     #[test]
     fn what_is_peeked_at_is_read_one_by_one() {
         let read = |json: &str| {
-            let Peeked { request_id, actor } = peek(json.as_bytes());
+            let Peeked { request_id, actor, .. } = peek(json.as_bytes());
             (request_id, actor)
         };
         let text = |text: &str| Some(text.to_owned());
         assert_eq!(read(r#"{"request_id": "r", "actor": "a", "body": []}"#), (text("r"), text("a")));
         assert_eq!(read(r#"{"request_id": "r", "actor": 7}"#), (text("r"), None));
         assert_eq!(read(r#"{"request_id": "", "actor": "a"}"#), (None, text("a")));
+        assert_eq!(peek(br#"{"owner": "o", "reason": "stuck"}"#).reason, text("stuck"));
         for nothing in ["", "{", r#"{"request_id": null}"#] {
             assert_eq!(read(nothing), (None, None), "{nothing}");
         }

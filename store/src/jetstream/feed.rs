@@ -13,6 +13,7 @@ use futures_util::stream::ReadyChunks;
 
 use crate::feed::{Batch, Deliveries, Delivery, Feed, FeedConfig, FeedState, Posted};
 use crate::jetstream::Jetstream;
+use crate::trace::Traces;
 use crate::{StoreError, read};
 
 const PIN_ID: &str = "Nats-Pin-Id";
@@ -49,7 +50,8 @@ async fn consumer(stream: &Stream<()>, config: &FeedConfig) -> Result<Consumer<C
 fn state_of(info: &Info, config: &FeedConfig) -> FeedState {
     let group = info.priority_groups.iter().find(|group| group.group == config.group);
     let pinned = group.and_then(|group| group.pinned_client_id.clone()).filter(|id| !id.is_empty());
-    FeedState { acknowledged: info.ack_floor.stream_sequence, pinned }
+    let behind = info.num_pending + info.num_ack_pending as u64;
+    FeedState { acknowledged: info.ack_floor.stream_sequence, behind, pinned }
 }
 
 #[async_trait]
@@ -86,6 +88,7 @@ impl Feed for Jetstream {
             sequence: raw.sequence,
             time: raw.time,
             has_write_id: has_write_id(Some(&raw.headers)),
+            traces: Traces::read(&raw.headers),
             subject: raw.subject.into(),
             payload: raw.payload,
         }))
@@ -142,7 +145,8 @@ fn delivery(message: jetstream::Message) -> Result<(Delivery, Option<HeaderMap>)
     let message = message.message;
     let ack = message.reply.ok_or_else(|| unavailable("a delivery does not say where it is acknowledged"))?;
     let has_write_id = has_write_id(message.headers.as_ref());
-    let posted = Posted { sequence, time, subject: message.subject, has_write_id, payload: message.payload };
+    let traces = message.headers.as_ref().map_or_else(Traces::default, Traces::read);
+    let posted = Posted { sequence, time, subject: message.subject, has_write_id, traces, payload: message.payload };
     Ok((Delivery { number, posted, ack }, message.headers))
 }
 

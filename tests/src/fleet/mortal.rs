@@ -4,7 +4,8 @@
 use std::future::Future;
 
 use anyhow::{Context, Result};
-use holdfast_coordinator::{Config, Coordinator};
+use holdfast_coordinator::Coordinator;
+use holdfast_deploy::Role;
 use holdfast_worker::Worker;
 use tokio::runtime::{Builder, Runtime};
 
@@ -58,7 +59,8 @@ impl Fleet {
     /// # Errors
     /// When it does not start.
     pub async fn add_mortal_worker(&mut self, name: &str) -> Result<()> {
-        let begin = super::begin_worker(self.url.clone(), super::worker_config(&self.root, name, &[])?);
+        let begin =
+            super::begin_worker(self.options(&self.url, Role::Worker), super::worker_config(&self.root, name, &[])?);
         self.mortal_workers.insert(name.to_owned(), Mortal::start(begin).await?);
         Ok(())
     }
@@ -85,8 +87,8 @@ impl Fleet {
     /// When it does not start.
     pub async fn begin_mortal_coordinator(&self, url: &str) -> Result<Mortal<Coordinator>> {
         Mortal::start(super::begin_coordinator(
-            url.to_owned(),
-            Config { root: self.root.clone(), ..Config::default() },
+            self.options(url, Role::Coordinator),
+            self.coordinator_config(),
             self.secret.clone(),
         ))
         .await

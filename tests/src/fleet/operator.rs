@@ -25,7 +25,7 @@ impl Fleet {
     /// # Errors
     /// When the key never had a value.
     pub async fn record_bytes(&self, id: &str) -> Result<(u64, Vec<u8>)> {
-        let store = jetstream::new(self.nats.clone());
+        let store = jetstream::new(self.reader.clone());
         let stream = store.get_stream_no_info(self.root.sessions_stream()).await?;
         let message = stream.get_last_raw_message_by_subject(&self.record_subject(id)).await?;
         Ok((message.sequence, message.payload.to_vec()))
@@ -56,7 +56,7 @@ impl Fleet {
 
     async fn put_record(&self, id: &str, headers: async_nats::HeaderMap, body: Vec<u8>) -> Result<u64> {
         let request = async_nats::Request::new().headers(headers).payload(body.into());
-        let reply = self.nats.send_request(self.record_subject(id), request).await?;
+        let reply = self.ops.send_request(self.record_subject(id), request).await?;
         let ack: Value = serde_json::from_slice(&reply.payload)?;
         ack["seq"].as_u64().filter(|_| ack.get("error").is_none()).with_context(|| format!("refused: {ack}"))
     }

@@ -15,7 +15,8 @@ pub struct Reply {
 }
 
 impl Reply {
-    pub(super) fn of(subject: &str, message: async_nats::Message) -> Self {
+    /// The reply to a request on `subject`.
+    pub fn of(subject: &str, message: async_nats::Message) -> Self {
         let header = |name: &str| Some(message.headers.as_ref()?.get_last(name)?.to_string());
         Self {
             subject: subject.to_owned(),

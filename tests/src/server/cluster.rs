@@ -31,19 +31,37 @@ impl Cluster {
     /// # Errors
     /// When a server does not start, or they do not form a cluster; no process is left running then.
     pub async fn start(binary: &Path, data: &Path, size: usize) -> Result<Self> {
-        let mut tried = 0;
-        let cluster = loop {
-            tried += 1;
-            match Self::start_servers(binary, data, size).await {
-                Err(StartError::PortTaken { .. }) if tried < PORT_TRIES => {}
-                other => break other.context("a server of the cluster did not start")?,
-            }
-        };
+        let cluster = Self::start_with(binary, data, size, &|_| ()).await?;
         cluster.wait_for_replicas(FORM_DEADLINE).await?;
         Ok(cluster)
     }
 
-    async fn start_servers(binary: &Path, data: &Path, size: usize) -> Result<Self, StartError> {
+    /// As [`Cluster::start`], with options that `change` may set, and without waiting for replicas.
+    ///
+    /// # Errors
+    /// When a server does not start; no process is left running then.
+    pub async fn start_with(
+        binary: &Path,
+        data: &Path,
+        size: usize,
+        change: &impl Fn(&mut ServerOptions),
+    ) -> Result<Self> {
+        let mut tried = 0;
+        loop {
+            tried += 1;
+            match Self::start_servers(binary, data, size, change).await {
+                Err(StartError::PortTaken { .. }) if tried < PORT_TRIES => {}
+                other => return other.context("a server of the cluster did not start"),
+            }
+        }
+    }
+
+    async fn start_servers(
+        binary: &Path,
+        data: &Path,
+        size: usize,
+        change: &impl Fn(&mut ServerOptions),
+    ) -> Result<Self, StartError> {
         let routes: Vec<String> =
             (0..size).map_while(|_| free_port()).map(|port| format!("nats://127.0.0.1:{port}")).collect();
         let mut servers = Vec::with_capacity(size);
@@ -52,6 +70,7 @@ impl Cluster {
             let mut options = ServerOptions::new(binary, data.join(&name), &name);
             let args = ["--cluster_name", "holdfast", "--cluster", route, "--routes", &routes.join(",")];
             options.args = args.map(str::to_owned).to_vec();
+            change(&mut options);
             servers.push(Server::start(options).await?);
         }
         Ok(Self { servers })

@@ -23,13 +23,20 @@ struct Closing<'a> {
     at: Revision,
     close: &'a Close,
     request_id: &'a RequestId,
+    /// Who asked, as nats-server tells it.
+    actor_proven: Option<&'a str>,
 }
 
 impl Change<Writing<'_>> for Closing<'_> {
     type Reply = Closed;
 
     async fn decide(&self, writing: &Writing<'_>, known: &Known) -> Result<Decision<Closed>, Stop> {
-        let author = Author { actor: self.close.actor.as_deref(), reason: None, request_id: Some(self.request_id) };
+        let author = Author {
+            actor: self.close.actor.as_deref(),
+            actor_proven: self.actor_proven,
+            reason: None,
+            request_id: Some(self.request_id),
+        };
         let unsaved = match self.close.discard {
             Some(true) => None,
             Some(false) | None => writing.agent.machine.unsaved_changes(),
@@ -54,7 +61,7 @@ impl Agent {
             }
         };
         let request_id = chosen_id(close.request_id(), &letter);
-        let stop = match self.try_close(&close, &request_id).await {
+        let stop = match self.try_close(&close, &request_id, letter.actor_proven.as_deref()).await {
             Ok(closed) => {
                 letter.reply.send(done(&closed)).await;
                 return Err(End::Closed(Box::new(self.closing(Some(request_id)))));
@@ -73,10 +80,15 @@ impl Agent {
         }
     }
 
-    async fn try_close(&mut self, close: &Close, request_id: &RequestId) -> Result<Closed, Stop> {
+    async fn try_close(
+        &mut self,
+        close: &Close,
+        request_id: &RequestId,
+        actor_proven: Option<&str>,
+    ) -> Result<Closed, Stop> {
         let deadline = Instant::now() + self.core.config.recover_timeout;
         loop {
-            let closing = Closing { at: self.revision, close, request_id };
+            let closing = Closing { at: self.revision, close, request_id, actor_proven };
             match change(&mut self.writing(Urgency::Ordinary, deadline), &closing).await {
                 Ok(done) => return Ok(done.reply),
                 Err(NotDone::Refused(refusal, _)) => return Err(self.explained(*refusal).into()),

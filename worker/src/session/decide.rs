@@ -4,11 +4,11 @@
 //! record.
 
 use holdfast_protocol::error::Reason;
-use holdfast_protocol::frame::Op;
-use holdfast_protocol::internal::Activate;
+use holdfast_protocol::frame::{Op, OpEvent};
+use holdfast_protocol::internal::{Activate, Inspection};
 use holdfast_protocol::subject::Verb;
 use holdfast_protocol::{Error, RequestId};
-use holdfast_rules::conflict::explain;
+use holdfast_rules::conflict::{because, explain};
 use holdfast_rules::validate::may_write;
 use holdfast_store::chance;
 use holdfast_store::mutant::{self, Mutant};
@@ -79,6 +79,7 @@ impl Agent {
                     Memory::Answer => reply.clone(),
                     Memory::Occurrence => RawValue::NULL.to_owned(),
                 };
+                let event = event.map(|event| with_proven_actor(event, &letter));
                 batch.ops.push(Op { request_id: request_id.clone(), event, change, reply: remembered });
                 if matches!(&ask.access, Access::Write { token: Some(_) }) {
                     // It came in time, whatever comes behind it in this batch.
@@ -117,9 +118,22 @@ impl Agent {
             Call::Verb(Verb::SessionTouch) => Ok(Verdict::Now(self.answer_touch(letter))),
             Call::Verb(_) => self.renew(letter).await.map(Verdict::Now),
             // They end a batch before they come here, or are answered without the mailbox.
+            Call::Inspect(waiting) => Ok(Verdict::Now(done(&self.inspection(*waiting)))),
             Call::Activate(_) | Call::Handover | Call::Passivate(_) | Call::Look | Call::Lease => {
                 Ok(Verdict::Now(Answer::Moved))
             }
+        }
+    }
+
+    /// What a takeover would hit.
+    fn inspection(&self, waiting: u64) -> Inspection {
+        let unsaved = self.machine.unsaved_changes();
+        let detail = |name: &str| unsaved.as_ref()?.details.get(name)?.as_str().map(str::to_owned);
+        Inspection {
+            unsaved_changes: unsaved.is_some(),
+            unsaved_since: detail("unsaved_since"),
+            unsaved_by: detail("unsaved_by"),
+            waiting,
         }
     }
 
@@ -147,6 +161,7 @@ impl Agent {
             Err(error) => return Ok(Verdict::Now(refused(&error, &letter.request_id))),
         };
         let request_id = ask.request_id.clone().unwrap_or_else(|| letter.request_id.clone());
+        letter.span.record("request_id", request_id.as_str());
         match self.decide_ask(verb, ask, &request_id, letter, batch).await {
             Ok(verdict) => Ok(verdict),
             Err(stop) => Ok(Verdict::Now(refused(&stop.refusal()?, &request_id))),
@@ -225,7 +240,7 @@ impl Agent {
     pub(super) fn explained(&self, mut error: Error) -> Error {
         let held_for_ms = self.record.lock.as_ref().and_then(|lock| held_for_ms(&lock.acquired_at));
         explain(&mut error, held_for_ms, self.lease_view().expires_in_ms);
-        error
+        because(error, self.released_because.as_deref())
     }
 }
 
@@ -233,6 +248,11 @@ impl Agent {
 fn held_for_ms(since: &str) -> Option<u64> {
     let since: jiff::Timestamp = since.parse().ok()?;
     u64::try_from(chance::now().as_millisecond() - since.as_millisecond()).ok()
+}
+
+/// The event of a change that `letter` asked for, with who asked as nats-server tells it.
+pub(super) fn with_proven_actor(event: OpEvent, letter: &Letter) -> OpEvent {
+    OpEvent { actor_proven: letter.actor_proven.clone(), ..event }
 }
 
 pub(super) fn chosen_id(own: Option<&str>, letter: &Letter) -> RequestId {

@@ -115,7 +115,16 @@ fn not_answered(verb: Verb) -> Error {
 /// What the signal of a change says, to which the caller adds what its verb knows.
 fn event(kind: &str, previous_revision: u64, revision: u64, file: Option<&File>) -> OpEvent {
     let path = file.map(|file| file.path().to_owned());
-    OpEvent { kind: kind.to_owned(), revision, previous_revision, changed: Vec::new(), actor: None, path, error: None }
+    OpEvent {
+        kind: kind.to_owned(),
+        revision,
+        previous_revision,
+        changed: Vec::new(),
+        actor: None,
+        actor_proven: None,
+        path,
+        error: None,
+    }
 }
 
 fn not_replayable(why: &str) -> Error {

@@ -17,6 +17,7 @@ use serde_json::value::RawValue;
 use tokio::time::Instant;
 
 use super::commit::refused;
+use super::decide::with_proven_actor;
 use super::end::answer_end;
 use super::record::storage_unavailable;
 use super::stop::Stop;
@@ -153,6 +154,7 @@ impl Agent {
         if token.is_some() {
             self.renew_lock_clock();
         }
+        let event = event.map(|event| with_proven_actor(event, letter));
         Ok(Attempt::Done(Op { request_id: request_id.clone(), event, change, reply }))
     }
 

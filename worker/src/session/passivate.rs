@@ -42,8 +42,13 @@ impl Change<Writing<'_>> for Leaving<'_> {
     async fn decide(&self, writing: &Writing<'_>, known: &Known) -> Result<Decision<()>, Stop> {
         let agent = &writing.agent;
         let is_saved = agent.machine.unsaved_changes().is_none() && agent.doubt.is_none();
-        let (actor, reason) = (self.why.actor(), self.why.reason());
-        let author = Author { actor: actor.as_deref(), reason: Some(&reason), request_id: None };
+        let (who, reason) = (self.why.who(), self.why.reason());
+        let author = Author {
+            actor: who.and_then(|who| who.actor.as_deref()),
+            actor_proven: who.and_then(|who| who.actor_proven.as_deref()),
+            reason: Some(&reason),
+            request_id: None,
+        };
         let next = passivate::passivate(&known.record, self.why.cause(), is_saved, author);
         Ok(Decision::Commit { next: Box::new(next), reply: () })
     }

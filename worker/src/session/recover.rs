@@ -17,6 +17,7 @@ use holdfast_protocol::internal::Hint;
 use holdfast_protocol::record::{SessionRecord, Urgency};
 use holdfast_protocol::{Error, RequestId, Revision, SessionKey};
 use holdfast_records::{Change, Known, NotDone, change};
+use holdfast_rules::conflict::released_because;
 use holdfast_rules::place::fenced;
 use holdfast_rules::{Author, Decision};
 use holdfast_store::mutant::{self, Mutant};
@@ -29,9 +30,19 @@ use super::writing::Writing;
 use super::{Agent, Core, Doubt, End, Start};
 use crate::answered::Answered;
 use crate::log::{LogPosition, frame};
+use crate::meters::{self, Sent};
 use crate::status::Status;
 
 impl Start {
+    /// How an agent starts with it.
+    pub(crate) fn activation(&self) -> meters::Activation {
+        match self {
+            Self::Given(given) if given.created => meters::Activation::Opened,
+            Self::Given(_) => meters::Activation::Placed,
+            Self::OnDemand => meters::Activation::Asked,
+        }
+    }
+
     /// The record to start with.
     pub(super) async fn hint(&self, core: &Core, key: &SessionKey) -> Result<Hint, End> {
         match self {
@@ -84,6 +95,7 @@ impl Agent {
             revision,
             activation,
             machine,
+            released_because: released_because(&record).map(str::to_owned),
             record: without_event(record),
             core,
             answered: Answered::default(),
@@ -328,7 +340,10 @@ impl Agent {
         let id = chance::id().to_string();
         // An append that is given up half way, by a panic beside it for one, may have landed.
         let (doubt, sent_ms) = (self.doubt.replace(Doubt::UnknownFrame(self.revision)), self.core.now_ms());
+        let sent = Instant::now();
         let appended = self.core.store.append(&self.key, self.revision, json.into(), rollup, id).await;
+        let (changes, is_snapshot, took) = (frame.ops.len(), frame.snapshot.is_some(), sent.elapsed());
+        self.core.config.meters.sent(&Sent { changes, bytes, is_snapshot, took }, &appended);
         if !matches!(appended, Err(StoreError::Unknown(_))) {
             self.doubt = doubt;
         }

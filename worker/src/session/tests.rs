@@ -83,8 +83,15 @@ async fn grant<T>(
 ) -> (T, Hint) {
     let known = hint(world).await;
     let (request_id, nonce) = (RequestId::made(world.fresh()), world.fresh());
-    let asked =
-        LockAsked { request_id: &request_id, by_caller: false, actor: None, at: "now", nonce, secret: &world.secret };
+    let asked = LockAsked {
+        request_id: &request_id,
+        by_caller: false,
+        actor: None,
+        actor_proven: None,
+        at: "now",
+        nonce,
+        secret: &world.secret,
+    };
     match decide(&known.record, known.revision, &asked) {
         Decision::Commit { next, reply } => (reply, world.write_record(known.revision, &next).await.unwrap()),
         _ => panic!("the lock is not free"),

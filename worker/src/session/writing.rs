@@ -128,6 +128,7 @@ impl Keeper for Writing<'_> {
     }
 
     async fn pause(&mut self) {
+        self.agent.core.config.meters.retried();
         tokio::time::sleep(BEHIND.0.mul_f64(self.agent.spread())).await;
     }
 

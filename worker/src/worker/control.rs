@@ -7,7 +7,9 @@ use async_nats::Message;
 use bytes::Bytes;
 use futures_util::{StreamExt, stream};
 use holdfast_protocol::error::Reason;
-use holdfast_protocol::internal::{FilePath, ReclaimIdle, ReclaimedIdle, SetState, StateSet, control};
+use holdfast_protocol::internal::{
+    AskIdle, FilePath, IdleTimes, ReclaimIdle, ReclaimedIdle, SetState, StateSet, control,
+};
 use holdfast_protocol::reply::{Drained, WorkerState};
 use holdfast_protocol::{Error, RequestId};
 use holdfast_store::mutant::{self, Mutant};
@@ -19,7 +21,7 @@ use tokio_util::task::TaskTracker;
 
 use super::Shared;
 use crate::drain;
-use crate::letter::{Answer, Passivation, ReplyTo};
+use crate::letter::{Answer, Passivation, ReplyTo, Who};
 
 /// How many sessions are reclaimed at once.
 const RECLAIM_PARALLEL: usize = 64;
@@ -105,7 +107,8 @@ impl Shared {
 
     async fn reclaim(&self, request: ReclaimIdle) -> ReclaimedIdle {
         let keys = self.supervisor.idle_keys(&request.namespace, request.max_idle_ms);
-        let why = Passivation::Reclaimed { max_idle_ms: request.max_idle_ms, actor: request.actor };
+        let who = Who { actor: request.actor, actor_proven: request.actor_proven };
+        let why = Passivation::Reclaimed { max_idle_ms: request.max_idle_ms, who };
         let reclaims = stream::iter(keys).map(|key| {
             let why = why.clone();
             async move {
@@ -138,11 +141,12 @@ impl Shared {
             let stop = CancellationToken::new();
             *running = Some(stop.clone());
             let shared = self.clone();
-            let (reason, actor) = (request.reason.clone(), request.actor.clone());
+            let reason = request.reason.clone();
+            let who = Who { actor: request.actor.clone(), actor_proven: request.actor_proven.clone() };
             let abort = self.abort.clone();
             let emptying = async move {
                 let goes_on = || !stop.is_cancelled();
-                let drain = shared.drain_all(actor);
+                let drain = shared.drain_all(who);
                 shared.while_shown(drain.run(&*shared.store, &reason, goes_on)).await;
                 stop.cancel();
             };
@@ -178,6 +182,12 @@ async fn answer(shared: &Arc<Shared>, message: Message, tasks: &TaskTracker) {
     let said = match message.subject.rsplit('.').next() {
         Some(control::RECLAIM) => match serde_json::from_slice(&message.payload) {
             Ok(request) => json(&shared.reclaim_once(request).await),
+            Err(error) => bug(&error.to_string()),
+        },
+        Some(control::IDLE) => match serde_json::from_slice(&message.payload) {
+            Ok(AskIdle { namespace, ids }) => {
+                json(&IdleTimes { idle_ms: shared.supervisor.idle_times(&namespace, &ids) })
+            }
             Err(error) => bug(&error.to_string()),
         },
         Some(control::STATE) => match serde_json::from_slice(&message.payload) {

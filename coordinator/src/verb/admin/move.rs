@@ -14,6 +14,7 @@ use crate::context::Context;
 use crate::error;
 use crate::fleet::placement::Needs;
 use crate::link::{self, Activated, Beginning};
+use crate::meters::Placement;
 use crate::operation::{Incoming, Operation};
 use crate::place::Giving;
 use crate::response::Response;
@@ -44,7 +45,7 @@ async fn moved(context: &Context, key: &SessionKey, request: &Move, operation: &
             // Half of the time at most; the new owner needs the rest.
             link::handover(context, owner, key, HANDOVER_TIMEOUT.min(operation.left() / 2)).await;
         }
-        let giving = Giving { at: known.revision, to: target, reason: &request.reason };
+        let giving = Giving { at: known.revision, to: target, reason: &request.reason, cause: Placement::Moved };
         match giving.write(context, key, operation).await {
             Ok(known) => match link::activate(context, &known, Beginning::Log, operation).await {
                 Activated::Up => return Ok(known),

@@ -26,6 +26,7 @@ pub(crate) async fn reclaim(context: &Context, namespace: &Namespace, incoming: 
         namespace: namespace.clone(),
         max_idle_ms: request.max_idle_ms,
         actor: operation.actor.clone(),
+        actor_proven: operation.actor_proven.clone(),
         request_id: operation.request_id.clone(),
     };
     let live = context.fleet.live();

@@ -9,8 +9,6 @@ mod pass_on;
 use std::sync::Arc;
 use std::time::Duration;
 
-use async_nats::Subject;
-
 use holdfast_protocol::reply::Grant;
 use holdfast_protocol::request::Acquire;
 use holdfast_protocol::{Error, Reason, RequestId, Revision, SessionKey, SessionRecord};
@@ -20,8 +18,9 @@ use holdfast_store::chance;
 use holdfast_store::mutant::{self, Mutant};
 use tokio::time::Instant;
 
+use crate::asker::Asker;
 use crate::context::Context;
-use crate::grants::{Granted, is_imported};
+use crate::grants::Granted;
 use crate::operation::{Incoming, Operation, now};
 use crate::response::Response;
 use crate::verb::lock::{LockRule, Outcome, finish, locked};
@@ -46,7 +45,7 @@ impl LockRule for Acquire {
 pub(crate) struct Acquiring {
     request: Acquire,
     operation: Operation,
-    reply: Subject,
+    asker: Asker,
     place: Option<(Waiting, Instant)>,
 }
 
@@ -65,7 +64,7 @@ enum Waited {
 pub(crate) fn begin(context: &Context, key: &SessionKey, incoming: &Incoming) -> Result<Acquiring, Error> {
     let (request, operation) = incoming.parse::<Acquire>(&context.config.limits)?;
     let wait = Duration::from_millis(request.wait_ms.unwrap_or(0));
-    if !wait.is_zero() && request.ttl_ms.is_none() && is_imported(&incoming.reply) {
+    if !wait.is_zero() && request.ttl_ms.is_none() && incoming.asker.is_imported() {
         let why = "wait_ms needs ttl_ms over a service import: nobody can tell there whether the grant is heard";
         return Err(Error::invalid(Reason::BadValue, why).detail("field", "wait_ms"));
     }
@@ -73,9 +72,9 @@ pub(crate) fn begin(context: &Context, key: &SessionKey, incoming: &Incoming) ->
     let place = if wait.is_zero() || request.expected_token.is_some() {
         None
     } else {
-        Some((waiters::join(context, key, &incoming.reply)?, operation.arrived + wait))
+        Some((waiters::join(context, key, incoming.asker.client(), &request.owner)?, operation.arrived + wait))
     };
-    Ok(Acquiring { request, operation, reply: incoming.reply.clone(), place })
+    Ok(Acquiring { request, operation, asker: incoming.asker.clone(), place })
 }
 
 impl Acquiring {
@@ -96,10 +95,10 @@ pub(crate) async fn acquire(
     key: &SessionKey,
     acquiring: Acquiring,
 ) -> Result<Option<Response>, Error> {
-    let Acquiring { request, operation, reply, place } = acquiring;
+    let Acquiring { request, operation, asker, place } = acquiring;
     let outcome = match place {
         None => locked(context, key, &operation, &request).await,
-        Some((waiting, until)) => match in_queue(context, key, &request, &operation, &reply, waiting, until).await? {
+        Some((waiting, until)) => match in_queue(context, key, &request, &operation, &asker, waiting, until).await? {
             Waited::Over(outcome) => outcome,
             Waited::PassedOn => return Ok(None),
         },
@@ -108,7 +107,8 @@ pub(crate) async fn acquire(
     let grant = finish(context, key, &operation, outcome).await?;
     let answer = Response::of(&grant)?;
     // A grant that was answered before is not taken back: the receiver of the first answer may hold it.
-    let granted = is_new.then(|| Granted { key: key.clone(), fence: grant.fence });
+    let is_told = is_new && !asker.is_imported();
+    let granted = is_told.then(|| Granted { key: key.clone(), fence: grant.fence });
     Ok(Some(Response { granted, ..answer }))
 }
 
@@ -118,7 +118,7 @@ async fn in_queue(
     key: &SessionKey,
     request: &Acquire,
     operation: &Operation,
-    reply: &Subject,
+    asker: &Asker,
     waiting: Waiting,
     until: Instant,
 ) -> Result<Waited, Error> {
@@ -129,7 +129,7 @@ async fn in_queue(
         if is_leaving && !is_over {
             // In the order of the queue: a waiter that is passed on leaves it, which wakes the next one.
             if waiting.is_first() {
-                return pass_on::pass_on(context, key, request, operation, reply, until)
+                return pass_on::pass_on(context, key, request, operation, asker, until)
                     .await
                     .map(|()| Waited::PassedOn);
             }
@@ -165,7 +165,10 @@ async fn in_queue(
 fn was_granted_before(context: &Context, key: &SessionKey, request: &Acquire, operation: &Operation) -> bool {
     let Some(known) = context.records.cached(key) else { return false };
     let at = now();
-    operation.asked(&at, &context.secret).regrant(&known.record).is_some_and(|grant| grant.owner == request.owner)
+    operation
+        .asked(&at, &context.secrets.now())
+        .regrant(&known.record)
+        .is_some_and(|grant| grant.owner == request.owner)
 }
 
 /// The conflict for a waiter whose turn has not come in time. If the lock is just passing from one waiter to the next,
@@ -174,7 +177,7 @@ async fn give_up(context: &Context, key: &SessionKey, request: &Acquire, operati
     for _ in 0..5 {
         let known = context.records.read_record(key, operation.deadline).await.map_err(NotDone::Stopped)?;
         let at = now();
-        match request.decide(&known.record, known.revision, &operation.asked(&at, &context.secret)) {
+        match request.decide(&known.record, known.revision, &operation.asked(&at, &context.secrets.now())) {
             // The record loop decides this with the record's past.
             Decision::Refuse(_) | Decision::Unchanged(_) | Decision::Note { .. } => break,
             Decision::Commit { .. } => operation.pause().await,

@@ -28,6 +28,7 @@ use crate::error;
 use crate::operation::Incoming;
 use crate::response::Response;
 
+mod idle;
 #[cfg(test)]
 mod tests;
 
@@ -62,7 +63,11 @@ pub(crate) async fn list(context: &Context, namespace: &Namespace, incoming: &In
         return Err(error::busy(Reason::MailboxFull, "this coordinator has too many lists to read"));
     };
     let look_until = operation.deadline.min(Instant::now() + LOOK);
-    Response::of(&page(&context.store, namespace, &request, look_until, operation.deadline).await?)
+    let mut page = page(&context.store, namespace, &request, look_until, operation.deadline).await?;
+    if let Some(idle_ms) = request.idle_ms {
+        page.sessions = idle::at_least(context, namespace, page.sessions, idle_ms).await;
+    }
+    Response::of(&page)
 }
 
 /// Reads one page. Begins no further stretch after `look_until`.
@@ -169,7 +174,7 @@ impl Listing<'_> {
 
     /// Not a secret: a computed cursor shows no more than a listing does.
     fn check(&self, text: &str) -> String {
-        let List { state, worker, .. } = self.request;
+        let List { state, worker, locked, lock_owner, idle_ms, .. } = self.request;
         let state = match state {
             None => "",
             Some(State::Active) => "active",
@@ -177,7 +182,11 @@ impl Listing<'_> {
             Some(State::Closed) => "closed",
         };
         let worker = worker.as_ref().map_or("", WorkerName::as_str);
-        let whole = format!("{} {state} {worker} {text}", self.namespace);
+        let mut whole = format!("{} {state} {worker} {text}", self.namespace);
+        // Cursors of earlier versions stay good.
+        if locked.is_some() || lock_owner.is_some() || idle_ms.is_some() {
+            whole.push_str(&format!(" {locked:?} {lock_owner:?} {idle_ms:?}"));
+        }
         let mut check = blake3::hash(whole.as_bytes()).to_hex().to_string();
         check.truncate(CHECK_CHARS);
         check
@@ -268,8 +277,10 @@ impl<'a> Page<'a> {
 
     /// How many messages the next stretch should read.
     fn most(&self) -> usize {
-        let List { state, worker, .. } = self.listing.request;
-        if state.is_some() || worker.is_some() {
+        let List { state, worker, locked, lock_owner, idle_ms, .. } = self.listing.request;
+        let is_filtered =
+            state.is_some() || worker.is_some() || locked.is_some() || lock_owner.is_some() || idle_ms.is_some();
+        if is_filtered {
             return STRETCH;
         }
         (self.limit.saturating_sub(self.count) + BEYOND).min(STRETCH)
@@ -317,5 +328,10 @@ fn is_wanted(record: &SessionRecord, request: &List) -> bool {
         None => record.state != State::Closed,
     };
     let on = |worker: &WorkerName| record.owner.as_ref().is_some_and(|owner| owner.worker == *worker);
-    state && request.worker.as_ref().is_none_or(on)
+    let holder = record.lock.as_ref().map(|lock| lock.owner.as_str());
+    let held = request.locked.is_none_or(|locked| locked == holder.is_some());
+    let by_whom = request.lock_owner.as_deref().is_none_or(|owner| holder == Some(owner));
+    // Only a session in memory has a time of its last activity.
+    let in_memory = request.idle_ms.is_none() || record.state == State::Active;
+    state && held && by_whom && in_memory && request.worker.as_ref().is_none_or(on)
 }

@@ -27,6 +27,7 @@ use crate::context::Context;
 use crate::error;
 use crate::fleet::placement::Needs;
 use crate::link::{self, Activated, Beginning};
+use crate::meters::Placement;
 use crate::operation::{Incoming, Operation};
 use crate::place;
 use crate::response::Response;
@@ -111,7 +112,10 @@ async fn opened(context: &Context, wanted: &Wanted, operation: &Operation) -> Re
     let done = change(&mut Writer::new(context, &wanted.key, operation), &opening).await;
     match done.map_err(|not_done| error::of_not_done(not_done, &wanted.key))? {
         Done { known, wrote: Wrote::Nothing, .. } => existing(context, wanted, known, operation).await,
-        Done { known, .. } => take_up(context, wanted, known, operation).await.map(|known| (known, true)),
+        Done { known, .. } => {
+            context.config.meters.placed(Placement::Opened);
+            take_up(context, wanted, known, operation).await.map(|known| (known, true))
+        }
     }
 }
 
@@ -149,6 +153,7 @@ impl Opening<'_> {
             owner: place::new_owner(chosen),
             expected,
             mark,
+            secret: context.secrets.now().generation(),
         };
         Ok(Decision::Commit { next: Box::new(open::created(blank, operation.author(None))), reply: () })
     }

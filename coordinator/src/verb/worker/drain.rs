@@ -27,7 +27,13 @@ pub(crate) async fn set_state(
     }
     let lease = context.fleet.find(name, operation.deadline).await?;
     let request_id = operation.by_caller.then(|| operation.request_id.clone());
-    let body = SetState { state, reason: request.reason, actor: operation.actor.clone(), request_id };
+    let body = SetState {
+        state,
+        reason: request.reason,
+        actor: operation.actor.clone(),
+        actor_proven: operation.actor_proven.clone(),
+        request_id,
+    };
     let StateSet { drained, late } =
         ask(context, &lease, control::STATE, &body, &operation).await.map_err(|fault| match fault {
             Fault::Refused(error) => error,

@@ -9,7 +9,7 @@ use holdfast_store::memory::Faults;
 use serde_json::json;
 
 use super::*;
-use crate::letter::Passivation;
+use crate::letter::{Passivation, Who};
 use crate::session::tests::world::Process;
 
 const IDLE: Duration = Duration::from_millis(60_001);
@@ -99,7 +99,7 @@ async fn an_idle_session_stays_while_the_storage_is_away() {
 async fn a_reclaimed_session_says_so() {
     let (world, node) = world().await;
     done(&world, &node, Verb::DocEdit, edit("a")).await;
-    let why = Passivation::Reclaimed { max_idle_ms: 0, actor: Some("ops".to_owned()) };
+    let why = Passivation::Reclaimed { max_idle_ms: 0, who: Who { actor: Some("ops".to_owned()), actor_proven: None } };
     let answer = node.ask(&world.key, Call::Passivate(why), world.plain_ask(Revision(0))).await;
     assert!(matches!(answer, Some(Answer::Done(_))));
     let left = record(&world).await;

@@ -8,7 +8,7 @@ use holdfast_protocol::subject::Verb;
 use serde_json::json;
 
 use super::*;
-use crate::letter::Passivation;
+use crate::letter::{Passivation, Who};
 use crate::session::tests::world::Process;
 
 /// A session that closes when nobody asks for anything for a minute.
@@ -18,11 +18,14 @@ async fn closing() -> (Arc<World>, Arc<Node>) {
 }
 
 fn reclaimed(max_idle_ms: u64) -> Call {
-    Call::Passivate(Passivation::Reclaimed { max_idle_ms, actor: Some("ops".to_owned()) })
+    Call::Passivate(Passivation::Reclaimed {
+        max_idle_ms,
+        who: Who { actor: Some("ops".to_owned()), actor_proven: None },
+    })
 }
 
 fn leaving() -> Call {
-    Call::Passivate(Passivation::Leaving { reason: "worker stops".to_owned(), actor: None })
+    Call::Passivate(Passivation::Leaving { reason: "worker stops".to_owned(), who: Who::default() })
 }
 
 async fn letter(world: &World, node: &Node, call: Call) -> Option<Answer> {

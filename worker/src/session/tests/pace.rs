@@ -11,7 +11,7 @@ use serde_json::json;
 use tokio::time::Instant;
 
 use super::*;
-use crate::letter::Passivation;
+use crate::letter::{Passivation, Who};
 
 /// Makes the record one that must not change before the relay has come to `at`.
 async fn mark(world: &World, changes: u32) -> Revision {
@@ -44,7 +44,7 @@ async fn a_session_does_not_leave_ahead_of_the_relay() {
     tell(&world, &node, news).await;
     let (began, reads) = (Instant::now(), world.memory.reads());
     let passivate = || {
-        let why = Passivation::Leaving { reason: "drain".to_owned(), actor: None };
+        let why = Passivation::Leaving { reason: "drain".to_owned(), who: Who::default() };
         node.ask(&world.key, Call::Passivate(why), world.plain_ask(Revision(at.0 + 1)))
     };
     match passivate().await {

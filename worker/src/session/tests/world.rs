@@ -246,6 +246,7 @@ impl World {
         let event = Event {
             kind,
             actor: None,
+            actor_proven: None,
             reason: None,
             previous_owner: None,
             previous_worker: None,

@@ -284,3 +284,39 @@ async fn no_page_names_a_session_twice_and_none_that_stays_is_left_out() {
         assert_eq!(stays.difference(&all).next(), None, "seed {seed}: left out");
     }
 }
+
+#[tokio::test]
+async fn sessions_are_filtered_by_their_lock_and_a_cursor_belongs_to_the_filters() {
+    let locked = |id: &str, owner: &str| {
+        let lock = format!(r#"{{"owner":"{owner}","revision":1,"acquired_at":"","ttl_ms":null}}"#);
+        SessionRecord {
+            lock: Some(serde_json::from_str(&lock).unwrap()),
+            lock_revision: 1,
+            ..fixture::active(id, "w1")
+        }
+    };
+    let records =
+        [locked("a", "ann"), fixture::active("b", "w1"), locked("c", "bob"), fixture::passive("d"), locked("e", "ann")];
+    let store = store_of(&records);
+    let all = async |json: &str| pages(&store, json).await.concat();
+    assert_eq!(all(r#"{"locked":true}"#).await, ["a", "c", "e"]);
+    assert_eq!(all(r#"{"locked":false}"#).await, ["b", "d"]);
+    assert_eq!(all(r#"{"lock_owner":"ann","limit":1}"#).await, ["a", "e"]);
+    assert_eq!(all(r#"{"lock_owner":"ann","locked":false}"#).await, [""; 0]);
+    // Only sessions in memory can be idle; how long, their workers say.
+    assert_eq!(all(r#"{"idle_ms":1}"#).await, ["a", "b", "c", "e"]);
+    let (_, next) = ids(&store, &request(r#"{"locked":true,"limit":1}"#)).await;
+    let namespace = default_namespace();
+    let listing = |request: &List, after: &str| Listing { namespace: &namespace, request }.cursor(after).is_ok();
+    let next = next.unwrap();
+    assert!(listing(&request(r#"{"locked":true}"#), &next));
+    for other in
+        ["{}", r#"{"locked":false}"#, r#"{"locked":true,"lock_owner":"ann"}"#, r#"{"locked":true,"idle_ms":1}"#]
+    {
+        assert!(!listing(&request(other), &next), "{other}");
+    }
+    // A cursor without the newer filters is the one of earlier versions.
+    let plain = request("{}");
+    let plain = Listing { namespace: &namespace, request: &plain };
+    assert_eq!(plain.next(&Cursor::at_begin(9)), "0.9.0.0.".to_owned() + &plain.check("0.9.0.0"));
+}
