@@ -6,17 +6,16 @@
 //!
 //! Times are compared only if the same nats-server has told both.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
-use async_nats::Client;
 use async_nats::jetstream::consumer::Info as ConsumerInfo;
 use async_nats::jetstream::stream::{ClusterInfo, Config, State};
+use async_nats::{Client, Message};
 use futures_util::StreamExt;
 use holdfast_client::protocol::reply::WorkerView;
 use holdfast_client::protocol::subject::Root;
-use holdfast_client::protocol::{Namespace, Revision, SessionKey, SessionRecord};
-use holdfast_store::{Jetstream, Storage, Walk};
+use holdfast_client::protocol::{Revision, SessionKey, SessionRecord};
 use jiff::Timestamp;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
@@ -29,8 +28,10 @@ const SERVICE: &str = "holdfast";
 const QUIET: Duration = Duration::from_millis(250);
 /// How many workers' keys are read.
 const WORKERS: usize = 1_000;
-/// How many records one stretch of a survey reads.
-const STRETCH: usize = 512;
+/// How many messages one stretch of a survey reads.
+const STRETCH: usize = 1_000;
+/// For how many keys the last revision is asked at once; the server allows 1,024.
+const MULTI_LAST: usize = 500;
 
 /// Why something could not be read.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -147,7 +148,7 @@ impl Probe {
     /// The coordinators of this installation that answer, ordered by id.
     pub(crate) async fn coordinators(&self) -> Vec<CoordinatorSeen> {
         let answers = self.gather(&format!("$SRV.STATS.{SERVICE}"), "").await;
-        let read = |answer: &async_nats::Message| serde_json::from_slice::<CoordinatorSeen>(&answer.payload).ok();
+        let read = |answer: &Message| serde_json::from_slice::<CoordinatorSeen>(&answer.payload).ok();
         let mut all: Vec<CoordinatorSeen> = answers.iter().filter_map(read).collect();
         all.retain(|coordinator| coordinator.metadata.root == self.root.as_str());
         all.sort_by(|left, right| left.id.cmp(&right.id));
@@ -155,7 +156,7 @@ impl Probe {
     }
 
     /// All answers to a message, until nobody has answered for a moment.
-    pub(crate) async fn gather(&self, subject: &str, body: &str) -> Vec<async_nats::Message> {
+    pub(crate) async fn gather(&self, subject: &str, body: &str) -> Vec<Message> {
         let until = Instant::now() + self.patience;
         let mut all = Vec::new();
         let inbox = self.nats.new_inbox();
@@ -176,39 +177,44 @@ impl Probe {
 
     /// All workers' leases, ordered by name.
     pub(crate) async fn leases(&self) -> Told<Vec<LeaseSeen>> {
-        let (bucket, until) = (self.root.workers_bucket(), Instant::now() + self.patience);
-        let body = json!({"multi_last": [format!("$KV.{bucket}.*")], "batch": WORKERS}).to_string();
-        let inbox = self.nats.new_inbox();
-        let mut answers = self.nats.subscribe(inbox.clone()).await.map_err(|_| Unread::Silent)?;
-        let asked = self.nats.publish_with_reply(format!("$JS.API.DIRECT.GET.KV_{bucket}"), inbox, body.into()).await;
-        asked.map_err(|_| Unread::Silent)?;
-        let mut leases = Vec::new();
-        loop {
-            let answer = timeout_at(until, answers.next()).await.ok().flatten().ok_or(Unread::Silent)?;
-            match answer.status.map(|status| status.as_u16()) {
-                None => leases.extend(lease_of(&answer)),
-                Some(204 | 404) => break,
-                Some(status) => return Err(Unread::Refused(format!("status {status}"))),
-            }
-        }
-        leases.sort_by(|left: &LeaseSeen, right| left.worker.worker.cmp(&right.worker.worker));
+        let bucket = self.root.workers_bucket();
+        let query = json!({"multi_last": [format!("$KV.{bucket}.*")], "batch": WORKERS});
+        let answers = self.batch(&format!("KV_{bucket}"), &query).await?;
+        let mut leases: Vec<LeaseSeen> = answers.iter().filter_map(lease_of).collect();
+        leases.sort_by(|left, right| left.worker.worker.cmp(&right.worker.worker));
         Ok(leases)
     }
 
-    /// Reads the records up to the stream's sequence `last`, as many as there is time for.
-    pub(crate) async fn survey(&self, namespace: Option<&Namespace>, last: u64, time: Duration) -> Told<Survey> {
-        let store = Jetstream::new(self.nats.clone(), self.root.clone()).await;
-        let store = store.map_err(|error| Unread::Refused(error.to_string()))?;
+    /// A batched direct get (ADR-31), answered by any copy of the stream.
+    async fn batch(&self, stream: &str, query: &Value) -> Told<Vec<Message>> {
+        let until = Instant::now() + self.patience;
+        let inbox = self.nats.new_inbox();
+        let mut answers = self.nats.subscribe(inbox.clone()).await.map_err(|_| Unread::Silent)?;
+        let subject = format!("$JS.API.DIRECT.GET.{stream}");
+        let asked = self.nats.publish_with_reply(subject, inbox, query.to_string().into()).await;
+        asked.map_err(|_| Unread::Silent)?;
+        let mut all = Vec::new();
+        loop {
+            let answer = timeout_at(until, answers.next()).await.ok().flatten().ok_or(Unread::Silent)?;
+            match answer.status.map(|status| status.as_u16()) {
+                None => all.push(answer),
+                // The end of the batch, or nothing matches.
+                Some(204 | 404) => return Ok(all),
+                // Nobody listens: the stream has no copy that answers.
+                Some(503) => return Err(Unread::Silent),
+                Some(status) => return Err(Unread::Refused(format!("status {status}"))),
+            }
+        }
+    }
+
+    /// Reads the records up to the stream's sequence `last`, as many as there is time for. Of each record that was met
+    /// it has the last revision. A record that changes 64 times while this reads may be missed.
+    pub(crate) async fn survey(&self, last: u64, time: Duration) -> Told<Survey> {
         let mut survey = Survey::default();
         let mut after = 0;
         let reading = async {
             while after < last {
-                let walk = Walk { namespace, after, until: last, most: STRETCH };
-                let page = store.page(&walk).await.map_err(|error| Unread::Refused(error.to_string()))?;
-                for found in page.records {
-                    survey.take(found.stored);
-                }
-                after = page.looked_until;
+                after = self.stretch(after, last, &mut survey).await?;
             }
             Ok(())
         };
@@ -220,23 +226,48 @@ impl Probe {
         survey.is_whole = after >= last;
         Ok(survey)
     }
-}
 
-impl Survey {
-    fn take(&mut self, stored: holdfast_store::Stored) {
-        match stored.value {
-            None => {
-                self.records.remove(&stored.key);
-            }
-            Some(json) => {
-                let record = SessionRecord::from_json(&json, &stored.key).map_err(|error| error.message);
-                self.records.insert(stored.key, (stored.revision, record));
+    /// Reads the records after sequence `after`, and returns up to where.
+    async fn stretch(&self, after: u64, last: u64, survey: &mut Survey) -> Told<u64> {
+        let stream = self.root.sessions_stream();
+        let query = json!({"seq": after + 1, "next_by_subj": self.root.records(None), "batch": STRETCH});
+        let met = self.batch(&stream, &query).await?;
+        let until = met.last().and_then(sequence_of).unwrap_or(last);
+        let subjects: BTreeSet<String> = met.iter().filter_map(subject_of).collect();
+        let subjects: Vec<String> = subjects.into_iter().collect();
+        for chunk in subjects.chunks(MULTI_LAST) {
+            let query = json!({"multi_last": chunk, "batch": MULTI_LAST});
+            for message in self.batch(&stream, &query).await? {
+                survey.take(&self.root, &message);
             }
         }
+        Ok(until)
     }
 }
 
-fn lease_of(message: &async_nats::Message) -> Option<LeaseSeen> {
+impl Survey {
+    fn take(&mut self, root: &Root, message: &Message) {
+        let (Some(subject), Some(revision)) = (subject_of(message), sequence_of(message)) else { return };
+        let Some(key) = root.parse_record(&subject) else { return };
+        // A marker of a deleted record is empty.
+        if message.payload.is_empty() {
+            self.records.remove(&key);
+            return;
+        }
+        let record = SessionRecord::from_json(&message.payload, &key).map_err(|error| error.message);
+        self.records.insert(key, (Revision(revision), record));
+    }
+}
+
+fn subject_of(message: &Message) -> Option<String> {
+    Some(message.headers.as_ref()?.get_last(async_nats::header::NATS_SUBJECT)?.to_string())
+}
+
+fn sequence_of(message: &Message) -> Option<u64> {
+    message.headers.as_ref()?.get_last(async_nats::header::NATS_SEQUENCE)?.as_str().parse().ok()
+}
+
+fn lease_of(message: &Message) -> Option<LeaseSeen> {
     let worker = serde_json::from_slice(&message.payload).ok()?;
     let headers = message.headers.as_ref()?;
     let written = headers.get_last(async_nats::header::NATS_TIME_STAMP).and_then(|time| time.as_str().parse().ok());
@@ -250,7 +281,7 @@ pub(crate) fn age(written: Option<Timestamp>, now: Option<&str>) -> Option<Durat
 }
 
 /// What a server answers about itself in its system account.
-pub(crate) fn data_of(message: &async_nats::Message) -> Option<(Value, Value)> {
+pub(crate) fn data_of(message: &Message) -> Option<(Value, Value)> {
     let mut told: Value = serde_json::from_slice(&message.payload).ok()?;
     Some((told["server"].take(), told["data"].take()))
 }

@@ -147,9 +147,9 @@ fn shared_options_stand_anywhere() {
 #[test]
 fn a_worker_without_a_request_is_a_daemon() {
     let daemon = read(&["worker", "--name", "w9", "--workspace", "main=.", "--workspace", "b=/b:ro"]).unwrap();
-    assert!(daemon.is_daemon());
-    assert!(read(&["coordinator"]).unwrap().is_daemon());
-    assert!(!read(&["worker", "list"]).unwrap().is_daemon());
+    assert_eq!(daemon.runs(), Runs::AsDaemon);
+    assert_eq!(read(&["coordinator"]).unwrap().runs(), Runs::AsDaemon);
+    assert_eq!(read(&["worker", "list"]).unwrap().runs(), Runs::Once);
 }
 
 #[test]

@@ -34,7 +34,7 @@ pub(super) async fn survey(probe: &Probe, time: Duration) -> Result<Survey, Fail
     let name = probe.root.sessions_stream();
     let unread = |why: Unread| Failure::Connect(anyhow::anyhow!("the stream {name} {why}"));
     let last = probe.stream(&name).await.map_err(unread)?.state.last_sequence;
-    let survey = probe.survey(None, last, time).await.map_err(unread)?;
+    let survey = probe.survey(last, time).await.map_err(unread)?;
     if !survey.is_whole {
         output::note("not all records were read in time: give a longer --timeout");
     }

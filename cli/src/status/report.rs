@@ -176,7 +176,7 @@ pub(crate) async fn gather(probe: &Probe, round: Duration) -> Report {
     let last = sessions.as_ref().map(|stream| stream.state.last_sequence);
     let survey = async {
         match last {
-            Ok(last) => probe.survey(None, last, round).await.ok(),
+            Ok(last) => probe.survey(last, round).await.ok(),
             Err(_) => None,
         }
     };
