@@ -1,8 +1,8 @@
-//! `holdfast admin`: takeover, unlock, move, reclaim.
+//! `holdfast admin`: takeover, unlock, move, reclaim, rotate-secret.
 
 use clap::{Args, Subcommand};
 use holdfast_client::protocol::WorkerName;
-use holdfast_client::protocol::request::{Move, Reclaim, Takeover, Unlock};
+use holdfast_client::protocol::request::{Move, Reclaim, RotateSecret, Takeover, Unlock};
 
 use crate::ask::{Asker, Requests};
 use crate::duration::milliseconds;
@@ -57,6 +57,14 @@ pub(crate) enum Request {
         /// Idle for at least this long
         #[arg(long = "max-idle", alias = "max-idle-ms", value_name = "TIME", value_parser = milliseconds)]
         max_idle_ms: u64,
+    },
+    /// Change the secret that tokens are derived from; old tokens stay good until their lock ends
+    RotateSecret {
+        /// Free all locks that were granted before: their holders must acquire again
+        #[arg(long)]
+        revoke: bool,
+        #[command(flatten)]
+        reason: Reason,
     },
 }
 
@@ -137,6 +145,10 @@ impl Requests for Request {
             }
             Self::Reclaim { max_idle_ms } => {
                 asker.ask(asker.client.reclaim(Reclaim { max_idle_ms, ..Reclaim::default() })).await
+            }
+            Self::RotateSecret { revoke, reason: Reason { reason } } => {
+                let rotate = RotateSecret { reason, revoke: revoke.then_some(true), ..RotateSecret::default() };
+                asker.ask(asker.client.rotate_secret(rotate)).await
             }
         }
     }

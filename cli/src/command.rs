@@ -7,9 +7,11 @@ use tokio_util::sync::CancellationToken;
 use crate::ask::{Group, until};
 use crate::connect::Connection;
 use crate::exit::Failure;
+use crate::logs::{self, Logs, Runs};
 use crate::output::Format;
 use crate::{
-    admin, completions, context, doc, doctor, health, list, lock, man, serve, session, signals, status, top, up, worker,
+    admin, audit, completions, context, credentials, doc, doctor, health, list, lock, man, record, schema, serve, session,
+    signals, status, top, up, why, worker,
 };
 
 /// Sessions, locks and documents for a fleet, on NATS JetStream.
@@ -19,6 +21,8 @@ pub(crate) struct Cli {
     /// Print replies and errors as unchanged JSON
     #[arg(long, global = true)]
     json: bool,
+    #[command(flatten)]
+    logs: logs::Options,
     // Must be last: options after it would be listed under its heading in the help.
     #[command(flatten)]
     connection: Connection,
@@ -52,10 +56,19 @@ enum Command {
     Doc(Group<doc::Request>),
     /// Take over and free locks, move and reclaim sessions
     Admin(Group<admin::Request>),
-    /// Follow the signals of a session
+    /// Tell the story of a session: who had it, who was refused, who overrode whom, and who may write now
+    Why(why::Why),
+    /// Show what operators did: takeovers, unlocks, moves, drains, and edits by hand
+    Audit(audit::Audit),
+    /// Read and edit a session's record without a coordinator, for the day when none answers
+    #[command(subcommand)]
+    Record(record::Record),
+    /// Follow the signals of a session or of all, from now on or from the past
     Signals(signals::Signals),
     /// Show where commands connect, and as whom
     Context(context::Context),
+    /// Print the wire contract as JSON Schema, or as an AsyncAPI document
+    Schema(schema::Schema),
     /// Watch workers, sessions, locks and requests, and step in
     Top(top::Top),
     /// Print the completions for a shell
@@ -64,6 +77,8 @@ enum Command {
     Man(man::Man),
     /// Ask a daemon of this machine whether it is healthy: exit status 0, or 1 and the reason
     Health(health::Health),
+    /// Make passwords and contexts for an installation that `holdfast up` does not run
+    Credentials(credentials::Credentials),
 }
 
 impl Cli {
@@ -81,6 +96,12 @@ impl Cli {
     fn of(matches: &ArgMatches) -> Result<Self, clap::Error> {
         let mut cli = Self::from_arg_matches(matches)?;
         cli.connection.prefer_command_line(matches);
+        let is_namespace_given = matches.value_source("namespace") == Some(ValueSource::CommandLine);
+        match &mut cli.command {
+            Command::Signals(signals) => signals.is_namespace_given = is_namespace_given,
+            Command::Audit(audit) => audit.is_namespace_given = is_namespace_given,
+            _ => {}
+        }
         if let Command::Up(up) = &mut cli.command {
             // The environment variables are for requests. `up` uses an existing server only if the command line names
             // it.
@@ -95,12 +116,17 @@ impl Cli {
         if self.json { Format::Json } else { Format::People }
     }
 
-    /// Whether it runs until it is told to end.
-    pub(crate) fn is_daemon(&self) -> bool {
+    /// Starts logging as the command line says. To be kept until the last line.
+    pub(crate) fn start_logs(&self) -> Logs {
+        logs::start(self.logs, self.runs())
+    }
+
+    fn runs(&self) -> Runs {
         match &self.command {
-            Command::Coordinator(_) => true,
-            Command::Worker(worker) => worker.is_daemon(),
-            _ => false,
+            Command::Coordinator(_) => Runs::AsDaemon,
+            Command::Worker(worker) if worker.is_daemon() => Runs::AsDaemon,
+            Command::Up(_) => Runs::Everything,
+            _ => Runs::Once,
         }
     }
 
@@ -128,13 +154,19 @@ impl Cli {
             Command::Worker(worker) => worker.run(connection, format, stop).await,
             Command::Signals(signals) => signals.run(connection, format, stop).await,
             Command::Health(health) => until(stop, health.run(connection, format)).await,
+            Command::Credentials(credentials) => credentials.run(connection),
             Command::Status(status) => until(stop, status.run(connection, format)).await,
             Command::Doctor(doctor) => until(stop, doctor.run(connection, format)).await,
             Command::List(list) => list.run(connection, format, stop).await,
             Command::Session(Group { audit, request: session::Request::List(list) }) => {
                 list::List::of(audit, *list).run(connection, format, stop).await
             }
+            // Not ended by Ctrl-C while an editor runs, which handles it itself.
+            Command::Record(record) => record.run(connection, format, stop).await,
+            Command::Audit(audit) => audit.run(connection, format, stop).await,
+            Command::Why(why) => until(stop, why.run(connection, format)).await,
             Command::Context(context) => until(stop, context.run(connection, format)).await,
+            Command::Schema(schema) => schema.run(&connection.root),
             Command::Top(top) => top.run(connection, stop).await,
             Command::Completions(completions) => completions.run(Self::whole()),
             Command::Man(man) => man.run(Self::whole()),

@@ -177,6 +177,14 @@ impl Connection {
     /// A client, and its connection for what is no request of the contract.
     pub(crate) async fn client_and_nats(&self) -> Result<(Client, async_nats::Client), Failure> {
         let begun = Instant::now();
+        let (nats, denials) = self.of_a_command().await?;
+        let client = Client::new(nats.clone()).noticing(denials);
+        let client = client.below(self.root.clone()).in_namespace(self.namespace.clone());
+        Ok((client.patience(self.timeout.saturating_sub(begun.elapsed()).max(LEAST_PATIENCE)), nats))
+    }
+
+    /// A connection for an operator's or a program's command, and what NATS denies it.
+    pub(crate) async fn of_a_command(&self) -> Result<(async_nats::Client, Denials), Failure> {
         let (mut options, origin) = self.settings(Role::Ops)?;
         let denials = Denials::default();
         let noted = denials.clone();
@@ -189,9 +197,7 @@ impl Connection {
                 Failure::Connect(anyhow::anyhow!("{server} did not answer within {:?}", self.timeout))
             })?
             .map_err(|error| failed(error, &origin))?;
-        let client = Client::new(nats.clone()).noticing(denials);
-        let client = client.below(self.root.clone()).in_namespace(self.namespace.clone());
-        Ok((client.patience(self.timeout.saturating_sub(begun.elapsed()).max(LEAST_PATIENCE)), nats))
+        Ok((nats, denials))
     }
 
     /// The settings, and where they come from.

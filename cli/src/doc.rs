@@ -94,7 +94,12 @@ pub(crate) struct EditArgs {
     #[arg(long, conflicts_with_all = ["body", "body_file", "splices", "fields", "expected_revision"])]
     editor: bool,
     /// Hold the lock under this name while the editor is open
-    #[arg(long, value_name = "NAME", requires = "editor", conflicts_with = "token")]
+    #[arg(
+        long,
+        value_name = "NAME",
+        requires = "editor",
+        conflicts_with_all = ["token", "body", "body_file", "splices", "fields"]
+    )]
     owner: Option<String>,
 }
 

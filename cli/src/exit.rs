@@ -126,7 +126,9 @@ fn hint(action: &str, error: &Contract) -> String {
         "save_overwrite" => format!("holdfast doc save {id} --overwrite"),
         "load_discard" => format!("holdfast doc load {id} --discard"),
         "discard" => "ask again with --discard".to_owned(),
-        "repair_record" => format!("nats kv get sessions NAMESPACE.{id}, then nats kv update with what it should be"),
+        "repair_record" => {
+            format!("holdfast record edit {id} --reason WHY begins with the last revision that was valid")
+        }
         "start_worker" => "holdfast worker list shows who is there; holdfast worker starts one".to_owned(),
         "start_coordinator" => "holdfast coordinator starts one, holdfast up starts everything".to_owned(),
         "retry" => "ask again in a moment".to_owned(),

@@ -6,12 +6,16 @@
 //! `client`.
 
 mod admin;
+mod archive;
 mod ask;
+mod audit;
 mod command;
 mod completions;
+mod confirm;
 mod connect;
 mod content;
 mod context;
+mod credentials;
 mod doc;
 mod doctor;
 mod drain;
@@ -27,14 +31,18 @@ mod metrics;
 mod output;
 mod preview;
 mod probe;
+mod record;
+mod schema;
 mod serve;
 mod session;
 mod signals;
+mod span;
 mod status;
 mod stop;
 mod table;
 mod top;
 mod up;
+mod why;
 mod words;
 mod worker;
 mod workspace;
@@ -53,9 +61,7 @@ const LAST_GRACE: Duration = Duration::from_millis(100);
 
 fn main() -> ExitCode {
     let cli = Cli::read();
-    if !cli.draws() {
-        logs::start(cli.is_daemon());
-    }
+    let logs = (!cli.draws()).then(|| cli.start_logs());
     let format = cli.format();
     let outcome = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
         Ok(runtime) => {
@@ -66,7 +72,11 @@ fn main() -> ExitCode {
         }
         Err(error) => Err(Failure::Other(anyhow::Error::new(error).context("cannot start the runtime"))),
     };
-    exit::report(outcome, format)
+    let status = exit::report(outcome, format);
+    if let Some(logs) = logs {
+        logs.end();
+    }
+    status
 }
 
 async fn run(cli: Cli) -> Result<(), Failure> {

@@ -55,7 +55,8 @@ fn pages(mut whole: clap::Command) -> Result<Vec<ManualPage>, Failure> {
 fn collect(command: &clap::Command, pages: &mut Vec<ManualPage>) -> Result<(), Failure> {
     let name = command.get_display_name().unwrap_or_else(|| command.get_name()).to_owned();
     let mut text = Vec::new();
-    Page::new(command.clone()).render(&mut text).context("cannot make the page")?;
+    let source = concat!("holdfast ", env!("CARGO_PKG_VERSION"));
+    Page::new(command.clone()).source(source).render(&mut text).context("cannot make the page")?;
     pages.push(ManualPage { name, text });
     let shown = command.get_subcommands().filter(|command| !command.is_hide_set());
     shown.into_iter().try_for_each(|command| collect(command, pages))

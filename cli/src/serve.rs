@@ -12,6 +12,7 @@ use holdfast_client::protocol::subject::Root;
 use holdfast_coordinator::Coordinator;
 use holdfast_deploy::Role;
 use holdfast_meters::Phase;
+use holdfast_store::connect::{server_of, tell_reconnects};
 use holdfast_store::provision::{ProvisionError, Provisioned, Provisioning, provision, token_secret};
 use holdfast_store::wire::Nats;
 use holdfast_worker::{NameRule, StartError, Worker, WorkerConfig, Workspace};
@@ -71,12 +72,16 @@ pub(crate) async fn coordinator(
         let nats = connection.connect_when_there("holdfast coordinator", Role::Coordinator, stop).await?;
         shown.connection("coordinator", &nats);
         let there = prepare(&nats, &connection.root, &Provisioning::default()).await?;
-        start_coordinator(&nats, there, &connection.root, daemon.trust, &shown).await
+        let coordinator = start_coordinator(&nats, there, &connection.root, daemon.trust, &shown).await?;
+        Ok((coordinator, nats))
     };
-    let Some(coordinator) = unless_stopped(stop, starting).await? else { return Ok(()) };
+    let Some((coordinator, nats)) = unless_stopped(stop, starting).await? else { return Ok(()) };
     shown.enter(Phase::Running);
-    tracing::info!("the coordinator is up");
-    stop.cancelled().await;
+    tracing::info!(server = server_of(&nats), "the coordinator is up");
+    tokio::select! {
+        () = stop.cancelled() => {}
+        () = tell_reconnects(&nats) => {}
+    }
     tracing::info!("the coordinator ends");
     shown.enter(Phase::Ending);
     coordinator.stop(daemon.ending.of_parts()).await;
@@ -94,14 +99,15 @@ pub(crate) async fn worker(daemon: Daemon, connection: &Connection, stop: &Cance
         shown.connection(&format!("worker {name}"), &nats);
         let there = prepare(&nats, &connection.root, &Provisioning::of_worker()).await?;
         let config = worker_config(&connection.root, name.clone(), &daemon.workspaces)?;
-        start_worker(&nats, &there, WorkerConfig { name_rule: rule, ..config }, &shown).await
+        Ok((start_worker(&nats, &there, WorkerConfig { name_rule: rule, ..config }, &shown).await?, nats))
     };
-    let Some(worker) = unless_stopped(stop, starting).await? else { return Ok(()) };
+    let Some((worker, nats)) = unless_stopped(stop, starting).await? else { return Ok(()) };
     shown.enter(Phase::Running);
-    tracing::info!(%name, boot = %worker.boot(), "the worker is up");
+    tracing::info!(%name, boot = %worker.boot(), server = server_of(&nats), "the worker is up");
     let taken = tokio::select! {
         () = stop.cancelled() => false,
         () = worker.name_taken() => true,
+        () = tell_reconnects(&nats) => false,
     };
     tracing::info!(%name, "the worker ends");
     shown.enter(Phase::Ending);

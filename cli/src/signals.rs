@@ -1,18 +1,24 @@
-//! `holdfast signals`: prints the signals of one session, one per line, until it is interrupted.
+//! `holdfast signals`: prints the signals of one session or of all, one per line, until it is interrupted.
+
+pub(crate) mod feed;
 
 use clap::Args;
 use holdfast_client::Event;
 use holdfast_client::protocol::SessionId;
 use holdfast_client::protocol::signal::Signal;
 use holdfast_client::signals::{Follower, Group};
+use jiff::Timestamp;
 use serde_json::Value;
 use tokio_util::sync::CancellationToken;
 
+use crate::archive::Archive;
 use crate::ask::until;
 use crate::connect::Connection;
 use crate::exit::Failure;
 use crate::output::{self, Format};
+use crate::span::Since;
 use crate::words::{Words, one_of};
+use feed::{Feed, Flow};
 
 const GROUPS: Words = &[
     ("session", "Opened, activated, moved, passivated, reclaimed, closed"),
@@ -24,14 +30,26 @@ const GROUPS: Words = &[
 #[derive(Args, Debug)]
 pub(crate) struct Signals {
     /// The session's id; it need not exist yet
-    #[arg(value_name = "ID", value_parser = SessionId::parse)]
-    session: SessionId,
+    #[arg(value_name = "ID", value_parser = SessionId::parse, required_unless_present = "all")]
+    session: Option<SessionId>,
+    /// The signals of all sessions: of all namespaces, or of the one that --namespace names
+    #[arg(long, conflicts_with = "session")]
+    all: bool,
     /// Only one group
     #[arg(long, value_parser = one_of::<Group>(GROUPS))]
     group: Option<Group>,
+    /// First those that are kept since: 30m, 2h, 7d, or a time like 2026-11-22T12:00:00Z. Those of documents are not kept
+    #[arg(long, value_name = "TIME", value_parser = Since::parse)]
+    since: Option<Since>,
+    /// End after those that are kept
+    #[arg(long, requires = "since")]
+    no_follow: bool,
     /// End after this many
     #[arg(long, value_name = "N")]
     count: Option<u64>,
+    /// Whether the command line names a namespace.
+    #[arg(skip)]
+    pub(crate) is_namespace_given: bool,
 }
 
 impl Signals {
@@ -43,16 +61,79 @@ impl Signals {
         stop: &CancellationToken,
     ) -> Result<(), Failure> {
         let following = async {
-            let session = connection.client().await?.session(self.session);
-            let follower = session.follow(self.group).await;
-            let follower = follower.map_err(|error| Failure::Connect(error.into()))?;
-            show(follower, self.count.unwrap_or(u64::MAX), format).await
+            match (&self.session, self.since) {
+                // A follower of one session also detects gaps by the revisions in the signals.
+                (Some(session), None) => {
+                    let session = connection.client().await?.session(session.clone());
+                    let follower = session.follow(self.group).await;
+                    let follower = follower.map_err(|error| Failure::Connect(error.into()))?;
+                    show(follower, self.count.unwrap_or(u64::MAX), format).await
+                }
+                _ => {
+                    let archive = Archive::open(connection).await?;
+                    archive.permitted(self.feed(&archive, format)).await
+                }
+            }
         };
         match until(stop, following).await {
             Err(Failure::Interrupted) => Ok(()),
             outcome => outcome,
         }
     }
+
+    /// Prints kept signals, then live ones.
+    async fn feed(&self, archive: &Archive, format: Format) -> Result<(), Failure> {
+        let now = Timestamp::now();
+        let mut feed =
+            Feed::new(archive, self.kept_subjects(archive), self.since.map_or(now, |since| since.before(now)));
+        let mut left = self.count.unwrap_or(u64::MAX);
+        if left == 0 {
+            return Ok(());
+        }
+        let mut print = |signal: &Signal| {
+            let line = match format {
+                Format::Json => signal.to_json(),
+                Format::People if self.all => format!("{}  {}", session_of(signal), line(signal)).into_bytes(),
+                Format::People => line(signal).into_bytes(),
+            };
+            output::line(&line).map_err(Failure::Output)?;
+            left -= 1;
+            Ok(if left == 0 { Flow::Break(()) } else { Flow::Continue(()) })
+        };
+        if self.since.is_some() && feed.kept(&mut print).await?.is_break() {
+            return Ok(());
+        }
+        if self.no_follow {
+            return Ok(());
+        }
+        feed.live(self.live_subject(archive), print).await
+    }
+
+    fn kept_subjects(&self, archive: &Archive) -> Vec<String> {
+        match (&self.session, self.group) {
+            (_, Some(Group::Doc)) => Vec::new(),
+            // Without a group these subjects also match those of documents, of which none is kept.
+            (Some(_), _) | (None, Some(_)) => vec![self.live_subject(archive)],
+            (None, None) => ["session", "lock"].map(|group| self.of_all(archive, Some(group))).to_vec(),
+        }
+    }
+
+    fn live_subject(&self, archive: &Archive) -> String {
+        let group = self.group.map(Group::as_str);
+        match &self.session {
+            Some(session) => archive.root.signals(&archive.key(session), group),
+            None => self.of_all(archive, group),
+        }
+    }
+
+    fn of_all(&self, archive: &Archive, group: Option<&str>) -> String {
+        archive.root.signals_of_all(self.is_namespace_given.then_some(&archive.namespace), group, None)
+    }
+}
+
+/// The session of a signal, with its namespace.
+fn session_of(signal: &Signal) -> String {
+    output::plain(signal.source.strip_prefix("/holdfast/").unwrap_or(&signal.source))
 }
 
 async fn show(mut follower: Follower, count: u64, format: Format) -> Result<(), Failure> {

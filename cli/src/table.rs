@@ -5,8 +5,8 @@
 use comfy_table::{Table, presets};
 use holdfast_client::protocol::id::KindName;
 use holdfast_client::protocol::reply::{
-    Closed, Document, Drained, Edited, Grant, Opened, Reclaimed, Released, Renewed, Saved, Session, TakenOver, Touched,
-    Unlocked, Validated, WorkerList, WorkerView,
+    Closed, Document, Drained, Edited, Grant, Opened, Reclaimed, Released, Renewed, Saved, SecretRotated, Session,
+    TakenOver, Touched, Unlocked, Validated, WorkerList, WorkerView,
 };
 
 use crate::output::plain;
@@ -192,6 +192,16 @@ impl Shown for Saved {
             .add("bytes", self.bytes)
             .add("digest", &self.digest)
             .add_some("cut off", (self.links_cut > 0).then(|| cut_off(self.links_cut)))
+            .shown()
+    }
+}
+
+impl Shown for SecretRotated {
+    fn shown(&self) -> String {
+        Facts::new()
+            .add("generation", self.generation)
+            .add("coordinators that use it", self.coordinators)
+            .add("locks freed", self.released)
             .shown()
     }
 }

@@ -1,8 +1,8 @@
 //! `admin.*` and `worker.*`: the requests of operators. Every change has a reason, for the audit trail.
 
 use holdfast_protocol::WorkerName;
-use holdfast_protocol::reply::{Drained, Preview, Reclaimed, Session, TakenOver, Unlocked, WorkerList};
-use holdfast_protocol::request::{Drain, Empty, Move, Reclaim, Takeover, Unlock};
+use holdfast_protocol::reply::{Drained, Preview, Reclaimed, SecretRotated, Session, TakenOver, Unlocked, WorkerList};
+use holdfast_protocol::request::{Drain, Empty, Move, Reclaim, RotateSecret, Takeover, Unlock};
 use holdfast_protocol::subject::Verb;
 
 use crate::call::Call;
@@ -45,6 +45,11 @@ impl Client {
     /// Passivates every session of the namespace that was idle this long, or closes it if its config says so.
     pub fn reclaim(&self, reclaim: Reclaim) -> Call<Reclaimed> {
         self.call(Verb::AdminReclaim, &reclaim)
+    }
+
+    /// Changes the secret that tokens are derived from.
+    pub fn rotate_secret(&self, rotate: RotateSecret) -> Call<SecretRotated> {
+        self.call(Verb::AdminRotateSecret, &rotate)
     }
 
     /// All live workers.

@@ -53,6 +53,17 @@ impl Denials {
         self.sender.send(denial).ok();
     }
 
+    /// Waits until NATS denies this connection anything: `forbidden` / `permission_denied`, for a caller whose requests
+    /// all are necessary. Poll it before the first request is sent.
+    pub async fn any(&self) -> Error {
+        let mut watch = self.watch();
+        let (what, subject) = match watch.next().await {
+            Denial::Publish(subject) => ("send", subject),
+            Denial::Subscribe(subject) => ("subscribe to", subject),
+        };
+        denied(format!("NATS does not let this user {what} {subject}"), &subject).into()
+    }
+
     /// Starts to watch. Call it before the request is sent.
     pub(crate) fn watch(&self) -> Watch {
         Watch { denials: self.clone(), receiver: self.sender.subscribe() }

@@ -5,7 +5,9 @@
 //! whoever may send a request could write any name into it.
 
 use async_nats::{HeaderMap, Message, Subject};
+use holdfast_protocol::internal::REPLY_HEADER;
 use holdfast_protocol::requester::{REQUEST_INFO_HEADER, Requester, header_of};
+use holdfast_protocol::subject::{Root, Verb};
 
 /// The client connection of a reply subject: all but its last token. Clients that make a new inbox like `_INBOX.x` for
 /// each request cannot be told apart, and count as one client.
@@ -47,6 +49,14 @@ impl Asker {
     pub(crate) fn is_imported(&self) -> bool {
         self.reply.starts_with("_R_.")
     }
+}
+
+/// The request that another coordinator passed on, as if its client had sent it to this one. `None` if it is not one.
+pub(crate) fn passed_on(root: &Root, message: &Message) -> Option<Message> {
+    let key = root.parse_waiter(&message.subject)?;
+    let reply = message.headers.as_ref()?.get_last(REPLY_HEADER)?.as_str();
+    let subject = root.session_request(Verb::LockAcquire, &key).into();
+    Some(Message { subject, reply: Some(reply.into()), ..message.clone() })
 }
 
 /// The header for a request that is passed on in the place of `actor`, so that the other coordinator knows the actor too.

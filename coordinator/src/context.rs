@@ -24,6 +24,7 @@ use crate::health::Looks;
 use crate::place::Returning;
 use crate::records::Records;
 use crate::relay;
+use crate::secrets::Secrets;
 use crate::waiters::Waiters;
 
 /// How often a change that waits for the relay checks the relay's progress.
@@ -44,7 +45,7 @@ pub(crate) struct Context {
     pub(crate) store: Store,
     /// The same storage, for the relay.
     pub(crate) feed: SharedFeed,
-    pub(crate) secret: Secret,
+    pub(crate) secrets: Secrets,
     pub(crate) config: Config,
     pub(crate) records: Records,
     pub(crate) fleet: Fleet,
@@ -89,7 +90,7 @@ impl Context {
             wire,
             store,
             feed,
-            secret,
+            secrets: Secrets::new(secret),
             config,
         }
     }

@@ -24,6 +24,7 @@ use crate::health;
 use crate::lines;
 use crate::micro::Micro;
 use crate::relay::{self, Pin};
+use crate::secrets;
 use crate::sweep;
 
 /// The part of a grace period that is kept for each of the two steps after the last answer: releasing the relay's pin,
@@ -81,6 +82,8 @@ impl Coordinator {
         let questions = questions.map_err(|source| StartError::Subscribe { subject, source })?;
         self.begin(self.until_ending(lines::tell(context.clone(), questions)));
         self.begin(countdown::run(context.clone(), self.ending.clone()));
+        let news = secrets::subscribe(context).await?;
+        self.begin(self.until_ending(secrets::follow(context.clone(), news)));
         let questions = micro.listen(&*context.wire).await?;
         let (micro, wire) = (micro.clone(), context.wire.clone());
         self.begin(self.until_ending(async move { micro.answer(&*wire, questions).await }));

@@ -19,11 +19,14 @@ use holdfast_protocol::subject::{RequestSubject, Root, Verb};
 use holdfast_protocol::{Error, Reason, RequestId, SessionKey};
 use holdfast_store::chance;
 use holdfast_store::mutant::{self, Mutant};
+use holdfast_store::trace::{self, Traces};
 use holdfast_store::wire::{Outgoing, PublishError, Subscription};
 use tokio::time::Instant;
+use tracing::field::Empty;
+use tracing::{Instrument, Span};
 
 use crate::admission::{Admission, Admitted, Pacing};
-use crate::asker::Asker;
+use crate::asker::{Asker, passed_on};
 use crate::audit::Audit;
 use crate::context::Context;
 use crate::error::{self, StartError};
@@ -76,7 +79,8 @@ impl Endpoints {
     /// [`StartError`] when the connection takes no subscriptions.
     pub(crate) async fn subscribe(&self) -> Result<Vec<Subscription>, StartError> {
         let mut subscribers = Vec::new();
-        for subject in self.context.config.root.catch_all() {
+        let root = &self.context.config.root;
+        for subject in root.catch_all().into_iter().chain([root.waiters()]) {
             let subscriber = self.context.wire.subscribe(subject.clone().into(), Some(QUEUE)).await;
             subscribers.push(subscriber.map_err(|source| StartError::Subscribe { subject, source })?);
         }
@@ -114,6 +118,7 @@ impl Endpoints {
 
     async fn take(self: &Arc<Self>, message: Message) {
         let arrived = Instant::now();
+        let Some(message) = self.received(message).await else { return };
         let made = RequestId::made(chance::id());
         let verb = verb_of(&message.subject);
         let asker = self.asker(&message);
@@ -125,10 +130,13 @@ impl Endpoints {
         if is_log_frame(&self.context.config.root, &message.subject) {
             return;
         }
-        match self.begin(message, asker, audit, &made, arrived) {
+        let span = span_of(verb);
+        let trace = trace::begin(&span, trace::of(message.headers.as_ref()));
+        match span.in_scope(|| self.begin(message, asker, audit, &made, arrived)) {
             Ok(work) => {
                 let endpoints = self.clone();
-                self.spawn(async move { endpoints.work(work, &reply).await });
+                let work = async move { endpoints.work(work, &reply).await }.instrument(span);
+                self.spawn(trace::within(Traces::one(trace), work));
             }
             Err(Refusal { error, payload, audit, put_off }) if put_off.is_zero() || self.is_full_of_refusals() => {
                 end(audit, Some(&error));
@@ -143,6 +151,18 @@ impl Endpoints {
                 });
             }
         }
+    }
+
+    /// The request as its client sent it. One that another coordinator passed on is confirmed to that coordinator.
+    async fn received(&self, message: Message) -> Option<Message> {
+        let root = &self.context.config.root;
+        if root.parse_waiter(&message.subject).is_none() {
+            return Some(message);
+        }
+        let passed = passed_on(root, &message)?;
+        let confirmed = self.context.wire.publish(Outgoing::to(message.reply?, "{}")).await;
+        confirmed.inspect_err(|error| tracing::debug!(%error, "a request was not taken over")).ok()?;
+        Some(passed)
     }
 
     fn asker(&self, message: &Message) -> Asker {
@@ -184,6 +204,7 @@ impl Endpoints {
                 return Err(unread(error::over_limit(payload.len(), limits)));
             }
             let subject = self.context.config.root.parse_request(&subject).map_err(whole)?;
+            name_in_span(&subject);
             if pacing != Pacing::Fine {
                 let why = "this client sends more large requests than are taken in";
                 return Err(unread(error::busy(Reason::MailboxFull, why)));
@@ -228,6 +249,10 @@ impl Endpoints {
             }
             Work::Request { subject, incoming, audit, _admitted } => {
                 let verb = subject.verb();
+                // An agent parses the body; a small one is looked into for the id that the log lines name.
+                if !Span::current().is_disabled() && verb.is_relayed() && incoming.payload.len() <= PEEK_BYTES {
+                    incoming.peeked();
+                }
                 let outcome = caught(verb, verb::answer(&self.context, subject, &incoming)).await;
                 end(audit, outcome.as_ref().err());
                 let answer = outcome.unwrap_or_else(|error| Response::error(error, &incoming.payload, &incoming.made));
@@ -291,6 +316,28 @@ async fn caught<T>(verb: Verb, handling: impl Future<Output = Result<T, Error>>)
         tracing::error!(%verb, "a handler panicked");
         Err(error::bug("the request met a bug in the coordinator"))
     })
+}
+
+/// The span of a request. Its fields are known once subject and body are read.
+fn span_of(verb: Option<Verb>) -> Span {
+    let verb = verb.map_or("unknown", Verb::as_str);
+    tracing::info_span!("request", verb, namespace = Empty, session = Empty, worker = Empty, request_id = Empty)
+}
+
+fn name_in_span(subject: &RequestSubject) {
+    let span = Span::current();
+    match subject {
+        RequestSubject::Session(_, key) => {
+            span.record("namespace", key.namespace.as_str()).record("session", key.id.as_str());
+        }
+        RequestSubject::Namespace(_, namespace) => {
+            span.record("namespace", namespace.as_str());
+        }
+        RequestSubject::Worker(_, worker) => {
+            span.record("worker", worker.as_str());
+        }
+        RequestSubject::Fleet(_) => {}
+    }
 }
 
 /// Whether `subject` is the subject of a log, like `<root>.log.session.open`. The stream stores such a message and

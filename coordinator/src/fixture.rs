@@ -31,6 +31,7 @@ pub(crate) fn passive(id: &str) -> SessionRecord {
         lock_revision: 0,
         config: SessionConfig { idle_timeout_ms: 1_800_000, on_idle: OnIdle::Passivate, lock: LockMode::Optional },
         created_at: "2026-11-22T12:00:00Z".to_owned(),
+        secret: 0,
         log_after: 0,
         mark: Mark::default(),
         event: None,

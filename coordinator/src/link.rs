@@ -13,6 +13,7 @@ use holdfast_protocol::error::ErrorReply;
 use holdfast_protocol::internal::{Activate, Hint, Inspection, LeaseView, MOVED_HEADER, REVISION_HEADER, call};
 use holdfast_protocol::record::Owner;
 use holdfast_protocol::{Error, SessionKey};
+use holdfast_store::trace;
 use holdfast_store::wire::{Outgoing, Request, RequestError};
 use serde::Serialize;
 use tokio::time::Instant;
@@ -124,7 +125,8 @@ fn lease_letter(key: &SessionKey) -> Letter<'_> {
 
 async fn send(context: &Context, owner: &Owner, letter: Letter<'_>) -> Reply {
     let subject = context.config.root.agent(&owner.worker, owner.boot, letter.key, letter.call);
-    let Letter { headers, payload, timeout, .. } = letter;
+    let Letter { mut headers, payload, timeout, .. } = letter;
+    trace::put(&mut headers, trace::current());
     let answer = context.wire.request(Request { subject: subject.into(), headers, payload, timeout }).await;
     if answer.is_ok() {
         context.fleet.heard(owner);

@@ -68,9 +68,12 @@ impl Incoming {
     fn operation(&self, request_id: Option<&str>, actor: Option<&str>) -> Operation {
         // The parser has refused a malformed one.
         let given = request_id.and_then(|id| RequestId::parse(id).ok());
+        let by_caller = given.is_some();
+        let request_id = given.unwrap_or_else(|| self.made.clone());
+        tracing::Span::current().record("request_id", request_id.as_str());
         Operation {
-            by_caller: given.is_some(),
-            request_id: given.unwrap_or_else(|| self.made.clone()),
+            by_caller,
+            request_id,
             nonce: chance::id(),
             actor: actor.map(str::to_owned),
             actor_proven: self.asker.actor_proven.clone(),

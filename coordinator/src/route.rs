@@ -27,6 +27,7 @@ use crate::link::{self, Beginning, Letter, Reply};
 use crate::operation::Incoming;
 use crate::place;
 use crate::response::Response;
+use crate::revoke;
 use crate::verb::session::close::{Closing, closed, closing, was_closed};
 
 /// The pause before a worker without a responder is asked again: the first one, and the longest.
@@ -50,6 +51,10 @@ pub(crate) async fn relay(
         },
         _ => context.records.record(key, deadline).await?,
     };
+    if revoke::is_due(context, &known.record) {
+        revoke::found(context, key).await;
+        known = context.records.read_record(key, deadline).await?;
+    }
     let mut life = Life::default();
     let (mut wait, mut has_moved) = (WAIT.0, false);
     loop {

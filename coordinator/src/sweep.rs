@@ -30,6 +30,7 @@ use crate::meters::Placement;
 use crate::operation::Operation;
 use crate::place;
 use crate::relay::Pin;
+use crate::revoke;
 use crate::writer::Writer;
 
 mod remains;
@@ -108,12 +109,15 @@ async fn walk(context: &Context) -> Result<usize, StoreError> {
         let Page { records, looked_until } =
             context.store.page(&Walk { namespace: None, after, until, most: CHUNK }).await?;
         after = looked_until;
-        let mut orphans = Vec::new();
+        let (mut orphans, mut revoked) = (Vec::new(), Vec::new());
         let mut over = Vec::new();
         for PageRecord { stored, .. } in records {
             let record = stored.value.as_deref().map(|json| SessionRecord::from_json(json, &stored.key));
             if let Some(Ok(record)) = &record {
                 context.countdown.find(record);
+                if revoke::is_due(context, record) {
+                    revoked.push(stored.key.clone());
+                }
             }
             match record {
                 // A record that does not parse is left to an operator.
@@ -126,6 +130,7 @@ async fn walk(context: &Context) -> Result<usize, StoreError> {
                 found => over.extend(remains.are_old(&stored, found.and_then(Result::ok)).then_some(stored)),
             }
         }
+        stream::iter(revoked).for_each_concurrent(SIDE_BY_SIDE, async |key| revoke::found(context, &key).await).await;
         let work = orphans.len() + over.len();
         let pace = Duration::from_secs(1).mul_f64(work as f64 / f64::from(context.config.sweep_per_second.max(1)));
         let rescues = stream::iter(orphans).map(|key| rescue(context, key, &lost)).buffer_unordered(SIDE_BY_SIDE);

@@ -51,6 +51,7 @@ pub(crate) async fn answer(
             Verb::WorkerDrain | Verb::WorkerUndrain => worker::drain::set_state(context, *verb, name, incoming).await,
             verb => Err(not_answered(*verb)),
         },
+        RequestSubject::Fleet(Verb::AdminRotateSecret) => admin::rotate_secret::rotate(context, incoming).await,
         RequestSubject::Fleet(Verb::WorkerList) => worker::list::list(context, incoming).await,
         RequestSubject::Fleet(verb) => Err(not_answered(*verb)),
     }

@@ -52,9 +52,15 @@ impl Role {
     }
 }
 
-/// The password of each role.
+/// The environment variable with the password by which the servers of a cluster know each other.
+pub const ROUTE_VARIABLE: &str = "HOLDFAST_ROUTE_PASSWORD";
+
+/// The password of each role, and the one of the servers of a cluster.
 #[derive(Clone)]
-pub struct Credentials([String; Role::ALL.len()]);
+pub struct Credentials {
+    of_roles: [String; Role::ALL.len()],
+    of_routes: String,
+}
 
 impl fmt::Debug for Credentials {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -66,7 +72,7 @@ impl Credentials {
     /// New random passwords of 122 bits. Each begins with a letter, because nats-server reads a value that looks like a
     /// number as a number.
     pub fn random() -> Self {
-        Self(Role::ALL.map(|_| format!("p{}", Uuid::new_v4().simple())))
+        Self { of_roles: Role::ALL.map(|_| random_password()), of_routes: random_password() }
     }
 
     /// The passwords of an environment file, made if it does not exist. Each line is `VARIABLE=password`.
@@ -77,7 +83,15 @@ impl Credentials {
         match fs::read_to_string(file) {
             Ok(text) => {
                 fs::set_permissions(file, Permissions::from_mode(0o600))?;
-                Self::parse(&text)
+                let (read, complete) = Self::parse(&text)?;
+                if !complete {
+                    write_private(
+                        file,
+                        format!("{}\n{}\n", text.trim_end(), read.route_line()).as_bytes(),
+                        Existing::Replace,
+                    )?;
+                }
+                Ok(read)
             }
             Err(error) if error.kind() == io::ErrorKind::NotFound => {
                 let made = Self::random();
@@ -91,33 +105,46 @@ impl Credentials {
         }
     }
 
-    fn parse(text: &str) -> io::Result<Self> {
-        let value = |role: Role| {
-            let prefix = format!("{}=", role.variable());
+    /// The passwords, and whether the file is complete: the password of the servers came later, and gets added.
+    fn parse(text: &str) -> io::Result<(Self, bool)> {
+        let value = |variable: &str| {
+            let prefix = format!("{variable}=");
             let line = text.lines().find_map(|line| line.trim().strip_prefix(&prefix));
-            let value = line.map(str::to_owned).filter(|value| !value.is_empty());
-            value.ok_or_else(|| io::Error::new(io::ErrorKind::InvalidData, format!("{} is missing", role.variable())))
+            line.map(str::to_owned).filter(|value| !value.is_empty())
         };
-        let mut passwords = Vec::with_capacity(Role::ALL.len());
-        for role in Role::ALL {
-            passwords.push(value(role)?);
+        let missing = |name: &str| io::Error::new(io::ErrorKind::InvalidData, format!("{name} is missing"));
+        let mut of_roles = Vec::with_capacity(Role::ALL.len());
+        for variable in Role::ALL.map(Role::variable) {
+            of_roles.push(value(&variable).ok_or_else(|| missing(&variable))?);
         }
-        Ok(Self(passwords.try_into().expect("there is one password for each role")))
+        let of_roles = of_roles.try_into().expect("there is one password for each role");
+        let of_routes = value(ROUTE_VARIABLE);
+        let complete = of_routes.is_some();
+        Ok((Self { of_roles, of_routes: of_routes.unwrap_or_else(random_password) }, complete))
     }
 
     fn to_env_file(&self) -> String {
         self.variables().iter().map(|(name, password)| format!("{name}={password}\n")).collect()
     }
 
+    fn route_line(&self) -> String {
+        format!("{ROUTE_VARIABLE}={}", self.of_routes)
+    }
+
     /// The password of a role.
     pub fn password(&self, role: Role) -> &str {
-        &self.0[role as usize]
+        &self.of_roles[role as usize]
     }
 
     /// The environment variables for nats-server.
     pub fn variables(&self) -> Vec<(String, String)> {
-        Role::ALL.iter().map(|role| (role.variable(), self.password(*role).to_owned())).collect()
+        let of_roles = Role::ALL.iter().map(|role| (role.variable(), self.password(*role).to_owned()));
+        of_roles.chain([(ROUTE_VARIABLE.to_owned(), self.of_routes.clone())]).collect()
     }
+}
+
+fn random_password() -> String {
+    format!("p{}", Uuid::new_v4().simple())
 }
 
 /// What to do if the file exists.
@@ -159,10 +186,23 @@ mod tests {
         assert_eq!(mode(), 0o600);
         fs::set_permissions(&file, Permissions::from_mode(0o644)).unwrap();
         let again = Credentials::load_or_create(&file).unwrap();
-        assert_eq!((again.0, mode()), (made.0.clone(), 0o600), "a file that others could read is closed");
-        let distinct: std::collections::BTreeSet<_> = made.0.iter().collect();
-        assert_eq!(distinct.len(), Role::ALL.len());
+        assert_eq!((again.variables(), mode()), (made.variables(), 0o600), "a file that others could read is closed");
+        let distinct: std::collections::BTreeSet<_> = made.variables().into_iter().map(|(_, value)| value).collect();
+        assert_eq!(distinct.len(), Role::ALL.len() + 1);
         assert_eq!(format!("{made:?}"), "Credentials(…)");
+    }
+
+    #[test]
+    fn the_password_of_the_servers_is_added_to_an_older_file() {
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("credentials.env");
+        let made = Credentials::load_or_create(&file).unwrap();
+        let older = fs::read_to_string(&file).unwrap().replace(ROUTE_VARIABLE, "# was");
+        fs::write(&file, older).unwrap();
+        let (one, two) = (Credentials::load_or_create(&file).unwrap(), Credentials::load_or_create(&file).unwrap());
+        assert_eq!(one.variables(), two.variables(), "it is added once");
+        assert_eq!(Role::ALL.map(|role| one.password(role)), Role::ALL.map(|role| made.password(role)));
+        assert_eq!(fs::metadata(&file).unwrap().permissions().mode() & 0o777, 0o600);
     }
 
     #[test]

@@ -17,7 +17,7 @@ mod server;
 mod version;
 
 pub use conf::{Conf, SERVER_CONF};
-pub use credentials::{Credentials, Existing, Role, write_private};
+pub use credentials::{Credentials, Existing, ROUTE_VARIABLE, Role, write_private};
 pub use error::StartError;
 pub use find::{Binary, FindError, Finder, NATS_SERVER_VARIABLE, Source};
 pub use install::InstallError;

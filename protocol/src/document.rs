@@ -8,6 +8,7 @@ use crate::limits::Limits;
 
 /// One change of a text. Positions count Unicode scalar values.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields)]
 pub struct Splice {
     /// The position.
@@ -20,6 +21,7 @@ pub struct Splice {
 
 /// The initial content of a new session.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields)]
 pub struct Content {
     /// Text.

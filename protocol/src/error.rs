@@ -208,6 +208,7 @@ pub(crate) fn bounded(text: &str) -> String {
 
 /// A refusal or a failure, as it goes over the wire within `{"error": …}`.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct Error {
     /// Class.
     pub code: Code,
@@ -231,6 +232,7 @@ pub struct Error {
 
 /// The body of an error reply.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct ErrorReply {
     /// The error.
     pub error: Error,

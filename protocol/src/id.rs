@@ -18,7 +18,7 @@ use crate::error::{Error, Reason};
 pub const RESERVED_NAMESPACES: [&str; 8] = ["sys", "log", "signal", "session", "lock", "doc", "admin", "worker"];
 
 macro_rules! text_id {
-    ($(#[$doc:meta])* $name:ident, $max:literal, $allowed:expr, $reason:expr, $what:literal) => {
+    ($(#[$doc:meta])* $name:ident, $max:literal, $allowed:expr, $pattern:literal, $reason:expr, $what:literal) => {
         $(#[$doc])*
         #[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize)]
         #[serde(transparent)]
@@ -55,6 +55,17 @@ macro_rules! text_id {
             }
         }
 
+        #[cfg(feature = "schema")]
+        impl schemars::JsonSchema for $name {
+            fn schema_name() -> std::borrow::Cow<'static, str> {
+                stringify!($name).into()
+            }
+
+            fn json_schema(_: &mut schemars::SchemaGenerator) -> schemars::Schema {
+                schemars::json_schema!({ "type": "string", "minLength": 1, "maxLength": $max, "pattern": $pattern })
+            }
+        }
+
         impl<'de> Deserialize<'de> for $name {
             fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
                 let text = String::deserialize(deserializer)?;
@@ -78,24 +89,24 @@ fn is_token_byte(byte: u8) -> bool {
 
 text_id!(
     /// A namespace, `[a-z0-9_-]{1,32}`. [`Namespace::parse_open`] also refuses the reserved ones.
-    Namespace, 32, is_namespace_byte, Reason::BadValue, "a namespace is 1 to 32 of a-z, 0-9, _ and -"
+    Namespace, 32, is_namespace_byte, "^[a-z0-9_-]+$", Reason::BadValue, "a namespace is 1 to 32 of a-z, 0-9, _ and -"
 );
 text_id!(
     /// A session id, `[A-Za-z0-9_-]{1,64}`.
-    SessionId, 64, is_token_byte, Reason::InvalidSessionId, "a session id is 1 to 64 of A-Z, a-z, 0-9, _ and -"
+    SessionId, 64, is_token_byte, "^[A-Za-z0-9_-]+$", Reason::InvalidSessionId, "a session id is 1 to 64 of A-Z, a-z, 0-9, _ and -"
 );
 text_id!(
     /// A worker's name, `[A-Za-z0-9_-]{1,64}`: it is one token of a subject and a key of the bucket `workers`.
-    WorkerName, 64, is_token_byte, Reason::BadValue, "a worker's name is 1 to 64 of A-Z, a-z, 0-9, _ and -"
+    WorkerName, 64, is_token_byte, "^[A-Za-z0-9_-]+$", Reason::BadValue, "a worker's name is 1 to 64 of A-Z, a-z, 0-9, _ and -"
 );
 text_id!(
     /// A workspace's name, `[A-Za-z0-9_-]{1,64}`.
-    WorkspaceName, 64, is_token_byte, Reason::BadValue, "a workspace's name is 1 to 64 of A-Z, a-z, 0-9, _ and -"
+    WorkspaceName, 64, is_token_byte, "^[A-Za-z0-9_-]+$", Reason::BadValue, "a workspace's name is 1 to 64 of A-Z, a-z, 0-9, _ and -"
 );
 
 text_id!(
     /// The name of a kind of session, `[a-z0-9_-]{1,32}`; `document` is built in.
-    KindName, 32, is_namespace_byte, Reason::BadValue, "a kind of session is 1 to 32 of a-z, 0-9, _ and -"
+    KindName, 32, is_namespace_byte, "^[a-z0-9_-]+$", Reason::BadValue, "a kind of session is 1 to 32 of a-z, 0-9, _ and -"
 );
 
 impl KindName {
@@ -164,6 +175,7 @@ impl fmt::Debug for SessionKey {
 
 /// The KV revision of a session's record, which is the fencing token of its owner and of its lock. 0: no record.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(transparent)]
 pub struct Revision(pub u64);
 
@@ -175,6 +187,7 @@ impl fmt::Display for Revision {
 
 /// One start of a worker process (UUIDv7).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(transparent)]
 pub struct Boot(pub Uuid);
 
@@ -201,6 +214,7 @@ impl fmt::Display for Process {
 
 /// One assignment of a session to a worker (UUIDv7): a session that moves and comes back has another activation.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(transparent)]
 pub struct Activation(pub Uuid);
 
@@ -212,6 +226,7 @@ impl fmt::Display for Activation {
 
 /// The idempotency key of a request: the caller's (at most 64 characters), or one that a coordinator made.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(transparent)]
 pub struct RequestId(Box<str>);
 

@@ -17,6 +17,9 @@ pub const REQUEST_ID_HEADER: &str = "Hf-Request-Id";
 pub const LIFE_HEADER: &str = "Hf-Life";
 /// Header: who asked as nats-server tells it, `ACCOUNT/user`.
 pub const ACTOR_PROVEN_HEADER: &str = "Hf-Actor-Proven";
+/// Header: the subject of the answer to a request that is passed on. A client cannot publish with a reply subject that
+/// nats-server made for a service import, and a coordinator is a client of nats-server.
+pub const REPLY_HEADER: &str = "Hf-Reply";
 /// Header of a reply: the worker does not own the session; read the record to find its owner.
 pub const MOVED_HEADER: &str = "Hf-Moved";
 

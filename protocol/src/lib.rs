@@ -17,10 +17,12 @@ pub mod record;
 pub mod reply;
 pub mod request;
 pub mod requester;
+pub mod schema;
 pub mod signal;
 mod stored;
 pub mod subject;
 pub mod token;
+pub mod trace;
 mod words;
 
 pub use error::{Code, Error, Reason};

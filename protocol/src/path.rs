@@ -19,6 +19,7 @@ const ID_DIGITS: usize = 20;
 
 /// A path relative to its workspace's root: no `.`, `..`, empty part or trailing slash; Unicode NFC.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(transparent)]
 pub struct CanonicalPath(Box<str>);
 

@@ -48,6 +48,7 @@ impl Urgency {
 
 /// The state of a session.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "snake_case")]
 pub enum State {
     /// An agent owns it.
@@ -60,6 +61,7 @@ pub enum State {
 
 /// What happens to an idle session.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "snake_case")]
 pub enum OnIdle {
     /// It leaves memory; a request activates it again.
@@ -71,6 +73,7 @@ pub enum OnIdle {
 
 /// Whether changes need the lock.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "snake_case")]
 pub enum LockMode {
     /// While the lock is free, any client may change the document.
@@ -82,6 +85,7 @@ pub enum LockMode {
 
 /// Settings of one session.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields)]
 pub struct SessionConfig {
     /// How long without activity counts as idle, milliseconds.
@@ -96,6 +100,7 @@ pub struct SessionConfig {
 
 /// The agent that owns a session.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields)]
 pub struct Owner {
     /// The worker's name.
@@ -117,6 +122,7 @@ impl Owner {
 
 /// A held lock. Members that an operator leaves out in a hand edit get values that no token matches.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields)]
 pub struct Lock {
     /// Who holds it, in the holder's own words.
@@ -180,6 +186,7 @@ words!(
 
 /// Why a revision of the record exists.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields)]
 pub struct Event {
     /// What happened.
@@ -210,6 +217,7 @@ pub struct Event {
 
 /// The revision that the relay must announce before this record may change further; see [`MARK_EVERY`].
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields)]
 pub struct Mark {
     /// A revision of this record.
@@ -220,6 +228,7 @@ pub struct Mark {
 
 /// Owner and lock of one session.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields)]
 pub struct SessionRecord {
     /// Version of this layout.
@@ -249,6 +258,10 @@ pub struct SessionRecord {
     /// When it was created, RFC 3339.
     #[serde(default)]
     pub created_at: String,
+    /// The generation of the secret that the lock's token is derived from. A coordinator that knows only an earlier
+    /// generation grants nothing here before it has read the secret again.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub secret: u64,
     /// Frames up to this stream sequence belong to an earlier session of the same id.
     #[serde(default, skip_serializing_if = "is_zero")]
     pub log_after: u64,

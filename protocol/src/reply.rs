@@ -10,6 +10,7 @@ use crate::token::Token;
 
 /// A lock as a client sees it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct LockView {
     /// Who holds it.
     pub owner: String,
@@ -38,6 +39,7 @@ impl From<&Lock> for LockView {
 
 /// A session as a client sees it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct Session {
     /// Id.
     pub id: SessionId,
@@ -125,6 +127,7 @@ mod tolerant {
 
 /// Reply of `session.open`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct Opened {
     /// The session.
     #[serde(flatten)]
@@ -135,6 +138,7 @@ pub struct Opened {
 
 /// Reply of `session.list`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct SessionPage {
     /// Sessions, each once, in the order in which they changed last.
     pub sessions: Vec<Session>,
@@ -144,6 +148,7 @@ pub struct SessionPage {
 
 /// Reply of `session.touch`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct Touched {
     /// Id.
     pub session_id: SessionId,
@@ -153,6 +158,7 @@ pub struct Touched {
 
 /// Reply of `session.close`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct Closed {
     /// Id.
     pub session_id: SessionId,
@@ -162,6 +168,7 @@ pub struct Closed {
 
 /// A granted lock. The only place where a token appears.
 #[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct Grant {
     /// Id.
     pub session_id: SessionId,
@@ -191,6 +198,7 @@ impl std::fmt::Debug for Grant {
 
 /// Reply of `admin.takeover`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct TakenOver {
     /// The grant.
     #[serde(flatten)]
@@ -203,6 +211,7 @@ pub struct TakenOver {
 
 /// Reply of `lock.validate`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct Validated {
     /// Id.
     pub session_id: SessionId,
@@ -216,6 +225,7 @@ pub struct Validated {
 
 /// Reply of `lock.renew`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct Renewed {
     /// Id.
     pub session_id: SessionId,
@@ -229,6 +239,7 @@ pub struct Renewed {
 
 /// Reply of `lock.release`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct Released {
     /// Id.
     pub session_id: SessionId,
@@ -240,6 +251,7 @@ pub struct Released {
 
 /// Reply of `admin.unlock`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct Unlocked {
     /// As for a release.
     #[serde(flatten)]
@@ -250,6 +262,7 @@ pub struct Unlocked {
 
 /// A document.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct Document {
     /// Id.
     pub session_id: SessionId,
@@ -273,6 +286,7 @@ pub struct Document {
 
 /// Reply of `doc.edit`, `doc.undo` and `doc.redo`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct Edited {
     /// Id.
     pub session_id: SessionId,
@@ -286,6 +300,7 @@ pub struct Edited {
 
 /// Reply of `doc.save`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct Saved {
     /// Id.
     pub session_id: SessionId,
@@ -368,13 +383,26 @@ pub struct Preview {
 
 /// Reply of `admin.reclaim`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct Reclaimed {
     /// Ids.
     pub reclaimed: Vec<SessionId>,
 }
 
+/// Reply of `admin.rotate_secret`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SecretRotated {
+    /// How many times the secret was rotated since the installation was made.
+    pub generation: u64,
+    /// How many coordinators use the new secret already. Others read it before their next grant.
+    pub coordinators: u64,
+    /// How many locks were freed.
+    pub released: u64,
+}
+
 /// Whether a worker takes sessions.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "snake_case")]
 pub enum WorkerState {
     /// It takes sessions.
@@ -385,6 +413,7 @@ pub enum WorkerState {
 
 /// A worker as its lease in the bucket `workers` and `worker.list` show it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct WorkerView {
     /// Name.
     pub worker: WorkerName,
@@ -423,6 +452,7 @@ fn are_documents(kinds: &[String]) -> bool {
 
 /// Reply of `worker.list`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct WorkerList {
     /// Live workers, ordered by name.
     pub workers: Vec<WorkerView>,
@@ -430,6 +460,7 @@ pub struct WorkerList {
 
 /// Reply of `worker.drain` and `worker.undrain`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct Drained {
     /// Name.
     pub worker: WorkerName,

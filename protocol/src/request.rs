@@ -49,6 +49,7 @@ macro_rules! request {
     ) => {
         $(#[$doc])*
         #[derive(Clone, Default, PartialEq, Serialize, Deserialize)]
+        #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
         #[serde(deny_unknown_fields)]
         pub struct $name {
             $($(#[$needed_doc])* pub $needed: $needed_type,)*
@@ -91,6 +92,7 @@ macro_rules! request {
 
 /// What `session.open` does about an existing or a missing session.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "snake_case")]
 pub enum Mode {
     /// Create a missing one.
@@ -104,6 +106,7 @@ pub enum Mode {
 
 /// How current a read must be.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "snake_case")]
 pub enum Consistency {
     /// The state of the owner's agent.
@@ -115,6 +118,7 @@ pub enum Consistency {
 
 /// Settings that an opener may give; the others have their defaults.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields)]
 pub struct OpenConfig {
     /// How long without activity counts as idle, milliseconds.
@@ -380,6 +384,18 @@ request!(
         worker: WorkerName,
     }
     |request, limits| text("reason", Some(&request.reason), limits)
+);
+
+request!(
+    /// `admin.rotate_secret`
+    RotateSecret {
+        /// Why.
+        reason: String,
+    } may {
+        /// Free all locks that were granted before, so that their tokens are not good any more.
+        revoke: bool,
+    }
+    |rotate, limits| text("reason", Some(&rotate.reason), limits)
 );
 
 request!(

@@ -9,11 +9,15 @@ use serde_json::{Map, Value, json};
 
 use crate::frame::OpEvent;
 use crate::id::{RequestId, Revision, SessionKey};
-use crate::record::{EventType, SessionRecord, State};
+use crate::record::{Event, EventType, SessionRecord, State};
 
 /// How many bytes `data` has at most.
 pub const DATA_BYTES: usize = 16 * 1024;
 
+/// How the `reason` of a hand edit's events begins.
+pub const EDITED_BY_HAND: &str = "edited by hand";
+/// The `reason` of the event when a record was deleted by a KV client.
+pub const RECORD_DELETED: &str = "record deleted";
 /// The event of a refused acquire.
 pub const LOCK_CONFLICT: &str = "lock.conflict";
 /// The event of a file operation that failed.
@@ -54,6 +58,7 @@ pub struct StreamPosition<'a> {
 
 /// A signal as it goes over the wire.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct Signal {
     /// `1.0`
     pub specversion: String,
@@ -164,13 +169,18 @@ pub fn of_event(record: &SessionRecord, revision: Revision) -> Vec<Happening> {
     }
 }
 
-/// The events of a hand edit, found by comparing the record with the revision before it.
+/// The events of a hand edit, found by comparing the record with the revision before it. Who made it and why is in the
+/// record's event if that is `lock.changed`; any other event was left there by the writer before.
 pub fn of_hand_edit(record: &SessionRecord, revision: Revision, before: Option<&SessionRecord>) -> Vec<Happening> {
     let happening = |kind: EventType, data| Happening { name: kind.as_str().to_owned(), request_id: None, data };
     let previous_owner = before.and_then(|before| before.lock.as_ref()).map(|lock| lock.owner.clone());
-    let reason = Some("edited by hand".to_owned());
-    let mut happenings =
-        vec![happening(EventType::LockChanged, lock_data(record, revision, previous_owner, reason.clone()))];
+    let is_new = |event: &&Event| before.and_then(|before| before.event.as_ref()) != Some(*event);
+    let own = record.event.as_ref().filter(|event| event.kind == EventType::LockChanged).filter(is_new);
+    let reason = own.and_then(|event| event.reason.as_ref());
+    let reason = Some(reason.map_or(EDITED_BY_HAND.to_owned(), |reason| format!("{EDITED_BY_HAND}: {reason}")));
+    let mut changed = lock_data(record, revision, previous_owner, reason.clone());
+    changed.insert("actor".to_owned(), json!(own.and_then(|event| event.actor.as_ref())));
+    let mut happenings = vec![happening(EventType::LockChanged, changed)];
     let worker = |record: &SessionRecord| record.owner.as_ref().map(|owner| owner.worker.to_string());
     let previous_worker = before.and_then(worker);
     let kind = match (before.map(|before| before.state), record.state) {
@@ -192,7 +202,7 @@ pub fn of_deletion(revision: Revision) -> Vec<Happening> {
         ("state", json!(State::Closed)),
         ("worker", Value::Null),
         ("previous_worker", Value::Null),
-        ("reason", json!("record deleted")),
+        ("reason", json!(RECORD_DELETED)),
         ("revision", json!(revision)),
     ]);
     vec![Happening { name: EventType::SessionClosed.as_str().to_owned(), request_id: None, data }]

@@ -114,6 +114,12 @@ impl Root {
         format!("{}.{}.signal.{}.{tail}", self.0, key.namespace, key.id)
     }
 
+    /// The signals of all sessions, or of those of one namespace: of one group and event, or of all.
+    pub fn signals_of_all(&self, namespace: Option<&Namespace>, group: Option<&str>, event: Option<&str>) -> String {
+        let namespace = namespace.map_or("*", Namespace::as_str);
+        format!("{}.{namespace}.signal.*.{}.{}", self.0, group.unwrap_or("*"), event.unwrap_or("*"))
+    }
+
     /// A request about one session.
     pub fn session_request(&self, verb: Verb, key: &SessionKey) -> String {
         format!("{}.{}.{verb}.{}", self.0, key.namespace, key.id)
@@ -124,7 +130,7 @@ impl Root {
         format!("{}.{namespace}.{verb}", self.0)
     }
 
-    /// A request about workers.
+    /// A request about workers, or about the installation.
     pub fn sys_request(&self, verb: Verb, worker: Option<&WorkerName>) -> String {
         match worker {
             Some(worker) => format!("{}.sys.{verb}.{worker}", self.0),
@@ -175,6 +181,26 @@ impl Root {
     /// The subject of the relay's progress.
     pub fn relay_floor(&self) -> String {
         format!("{}.sys.relay.floor", self.0)
+    }
+
+    /// A request for the lock of a session that a leaving coordinator passes on to another one.
+    pub fn waiter(&self, key: &SessionKey) -> String {
+        format!("{}.sys.waiter.{}.{}", self.0, key.namespace, key.id)
+    }
+
+    /// All requests that are passed on.
+    pub fn waiters(&self) -> String {
+        format!("{}.sys.waiter.*.*", self.0)
+    }
+
+    /// The session of a subject of [`Root::waiter`].
+    pub fn parse_waiter(&self, subject: &str) -> Option<SessionKey> {
+        parse_key(subject.strip_prefix(&*self.0)?.strip_prefix(".sys.waiter.")?)
+    }
+
+    /// Coordinators tell each other here that the secret of tokens was changed.
+    pub fn secret_changed(&self) -> String {
+        format!("{}.sys.secret.changed", self.0)
     }
 
     /// Whether an answer may be published to `reply`, which the client chose. Below `$` and below this root are
@@ -274,7 +300,7 @@ pub enum RequestSubject {
     Namespace(Verb, Namespace),
     /// One worker.
     Worker(Verb, WorkerName),
-    /// All workers.
+    /// All workers, or the installation.
     Fleet(Verb),
 }
 
@@ -368,6 +394,8 @@ verbs!(
     AdminMove = "admin"."move", Session;
     /// Reclaims idle sessions.
     AdminReclaim = "admin"."reclaim", Namespace;
+    /// Changes the secret that tokens are derived from.
+    AdminRotateSecret = "admin"."rotate_secret", Fleet;
     /// Lists the workers.
     WorkerList = "worker"."list", Fleet;
     /// Drains a worker.
@@ -407,6 +435,7 @@ impl Verb {
                 | Self::AdminUnlock
                 | Self::AdminMove
                 | Self::AdminReclaim
+                | Self::AdminRotateSecret
                 | Self::WorkerDrain
                 | Self::WorkerUndrain
         )

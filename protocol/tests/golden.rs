@@ -12,12 +12,12 @@ use holdfast_protocol::error::ErrorReply;
 use holdfast_protocol::frame::Frame;
 use holdfast_protocol::path::CanonicalPath;
 use holdfast_protocol::reply::{
-    Closed, Document, Drained, Edited, Grant, Opened, Preview, Reclaimed, Released, Renewed, Saved, Session,
+    Closed, Document, Drained, Edited, Grant, Opened, Preview, Reclaimed, Released, Renewed, Saved, SecretRotated, Session,
     SessionPage, TakenOver, Touched, Unlocked, Validated, WorkerList,
 };
 use holdfast_protocol::request::{
-    Acquire, Close, DocGet, Drain, Edit, Empty, List, Load, Move, Open, Reclaim, Request, Save, ShowToken, Takeover,
-    Undo, Unlock, parse,
+    Acquire, Close, DocGet, Drain, Edit, Empty, List, Load, Move, Open, Reclaim, Request, RotateSecret, Save,
+    ShowToken, Takeover, Undo, Unlock, parse,
 };
 use holdfast_protocol::signal::Signal;
 use holdfast_protocol::subject::Verb;
@@ -50,6 +50,7 @@ const FILES: &[(&str, &[&str], Check)] = &[
     ("request", &["admin.unlock"], request::<Unlock>),
     ("request", &["admin.move"], request::<Move>),
     ("request", &["admin.reclaim"], request::<Reclaim>),
+    ("request", &["admin.rotate_secret"], request::<RotateSecret>),
     ("request", &["worker.drain", "worker.undrain"], request::<Drain>),
     ("reply", &["session.open"], reply::<Opened>),
     ("reply", &["session.get", "session.get.passive", "admin.move"], reply::<Session>),
@@ -67,11 +68,21 @@ const FILES: &[(&str, &[&str], Check)] = &[
     ("reply", &["admin.unlock"], reply::<Unlocked>),
     ("reply", &["admin.preview", "admin.preview.passive"], reply::<Preview>),
     ("reply", &["admin.reclaim"], reply::<Reclaimed>),
+    ("reply", &["admin.rotate_secret"], reply::<SecretRotated>),
     ("reply", &["worker.list", "worker.list.kinds"], reply::<WorkerList>),
     ("reply", &["worker.drain", "worker.undrain"], reply::<Drained>),
     (
         "record",
-        &["opened", "opened_again", "locked", "locked.fenced", "file_passive", "closed", "taken_over.proven"],
+        &[
+            "opened",
+            "opened_again",
+            "locked",
+            "locked.fenced",
+            "file_passive",
+            "closed",
+            "taken_over.proven",
+            "rotated",
+        ],
         record,
     ),
     ("record", &["by_hand"], record_by_hand),
@@ -101,6 +112,7 @@ const MEMBERS: &[(&str, &[&str], &[&str])] = &[
     ("admin.preview", &[], &[]),
     ("admin.move", &["reason"], &["worker"]),
     ("admin.reclaim", &["max_idle_ms"], &[]),
+    ("admin.rotate_secret", &["reason"], &["revoke"]),
     ("worker.list", &[], &[]),
     ("worker.drain", &["reason"], &[]),
     ("worker.undrain", &["reason"], &[]),

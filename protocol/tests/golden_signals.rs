@@ -200,6 +200,32 @@ fn hand_edits_deletions_and_broken_records_are_announced() {
 }
 
 #[test]
+fn a_hand_edit_that_says_who_made_it_and_why_is_announced_with_both() {
+    let before = record(json!({}));
+    let edit = |event: Value| {
+        record(json!({"lock": null, "lock_revision": 2, "state": "passive", "owner": null, "event": event}))
+    };
+    let own = json!({"type": "lock.changed", "actor": "oncall", "reason": "client-a hangs", "request_id": null});
+    let happenings = of_hand_edit(&edit(own.clone()), SEEN, Some(&before));
+    assert_eq!(happenings[0].data["actor"], "oncall");
+    assert_eq!(happenings[0].data["reason"], "edited by hand: client-a hangs");
+    assert_eq!(happenings[1].data["reason"], "edited by hand: client-a hangs");
+    // What the writer before left there says nothing about this edit.
+    let is_anonymous = |happenings: Vec<Happening>| {
+        assert_eq!(
+            (&happenings[0].data["actor"], &happenings[0].data["reason"]),
+            (&json!(null), &json!("edited by hand"))
+        );
+    };
+    is_anonymous(of_hand_edit(&edit(own.clone()), SEEN, Some(&edit(own))));
+    is_anonymous(of_hand_edit(
+        &edit(json!({"type": "lock.taken_over", "actor": "a", "reason": "r"})),
+        SEEN,
+        Some(&before),
+    ));
+}
+
+#[test]
 fn a_hand_edit_of_the_session_is_announced_by_what_it_did() {
     let (active, closed) = (record(json!({})), record(json!({"state": "closed", "owner": null})));
     let passive = record(json!({"state": "passive", "owner": null}));

@@ -10,8 +10,8 @@ use std::path::Path;
 use holdfast_protocol::error::ErrorReply;
 use holdfast_protocol::reply::Session;
 use holdfast_protocol::request::{
-    Acquire, Close, DocGet, Drain, Edit, Empty, List, Load, Move, Open, Reclaim, Request, Save, ShowToken, Takeover,
-    Undo, Unlock, parse,
+    Acquire, Close, DocGet, Drain, Edit, Empty, List, Load, Move, Open, Reclaim, Request, RotateSecret, Save,
+    ShowToken, Takeover, Undo, Unlock, parse,
 };
 use holdfast_protocol::signal::Signal;
 use holdfast_protocol::subject::{Root, Target, Verb};
@@ -50,6 +50,7 @@ fn check_as(verb: Verb, body: &str) -> Result<(), String> {
         Verb::AdminUnlock => check::<Unlock>(body),
         Verb::AdminMove => check::<Move>(body),
         Verb::AdminReclaim => check::<Reclaim>(body),
+        Verb::AdminRotateSecret => check::<RotateSecret>(body),
         Verb::WorkerDrain | Verb::WorkerUndrain => check::<Drain>(body),
     }
 }

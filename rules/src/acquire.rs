@@ -71,15 +71,15 @@ impl Asked<'_> {
             reasked: false,
         };
         let grant = grant_of(record, &lock, token);
-        (SessionRecord { lock: Some(lock), lock_revision, event, ..record.clone() }, grant)
+        let secret = self.secret.generation();
+        (SessionRecord { lock: Some(lock), lock_revision, secret, event, ..record.clone() }, grant)
     }
 
     /// The grant that this request got before: under the caller's id, or by its own write whose outcome was unknown.
     pub fn regrant(&self, record: &SessionRecord) -> Option<Grant> {
         let is_its_own = |lock: &&Lock| lock.request_id.as_ref() == Some(self.request_id) || lock.nonce == self.nonce;
         let lock = record.lock.as_ref().filter(is_its_own)?;
-        let token = self.secret.token(&record.key(), lock.revision, lock.nonce);
-        lock.is_proven_by(&token).then(|| grant_of(record, lock, token))
+        self.secret.token_of(&record.key(), lock).map(|token| grant_of(record, lock, token))
     }
 }
 

@@ -1,6 +1,6 @@
 //! Refusals about a lock: who holds it, since when, and what the caller asked for.
 
-use holdfast_protocol::record::{SessionRecord, State};
+use holdfast_protocol::record::{EventType, SessionRecord, State};
 use holdfast_protocol::{Error, Reason, Revision};
 use serde_json::Value;
 
@@ -54,7 +54,22 @@ pub(crate) fn stale_token(record: &SessionRecord, revision: Revision, who: Optio
 
 pub(crate) fn not_locked(record: &SessionRecord, revision: Revision) -> Error {
     let error = Error::new(Reason::NotLocked, format!("session {} is not locked", record.id));
-    describe(error, record, revision, None)
+    let error = describe(error, record, revision, None);
+    because(error, released_because(record))
+}
+
+/// Why the lock was freed, if its holder did not do it: by an operator, or with the secret of its token.
+pub fn released_because(record: &SessionRecord) -> Option<&str> {
+    let released = record.event.as_ref().filter(|event| event.kind == EventType::LockReleased)?;
+    released.reason.as_deref().filter(|_| record.lock.is_none())
+}
+
+/// Adds to the refusal of a free lock why it was freed.
+pub fn because(error: Error, reason: Option<&str>) -> Error {
+    match reason.filter(|_| error.reason == Reason::NotLocked) {
+        Some(reason) => error.detail("released_because", reason),
+        None => error,
+    }
 }
 
 pub(crate) fn lock_required(record: &SessionRecord, revision: Revision) -> Error {

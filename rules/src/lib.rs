@@ -19,6 +19,7 @@ pub mod passivate;
 pub mod past;
 pub mod place;
 pub mod release;
+pub mod revoke;
 pub mod sweep;
 pub mod takeover;
 #[cfg(test)]

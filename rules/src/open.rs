@@ -122,6 +122,8 @@ pub struct Blank<'a> {
     pub expected: Revision,
     /// Its mark.
     pub mark: Mark,
+    /// The generation of the secret.
+    pub secret: u64,
 }
 
 /// The first record of a session.
@@ -140,6 +142,7 @@ pub fn created(blank: Blank<'_>, author: Author<'_>) -> SessionRecord {
         lock: None,
         lock_revision: 0,
         config: blank.config,
+        secret: blank.secret,
         log_after: blank.expected.0,
         mark: blank.mark,
         event: author.event(EventType::SessionOpened, None),

@@ -101,6 +101,7 @@ fn a_session_made_over_a_closed_one_leaves_its_frames_behind_and_its_mark_in_pla
         panic!()
     };
     let blank = Blank {
+        secret: 0,
         key: &key("s1"),
         file: None,
         kind: KindName::default(),

@@ -105,7 +105,7 @@ fn blank(expected: Revision, mark: holdfast_protocol::record::Mark, key: &Sessio
     let config: SessionConfig =
         serde_json::from_value(json!({"idle_timeout_ms": 1000, "on_idle": "close", "lock": "optional"})).unwrap();
     created(
-        Blank { key, file: None, kind: Default::default(), config, owner: owner(0), expected, mark },
+        Blank { key, file: None, kind: Default::default(), config, owner: owner(0), expected, mark, secret: 0 },
         Author::default(),
     )
 }

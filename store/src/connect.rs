@@ -7,8 +7,10 @@
 use std::fmt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
+use async_nats::connection::State;
 use async_nats::{Client, ConnectErrorKind, Event, ServerAddr};
 
 mod context;
@@ -295,6 +297,27 @@ fn untrusted(url: &str, error: &async_nats::ConnectError) -> ConnectError {
 pub fn server_of(client: &Client) -> String {
     let info = client.server_info();
     format!("{} ({}:{})", info.server_name, info.host, info.port)
+}
+
+/// How often [`tell_reconnects`] looks.
+const LOOK: Duration = Duration::from_secs(1);
+
+/// Logs to which server `client` is connected each time that its connection was made anew. Never returns.
+///
+/// It looks at the client, because the library's events do not say which server it was, and a callback that holds the
+/// client would keep it open for ever.
+pub async fn tell_reconnects(client: &Client) {
+    let statistics = client.statistics();
+    let connects = || statistics.connects.load(Ordering::Relaxed);
+    let mut told = connects();
+    loop {
+        tokio::time::sleep(LOOK).await;
+        let now = connects();
+        if now != told && client.connection_state() == State::Connected {
+            told = now;
+            tracing::info!(server = server_of(client), "connected to NATS again");
+        }
+    }
 }
 
 fn tell(event: &Event, servers: &str, hook: Option<&ErrorHook>) {

@@ -14,6 +14,7 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use jiff::Timestamp;
 
+use crate::trace::Traces;
 use crate::{Storage, StoreError};
 
 /// The consumer of a feed. All readers use the same settings.
@@ -48,6 +49,8 @@ pub struct Posted {
     pub subject: Subject,
     /// Whether it has a message id. Holdfast's writes have one, and those of KV clients do not.
     pub has_write_id: bool,
+    /// The traces of the requests that caused it.
+    pub traces: Traces,
     /// The body.
     pub payload: Bytes,
 }

@@ -21,7 +21,7 @@ use crate::page::Beginnings;
 use crate::write::{Outcome, Write};
 use crate::{
     LeaseSlot, Page, Rollup, Storage, StoreError, Stored, StoredFrame, Walk, WriteId, history, lease, log, page, purge,
-    read, write,
+    read, secret, trace, write,
 };
 
 /// The condition's subject, when it is not the message's own (ADR-1 of optimistic writes; nats-server 2.14).
@@ -63,6 +63,7 @@ impl Jetstream {
         let mut headers = HeaderMap::new();
         headers.insert(header::NATS_MESSAGE_ID, id.as_str());
         headers.insert(header::NATS_EXPECTED_LAST_SUBJECT_SEQUENCE, expected.to_string().as_str());
+        trace::stamp(&mut headers);
         headers
     }
 
@@ -187,6 +188,14 @@ impl Storage for Jetstream {
 
     async fn answered(&self, request: &str) -> Result<Option<Bytes>, StoreError> {
         lease::answered(self, request).await
+    }
+
+    async fn secret(&self) -> Result<(Revision, Option<Bytes>), StoreError> {
+        secret::read(self).await
+    }
+
+    async fn put_secret(&self, expected: Revision, secret: Bytes) -> Result<Revision, StoreError> {
+        secret::write(self, expected, secret).await
     }
 
     async fn remember_answer(&self, request: &str, answer: Bytes) -> Result<(), StoreError> {

@@ -8,12 +8,14 @@
 //! It is a crate because coordinators and workers both write and never import each other.
 //! Deliberately absent: decisions. The store neither retries on *moved* nor knows what a lock is.
 
+mod by_hand;
 pub mod chance;
 pub mod connect;
 mod fault;
 pub mod feed;
 mod history;
 pub mod jetstream;
+mod kept;
 mod lease;
 mod log;
 #[cfg(any(test, feature = "simulation"))]
@@ -25,6 +27,9 @@ mod page;
 pub mod provision;
 mod purge;
 mod read;
+mod secret;
+pub mod service;
+pub mod trace;
 pub mod wire;
 mod write;
 
@@ -39,8 +44,9 @@ use jiff::Timestamp;
 
 pub use feed::{Feed, SharedFeed};
 pub use jetstream::Jetstream;
+pub use kept::{Begin, KeptMessage, KeptPage};
 pub use lease::{ANSWER_TTL, LEASE_RENEW, LEASE_TTL, LeaseSlot};
-pub use provision::{Provisioned, provision, token_secret};
+pub use provision::{Provisioned, fresh_secret, provision, token_secret};
 pub use wire::{SharedWire, Wire};
 
 /// Why a read or write failed. Each variant says what to do next.
@@ -213,6 +219,17 @@ pub trait Storage: Send + Sync + 'static {
     /// The kept answer to a request that no record and no log remembers. `None` if there is none, or it is older than
     /// [`ANSWER_TTL`]. `request` identifies the request, as one token of a subject.
     async fn answered(&self, request: &str) -> Result<Option<Bytes>, StoreError>;
+
+    /// The stored secret of tokens (see `Secret::from_stored`) and its revision. `None` where there is none, and for a
+    /// part that needs none.
+    async fn secret(&self) -> Result<(Revision, Option<Bytes>), StoreError> {
+        Ok((Revision(0), None))
+    }
+
+    /// Replaces the stored secret if it still is at `expected` (0: there is none). Returns its new revision.
+    async fn put_secret(&self, _expected: Revision, _secret: Bytes) -> Result<Revision, StoreError> {
+        Err(StoreError::Refused("this part has no secret".to_owned()))
+    }
 
     /// Keeps the answer to such a request, unless one is kept already.
     async fn remember_answer(&self, request: &str, answer: Bytes) -> Result<(), StoreError>;

@@ -9,14 +9,12 @@ use async_nats::Client;
 use async_nats::jetstream::context::{CreateStreamErrorKind, GetStreamError, GetStreamErrorKind};
 use async_nats::jetstream::stream::{Config, DiscardPolicy, PersistenceMode, RetentionPolicy, StorageType};
 use async_nats::jetstream::{self, Context};
-use holdfast_protocol::Revision;
 use holdfast_protocol::subject::Root;
 use holdfast_protocol::token::Secret;
 use tokio::time::Instant;
 
 use crate::jetstream::Jetstream;
-use crate::write::{self, Outcome, Write};
-use crate::{StoreError, read};
+use crate::{Storage, StoreError};
 
 /// The oldest nats-server that is safe: older ones accept stale conditional writes on clusters.
 pub const MINIMUM_SERVER: (i64, i64, i64) = (2, 14, 4);
@@ -379,22 +377,20 @@ pub fn needed(root: &Root, replicas: usize, choices: &Provisioning) -> Vec<Confi
     configs(root, replicas, choices)
 }
 
+/// 32 random bytes for a new secret.
+pub fn fresh_secret() -> [u8; 32] {
+    rand::random()
+}
+
 /// Reads the secret that tokens are derived from, or creates it. For coordinators only. The first writer decides it for
 /// all.
 ///
 /// # Errors
 /// [`StoreError`] when the bucket of secrets cannot be read or written, or the value in it is not a secret.
 pub async fn token_secret(store: &Jetstream) -> Result<Secret, StoreError> {
-    let bucket = store.root.secrets_bucket();
-    let subject = format!("$KV.{bucket}.token_key");
-    let stream = store
-        .context
-        .get_stream_no_info(format!("KV_{bucket}"))
-        .await
-        .map_err(|error| StoreError::Refused(error.to_string()))?;
     let deadline = Instant::now() + GATHER_TIMEOUT;
     loop {
-        let found = match read::last(&stream, &subject).await {
+        let found = match store.secret().await {
             // A stream that was just created, maybe by another process, may not have a leader yet.
             Err(StoreError::Unavailable(_)) if Instant::now() < deadline => {
                 tokio::time::sleep(Duration::from_millis(100)).await;
@@ -402,31 +398,14 @@ pub async fn token_secret(store: &Jetstream) -> Result<Secret, StoreError> {
             }
             found => found?,
         };
-        if let Some(raw) = found {
-            return secret_in(&raw).map_err(|why| StoreError::Refused(format!("{subject} {why}")));
+        if let (_, Some(stored)) = found {
+            let unknown = || StoreError::Refused("the stored secret is not one of this version".to_owned());
+            return Secret::from_stored(&stored).ok_or_else(unknown);
         }
-        let mut headers = async_nats::HeaderMap::new();
-        headers.insert(async_nats::header::NATS_EXPECTED_LAST_SUBJECT_SEQUENCE, "0");
-        let payload = rand::random::<[u8; 32]>().to_vec().into();
-        let write = Write { subject: subject.clone(), headers, payload, expected: Revision(0) };
-        match write::publish(&store.client, &write).await? {
-            Outcome::Stored(_) | Outcome::Mismatch | Outcome::MismatchAfterUnknown => {}
+        match store.put_secret(found.0, fresh_secret().to_vec().into()).await {
+            // Another process may have been first. It is read again in any case.
+            Ok(_) | Err(StoreError::Moved { .. } | StoreError::Unknown(_)) => {}
+            Err(error) => return Err(error),
         }
     }
-}
-
-/// The secret in a stored message, or why it is none.
-///
-/// nats-server does not check reply subjects against the permissions of whoever asks. So a worker can have the server
-/// store a message of its choice here, as the answer to a direct get. Such an answer always names the stream that it is
-/// from, and no other answer has 32 bytes.
-fn secret_in(raw: &read::Raw) -> Result<Secret, &'static str> {
-    if raw.headers.get(async_nats::header::NATS_STREAM).is_some() {
-        return Err(
-            "was not stored by a coordinator, but by somebody who asked nats-server to answer there; somebody \
-                    misuses the credentials of a worker (see docs/security.md)",
-        );
-    }
-    let bytes = <[u8; 32]>::try_from(raw.payload.as_ref()).map_err(|_| "is not a secret of 32 bytes")?;
-    Ok(Secret::new(bytes))
 }

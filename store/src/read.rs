@@ -126,6 +126,8 @@ pub(crate) enum Query<'a> {
     Next { seq: u64, next_by_subj: &'a str },
     /// The messages of a subject from a sequence on.
     From { seq: u64, next_by_subj: &'a str, batch: usize },
+    /// The messages of a subject from a time on, RFC 3339.
+    Since { start_time: String, next_by_subj: &'a str, batch: usize },
     /// The last messages of subjects.
     LastOf { multi_last: &'a [String], batch: usize },
 }
@@ -141,6 +143,15 @@ pub(crate) async fn batch_up_to(
     stream: &str,
     query: &Query<'_>,
 ) -> Result<(Vec<Raw>, Option<u64>), StoreError> {
+    batch_to_end(client, stream, query).await.map(|(messages, end)| (messages, end.as_ref().and_then(up_to)))
+}
+
+/// As [`batch`], with the headers of the message that ends the answer.
+pub(crate) async fn batch_to_end(
+    client: &Client,
+    stream: &str,
+    query: &Query<'_>,
+) -> Result<(Vec<Raw>, Option<HeaderMap>), StoreError> {
     let fault = |why: String| StoreError::Unavailable(format!("the stream could not be read: {why}"));
     let inbox = client.new_inbox();
     let mut replies = client.subscribe(inbox.clone()).await.map_err(|error| fault(error.to_string()))?;
@@ -157,7 +168,7 @@ pub(crate) async fn batch_up_to(
             .ok_or_else(|| fault("the connection closed".to_owned()))?;
         match reply.status.map(|status| status.as_u16()) {
             // 204: end of the batch. 404: nothing matches.
-            Some(204 | 404) => return Ok((messages, reply.headers.as_ref().and_then(up_to))),
+            Some(204 | 404) => return Ok((messages, reply.headers)),
             Some(status) => return Err(fault(format!("status {status} {}", reply.description.unwrap_or_default()))),
             None => messages.push(raw(reply).ok_or_else(|| fault("a message without its sequence".to_owned()))?),
         }

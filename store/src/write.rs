@@ -14,6 +14,7 @@ use bytes::Bytes;
 use holdfast_protocol::Revision;
 use serde::Deserialize;
 use tokio::time::Instant;
+use tracing::{Instrument, Span};
 
 use crate::{StoreError, chance};
 
@@ -124,6 +125,18 @@ impl Copies {
 
 /// Publishes `write`, with more copies while that can help.
 pub(crate) async fn publish(client: &Client, write: &Write) -> Result<Outcome, StoreError> {
+    publish_copies(client, write).instrument(span_of(write)).await
+}
+
+/// The span of a write for a request; there is none for writes that no request caused.
+fn span_of(write: &Write) -> Span {
+    match Span::current().is_disabled() {
+        true => Span::none(),
+        false => tracing::info_span!("write", subject = write.subject, expected = write.expected.0),
+    }
+}
+
+async fn publish_copies(client: &Client, write: &Write) -> Result<Outcome, StoreError> {
     let deadline = Instant::now() + WRITE_TIMEOUT;
     let mut copies = Copies::default();
     let mut pause = Duration::from_millis(1);

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use holdfast_deploy::Role;
-use holdfast_tests::fleet::{Fleet, Reply, SOON, SecuredServer};
+use holdfast_tests::fleet::{Fleet, Reply, SOON, SecuredCluster, SecuredServer};
 use holdfast_tests::wait::until;
 use serde_json::{Value, json};
 use tokio_util::task::AbortOnDropHandle;
@@ -188,6 +188,41 @@ async fn the_lease_frees_the_lock_of_a_waiter_that_is_gone_behind_an_import() {
     assert_eq!(grant["owner"], "client-b");
     let expired = signals.wait_for("s1", "lock.expired").await;
     assert_eq!(expired["data"]["previous_owner"], "gone");
+}
+
+/// A client waits at a coordinator that ends, and gets the lock by another one.
+async fn waits_on_at_another_coordinator(mut fleet: Fleet) {
+    fleet.add_worker("w1", &[]).await.unwrap();
+    fleet.add_coordinator().await.unwrap();
+    let signals = fleet.signals().await.unwrap();
+    fleet.open("s1").await;
+    let token = fleet.acquire("s1", "client-a").await;
+    let body = json!({"owner": "client-b", "wait_ms": 30_000, "ttl_ms": 60_000, "actor": "bob"});
+    let waiter = ask_aside(&fleet, "s1", body);
+    in_line(&fleet, &signals, "s1").await;
+    let first = fleet.take_coordinator().unwrap();
+    fleet.add_coordinator().await.unwrap();
+    first.stop(Duration::from_secs(10)).await;
+    fleet.ask("lock.release", "s1", json!({"token": token})).await.ok();
+    let grant = waiter.await.unwrap().ok();
+    assert_eq!(grant["owner"], "client-b");
+    let granted = signals.wait_for_nth(2, "s1", "lock.acquired").await;
+    assert_eq!((&granted["data"]["actor"], &granted["data"]["actor_proven"]), (&json!("bob"), &json!("APP/client")));
+    let taken = fleet.ask("admin.takeover", "s1", json!({"owner": "ops", "reason": "stuck"})).await.ok();
+    assert_eq!(taken["previous_owner"], "client-b");
+    assert_eq!(signals.wait_for("s1", "lock.taken_over").await["data"]["actor_proven"], "OPS/ops");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_waiter_behind_an_import_is_passed_on_with_who_asked() {
+    let server = SecuredServer::start().await.unwrap();
+    waits_on_at_another_coordinator(server.fleet().await.unwrap()).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_waiter_behind_an_import_is_passed_on_in_a_cluster() {
+    let cluster = SecuredCluster::start().await.unwrap();
+    waits_on_at_another_coordinator(cluster.fleet().await.unwrap()).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

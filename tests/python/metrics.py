@@ -145,7 +145,7 @@ class Traffic:
             await self.request("session.open", "", {"id": session})
             granted = await self.request("lock.acquire", session, {"owner": f"client-{number}"})
             await self.request("lock.acquire", session, {"owner": "another"})
-            token = (granted or {}).get("token")
+            token = (granted or {}).get("lock_token")
             for edit in range(5):
                 await self.request("doc.edit", session, {"body": f"{turn}.{edit}", "token": token})
             await self.request("doc.get", session, {})
@@ -338,6 +338,8 @@ async def main():
             for alert, break_it in BREAKS.items():
                 if alert in only and break_it not in done:
                     done.add(break_it)
+                    # So that what fires now fires for what is broken now.
+                    await fleet.ends(*named)
                     print(f"{break_it.__name__}:", flush=True)
                     await break_it(fleet, traffic)
     print("all alerts fire when they should, and end", flush=True)

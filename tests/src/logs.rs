@@ -1,13 +1,18 @@
-//! Log lines of the parts under test: shown at the levels of `RUST_LOG`, and kept for tests that search them.
+//! Log lines of the parts under test: shown at the levels of `RUST_LOG`, kept for tests that search them, and all looked
+//! at for secrets (`secrets`).
 
 use std::io::{self, Write};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, Once, PoisonError};
 
-use tracing_subscriber::filter::{EnvFilter, FilterFn};
+use tracing_subscriber::filter::{FilterFn, Targets};
 use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::util::SubscriberInitExt;
 use tracing_subscriber::{Layer, fmt};
+
+mod secrets;
+
+pub use secrets::{BODY, never_log, secret_in};
 
 static IS_KEPT: AtomicBool = AtomicBool::new(false);
 static KEPT: Mutex<Vec<u8>> = Mutex::new(Vec::new());
@@ -16,11 +21,14 @@ static KEPT: Mutex<Vec<u8>> = Mutex::new(Vec::new());
 pub fn begin() {
     static BEGUN: Once = Once::new();
     BEGUN.call_once(|| {
-        let shown = fmt::layer().with_test_writer().with_filter(EnvFilter::from_default_env());
+        let wanted = std::env::var("RUST_LOG").unwrap_or_else(|_| "error".to_owned());
+        let wanted: Targets = wanted.parse().expect("RUST_LOG is a level, or target=level with commas between them");
+        let shown = fmt::layer().with_test_writer().with_filter(wanted);
         let ours = |target: &str| target.starts_with("holdfast");
         let of_ours = FilterFn::new(move |line| IS_KEPT.load(Ordering::Relaxed) && ours(line.target()));
         let kept = fmt::layer().with_ansi(false).with_writer(|| Keeper).with_filter(of_ours);
-        tracing_subscriber::registry().with(shown).with(kept).init();
+        let scanned = secrets::is_on().then_some(secrets::Scanner);
+        tracing_subscriber::registry().with(shown).with(kept).with(scanned).init();
     });
 }
 

@@ -13,9 +13,11 @@ use holdfast_protocol::internal::{
 use holdfast_protocol::request::check_size;
 use holdfast_protocol::subject::{Root, Verb};
 use holdfast_protocol::{Error, Limits, RequestId, Revision, SessionKey};
-use holdfast_store::{SharedWire, chance};
+use holdfast_store::{SharedWire, chance, trace};
 use serde::de::DeserializeOwned;
 use tokio::time::Instant;
+use tracing::Span;
+use tracing::field::Empty;
 
 use crate::letter::{Answer, Call, Letter, ReplyTo};
 use crate::supervisor::Supervisor;
@@ -32,8 +34,12 @@ pub(crate) async fn deliver(wire: &SharedWire, root: &Root, supervisor: &Arc<Sup
         Ok((key, call)) => {
             let (revision, request_id, life) = (revision(&message), request_id(&message), life(&message));
             let actor_proven = header(&message, ACTOR_PROVEN_HEADER).map(str::to_owned);
+            let span = span_of(&key, &call);
+            let trace = trace::begin(&span, trace::of(message.headers.as_ref()));
             let payload = message.payload;
-            let letter = Letter { call, payload, revision, request_id, life, actor_proven, reply, arrived, held: None };
+            let held = None;
+            let letter =
+                Letter { call, payload, revision, request_id, life, actor_proven, reply, arrived, held, span, trace };
             supervisor.deliver(key, letter).await;
         }
         Err(error) => {
@@ -59,6 +65,13 @@ fn read(root: &Root, message: &Message, limits: &Limits) -> Result<(SessionKey, 
         }
     };
     Ok((key, call))
+}
+
+/// The span of a request, from its arrival to its answer. What coordinators tell agents has none.
+fn span_of(key: &SessionKey, call: &Call) -> Span {
+    let Call::Verb(verb) = call else { return Span::none() };
+    let (namespace, session) = (key.namespace.as_str(), key.id.as_str());
+    tracing::info_span!("agent", verb = verb.as_str(), namespace, session, request_id = Empty)
 }
 
 fn json<T: DeserializeOwned>(message: &Message) -> Result<T, Error> {

@@ -4,6 +4,7 @@ use async_nats::{HeaderMap, Subject};
 use bytes::Bytes;
 use holdfast_protocol::internal::{Activate, Hint, MOVED_HEADER};
 use holdfast_protocol::subject::Verb;
+use holdfast_protocol::trace::TraceParent;
 use holdfast_protocol::{Error, RequestId, Revision};
 use holdfast_rules::passivate::Cause;
 use holdfast_store::mutant::{self, Mutant};
@@ -11,6 +12,7 @@ use holdfast_store::wire::{Outgoing, PublishError};
 use holdfast_store::{SharedWire, Wire, chance};
 use tokio::sync::oneshot;
 use tokio::time::Instant;
+use tracing::Span;
 
 use crate::mailbox::Held;
 
@@ -103,6 +105,9 @@ pub(crate) struct Letter {
     pub(crate) arrived: Instant,
     /// Its share of what may wait.
     pub(crate) held: Option<Held>,
+    /// From its arrival to its answer, and the trace for what it causes.
+    pub(crate) span: Span,
+    pub(crate) trace: Option<TraceParent>,
 }
 
 impl Letter {
@@ -118,6 +123,8 @@ impl Letter {
             reply,
             arrived: Instant::now(),
             held: None,
+            span: Span::none(),
+            trace: None,
         }
     }
 
@@ -137,6 +144,8 @@ impl Letter {
             reply,
             arrived: self.arrived,
             held: None,
+            span: Span::none(),
+            trace: self.trace,
         }
     }
 }

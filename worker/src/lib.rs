@@ -17,6 +17,7 @@ mod log;
 pub mod machine;
 mod mailbox;
 mod meters;
+mod micro;
 mod pulse;
 mod session;
 mod status;

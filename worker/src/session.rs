@@ -37,8 +37,10 @@ use holdfast_protocol::id::{Activation, Boot, WorkspaceName};
 use holdfast_protocol::internal::Activate;
 use holdfast_protocol::{Limits, Revision, SessionKey, SessionRecord};
 use holdfast_store::mutant::{self, Mutant};
+use holdfast_store::trace::{self, Traces};
 use holdfast_store::{Floor, Store};
 use tokio::time::Instant;
+use tracing::{Instrument, Span};
 
 use crate::answered::Answered;
 use crate::config::WorkerConfig;
@@ -139,6 +141,8 @@ pub(crate) struct Agent {
     key: SessionKey,
     status: Arc<Status>,
     record: SessionRecord,
+    /// Why the lock is free, if its last holder did not free it.
+    released_because: Option<String>,
     revision: Revision,
     activation: Activation,
     machine: Box<dyn Machine>,
@@ -265,12 +269,18 @@ impl Agent {
             next = if full { None } else { mailbox.next_now() };
             bytes += next.as_deref().map_or(0, weight);
         }
-        if let Err(end) = self.serve(letters).await {
+        // One request is the rule: log lines are about it. Of several, each has a span of its own.
+        let span = match &letters[..] {
+            [letter] => letter.span.clone(),
+            _ => Span::none(),
+        };
+        if let Err(end) = self.serve(letters).instrument(span).await {
             answer_end(&self.key, last.into_iter().map(|letter| *letter).collect(), &end).await;
             return Err(end);
         }
         if let Some(letter) = last {
-            self.stand_alone(*letter).await?;
+            let (traces, span) = (Traces::one(letter.trace), letter.span.clone());
+            trace::within(traces, self.stand_alone(*letter).instrument(span)).await?;
         }
         if self.look_due { self.look().await } else { Ok(()) }
     }

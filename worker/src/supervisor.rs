@@ -5,6 +5,7 @@
 
 use std::collections::HashMap;
 use std::panic::AssertUnwindSafe;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -66,13 +67,16 @@ pub(crate) struct Supervisor {
     bounds: Bounds,
     agents: Mutex<Agents>,
     tasks: TaskTracker,
+    /// How many letters came so far.
+    letters: AtomicU64,
 }
 
 impl Supervisor {
     pub(crate) fn new(core: Arc<Core>) -> Arc<Self> {
         let config = &core.config;
         let bounds = Bounds::new(config.mailbox, config.session_bytes, config.worker_bytes);
-        Arc::new(Self { core, bounds, agents: Mutex::default(), tasks: TaskTracker::new() })
+        let letters = AtomicU64::new(0);
+        Arc::new(Self { core, bounds, agents: Mutex::default(), tasks: TaskTracker::new(), letters })
     }
 
     fn agents(&self) -> MutexGuard<'_, Agents> {
@@ -86,6 +90,16 @@ impl Supervisor {
     /// How many sessions are in memory.
     pub(crate) fn len(&self) -> usize {
         self.agents().by_key.len()
+    }
+
+    /// How many letters came so far, those of this worker itself included.
+    pub(crate) fn letters(&self) -> u64 {
+        self.letters.load(Ordering::Relaxed)
+    }
+
+    /// Bytes of all letters that are not answered.
+    pub(crate) fn waiting_bytes(&self) -> usize {
+        self.bounds.held_bytes()
     }
 
     /// Keys of all sessions in memory.
@@ -138,6 +152,7 @@ impl Supervisor {
 
     /// Gives `letter` to the session's agent, which is started if need be. Answers at once what cannot be given.
     pub(crate) async fn deliver(self: &Arc<Self>, key: SessionKey, letter: Letter) {
+        self.letters.fetch_add(1, Ordering::Relaxed);
         if let Err((letter, answer)) = self.try_deliver(key, Box::new(letter)) {
             letter.reply.send(answer).await;
         }

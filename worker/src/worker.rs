@@ -12,6 +12,7 @@ use holdfast_protocol::WorkerName;
 use holdfast_protocol::id::Boot;
 use holdfast_protocol::internal::{RelayFloor, WorkerLease};
 use holdfast_protocol::reply::WorkerState;
+use holdfast_store::service::{self, Questions};
 use holdfast_store::wire::Subscription;
 use holdfast_store::{Floor, SharedWire, Store, StoreError, chance};
 use tokio::sync::Notify;
@@ -26,6 +27,7 @@ use crate::health::{self, Looks};
 use crate::inbox;
 use crate::lease::{self, LeaseHealth, NameTaken};
 use crate::letter::Who;
+use crate::micro::{About, SERVICE};
 use crate::pulse::{self, Pulse};
 use crate::session::Core;
 use crate::supervisor::Supervisor;
@@ -112,6 +114,8 @@ pub(crate) struct Shared {
     pub(crate) name_taken: CancellationToken,
     /// Cancelled when whatever is under way is to be dropped.
     abort: CancellationToken,
+    /// When it started, RFC 3339, for people.
+    started: String,
 }
 
 impl Worker {
@@ -153,6 +157,7 @@ impl Worker {
             name_taken: CancellationToken::new(),
             answered: control::Answered::default(),
             abort: CancellationToken::new(),
+            started: chance::now().to_string(),
         });
         let worker =
             Self { shared, stop: CancellationToken::new(), tasks: TaskTracker::new(), leasing: Leasing::default() };
@@ -191,6 +196,9 @@ impl Worker {
             .map_err(|_| StartError::Subscribe("three subscriptions were asked for".to_owned()))?;
         self.spawn(read_agents(self.shared.clone(), agents, self.stop.clone()));
         self.spawn(control::read(self.shared.clone(), controls, self.stop.clone(), self.tasks.clone()));
+        let questions = service::listen(&*self.shared.wire, SERVICE, &boot.to_string()).await;
+        let questions = questions.map_err(|(_, error)| StartError::Subscribe(error.to_string()))?;
+        self.spawn(answer_questions(self.shared.clone(), questions, self.stop.clone()));
         self.spawn(read_floors(self.shared.core.floor.clone(), floors, self.stop.clone()));
         Ok(())
     }
@@ -383,6 +391,26 @@ async fn read_agents(shared: Arc<Shared>, mut messages: Subscription, stop: Canc
         let Some(message) = message else { return };
         inbox::deliver(&shared.wire, &shared.core.config.root, &shared.supervisor, message).await;
     }
+}
+
+async fn answer_questions(shared: Arc<Shared>, questions: Questions, stop: CancellationToken) {
+    let Core { config, boot, .. } = &*shared.core;
+    let answer = |question| {
+        let about = About {
+            worker: config.name.as_str(),
+            boot: boot.to_string(),
+            root: config.root.as_str(),
+            version: env!("CARGO_PKG_VERSION"),
+            state: shared.state(),
+            agents: config.root.agents(&config.name, *boot),
+            started: &shared.started,
+            letters: shared.supervisor.letters(),
+            sessions: shared.supervisor.len(),
+            waiting_bytes: shared.supervisor.waiting_bytes(),
+        };
+        about.answer(question)
+    };
+    stop.run_until_cancelled(service::answer(&*shared.wire, &config.root, questions, answer)).await;
 }
 
 async fn read_floors(floor: Floor, mut messages: Subscription, stop: CancellationToken) {

@@ -62,6 +62,17 @@ fn every_request_of_the_contract_is_a_command() {
 }
 
 #[test]
+fn passwords_are_made_for_an_address_without_a_login() {
+    let make = |line: &[&str]| {
+        let cli = read(line).unwrap();
+        let Command::Credentials(credentials) = cli.command else { panic!("{:?}", cli.command) };
+        credentials.run(&cli.connection)
+    };
+    let line = ["credentials", "--data", "/nowhere/x", "--nats", "nats://ops:p@h:1"];
+    assert!(matches!(make(&line), Err(Failure::Usage(_))));
+}
+
+#[test]
 fn operators_have_commands_of_their_own() {
     let lines: &[&[&str]] = &[
         &["status"],
@@ -136,9 +147,9 @@ fn shared_options_stand_anywhere() {
 #[test]
 fn a_worker_without_a_request_is_a_daemon() {
     let daemon = read(&["worker", "--name", "w9", "--workspace", "main=.", "--workspace", "b=/b:ro"]).unwrap();
-    assert!(daemon.is_daemon());
-    assert!(read(&["coordinator"]).unwrap().is_daemon());
-    assert!(!read(&["worker", "list"]).unwrap().is_daemon());
+    assert_eq!(daemon.runs(), Runs::AsDaemon);
+    assert_eq!(read(&["coordinator"]).unwrap().runs(), Runs::AsDaemon);
+    assert_eq!(read(&["worker", "list"]).unwrap().runs(), Runs::Once);
 }
 
 #[test]

@@ -1,4 +1,5 @@
-//! What `holdfast up` wrote for other commands of the same user in the same folder: a context file for each role.
+//! What `holdfast up` or `holdfast credentials` wrote for other commands of the same user in the same folder: a context
+//! file for each role.
 //!
 //! ```text
 //! DATA/credentials.env                  the passwords, for nats-server and for people (mode 0600)
@@ -68,7 +69,8 @@ impl Found {
     }
 }
 
-fn contexts_of(data: &Path) -> PathBuf {
+/// The folder of the contexts in a data folder.
+pub(crate) fn contexts_of(data: &Path) -> PathBuf {
     data.join("config").join("nats").join("context")
 }
 

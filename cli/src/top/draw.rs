@@ -17,7 +17,7 @@ use crate::words::word;
 
 /// The least size that has room for everything.
 const LEAST: (u16, u16) = (60, 20);
-const KEYS: &str = "q quit  ? help  Tab list  / filter  s sort  t takeover  u unlock  m move  d drain";
+const KEYS: &str = "q quit  ? help  Tab list  / filter  s sort  t take  u unlock  m move  d drain";
 const HELP: &str = "\
 Tab, arrows       choose a list; choose a row (also PgUp, PgDn, Home, End)
 /                 show only sessions whose id, worker, holder or path has a text

@@ -1,8 +1,8 @@
 //! The nats-server of `holdfast up`: its settings, its login, and the contexts for other commands.
 
-use std::fs;
+use std::fs::{self, DirBuilder};
 use std::io;
-use std::os::unix::fs::PermissionsExt;
+use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
 use std::path::Path;
 
 use anyhow::Context;
@@ -37,6 +37,7 @@ impl OwnServer {
     /// Starts it, and writes the contexts.
     pub(super) async fn start(wanted: &Wanted<'_>) -> Result<Self, Failure> {
         let binary = Finder::from_env().find(&output::note).await.context("there is no nats-server to run")?;
+        prepare_data(wanted.data).with_context(|| format!("cannot prepare {}", wanted.data.display()))?;
         let credentials = match wanted.insecure {
             true => None,
             false => Some(credentials(wanted.data)?),
@@ -72,6 +73,21 @@ fn credentials(data: &Path) -> Result<Credentials, Failure> {
     let file = data.join("credentials.env");
     let read = Credentials::load_or_create(&file);
     Ok(read.with_context(|| format!("cannot use the passwords in {}", file.display()))?)
+}
+
+/// Makes the data folder, for this user only and for no git repository. One that exists keeps its mode. The folder of
+/// the contexts is closed in either case.
+fn prepare_data(data: &Path) -> io::Result<()> {
+    if !data.exists() {
+        DirBuilder::new().recursive(true).mode(0o700).create(data)?;
+    }
+    let ignore = data.join(".gitignore");
+    if !ignore.exists() {
+        fs::write(ignore, "# Passwords, and what nats-server stores.\n*\n")?;
+    }
+    let config = data.join("config");
+    fs::create_dir_all(&config)?;
+    fs::set_permissions(config, fs::Permissions::from_mode(0o700))
 }
 
 /// Closes the folder to other users, because the stored secret is in it. Moves the streams of an earlier version, whose

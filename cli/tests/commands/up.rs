@@ -38,7 +38,7 @@ pub(crate) fn send(signal: &str, pid: u32) {
 /// A fleet that is up.
 pub(crate) struct Up {
     /// First, so that it ends before its folder is removed.
-    process: Process,
+    _process: Process,
     pub(crate) folder: tempfile::TempDir,
 }
 
@@ -50,7 +50,7 @@ impl Up {
         let said = std::fs::File::create(folder.path().join("up.out")).unwrap();
         let errors = std::fs::File::create(folder.path().join("up.err")).unwrap();
         let process = Process(command.stdin(Stdio::null()).stdout(said).stderr(errors).spawn().unwrap());
-        let up = Self { process, folder };
+        let up = Self { _process: process, folder };
         until_ok("the fleet to be up", SOON, async || {
             let said = up.read("up.out");
             if said.contains("Holdfast is up.") { Ok(()) } else { Err(said + &up.read("up.err")) }
@@ -100,10 +100,6 @@ impl Up {
             if said.contains(text) { Ok(()) } else { Err(format!("{said}{}", self.read("err"))) }
         })
         .await;
-    }
-
-    pub(crate) fn signal(&self, signal: &str) {
-        self.process.signal(signal);
     }
 }
 

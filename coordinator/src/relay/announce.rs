@@ -11,10 +11,12 @@ use async_nats::header::{HeaderMap, NATS_MESSAGE_ID};
 use bytes::Bytes;
 use futures_util::future::try_join_all;
 use holdfast_protocol::SessionKey;
-use holdfast_store::chance;
+use holdfast_protocol::trace::TRACEPARENT;
 use holdfast_store::wire::{Outgoing, Request};
+use holdfast_store::{chance, trace};
 use serde::Deserialize;
 use tokio::time::Instant;
+use tracing::{Instrument, Span};
 
 use crate::context::Context;
 use crate::relay::RelayError;
@@ -84,10 +86,20 @@ async fn of_session(context: &Context, key: &SessionKey, announcements: &[Announ
         let subject = context.config.root.signal(key, group, event);
         let mut headers = HeaderMap::new();
         headers.insert(NATS_MESSAGE_ID, announcement.signal.id.as_str());
+        let span = match announcement.trace {
+            Some(_) => {
+                tracing::info_span!("signal", session = %key.id, namespace = %key.namespace, signal = announcement.name)
+            }
+            None => Span::none(),
+        };
+        if let Some(trace) = trace::begin(&span, announcement.trace) {
+            headers.insert(TRACEPARENT, trace.to_string());
+        }
         let payload: Bytes = announcement.signal.to_json().into();
         if is_kept(group) {
             let subject = subject.into();
-            keep(context, Request { subject, headers: Some(headers), payload, timeout: COPY_TIMEOUT }).await?;
+            let request = Request { subject, headers: Some(headers), payload, timeout: COPY_TIMEOUT };
+            keep(context, request).instrument(span).await?;
         } else {
             let sent = context.wire.publish(Outgoing::to(subject, payload).with_headers(headers)).await;
             sent.map_err(|error| RelayError::Announce(error.to_string()))?;

@@ -4,6 +4,7 @@ use bytes::Bytes;
 use holdfast_protocol::SessionKey;
 use holdfast_protocol::subject::Root;
 use holdfast_store::feed::Posted;
+use holdfast_store::trace::Traces;
 
 /// A message of the stream.
 #[derive(Clone, Debug)]
@@ -12,6 +13,8 @@ pub(super) struct Input {
     pub(super) sequence: u64,
     /// When it was stored, RFC 3339.
     pub(super) time: String,
+    /// The traces of the requests that caused it.
+    pub(super) traces: Traces,
     /// The body.
     pub(super) value: Bytes,
     /// What it belongs to.
@@ -42,8 +45,8 @@ impl Input {
     /// Classifies a message of the stream.
     pub(super) fn of(root: &Root, posted: Posted) -> Self {
         let what = what(root, &posted);
-        let Posted { sequence, time, payload, .. } = posted;
-        Self { sequence, time: time.to_string(), value: payload, what }
+        let Posted { sequence, time, payload, traces, .. } = posted;
+        Self { sequence, time: time.to_string(), traces, value: payload, what }
     }
 
     /// The session that it belongs to.

@@ -10,6 +10,7 @@ use holdfast_protocol::frame::Frame;
 use holdfast_protocol::signal::{
     Happening, Signal, StreamPosition, of_broken_record, of_deletion, of_event, of_hand_edit, of_op,
 };
+use holdfast_protocol::trace::TraceParent;
 use holdfast_protocol::{Revision, SessionKey, SessionRecord};
 use holdfast_store::{Store, StoreError};
 
@@ -25,6 +26,8 @@ pub(super) struct Announcement {
     pub(super) place: (u64, u32),
     /// `group.event`.
     pub(super) name: String,
+    /// The trace of the request that caused it.
+    pub(super) trace: Option<TraceParent>,
     /// The signal.
     pub(super) signal: Signal,
 }
@@ -142,8 +145,14 @@ impl Translator {
             }
         };
         let mut announcements = self.carried(input, key, &frame, u64::MAX);
-        let own = frame.ops.iter().filter_map(|op| Some(of_op(op.event.as_ref()?, &op.request_id))).collect();
-        announcements.extend(self.place(input, key, own));
+        let own = frame.ops.iter().zip(0..).filter_map(|(op, number)| {
+            let happening = of_op(op.event.as_ref()?, &op.request_id);
+            Some((happening, input.traces.of(number)))
+        });
+        announcements.extend((0..).zip(own).map(|(index, (happening, trace))| Announcement {
+            trace,
+            ..self.announcement(key, input.sequence, index, &input.time, happening)
+        }));
         announcements
     }
 
@@ -193,7 +202,10 @@ impl Translator {
     fn place(&self, input: &Input, key: &SessionKey, happenings: Vec<Happening>) -> Vec<Announcement> {
         let numbered = (0..).zip(happenings);
         numbered
-            .map(|(index, happening)| self.announcement(key, input.sequence, index, &input.time, happening))
+            .map(|(index, happening)| Announcement {
+                trace: input.traces.of(0),
+                ..self.announcement(key, input.sequence, index, &input.time, happening)
+            })
             .collect()
     }
 
@@ -207,7 +219,8 @@ impl Translator {
     ) -> Announcement {
         let name = happening.name.clone();
         let place = StreamPosition { stream: &self.stream, sequence, index, time };
-        Announcement { place: (sequence, index), name, signal: Signal::committed(key, place, happening) }
+        let signal = Signal::committed(key, place, happening);
+        Announcement { place: (sequence, index), name, trace: None, signal }
     }
 }
 
@@ -217,6 +230,7 @@ mod tests {
     use holdfast_protocol::record::{Event, EventType, State};
     use holdfast_protocol::{Activation, RequestId};
     use holdfast_store::memory::Memory;
+    use holdfast_store::trace::Traces;
     use serde_json::value::RawValue;
     use uuid::Uuid;
 
@@ -264,7 +278,8 @@ mod tests {
     }
 
     fn input(sequence: u64, what: What, value: impl Into<bytes::Bytes>) -> Input {
-        Input { sequence, time: "2026-11-22T12:00:00Z".to_owned(), value: value.into(), what }
+        let (time, traces) = ("2026-11-22T12:00:00Z".to_owned(), Traces::default());
+        Input { sequence, time, traces, value: value.into(), what }
     }
 
     fn ids(announcements: &[Announcement]) -> Vec<(&str, &str)> {
@@ -284,6 +299,15 @@ mod tests {
         let frame = frame(vec![op(Some(1)), op(None), op(Some(2))], Vec::new());
         let said = say(&translator, &input(7, What::Frame(fixture::key("s1")), frame.to_json())).await;
         assert_eq!(ids(&said), [("S:7", "doc.edited"), ("S:7:1", "doc.edited")]);
+    }
+
+    #[tokio::test]
+    async fn each_event_of_a_group_commit_has_the_trace_of_its_own_request() {
+        let traces = [1, 2, 3].map(|last| TraceParent::new([7; 16], [last; 8], 1));
+        let frame = frame(vec![op(Some(1)), op(None), op(Some(2))], Vec::new());
+        let frame = input(7, What::Frame(fixture::key("s1")), frame.to_json());
+        let said = say(&Translator::new("S"), &Input { traces: Traces::each(traces), ..frame }).await;
+        assert_eq!(said.iter().map(|one| one.trace).collect::<Vec<_>>(), [traces[0], traces[2]]);
     }
 
     #[tokio::test]

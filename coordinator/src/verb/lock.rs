@@ -1,6 +1,7 @@
 //! Requests that change a lock, an operator's included: each is a rule that goes through the record loop.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use holdfast_protocol::{Error, Revision, SessionKey, SessionRecord};
 use holdfast_records::{Change, Done, Found, Known, NotDone, change};
@@ -11,6 +12,8 @@ use crate::error;
 use crate::explain;
 use crate::operation::{Operation, now};
 use crate::place;
+use crate::revoke;
+use crate::secrets;
 use crate::writer::Writer;
 
 pub(crate) mod acquire;
@@ -37,12 +40,22 @@ pub(crate) trait LockRule: Sync {
 struct Locking<'a, R> {
     rule: &'a R,
     asked: Asked<'a>,
+    /// Set when record and known secret are of different generations, and this matters.
+    is_behind: &'a AtomicBool,
+    /// Set when the record is the one that is behind.
+    is_due: &'a AtomicBool,
 }
 
 impl<R: LockRule> Change<Writer<'_>> for Locking<'_, R> {
     type Reply = R::Reply;
 
-    async fn decide(&self, _: &Writer<'_>, known: &Known) -> Result<Decision<R::Reply>, Error> {
+    async fn decide(&self, writer: &Writer<'_>, known: &Known) -> Result<Decision<R::Reply>, Error> {
+        let is_revoked = revoke::is_due(writer.context, &known.record);
+        if is_revoked || known.record.secret > self.asked.secret.generation() {
+            self.is_due.store(is_revoked, Ordering::Relaxed);
+            self.is_behind.store(true, Ordering::Relaxed);
+            return Err(error::contended(writer.key));
+        }
         Ok(self.rule.decide(&known.record, known.revision, &self.asked))
     }
 
@@ -74,8 +87,24 @@ pub(crate) async fn locked<R: LockRule>(
     rule: &R,
 ) -> Outcome<R::Reply> {
     let at = now();
-    let locking = Locking { rule, asked: operation.asked(&at, &context.secret) };
-    change(&mut Writer::new(context, key, operation), &locking).await
+    loop {
+        let secret = context.secrets.now();
+        let (is_behind, is_due) = (AtomicBool::new(false), AtomicBool::new(false));
+        let asked = operation.asked(&at, &secret);
+        let locking = Locking { rule, asked, is_behind: &is_behind, is_due: &is_due };
+        let outcome = change(&mut Writer::new(context, key, operation), &locking).await;
+        if !is_behind.load(Ordering::Relaxed) || operation.left().is_zero() {
+            return outcome;
+        }
+        if is_due.load(Ordering::Relaxed) {
+            revoke::found(context, key).await;
+        }
+        // This coordinator may not have heard of a rotation.
+        if let Err(fault) = secrets::refresh(context).await {
+            return Err(NotDone::Stopped(error::of_store(&fault, key)));
+        }
+        operation.pause().await;
+    }
 }
 
 /// The answer or the refusal. A session without a live owner is placed in the background.

@@ -13,6 +13,7 @@ use futures_util::stream::ReadyChunks;
 
 use crate::feed::{Batch, Deliveries, Delivery, Feed, FeedConfig, FeedState, Posted};
 use crate::jetstream::Jetstream;
+use crate::trace::Traces;
 use crate::{StoreError, read};
 
 const PIN_ID: &str = "Nats-Pin-Id";
@@ -87,6 +88,7 @@ impl Feed for Jetstream {
             sequence: raw.sequence,
             time: raw.time,
             has_write_id: has_write_id(Some(&raw.headers)),
+            traces: Traces::read(&raw.headers),
             subject: raw.subject.into(),
             payload: raw.payload,
         }))
@@ -143,7 +145,8 @@ fn delivery(message: jetstream::Message) -> Result<(Delivery, Option<HeaderMap>)
     let message = message.message;
     let ack = message.reply.ok_or_else(|| unavailable("a delivery does not say where it is acknowledged"))?;
     let has_write_id = has_write_id(message.headers.as_ref());
-    let posted = Posted { sequence, time, subject: message.subject, has_write_id, payload: message.payload };
+    let traces = message.headers.as_ref().map_or_else(Traces::default, Traces::read);
+    let posted = Posted { sequence, time, subject: message.subject, has_write_id, traces, payload: message.payload };
     Ok((Delivery { number, posted, ack }, message.headers))
 }
 

@@ -15,6 +15,7 @@ use super::inner::Inner;
 use super::{Accepted, Memory};
 use crate::StoreError;
 use crate::feed::{Batch, Deliveries, Delivery, Feed, FeedConfig, FeedState, Posted};
+use crate::trace::Traces;
 
 /// The prefix of acknowledgement subjects; the sequence follows.
 const ACK: &str = "ACK.";
@@ -153,6 +154,7 @@ fn posted(accepted: &Accepted) -> Posted {
             time: stored.time,
             subject: root.record(&stored.key).into(),
             has_write_id: stored.write_id.is_some(),
+            traces: Traces::default(),
             payload: stored.value.clone().unwrap_or_default(),
         },
         Accepted::Frame { key, sequence, value, time, .. } => Posted {
@@ -160,6 +162,7 @@ fn posted(accepted: &Accepted) -> Posted {
             time: *time,
             subject: root.log(key).into(),
             has_write_id: true,
+            traces: Traces::default(),
             payload: value.clone(),
         },
     }

@@ -27,6 +27,8 @@ pub(super) struct Inner {
     pub(super) leases: BTreeMap<WorkerName, (LeaseSlot, Instant)>,
     pub(super) consumer: Option<Consumer>,
     pub(super) answers: BTreeMap<String, Bytes>,
+    /// The secret of tokens and its revision.
+    pub(super) secret: (Revision, Option<Bytes>),
     pub(super) accepted: Vec<Accepted>,
     /// When each of them was.
     pub(super) accepted_at: Vec<Instant>,

@@ -156,6 +156,20 @@ impl Storage for Memory {
         self.look(|inner| inner.answers.get(request).cloned()).await
     }
 
+    async fn secret(&self) -> Result<(Revision, Option<Bytes>), StoreError> {
+        self.look(|inner| inner.secret.clone()).await
+    }
+
+    async fn put_secret(&self, expected: Revision, secret: Bytes) -> Result<Revision, StoreError> {
+        self.look(|_| ()).await?;
+        let mut inner = self.inner();
+        if inner.secret.0 != expected {
+            return Err(StoreError::Moved { expected });
+        }
+        inner.secret = (Revision(expected.0 + 1), Some(secret));
+        Ok(inner.secret.0)
+    }
+
     async fn remember_answer(&self, request: &str, answer: Bytes) -> Result<(), StoreError> {
         self.look(|_| ()).await?;
         self.inner().answers.entry(request.to_owned()).or_insert(answer);

@@ -9,8 +9,10 @@ use holdfast_protocol::{Error, RequestId};
 use holdfast_rules::validate::may_write;
 use holdfast_store::StoreError;
 use holdfast_store::mutant::{self, Mutant};
+use holdfast_store::trace::{self, Traces};
 use serde_json::value::RawValue;
 use tokio::time::Instant;
+use tracing::{Instrument, Span};
 
 use super::end::answer_end;
 use super::record::storage_unavailable;
@@ -40,6 +42,17 @@ pub(super) struct Batch {
     pub(super) staged: Vec<Staged>,
     pub(super) ops: Vec<Op>,
     pub(super) first_revision: u64,
+}
+
+impl Batch {
+    /// The trace of each op.
+    fn traces(&self) -> Traces {
+        if self.staged.iter().all(|staged| staged.letter.trace.is_none()) {
+            return Traces::default();
+        }
+        let of = |op: &Op| self.staged.iter().find(|staged| staged.request_id == op.request_id)?.letter.trace;
+        Traces::each(self.ops.iter().map(of))
+    }
 }
 
 /// What became of a batch.
@@ -142,7 +155,10 @@ impl Agent {
     }
 
     async fn append_batch(&mut self, batch: &Batch) -> Result<(), StoreError> {
-        self.append_ops(batch.ops.clone(), batch.first_revision).await
+        // A frame of several requests is shown below the first of them.
+        let span = batch.staged.first().map_or_else(Span::none, |staged| staged.letter.span.clone());
+        let append = self.append_ops(batch.ops.clone(), batch.first_revision).instrument(span);
+        trace::within(batch.traces(), append).await
     }
 
     /// Appends ops that are applied already.

@@ -8,7 +8,7 @@ use holdfast_protocol::frame::{Op, OpEvent};
 use holdfast_protocol::internal::{Activate, Inspection};
 use holdfast_protocol::subject::Verb;
 use holdfast_protocol::{Error, RequestId};
-use holdfast_rules::conflict::explain;
+use holdfast_rules::conflict::{because, explain};
 use holdfast_rules::validate::may_write;
 use holdfast_store::chance;
 use holdfast_store::mutant::{self, Mutant};
@@ -161,6 +161,7 @@ impl Agent {
             Err(error) => return Ok(Verdict::Now(refused(&error, &letter.request_id))),
         };
         let request_id = ask.request_id.clone().unwrap_or_else(|| letter.request_id.clone());
+        letter.span.record("request_id", request_id.as_str());
         match self.decide_ask(verb, ask, &request_id, letter, batch).await {
             Ok(verdict) => Ok(verdict),
             Err(stop) => Ok(Verdict::Now(refused(&stop.refusal()?, &request_id))),
@@ -239,7 +240,7 @@ impl Agent {
     pub(super) fn explained(&self, mut error: Error) -> Error {
         let held_for_ms = self.record.lock.as_ref().and_then(|lock| held_for_ms(&lock.acquired_at));
         explain(&mut error, held_for_ms, self.lease_view().expires_in_ms);
-        error
+        because(error, self.released_because.as_deref())
     }
 }
 

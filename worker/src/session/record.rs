@@ -9,6 +9,7 @@ use holdfast_protocol::internal::LeaseView;
 use holdfast_protocol::record::Urgency;
 use holdfast_protocol::{Error, Revision, SessionRecord};
 use holdfast_records::{Change, Done, Known, NotDone, Wrote, change};
+use holdfast_rules::conflict::released_because;
 use holdfast_rules::hand_edit::{Holder, Learnt, learn};
 use holdfast_rules::{Decision, expire};
 use holdfast_store::mutant::{self, Mutant};
@@ -40,6 +41,12 @@ pub(super) enum Standing {
 }
 
 impl Agent {
+    fn note_release(&mut self, record: &SessionRecord) {
+        if record.lock_revision != self.record.lock_revision {
+            self.released_because = released_because(record).map(str::to_owned);
+        }
+    }
+
     /// Takes a revision that is newer than the known one; older ones change nothing.
     pub(super) fn adopt(&mut self, record: SessionRecord, revision: Revision) -> Standing {
         let holder = Holder { worker: &self.core.config.name, boot: self.core.boot, activation: self.activation };
@@ -52,6 +59,7 @@ impl Agent {
                 Standing::Gone
             }
             Learnt::Holds => {
+                self.note_release(&record);
                 if record.lock_revision != self.record.lock_revision {
                     self.touch();
                 }

@@ -17,6 +17,7 @@ use holdfast_protocol::internal::Hint;
 use holdfast_protocol::record::{SessionRecord, Urgency};
 use holdfast_protocol::{Error, RequestId, Revision, SessionKey};
 use holdfast_records::{Change, Known, NotDone, change};
+use holdfast_rules::conflict::released_because;
 use holdfast_rules::place::fenced;
 use holdfast_rules::{Author, Decision};
 use holdfast_store::mutant::{self, Mutant};
@@ -94,6 +95,7 @@ impl Agent {
             revision,
             activation,
             machine,
+            released_because: released_because(&record).map(str::to_owned),
             record: without_event(record),
             core,
             answered: Answered::default(),

@@ -20,7 +20,7 @@ use std::time::Duration;
 use anyhow::Context;
 use holdfast_client::protocol::Namespace;
 use holdfast_client::protocol::reply::Grant;
-use rustix::process::{Pid, Signal, WaitOptions, kill_process_group, test_kill_process_group, waitpid};
+use rustix::process::{Pid, Signal, WaitOptions, kill_process_group, test_kill_process_group, wait, waitpgid};
 use tokio::sync::watch;
 use tokio::time::{Instant, sleep, timeout_at};
 
@@ -82,6 +82,7 @@ impl Task {
     /// Status 127 when there is no such command, 126 when it cannot be run.
     pub(super) fn start(command: &[OsString], environment: Environment, grace: Duration) -> Result<Self, Failure> {
         let (program, arguments) = command.split_first().expect("the command line requires a command");
+        adopt_orphans();
         let mut watcher = watch(grace).context("cannot start sh")?;
         let pipe = watcher.stdin.take().expect("standard input was asked to be piped");
         let group = pid(&watcher);
@@ -140,7 +141,7 @@ impl Task {
         }
         self.watcher.wait().ok();
         drop(self.terminal.take());
-        while test_kill_process_group(self.group).is_ok() {
+        while has_members(self.group) {
             if Instant::now() >= deadline {
                 kill_group(self.group, Signal::KILL);
             }
@@ -165,20 +166,23 @@ fn watch(grace: Duration) -> io::Result<Child> {
         .spawn()
 }
 
-/// Waits for the command in a thread of its own, so that it is noticed when the terminal stops it.
+/// Waits for the command in a thread of its own, so that it is noticed when the terminal stops it. Waits for all others
+/// too, since this process is the parent of all whose parent has ended.
 fn wait_for(child: Pid, group: Pid) -> watch::Receiver<Option<ExitStatus>> {
     let (sender, receiver) = watch::channel(None);
     std::thread::spawn(move || {
         loop {
-            match waitpid(Some(child), WaitOptions::UNTRACED) {
-                // Nobody could continue it: the shell that could do so has this process as its job, not the command.
-                Ok(Some((_, status))) if status.stopping_signal() == Some(Signal::TSTP.as_raw()) => {
-                    output::note("holdfast: a command under a lock cannot be suspended");
-                    kill_group(group, Signal::CONT);
-                }
-                Ok(Some((_, status))) if status.exited() || status.signaled() => {
-                    sender.send(Some(ExitStatus::from_raw(status.as_raw()))).ok();
-                    return;
+            match wait(WaitOptions::UNTRACED) {
+                Ok(Some((pid, status))) if pid == child => {
+                    if status.exited() || status.signaled() {
+                        sender.send(Some(ExitStatus::from_raw(status.as_raw()))).ok();
+                        return;
+                    }
+                    // Nobody else could continue it: for the shell in front of the terminal, the job is this process.
+                    if status.stopping_signal() == Some(Signal::TSTP.as_raw()) {
+                        output::note("holdfast: a command under a lock cannot be suspended");
+                        kill_group(group, Signal::CONT);
+                    }
                 }
                 Ok(_) | Err(rustix::io::Errno::INTR) => {}
                 Err(error) => {
@@ -189,6 +193,21 @@ fn wait_for(child: Pid, group: Pid) -> watch::Receiver<Option<ExitStatus>> {
         }
     });
     receiver
+}
+
+/// Makes this process the parent of what the command leaves. Whoever ended stays in its group until its parent has waited
+/// for it, and in many containers process 1 waits for nobody.
+fn adopt_orphans() {
+    #[cfg(target_os = "linux")]
+    if let Err(error) = rustix::process::set_child_subreaper(Some(rustix::process::getpid())) {
+        tracing::debug!(%error, "what the command leaves stays with process 1");
+    }
+}
+
+/// Whether anybody is in the group who has not ended. Waits for all who have.
+fn has_members(group: Pid) -> bool {
+    while let Ok(Some(_)) = waitpgid(group, WaitOptions::NOHANG) {}
+    test_kill_process_group(group).is_ok()
 }
 
 fn pid(child: &Child) -> Pid {

@@ -129,7 +129,7 @@ async fn in_queue(
         if is_leaving && !is_over {
             // In the order of the queue: a waiter that is passed on leaves it, which wakes the next one.
             if waiting.is_first() {
-                return pass_on::pass_on(context, key, request, operation, &asker.reply, until)
+                return pass_on::pass_on(context, key, request, operation, asker, until)
                     .await
                     .map(|()| Waited::PassedOn);
             }
@@ -165,7 +165,10 @@ async fn in_queue(
 fn was_granted_before(context: &Context, key: &SessionKey, request: &Acquire, operation: &Operation) -> bool {
     let Some(known) = context.records.cached(key) else { return false };
     let at = now();
-    operation.asked(&at, &context.secret).regrant(&known.record).is_some_and(|grant| grant.owner == request.owner)
+    operation
+        .asked(&at, &context.secrets.now())
+        .regrant(&known.record)
+        .is_some_and(|grant| grant.owner == request.owner)
 }
 
 /// The conflict for a waiter whose turn has not come in time. If the lock is just passing from one waiter to the next,
@@ -174,7 +177,7 @@ async fn give_up(context: &Context, key: &SessionKey, request: &Acquire, operati
     for _ in 0..5 {
         let known = context.records.read_record(key, operation.deadline).await.map_err(NotDone::Stopped)?;
         let at = now();
-        match request.decide(&known.record, known.revision, &operation.asked(&at, &context.secret)) {
+        match request.decide(&known.record, known.revision, &operation.asked(&at, &context.secrets.now())) {
             // The record loop decides this with the record's past.
             Decision::Refuse(_) | Decision::Unchanged(_) | Decision::Note { .. } => break,
             Decision::Commit { .. } => operation.pause().await,

@@ -12,11 +12,16 @@ use crate::explain;
 use crate::operation::Incoming;
 use crate::place;
 use crate::response::Response;
+use crate::revoke;
 
 /// Checks a token.
 pub(crate) async fn validate(context: &Arc<Context>, key: &SessionKey, incoming: &Incoming) -> Result<Response, Error> {
     let (shown, operation) = incoming.parse::<ShowToken>(&context.config.limits)?;
-    let known = context.records.read_record(key, operation.deadline).await?;
+    let mut known = context.records.read_record(key, operation.deadline).await?;
+    if revoke::is_due(context, &known.record) {
+        revoke::found(context, key).await;
+        known = context.records.read_record(key, operation.deadline).await?;
+    }
     if known.record.state == State::Closed {
         return Err(Error::no_session(key));
     }

@@ -153,6 +153,7 @@ impl Opening<'_> {
             owner: place::new_owner(chosen),
             expected,
             mark,
+            secret: context.secrets.now().generation(),
         };
         Ok(Decision::Commit { next: Box::new(open::created(blank, operation.author(None))), reply: () })
     }

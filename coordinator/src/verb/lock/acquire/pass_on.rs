@@ -5,16 +5,18 @@
 
 use std::time::Duration;
 
+use async_nats::{HeaderMap, Subject};
 use futures_util::StreamExt;
+use holdfast_protocol::internal::REPLY_HEADER;
 use holdfast_protocol::request::Acquire;
 use holdfast_protocol::subject::Verb;
 use holdfast_protocol::{Error, Reason, SessionKey};
 use holdfast_store::mutant::{self, Mutant};
-use holdfast_store::wire::Outgoing;
+use holdfast_store::wire::{Outgoing, Request};
 use serde_json::json;
 use tokio::time::{Instant, timeout};
 
-use crate::asker::told_again;
+use crate::asker::{Asker, told_again};
 use crate::context::Context;
 use crate::error;
 use crate::grants::is_imported;
@@ -23,6 +25,9 @@ use crate::operation::Operation;
 
 /// How long other coordinators may take to answer a ping.
 const ANSWER: Duration = Duration::from_millis(250);
+
+/// How long another coordinator may take to confirm a request that is passed on.
+const CONFIRM: Duration = Duration::from_secs(1);
 
 /// Whether another coordinator runs. Found out once, when this one leaves.
 pub(crate) async fn is_anybody_else_there(context: &Context) -> bool {
@@ -69,7 +74,7 @@ pub(super) async fn pass_on(
     key: &SessionKey,
     request: &Acquire,
     operation: &Operation,
-    reply: &async_nats::Subject,
+    asker: &Asker,
     until: Instant,
 ) -> Result<(), Error> {
     let leaving = || error::busy(Reason::Draining, "this coordinator is leaving; ask again to wait at another");
@@ -84,9 +89,29 @@ pub(super) async fn pass_on(
         "request_id": operation.by_caller.then(|| operation.request_id.as_str()),
         "wait_ms": u64::try_from(left).unwrap_or(u64::MAX).max(1),
     });
-    let subject = context.config.root.session_request(Verb::LockAcquire, key);
     let headers = told_again(operation.actor_proven.as_deref());
-    let message = Outgoing { headers, ..Outgoing::to(subject, body.to_string()).with_reply(reply.clone()) };
+    if asker.is_imported() {
+        return pass_on_import(context, key, &asker.reply, headers, body.to_string()).await.ok_or_else(leaving);
+    }
+    let subject = context.config.root.session_request(Verb::LockAcquire, key);
+    let message = Outgoing { headers, ..Outgoing::to(subject, body.to_string()).with_reply(asker.reply.clone()) };
     let passed = context.wire.publish(message).await;
     passed.map_err(|_| leaving())
+}
+
+/// Passes on a request that came over a service import. nats-server does not let a client publish with the reply subject
+/// that it made for the import, so the reply subject goes in a header, on a subject that only coordinators may use. The
+/// other coordinator confirms it.
+async fn pass_on_import(
+    context: &Context,
+    key: &SessionKey,
+    reply: &Subject,
+    headers: Option<HeaderMap>,
+    body: String,
+) -> Option<()> {
+    let mut headers = headers.unwrap_or_default();
+    headers.insert(REPLY_HEADER, reply.as_str());
+    let subject = context.config.root.waiter(key).into();
+    let request = Request { subject, headers: Some(headers), payload: body.into(), timeout: CONFIRM };
+    context.wire.request(request).await.ok().map(|_| ())
 }
