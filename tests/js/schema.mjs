@@ -163,7 +163,7 @@ async function askEverything(nc) {
   });
 
   async function ask(verb, tail, body, namespace = "default") {
-    const target = verb.startsWith("worker.") ? "sys" : namespace;
+    const target = verb.startsWith("worker.") || verb === "admin.rotate_secret" ? "sys" : namespace;
     const subject = ["hf", target, verb, ...(tail ? [tail] : [])].join(".");
     fits(`request.${verb}`, body, `the request ${verb}`);
     const answer = await nc.request(subject, JSON.stringify(body), { timeout: 15_000 });
@@ -206,6 +206,7 @@ async function askEverything(nc) {
   await ask("doc.get", "s1", { consistency: "linearizable" });
   await ask("admin.takeover", "s1", { owner: "ops", reason: "schemas" });
   await refused("lock.renew", "s1", { token }, "stale_token");
+  await ask("admin.preview", "s1", {});
   await ask("admin.unlock", "s1", { reason: "schemas" });
   await ask("lock.acquire", "s1", { owner: "ann" });
   await ask("admin.unlock", "s1", { reason: "schemas" });
@@ -221,6 +222,7 @@ async function askEverything(nc) {
   await ask("worker.drain", workers[0].worker, { reason: "schemas" });
   await ask("worker.undrain", workers[0].worker, { reason: "schemas" });
   await ask("admin.reclaim", null, { max_idle_ms: 3_600_000 });
+  await ask("admin.rotate_secret", null, { reason: "schemas" });
   await ask("session.close", "s1", {});
   await refused("session.get", "nobody", {}, "no_session");
 
