@@ -317,6 +317,7 @@ pub struct Saved {
 
 /// Whether a session's agent tells about the session.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "snake_case")]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub enum AgentPresence {
@@ -395,6 +396,7 @@ pub struct Reclaimed {
 
 /// Reply of `admin.rotate_secret`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct SecretRotated {
     /// How many times the secret was rotated since the installation was made.
     pub generation: u64,
