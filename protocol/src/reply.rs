@@ -317,6 +317,7 @@ pub struct Saved {
 
 /// Whether a session's agent tells about the session.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "snake_case")]
 pub enum AgentPresence {
     /// It answers.
@@ -331,6 +332,7 @@ pub enum AgentPresence {
 
 /// The agent of a session, in a [`Preview`].
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct AgentPreview {
     /// The worker that it runs on.
     pub worker: WorkerName,
@@ -348,6 +350,7 @@ pub struct AgentPreview {
 
 /// A client that waits for a lock.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct WaiterPreview {
     /// The name under which it wants the lock.
     pub owner: String,
@@ -357,6 +360,7 @@ pub struct WaiterPreview {
 
 /// Reply of `admin.preview`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct Preview {
     /// The session.
     pub session: Session,
@@ -388,6 +392,7 @@ pub struct Reclaimed {
 
 /// Reply of `admin.rotate_secret`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct SecretRotated {
     /// How many times the secret was rotated since the installation was made.
     pub generation: u64,
