@@ -10,8 +10,8 @@ use crate::exit::Failure;
 use crate::logs::{self, Logs, Runs};
 use crate::output::Format;
 use crate::{
-    admin, audit, completions, context, credentials, doc, doctor, health, list, lock, man, record, schema, serve, session,
-    signals, status, top, up, why, worker,
+    admin, audit, completions, context, credentials, doc, doctor, health, list, lock, man, record, schema, serve,
+    session, signals, status, top, up, why, worker,
 };
 
 /// Sessions, locks and documents for a fleet, on NATS JetStream.

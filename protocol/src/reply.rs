@@ -317,7 +317,9 @@ pub struct Saved {
 
 /// Whether a session's agent tells about the session.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "snake_case")]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub enum AgentPresence {
     /// It answers.
     Answers,
@@ -331,6 +333,7 @@ pub enum AgentPresence {
 
 /// The agent of a session, in a [`Preview`].
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct AgentPreview {
     /// The worker that it runs on.
     pub worker: WorkerName,
@@ -348,6 +351,7 @@ pub struct AgentPreview {
 
 /// A client that waits for a lock.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct WaiterPreview {
     /// The name under which it wants the lock.
     pub owner: String,
@@ -357,11 +361,15 @@ pub struct WaiterPreview {
 
 /// Reply of `admin.preview`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct Preview {
     /// The session.
     pub session: Session,
     /// Who asked for the lock in their own words, if the record's history still says so.
     pub lock_actor: Option<String>,
+    /// The same as nats-server knows them, where that is trusted.
+    #[serde(default)]
+    pub lock_actor_proven: Option<String>,
     /// How long the lock has been held, milliseconds. It compares two clocks, so it is for people.
     pub held_for_ms: Option<u64>,
     /// How long the lock lives without renewal, milliseconds.
@@ -388,6 +396,7 @@ pub struct Reclaimed {
 
 /// Reply of `admin.rotate_secret`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct SecretRotated {
     /// How many times the secret was rotated since the installation was made.
     pub generation: u64,

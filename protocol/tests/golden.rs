@@ -12,8 +12,8 @@ use holdfast_protocol::error::ErrorReply;
 use holdfast_protocol::frame::Frame;
 use holdfast_protocol::path::CanonicalPath;
 use holdfast_protocol::reply::{
-    Closed, Document, Drained, Edited, Grant, Opened, Preview, Reclaimed, Released, Renewed, Saved, SecretRotated, Session,
-    SessionPage, TakenOver, Touched, Unlocked, Validated, WorkerList,
+    Closed, Document, Drained, Edited, Grant, Opened, Preview, Reclaimed, Released, Renewed, Saved, SecretRotated,
+    Session, SessionPage, TakenOver, Touched, Unlocked, Validated, WorkerList,
 };
 use holdfast_protocol::request::{
     Acquire, Close, DocGet, Drain, Edit, Empty, List, Load, Move, Open, Reclaim, Request, RotateSecret, Save,

@@ -47,14 +47,14 @@ function fitsNot(name, value, what) {
 }
 
 /** The schema of a golden file: `reply/doc.get.diverged.json` is of `reply.doc.get`. */
-function schemaOf(folder, file) {
+function schemaOf(folder, file, value) {
   const words = file.split(".");
   switch (folder) {
     case "error":
     case "record":
       return folder;
     case "signal":
-      return `signal.${words[0]}`;
+      return `signal.${value.type.split(".")[1]}`;
     default:
       return `${folder}.${words[0]}.${words[1]}`;
   }
@@ -66,14 +66,16 @@ function checkGolden() {
   for (const folder of ["request", "reply", "error", "record", "signal"]) {
     for (const file of readdirSync(join(golden, folder))) {
       const value = JSON.parse(readFileSync(join(golden, folder, file), "utf8"));
-      const name = schemaOf(folder, file);
+      const name = schemaOf(folder, file, value);
       fits(name, value, `${folder}/${file}`);
       for (const member of schemas[name].required ?? []) {
         const { [member]: _, ...rest } = value;
         fitsNot(name, rest, `${folder}/${file} without ${member}`);
       }
       for (const member of Object.keys(value)) {
-        fitsNot(name, { ...value, [member]: { no: [1] , [member]: 1 } }, `${folder}/${file} with another ${member}`);
+        const isObject = value[member] !== null && typeof value[member] === "object" && !Array.isArray(value[member]);
+        const spoilt = { ...value, [member]: isObject ? 7 : { no: [1] } };
+        fitsNot(name, spoilt, `${folder}/${file} with another ${member}`);
       }
       const more = { ...value, more_than_known: 1 };
       if (folder === "request" || folder === "record") fitsNot(name, more, `${folder}/${file} with an unknown member`);
@@ -163,7 +165,7 @@ async function askEverything(nc) {
   });
 
   async function ask(verb, tail, body, namespace = "default") {
-    const target = verb.startsWith("worker.") ? "sys" : namespace;
+    const target = verb.startsWith("worker.") || verb === "admin.rotate_secret" ? "sys" : namespace;
     const subject = ["hf", target, verb, ...(tail ? [tail] : [])].join(".");
     fits(`request.${verb}`, body, `the request ${verb}`);
     const answer = await nc.request(subject, JSON.stringify(body), { timeout: 15_000 });
@@ -206,6 +208,7 @@ async function askEverything(nc) {
   await ask("doc.get", "s1", { consistency: "linearizable" });
   await ask("admin.takeover", "s1", { owner: "ops", reason: "schemas" });
   await refused("lock.renew", "s1", { token }, "stale_token");
+  await ask("admin.preview", "s1", {});
   await ask("admin.unlock", "s1", { reason: "schemas" });
   await ask("lock.acquire", "s1", { owner: "ann" });
   await ask("admin.unlock", "s1", { reason: "schemas" });
@@ -221,6 +224,7 @@ async function askEverything(nc) {
   await ask("worker.drain", workers[0].worker, { reason: "schemas" });
   await ask("worker.undrain", workers[0].worker, { reason: "schemas" });
   await ask("admin.reclaim", null, { max_idle_ms: 3_600_000 });
+  await ask("admin.rotate_secret", null, { reason: "schemas" });
   await ask("session.close", "s1", {});
   await refused("session.get", "nobody", {}, "no_session");
 

@@ -9,12 +9,12 @@ use crate::error::ErrorReply;
 use crate::limits::Limits;
 use crate::record::{EventType, SessionRecord};
 use crate::reply::{
-    Closed, Document, Drained, Edited, Grant, Opened, Reclaimed, Released, Renewed, Saved, Session, SessionPage,
-    TakenOver, Touched, Unlocked, Validated, WorkerList,
+    Closed, Document, Drained, Edited, Grant, Opened, Preview, Reclaimed, Released, Renewed, Saved, SecretRotated,
+    Session, SessionPage, TakenOver, Touched, Unlocked, Validated, WorkerList,
 };
 use crate::request::{
-    Acquire, Close, DocGet, Drain, Edit, Empty, List, Load, Move, Open, Reclaim, Save, ShowToken, Takeover, Undo,
-    Unlock,
+    Acquire, Close, DocGet, Drain, Edit, Empty, List, Load, Move, Open, Reclaim, RotateSecret, Save, ShowToken,
+    Takeover, Undo, Unlock,
 };
 use crate::signal::{LOCK_CONFLICT, Signal};
 use crate::subject::Verb;
@@ -58,7 +58,7 @@ fn put(schemas: &mut Map<String, Value>, name: String, mut schema: Value) {
 fn request(verb: Verb) -> Value {
     let mut schema = match verb {
         Verb::SessionOpen => read::<Open>(),
-        Verb::SessionGet | Verb::SessionTouch | Verb::WorkerList => read::<Empty>(),
+        Verb::SessionGet | Verb::SessionTouch | Verb::AdminPreview | Verb::WorkerList => read::<Empty>(),
         Verb::SessionList => read::<List>(),
         Verb::SessionClose => read::<Close>(),
         Verb::LockAcquire => read::<Acquire>(),
@@ -72,6 +72,7 @@ fn request(verb: Verb) -> Value {
         Verb::AdminUnlock => read::<Unlock>(),
         Verb::AdminMove => read::<Move>(),
         Verb::AdminReclaim => read::<Reclaim>(),
+        Verb::AdminRotateSecret => read::<RotateSecret>(),
         Verb::WorkerDrain | Verb::WorkerUndrain => read::<Drain>(),
     };
     bound(&mut schema);
@@ -95,6 +96,8 @@ fn reply(verb: Verb) -> Value {
         Verb::AdminTakeover => written::<TakenOver>(),
         Verb::AdminUnlock => written::<Unlocked>(),
         Verb::AdminReclaim => written::<Reclaimed>(),
+        Verb::AdminPreview => written::<Preview>(),
+        Verb::AdminRotateSecret => written::<SecretRotated>(),
         Verb::WorkerList => written::<WorkerList>(),
         Verb::WorkerDrain | Verb::WorkerUndrain => written::<Drained>(),
     }

@@ -15,6 +15,7 @@ use tracing::span::{Attributes, Id, Record};
 use tracing::{Event, Metadata, Subscriber};
 use tracing_subscriber::Layer;
 use tracing_subscriber::layer::Context;
+use tracing_subscriber::registry::LookupSpan;
 
 /// A part of bodies and fields of the tests' documents. No part of Holdfast may log what a document says.
 pub const BODY: &str = "never-log-this-body";
@@ -56,7 +57,7 @@ pub(super) fn is_on() -> bool {
 /// Looks at every line.
 pub(super) struct Scanner;
 
-impl<S: Subscriber> Layer<S> for Scanner {
+impl<S: Subscriber + for<'lookup> LookupSpan<'lookup>> Layer<S> for Scanner {
     fn on_event(&self, event: &Event<'_>, _: Context<'_, S>) {
         look(event.metadata(), |text| event.record(text));
     }
