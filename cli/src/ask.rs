@@ -1,7 +1,7 @@
 //! Sends a request, with the options that every request may have, and shows its reply.
 
 use clap::{Args, Subcommand};
-use holdfast_client::protocol::{RequestId, Token};
+use holdfast_client::protocol::{Namespace, RequestId, Token};
 use holdfast_client::{Call, Client, SessionClient};
 use serde::de::DeserializeOwned;
 use tokio_util::sync::CancellationToken;
