@@ -122,10 +122,18 @@ fn exported() -> (Option<Spans>, Option<Sink>, Option<String>) {
     }
 }
 
+/// Reads a filter. The library takes a span's name as a part of a target, which would then match nothing.
+fn understood(given: &str) -> Result<Targets, String> {
+    if given.contains(['[', '{']) {
+        return Err("there are no filters by span or field".to_owned());
+    }
+    Targets::from_str(given).map_err(|error| error.to_string())
+}
+
 impl Options {
     /// The filter, and what is wrong with the given one if it was not taken.
     fn filter(self, runs: Runs, given: Option<&str>) -> (Targets, Option<String>) {
-        match given.map(Targets::from_str) {
+        match given.map(understood) {
             Some(Ok(filter)) => (filter, None),
             Some(Err(error)) => {
                 let given = given.unwrap_or_default();
