@@ -65,8 +65,9 @@ fn text(preview: &Preview, planned: &Planned) -> String {
             let held = preview.held_for_ms.map_or_else(String::new, |ms| format!(", for {}", spoken(ms)));
             let expires = preview.expires_in_ms.map(|ms| format!("in {} unless it is renewed", spoken(ms)));
             let actor = preview.lock_actor.as_ref().map(|actor| format!(", asked for by {actor}"));
+            let proven = preview.lock_actor_proven.as_ref().map(|proven| format!(", which NATS knows as {proven}"));
             facts
-                .add("lock", format!("{}{held}{}", lock.owner, actor.unwrap_or_default()))
+                .add("lock", format!("{}{held}{}{}", lock.owner, actor.unwrap_or_default(), proven.unwrap_or_default()))
                 .add("expires", expires.unwrap_or_else(|| "not by itself, or not known".to_owned()))
                 .add("lock revision", session.lock_revision)
         }
@@ -150,7 +151,7 @@ mod tests {
                 "state": "active", "owner": null, "lock_revision": 4, "revision": 9, "created_at": "",
                 "lock": {"owner": "ann", "revision": 4, "acquired_at": "", "ttl_ms": 30000, "fence": 8},
                 "config": {"idle_timeout_ms": 1, "on_idle": "passivate", "lock": "optional"}},
-            "lock_actor": "ann@laptop", "held_for_ms": 754000, "expires_in_ms": 18000,
+            "lock_actor": "ann@laptop", "lock_actor_proven": "APP/client", "held_for_ms": 754000, "expires_in_ms": 18000,
             "agent": {"worker": "w1", "presence": "answers", "unsaved_changes": true,
                 "unsaved_since": "2026-11-22T12:00:00Z", "unsaved_by": "ann", "requests_waiting": 2},
             "waiters": [{"owner": "bob", "waited_ms": 4000}], "waiting": 3, "coordinators": 2, "move_to": "w2"})
@@ -168,7 +169,7 @@ mod tests {
         let all = shown(|_| (), &takeover);
         for part in [
             "give the lock to ops; each change with the token of ann is refused",
-            "ann, for 12m 34s, asked for by ann@laptop",
+            "ann, for 12m 34s, asked for by ann@laptop, which NATS knows as APP/client",
             "yes, since 2026-11-22T12:00:00Z, first by ann",
             "3: bob (for 4s) and 2 more",
             "nothing: this is a dry run",

@@ -4,6 +4,7 @@
 //! Invariant: the header `Nats-Request-Info` counts only if the configuration says that it can be trusted. Without that,
 //! whoever may send a request could write any name into it.
 
+use async_nats::header::NATS_STREAM;
 use async_nats::{HeaderMap, Message, Subject};
 use holdfast_protocol::internal::REPLY_HEADER;
 use holdfast_protocol::requester::{REQUEST_INFO_HEADER, Requester, header_of};
@@ -54,7 +55,9 @@ impl Asker {
 /// The request that another coordinator passed on, as if its client had sent it to this one. `None` if it is not one.
 pub(crate) fn passed_on(root: &Root, message: &Message) -> Option<Message> {
     let key = root.parse_waiter(&message.subject)?;
-    let reply = message.headers.as_ref()?.get_last(REPLY_HEADER)?.as_str();
+    let headers = message.headers.as_ref()?;
+    // An answer that somebody had nats-server send here is no request of a coordinator.
+    let reply = headers.get_last(REPLY_HEADER).filter(|_| headers.get(NATS_STREAM).is_none())?.as_str();
     let subject = root.session_request(Verb::LockAcquire, &key).into();
     Some(Message { subject, reply: Some(reply.into()), ..message.clone() })
 }

@@ -319,6 +319,7 @@ pub struct Saved {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "snake_case")]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub enum AgentPresence {
     /// It answers.
     Answers,
@@ -366,6 +367,9 @@ pub struct Preview {
     pub session: Session,
     /// Who asked for the lock in their own words, if the record's history still says so.
     pub lock_actor: Option<String>,
+    /// The same as nats-server knows them, where that is trusted.
+    #[serde(default)]
+    pub lock_actor_proven: Option<String>,
     /// How long the lock has been held, milliseconds. It compares two clocks, so it is for people.
     pub held_for_ms: Option<u64>,
     /// How long the lock lives without renewal, milliseconds.

@@ -183,7 +183,7 @@ fn who_asked_as_the_server_tells_it_is_told() {
     let taken = SessionRecord::from_json(&golden::bytes("record/taken_over.proven"), &key()).unwrap();
     assert_eq!(committed(of_event(&taken, SEEN), 0), golden::value("signal/lock.taken_over.proven"));
     let frame = Frame::from_json(&golden::bytes("frame/ops.proven"), &key()).unwrap();
-    let edited = of_op(frame.ops[0].event.as_ref().unwrap(), &frame.ops[0].request_id);
+    let edited = of_op(frame.ops[0].event.as_ref().unwrap(), &RequestId::parse("r-1").unwrap());
     assert_eq!(committed(vec![edited], 0), golden::value("signal/doc.edited.proven"));
 }
 

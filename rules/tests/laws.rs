@@ -67,7 +67,10 @@ proptest! {
         let mut fences: Vec<u64> = Vec::new();
         for (n, act) in (0u128..).zip(acts) {
             let request_id = RequestId::parse(&format!("r{n}")).unwrap();
-            let asked = Asked { request_id: &request_id, by_caller: true, actor: None, actor_proven: None, at: "now", nonce: Uuid::from_u128(n + 1), secret: &secret };
+            let nonce = Uuid::from_u128(n + 1);
+            let (actor, actor_proven) = (None, None);
+            let asked =
+                Asked { request_id: &request_id, by_caller: true, actor, actor_proven, at: "now", nonce, secret: &secret };
             let body = |body: serde_json::Value| serde_json::to_vec(&body).unwrap();
             let change = match act {
                 Act::Acquire => {

@@ -124,11 +124,6 @@ impl Supervisor {
         sorted(agents.by_key.iter().filter(|(_, handle)| is_stuck(handle)).map(|(key, _)| key.clone()).collect())
     }
 
-    /// Bytes of all letters that are not answered.
-    pub(crate) fn waiting_bytes(&self) -> usize {
-        self.bounds.held_bytes()
-    }
-
     /// How long each session has been without activity, milliseconds; `None` for one that is not in memory.
     pub(crate) fn idle_times(&self, namespace: &Namespace, ids: &[SessionId]) -> Vec<Option<u64>> {
         let now_ms = self.core.now_ms();

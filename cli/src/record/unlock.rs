@@ -42,6 +42,8 @@ pub(super) fn by_hand(why: &Why, previous_owner: Option<String>) -> Event {
     Event {
         kind: EventType::LockChanged,
         actor: why.actor.clone().filter(|actor| !actor.is_empty()),
+        // Nobody proves it: this is written by whoever may write the bucket.
+        actor_proven: None,
         reason: Some(why.reason.reason.clone()),
         previous_owner,
         previous_worker: None,

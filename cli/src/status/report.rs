@@ -143,7 +143,7 @@ pub(crate) enum WorkerCondition {
 /// The sessions.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
 pub(crate) struct Sessions {
-    /// Whether all were counted. If not, the numbers are lower bounds.
+    /// Whether all were counted. If not, the numbers are of those that could be read in time.
     pub(crate) all_counted: bool,
     pub(crate) active: u64,
     pub(crate) passive: u64,

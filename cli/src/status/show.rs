@@ -72,9 +72,9 @@ fn relay(relay: &Relay) -> String {
 
 fn sessions(report: &Report) -> String {
     let Some(sessions) = &report.sessions else { return "not known".to_owned() };
-    let least = if sessions.all_counted { "" } else { "≥ " };
+    let cut = if sessions.all_counted { "" } else { "not all could be read in time; of those that were: " };
     format!(
-        "{least}{} active, {least}{} passive, {least}{} locked; {least}{} closed ones are kept for a day",
+        "{cut}{} active, {} passive, {} locked; {} closed ones are kept for a day",
         sessions.active, sessions.passive, sessions.locks, sessions.closed
     )
 }

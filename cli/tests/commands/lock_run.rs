@@ -9,8 +9,9 @@ use crate::up::{SOON, Up, send};
 
 /// A command that notes that it runs, and that and when it was told to end.
 const NOTES: &str = "trap 'date +%s.%N > ended; exit 7' TERM; echo $$ > pid; while :; do sleep 0.05; done";
-/// As above, with a background process that ignores SIGTERM.
-const STUBBORN: &str = "sh -c 'trap \"\" TERM; echo $$ > below; while :; do sleep 0.05; done' & echo $$ > pid; wait";
+/// As above, with a background process that ignores SIGTERM. Its output is closed: a failing test must not wait for it.
+const STUBBORN: &str = "sh -c 'trap \"\" TERM; echo $$ > below; while :; do sleep 0.05; done' \
+    >/dev/null 2>&1 & echo $$ > pid; wait";
 
 fn run<'a>(options: &[&'a str], script: &'a str) -> Vec<&'a str> {
     [&["lock", "run", "s1", "--open"], options, &["--", "sh", "-c", script]].concat()
@@ -107,8 +108,8 @@ async fn a_killed_run_takes_its_command_along() {
 #[tokio::test]
 async fn what_the_command_left_ends_before_the_lock_is_released() {
     let up = Up::start().await;
-    let script =
-        "sh -c 'trap \"\" TERM; echo $$ > below; while :; do sleep 0.05; done' & until [ -s below ]; do :; done";
+    let script = "sh -c 'trap \"\" TERM; echo $$ > below; while :; do sleep 0.05; done' \
+        >/dev/null 2>&1 & until [ -s below ]; do :; done";
     let begun = Instant::now();
     assert_eq!(up.run(&run(&["--kill-after", "500ms"], script)).status.code(), Some(0));
     assert!(begun.elapsed() >= Duration::from_millis(500), "it had its time");

@@ -40,7 +40,7 @@ impl Installation {
     /// The same with one coordinator and the worker `w1`, and nothing wrong.
     pub(crate) async fn start() -> Self {
         let mut all = Self::empty(str::to_owned).await;
-        all.begin("coordinator", &["coordinator"]);
+        all.begin("coordinator", &["coordinator", "--trust-request-info"]);
         all.begin("w1", &["worker", "--name", "w1"]);
         all.settles(0).await;
         all

@@ -10,7 +10,7 @@ use crate::installation::{Installation, SOON, json_of};
 #[tokio::test(flavor = "multi_thread")]
 async fn a_dry_run_names_holder_changes_and_waiters_and_changes_nothing() {
     let mut all = Installation::start().await;
-    all.begin("second", &["coordinator"]);
+    all.begin("second", &["coordinator", "--trust-request-info"]);
     let two = async || {
         let found = all.settles(0).await["coordinators"].as_array().unwrap().len();
         if found == 2 { Ok(()) } else { Err(found) }
@@ -31,6 +31,7 @@ async fn a_dry_run_names_holder_changes_and_waiters_and_changes_nothing() {
     assert_eq!(preview["coordinators"], 2, "each coordinator tells: {preview}");
     assert_eq!(preview["waiters"][0]["owner"], "bob");
     assert_eq!(preview["lock_actor"], "ann@laptop");
+    assert_eq!(preview["lock_actor_proven"], "OPS/ops");
     assert!(preview["expires_in_ms"].as_u64().is_some_and(|left| left <= 60_000), "{preview}");
     let agent = &preview["agent"];
     assert_eq!(

@@ -79,19 +79,23 @@ async fn work(installation: &Installation) -> Result<()> {
 
     // Waiting, and a coordinator that leaves meanwhile.
     let waiter = of("client").await;
-    let wait = json!({"owner": "b", "ttl_ms": 60_000, "wait_ms": 10_000});
+    let wait = json!({"owner": "b", "ttl_ms": 60_000, "wait_ms": 5_000, "request_id": "second"});
     let waits = tokio::spawn(async move {
         loop {
-            let reply = try_ask(&waiter, "hf.default.lock.acquire.s1", wait.clone()).await?;
-            // Across accounts a coordinator that leaves tells its waiters to ask again.
+            let Ok(reply) = try_ask(&waiter, "hf.default.lock.acquire.s1", wait.clone()).await else {
+                // The client library drops what arrives while a coordinator ends its subscriptions.
+                continue;
+            };
+            // A coordinator that leaves passes its waiters on. If no other one confirms that, they ask again.
             if reply["error"]["reason"] != "draining" {
-                return anyhow::Ok(reply);
+                return reply;
             }
         }
     });
+    done(&client, "hf.default.session.list", json!({})).await?;
     parts.coordinators.remove(0).stop(Duration::from_secs(2)).await;
     done(&client, "hf.default.lock.release.s1", json!({ "token": token })).await?;
-    let granted = waits.await??;
+    let granted = waits.await?;
     ensure!(granted["lock_token"].is_string(), "{granted}");
     // A late copy, which the stored revisions answer.
     let again = done(&client, "hf.default.lock.acquire.s1", acquire).await?;
@@ -172,9 +176,10 @@ fn violations(installation: &Installation) -> Vec<String> {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn the_rights_are_enough_for_all_that_parts_do() {
+    holdfast_tests::logs::begin();
     for form in Form::BOTH {
         let installation = Installation::start(form).await;
-        work(&installation).await.unwrap();
+        work(&installation).await.unwrap_or_else(|error| panic!("{form:?}: {error:?}"));
         let refused = violations(&installation);
         assert!(refused.is_empty(), "{form:?}: {refused:#?}");
     }
@@ -195,8 +200,9 @@ async fn each_right_is_missed_when_it_is_gone() {
             let mut is_missed = false;
             for form in Form::BOTH {
                 let installation = Installation::start_with(form, without(form.conf(), role, kind, right)).await;
-                let worked = tokio::time::timeout(Duration::from_secs(25), work(&installation)).await;
-                is_missed = !matches!(worked, Ok(Ok(()))) || !violations(&installation).is_empty();
+                // It may fail or hang then; what counts is what the server says.
+                tokio::time::timeout(Duration::from_secs(20), work(&installation)).await.ok();
+                is_missed = !violations(&installation).is_empty();
                 if is_missed {
                     break;
                 }

@@ -30,7 +30,7 @@ pub(crate) async fn preview(context: &Context, key: &SessionKey, incoming: &Inco
     if known.record.state == State::Closed {
         return Err(Error::no_session(key));
     }
-    let (agent, lines, (lock_actor, expires_in_ms), move_to) = tokio::join!(
+    let (agent, lines, (by, expires_in_ms), move_to) = tokio::join!(
         agent(context, key, known.record.owner.as_ref()),
         lines::ask(context, key),
         of_lock(context, key, &known, &operation),
@@ -38,7 +38,8 @@ pub(crate) async fn preview(context: &Context, key: &SessionKey, incoming: &Inco
     );
     Response::of(&Preview {
         session: Session::of(&known.record, known.revision),
-        lock_actor,
+        lock_actor: by.actor,
+        lock_actor_proven: by.actor_proven,
         held_for_ms: known.record.lock.as_ref().and_then(explain::held_for_ms),
         expires_in_ms,
         agent,
@@ -64,26 +65,31 @@ async fn agent(context: &Context, key: &SessionKey, owner: Option<&Owner>) -> Op
 }
 
 /// Who asked for the lock, and how long it lives without renewal.
-async fn of_lock(
-    context: &Context,
-    key: &SessionKey,
-    known: &Known,
-    operation: &Operation,
-) -> (Option<String>, Option<u64>) {
-    let Some(held) = &known.record.lock else { return (None, None) };
+async fn of_lock(context: &Context, key: &SessionKey, known: &Known, operation: &Operation) -> (By, Option<u64>) {
+    let Some(held) = &known.record.lock else { return (By::default(), None) };
     let expires_in_ms = explain::expires_in_ms(context, known, held).await;
     let history = timeout_at(operation.deadline, context.store.history(key, Revision(0))).await;
     let history = history.ok().and_then(Result::ok).unwrap_or_default();
     (lock_actor(key, held, &history), expires_in_ms)
 }
 
+/// Who asked for a lock.
+#[derive(Debug, Default, PartialEq, Eq)]
+struct By {
+    actor: Option<String>,
+    actor_proven: Option<String>,
+}
+
 /// The actor of the revision in `history`, oldest first, that granted `held`.
-fn lock_actor(key: &SessionKey, held: &Lock, history: &[Stored]) -> Option<String> {
+fn lock_actor(key: &SessionKey, held: &Lock, history: &[Stored]) -> By {
     let records = history.iter().filter_map(|stored| SessionRecord::from_json(stored.value.as_deref()?, key).ok());
     let grants = |record: &SessionRecord| record.lock.as_ref().is_some_and(|lock| lock.revision == held.revision);
-    let event = records.into_iter().find(grants)?.event?;
-    let is_grant = matches!(event.kind, EventType::LockAcquired | EventType::LockRotated | EventType::LockTakenOver);
-    event.actor.filter(|_| is_grant)
+    let event = records.into_iter().find(grants).and_then(|record| record.event);
+    let is_grant = |kind| matches!(kind, EventType::LockAcquired | EventType::LockRotated | EventType::LockTakenOver);
+    match event.filter(|event| is_grant(event.kind)) {
+        Some(event) => By { actor: event.actor, actor_proven: event.actor_proven },
+        None => By::default(),
+    }
 }
 
 async fn move_to(context: &Context, key: &SessionKey, known: &Known, operation: &Operation) -> Option<WorkerName> {
@@ -114,7 +120,8 @@ mod tests {
     fn record(lock_revision: u64, event: &str, actor: &str) -> SessionRecord {
         let lock =
             json!({"owner": "a", "revision": lock_revision, "acquired_at": "2026-11-22T12:00:00Z", "ttl_ms": null});
-        let event: Event = serde_json::from_value(json!({"type": event, "actor": actor})).unwrap();
+        let event = json!({"type": event, "actor": actor, "actor_proven": format!("APP/{actor}")});
+        let event: Event = serde_json::from_value(event).unwrap();
         SessionRecord {
             lock: Some(serde_json::from_value(lock).unwrap()),
             lock_revision,
@@ -131,7 +138,8 @@ mod tests {
             stored(&record(3, "session.moved", "ops"), 8),
         ];
         let held = record(3, "session.moved", "ops").lock.unwrap();
-        assert_eq!(lock_actor(&key("s1"), &held, &history).as_deref(), Some("ann"));
-        assert_eq!(lock_actor(&key("s1"), &held, &history[2..]), None, "the grant is not kept any more");
+        let ann = By { actor: Some("ann".to_owned()), actor_proven: Some("APP/ann".to_owned()) };
+        assert_eq!(lock_actor(&key("s1"), &held, &history), ann);
+        assert_eq!(lock_actor(&key("s1"), &held, &history[2..]), By::default(), "the grant is not kept any more");
     }
 }

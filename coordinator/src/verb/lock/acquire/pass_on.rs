@@ -19,7 +19,6 @@ use tokio::time::{Instant, timeout};
 use crate::asker::{Asker, told_again};
 use crate::context::Context;
 use crate::error;
-use crate::grants::is_imported;
 use crate::micro::PING;
 use crate::operation::Operation;
 
@@ -78,8 +77,7 @@ pub(super) async fn pass_on(
     until: Instant,
 ) -> Result<(), Error> {
     let leaving = || error::busy(Reason::Draining, "this coordinator is leaving; ask again to wait at another");
-    // nats-server does not let anybody publish with a reply subject that leads to another account.
-    if mutant::is(Mutant::WaitNotPassedOn) || is_imported(reply) || !is_anybody_else_there(context).await {
+    if mutant::is(Mutant::WaitNotPassedOn) || !is_anybody_else_there(context).await {
         return Err(leaving());
     }
     let left = until.saturating_duration_since(Instant::now()).as_millis();
