@@ -8,6 +8,7 @@ use std::io::{self, IsTerminal};
 use std::str::FromStr;
 
 use clap::{ArgAction, Args, ValueEnum};
+use tracing::Level;
 use tracing::level_filters::LevelFilter;
 use tracing_subscriber::filter::Targets;
 use tracing_subscriber::fmt;
@@ -32,6 +33,9 @@ const OURS: &str = "holdfast";
 const AUDIT: &str = "holdfast_audit";
 /// The client library.
 const NATS: &str = "async_nats";
+/// Where the client library logs each message with its whole body, at the level `trace`. A body may have a token, so no
+/// filter shows these lines.
+const MESSAGES: &str = "async_nats::connection";
 
 /// Which log lines there are, and how they look.
 #[derive(Args, Clone, Copy, Debug, Default)]
@@ -94,6 +98,7 @@ impl Logs {
 pub(crate) fn start(options: Options, runs: Runs) -> Logs {
     let given = std::env::var(FILTER).ok().filter(|given| !given.trim().is_empty());
     let (filter, refused) = options.filter(runs, given.as_deref());
+    let filter = without_messages(filter);
     let lines = options.lines().with_filter(filter).boxed();
     let (spans, layer, told) = if runs == Runs::Once { (None, None, None) } else { exported() };
     tracing_subscriber::registry().with([Some(lines), layer].into_iter().flatten().collect::<Vec<_>>()).init();
@@ -122,10 +127,26 @@ fn exported() -> (Option<Spans>, Option<Sink>, Option<String>) {
     }
 }
 
+/// `filter` without the lines that have whole messages.
+fn without_messages(filter: Targets) -> Targets {
+    match filter.would_enable(MESSAGES, &Level::TRACE) {
+        true => filter.with_target(MESSAGES, LevelFilter::DEBUG),
+        false => filter,
+    }
+}
+
+/// Reads a filter. The library takes a span's name as a part of a target, which would then match nothing.
+fn understood(given: &str) -> Result<Targets, String> {
+    if given.contains(['[', '{']) {
+        return Err("there are no filters by span or field".to_owned());
+    }
+    Targets::from_str(given).map_err(|error| error.to_string())
+}
+
 impl Options {
     /// The filter, and what is wrong with the given one if it was not taken.
     fn filter(self, runs: Runs, given: Option<&str>) -> (Targets, Option<String>) {
-        match given.map(Targets::from_str) {
+        match given.map(understood) {
             Some(Ok(filter)) => (filter, None),
             Some(Err(error)) => {
                 let given = given.unwrap_or_default();
@@ -174,8 +195,6 @@ impl Options {
 
 #[cfg(test)]
 mod tests {
-    use tracing::Level;
-
     use super::*;
 
     fn options(verbose: u8, quiet: bool) -> Options {
@@ -199,6 +218,17 @@ mod tests {
         assert_eq!(of(Runs::Once, 1, "async_nats::connector"), Some(Level::WARN));
         assert_eq!(of(Runs::Everything, 0, "async_nats::connector"), Some(Level::WARN));
         assert_eq!(of(Runs::Once, 3, "async_nats::connector"), Some(Level::TRACE));
+    }
+
+    #[test]
+    fn no_filter_shows_whole_messages() {
+        for given in ["trace", "async_nats=trace", "warn,async_nats::connection=trace"] {
+            let filter = without_messages(understood(given).unwrap());
+            assert_eq!(most(&filter, MESSAGES), Some(Level::DEBUG), "{given}");
+        }
+        assert_eq!(most(&without_messages(options(3, false).usual(Runs::Once)), MESSAGES), Some(Level::DEBUG));
+        let filter = without_messages(understood("error").unwrap());
+        assert_eq!(most(&filter, MESSAGES), Some(Level::ERROR), "it adds no lines");
     }
 
     #[test]

@@ -5,6 +5,7 @@ use std::io::{self, Write};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, Once, PoisonError};
 
+use tracing::{Level, Metadata};
 use tracing_subscriber::filter::{FilterFn, Targets};
 use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::util::SubscriberInitExt;
@@ -27,7 +28,11 @@ pub fn begin() {
         let ours = |target: &str| target.starts_with("holdfast");
         let of_ours = FilterFn::new(move |line| IS_KEPT.load(Ordering::Relaxed) && ours(line.target()));
         let kept = fmt::layer().with_ansi(false).with_writer(|| Keeper).with_filter(of_ours);
-        let scanned = secrets::is_on().then_some(secrets::Scanner);
+        // The programs show none of the lines with which the client library logs whole messages (`cli/src/logs.rs`).
+        let is_message =
+            |line: &Metadata<'_>| line.target() == "async_nats::connection" && *line.level() == Level::TRACE;
+        let scanned =
+            secrets::is_on().then(|| secrets::Scanner.with_filter(FilterFn::new(move |line| !is_message(line))));
         tracing_subscriber::registry().with(shown).with(kept).with(scanned).init();
     });
 }
