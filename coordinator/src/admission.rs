@@ -188,7 +188,7 @@ mod tests {
         let admission = admission();
         let mut flood: Vec<Admitted> = Vec::new();
         let refusal = loop {
-            match admission.admit(&format!("_INBOX.flood.{}", flood.len()).into(), 10) {
+            match admission.admit(&asker(&format!("_INBOX.flood.{}", flood.len())), 10) {
                 Ok(admitted) => flood.push(admitted),
                 Err(refusal) => break refusal,
             }

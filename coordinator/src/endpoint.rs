@@ -60,7 +60,7 @@ enum Work {
 
 /// A request that is refused before any work, with the part of the body that may have its `request_id`.
 struct Refusal {
-    error: Box<Error>,
+    error: Error,
     payload: Bytes,
     audit: Option<Audit>,
     /// How long the answer is delayed.
@@ -138,16 +138,17 @@ impl Endpoints {
                 let work = async move { endpoints.work(work, &reply).await }.instrument(span);
                 self.spawn(trace::within(Traces::one(trace), work));
             }
-            Err(Refusal { error, payload, audit, put_off }) if put_off.is_zero() || self.is_full_of_refusals() => {
+            Err(refusal) => {
+                let Refusal { error, payload, audit, put_off } = *refusal;
                 end(audit, Some(&error));
-                self.answer(&reply, Response::error(*error, &payload, &made), verb, arrived).await;
-            }
-            Err(Refusal { error, payload, audit, put_off }) => {
-                end(audit, Some(&error));
+                let response = Response::error(error, &payload, &made);
+                if put_off.is_zero() || self.is_full_of_refusals() {
+                    return self.answer(&reply, response, verb, arrived).await;
+                }
                 let endpoints = self.clone();
                 self.spawn(async move {
                     tokio::time::sleep(put_off).await;
-                    endpoints.answer(&reply, Response::error(*error, &payload, &made), verb, arrived).await;
+                    endpoints.answer(&reply, response, verb, arrived).await;
                 });
             }
         }
@@ -191,14 +192,15 @@ impl Endpoints {
         mut audit: Option<Audit>,
         made: &RequestId,
         arrived: Instant,
-    ) -> Result<Work, Refusal> {
+    ) -> Result<Work, Box<Refusal>> {
         let Message { subject, payload, .. } = message;
         let limits = &self.context.config.limits;
         let pacing = self.admission.pace(&asker, payload.len());
         let put_off = if let Pacing::TooMuch { put_off } = pacing { put_off } else { Duration::ZERO };
-        let whole = |error| (error, payload.clone());
+        let whole = |error: Error| (Box::new(error), payload.clone());
         // Copied, so that the whole body is not kept in memory until the answer.
-        let unread = |error| (error, Bytes::copy_from_slice(&payload[..payload.len().min(PEEK_BYTES)]));
+        let unread =
+            |error: Error| (Box::new(error), Bytes::copy_from_slice(&payload[..payload.len().min(PEEK_BYTES)]));
         let mut begun = || {
             if payload.len() > limits.request_bytes {
                 return Err(unread(error::over_limit(payload.len(), limits)));
@@ -228,7 +230,7 @@ impl Endpoints {
             Ok(Work::Acquire { key, acquiring, made: made.clone(), arrived, _admitted: admitted })
         };
         let begun = begun();
-        begun.map_err(|(error, payload)| Refusal { error: Box::new(error), payload, audit, put_off })
+        begun.map_err(|(error, payload)| Box::new(Refusal { error: *error, payload, audit, put_off }))
     }
 
     async fn work(&self, work: Work, reply: &Subject) {

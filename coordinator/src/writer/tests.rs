@@ -297,7 +297,7 @@ async fn over_a_service_import_waiting_needs_a_lease() {
     let context = coordinator(&store).await;
     let begin = |reply: &str, body: &'static str| {
         let incoming = crate::operation::Incoming {
-            reply: reply.into(),
+            asker: crate::asker::Asker::of(reply.into()),
             payload: body.into(),
             made: RequestId::parse("made").unwrap(),
             arrived: tokio::time::Instant::now(),

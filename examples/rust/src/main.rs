@@ -23,7 +23,8 @@ async fn main() -> Result<()> {
     let operator = connect("ops").await?.acting_as("on call");
     let id = SessionId::parse(&format!("plan-{}", Uuid::new_v4().simple()))?;
     let (of_ann, of_bob) = (ann.session(id.clone()), bob.session(id.clone()));
-    let told = tokio::spawn(tell(of_ann.follow(None).await?));
+    let mut telling = tokio::task::JoinSet::new();
+    telling.spawn(tell(of_ann.follow(None).await?));
 
     // Open the session, take its lock, and edit under the token.
     let content = json!({"body": "# Plan\n"});
@@ -74,7 +75,7 @@ async fn main() -> Result<()> {
     println!("the document: {:?} {}", document.body, serde_json::to_string(&document.fields)?);
 
     tokio::time::sleep(Duration::from_secs(1)).await; // the last signals
-    told.abort();
+    telling.shutdown().await;
     Ok(())
 }
 
