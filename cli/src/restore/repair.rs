@@ -129,12 +129,13 @@ async fn one(archive: &Archive, stored: &Stored, why: &Why) -> Result<Outcome, F
     Ok(Outcome::Written { was_locked: record.lock.is_some() })
 }
 
-/// The record without its lock, and with a reason for its new revision.
+/// The record without its lock, and with a reason for its new revision. Without a lock no secret matters: the stored one
+/// may be of a backup too, or new.
 fn again(record: &SessionRecord, why: &Why) -> SessionRecord {
     let previous_owner = record.lock.as_ref().map(|lock| lock.owner.clone());
     let lock_revision = record.lock_revision + u64::from(record.lock.is_some());
     let event = by_hand(why, previous_owner);
-    SessionRecord { lock: None, lock_revision, event: Some(event), ..record.clone() }
+    SessionRecord { lock: None, lock_revision, secret: 0, event: Some(event), ..record.clone() }
 }
 
 fn show(goal: u64, done: &Done, format: Format) -> std::io::Result<()> {
@@ -166,15 +167,18 @@ mod tests {
     fn a_record_that_is_written_again_loses_its_lock_and_nothing_else() {
         let before: SessionRecord = serde_json::from_value(json!({"v": 1, "namespace": "default", "id": "s1",
             "kind": "document", "state": "passive", "owner": null, "lock": {"owner": "ann", "revision": 4, "fence": 7,
-            "token_hash": "abc", "acquired_at": "2026-11-22T12:00:00Z"}, "lock_revision": 4,
+            "token_hash": "abc", "acquired_at": "2026-11-22T12:00:00Z"}, "lock_revision": 4, "secret": 3,
             "config": {"idle_timeout_ms": 1000}, "created_at": "2026-11-22T12:00:00Z"}))
         .unwrap();
         let why = Why { reason: admin::Reason { reason: "backup".into() }, actor: None, yes: true };
         let after = again(&before, &why);
-        assert_eq!((after.lock.clone(), after.lock_revision), (None, 5));
+        assert_eq!((after.lock.clone(), after.lock_revision, after.secret), (None, 5, 0));
         let event = after.event.clone().unwrap();
         assert_eq!((event.previous_owner.as_deref(), event.reason.as_deref()), (Some("ann"), Some("backup")));
-        assert_eq!(SessionRecord { lock: before.lock.clone(), lock_revision: 4, event: None, ..after.clone() }, before);
+        assert_eq!(
+            SessionRecord { lock: before.lock.clone(), lock_revision: 4, secret: 3, event: None, ..after.clone() },
+            before
+        );
         assert_eq!(again(&after, &why).lock_revision, 5, "a free lock has no new revision");
     }
 }
