@@ -116,13 +116,12 @@ impl Restore {
 /// Reads what tells how far the stream has been before.
 async fn evidence(archive: &Archive, seen: Seen) -> Result<Evidence, Failure> {
     let probe = Probe { nats: archive.nats.clone(), root: archive.root.clone(), patience: PATIENCE };
-    let (relay, coordinators, leases) = tokio::join!(probe.relay(), probe.coordinators(), probe.leases());
+    let (relay, coordinators, workers) = tokio::join!(probe.relay(), probe.coordinators(), workers(&probe));
     let relay = match relay {
         Ok(relay) => Some(relay.delivered.stream_sequence.max(relay.ack_floor.stream_sequence)),
         Err(Unread::Missing) => None,
         Err(why) => return Err(Failure::Other(anyhow::anyhow!("the relay's consumer {why}"))),
     };
-    let leases = leases.map_err(|why| Failure::Other(anyhow::anyhow!("the bucket of workers {why}")))?;
     let note = archive.store.last_note().await.map_err(failure)?;
     Ok(Evidence {
         last: archive.store.last().await.map_err(failure)?,
@@ -131,8 +130,20 @@ async fn evidence(archive: &Archive, seen: Seen) -> Result<Evidence, Failure> {
         at_least: seen.at_least,
         note: note.and_then(|json| serde_json::from_slice(&json).ok()),
         coordinators: coordinators.into_iter().map(|coordinator| coordinator.metadata.coordinator).collect(),
-        workers: leases.into_iter().map(|lease| lease.worker.worker.to_string()).collect(),
+        workers: workers?,
     })
+}
+
+/// The workers with a lease. On new servers there is no bucket of leases yet.
+async fn workers(probe: &Probe) -> Result<Vec<String>, Failure> {
+    let bucket = format!("KV_{}", probe.root.workers_bucket());
+    let leases = match probe.stream(&bucket).await {
+        Err(Unread::Missing) => return Ok(Vec::new()),
+        Err(why) => Err(why),
+        Ok(_) => probe.leases().await,
+    };
+    let leases = leases.map_err(|why| Failure::Other(anyhow::anyhow!("the stream {bucket} {why}")))?;
+    Ok(leases.into_iter().map(|lease| lease.worker.worker.to_string()).collect())
 }
 
 /// The greatest stream sequence that the last kept signals name.

@@ -112,6 +112,7 @@ class Installation:
 
     def _programs(self):
         (self.bin / "holdfast").symlink_to(BIN)
+        (self.bin / "nats-server").symlink_to(NATS)
         for name in ["nats", "systemctl"]:
             self._program(name, f'exec "{sys.executable}" "{SHIMS / name}" "$@"')
         # The folder of the store is one per machine.
@@ -158,6 +159,9 @@ class Installation:
             self.shell(f"ssh {host} systemctl start nats-server")
         self.shell(f"systemctl start {' '.join(PARTS)}")
 
+    def beside(self, name):
+        return Alone(self, name)
+
     def end(self):
         """Ends what this installation started, by the ids that systemctl noted."""
         for file in self.units.glob("*/*.pid"):
@@ -180,6 +184,8 @@ class Steps:
         self.on = installation
         self.given = []
         self.editing = None
+        self.cluster = None
+        self.alone = []
 
     def ann_has_the_lock_of_plan(self):
         self.on.json("session open plan")
@@ -250,6 +256,39 @@ class Steps:
         self._granted("free", "carol")
         print(f"    fences up to {self.on.greatest_fence} were given", flush=True)
 
+    def all_disks_are_lost(self):
+        self.on.shell(f"systemctl stop {' '.join(PARTS)}")
+        for host in HOSTS:
+            self.on.shell(f"ssh {host} systemctl kill --signal=SIGKILL nats-server; ssh {host} systemctl stop nats-server")
+        for host in HOSTS:
+            self.on.shell(f"ssh {host} rm -rf /var/lib/holdfast-nats/jetstream")
+        for host in HOSTS:
+            self.on.shell(f"ssh {host} systemctl start nats-server")
+
+    def one_machine(self):
+        """`holdfast up` in a folder of its own, until it is called again."""
+        if self.cluster is None:
+            self.cluster, self.on = self.on, self.on.beside("alone")
+            self.on.up()
+        else:
+            self.on, self.cluster = self.cluster, None
+
+    def alone_goes_on_after_the_backup(self):
+        self.on.up()
+        self.alone = [self._granted("alone", "ann")]
+        self.on.json(f"lock release alone --token {self.alone[0]}")
+        self.alone.append(self._granted("alone", "bob"))
+        self.on.down()
+
+    def alone_gets_no_fence_again(self):
+        self.on.up()
+        before = self.on.greatest_fence
+        for token in self.alone:
+            self.on.json(f"doc edit alone --token {token} --body late", exits=3)
+        fence = self.on.grant("alone", "carol")["fence"]
+        assert fence > before, f"fence {fence}, and {before} was given before"
+        self.on.down()
+
     def no_fence_comes_again_and_every_old_token_is_stale(self):
         before = self.on.greatest_fence
         assert self.on.json("doc get held")["body"] == "before", "the document is the one of the backup"
@@ -273,6 +312,38 @@ class Steps:
         token = self.on.grant(session, owner)["lock_token"]
         self.given.append((session, token))
         return token
+
+
+class Alone(Installation):
+    """A folder in which `holdfast up` runs."""
+
+    def __init__(self, beside, name):  # noqa: super() makes another one
+        self.folder = beside.folder / name
+        self.home, self.units = self.folder / "home", self.folder / "units"
+        self.home.mkdir(parents=True)
+        self.units.mkdir()
+        self.greatest_fence = 0
+        self.process = None
+        self.environment = {**beside.environment, "PORT": str(free_ports(1)[0]), "HOLDFAST_NATS_SERVER": NATS}
+
+    def up(self):
+        with open(self.folder / "up.log", "ab") as log:
+            self.process = subprocess.Popen(
+                [BIN, "up", "--port", self.environment["PORT"]], cwd=self.home, env=self.environment, stdout=log, stderr=log
+            )
+        (self.home / "up.pid").write_text(str(self.process.pid))
+        # It is waited for, so that its id is free when it ends.
+        threading.Thread(target=self.process.wait, daemon=True).start()
+        run(self, {"word": "run until", "text": "", "body": "holdfast status", "shows": "all is well"})
+
+    def end(self):
+        """Ends what still runs."""
+        if self.process and self.process.poll() is None:
+            self.down()
+
+    def down(self):
+        self.process.send_signal(signal.SIGINT)
+        self.process.wait(timeout=60)
 
 
 def name_of(text):
@@ -333,7 +404,7 @@ def main():
                 for found in BLOCK.finditer(section):
                     match found["word"]:
                         case "run" | "run until":
-                            run(installation, found)
+                            run(steps.on, found)
                         case "apply":
                             apply(installation, found["text"], found["body"])
                         case _:
@@ -350,6 +421,7 @@ def main():
             print(f"logs are in {kept}", flush=True)
             raise
         finally:
+            steps.on.end()
             installation.end()
 
 
