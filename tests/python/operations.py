@@ -241,6 +241,11 @@ class Steps:
             token = self._granted(session, "ann")
             self.on.json(f"doc edit {session} --token {token} --body before")
         self.on.json(f"lock release free --token {token}")
+        # A lock of a session that no worker has is granted on the record as it is.
+        self.on.json("session open idle")
+        self.on.json("admin reclaim --max-idle 1ms")
+        state = self.on.json("record get idle")["record"]["state"]
+        assert state == "passive", state
 
     def ann_bob_and_others_go_on_after_the_backup(self):
         """Locks that the backup does not know, or knows as held by somebody else."""
@@ -254,6 +259,10 @@ class Steps:
                 self.on.json(f"doc edit {session} --token {token} --body after-{turn}")
                 self.on.json(f"lock release {session} --token {token}")
         self._granted("free", "carol")
+        refused = self.on.shell("holdfast restore repair --at-least 1 --reason test --yes 2>&1", exits=2)
+        assert "these parts run" in refused and "w1" in refused, refused
+        token = self._granted("idle", "carol")
+        self.on.json(f"lock release idle --token {token}")
         print(f"    fences up to {self.on.greatest_fence} were given", flush=True)
 
     def all_disks_are_lost(self):
@@ -289,10 +298,20 @@ class Steps:
         assert fence > before, f"fence {fence}, and {before} was given before"
         self.on.down()
 
+    def a_repair_is_cut_off(self):
+        repair = f"holdfast restore repair --at-least {self.on.greatest_fence} --margin 100000 --reason test --yes"
+        status, output = self.on.attempt(f"timeout --signal=KILL 1 {repair}")
+        assert status in (137, -signal.SIGKILL), f"it was done in a second: {output}"
+        checks = self.on.json("restore check", exits=1)["checks"]
+        assert any(check["name"] == "repair" for check in checks), checks
+
     def no_fence_comes_again_and_every_old_token_is_stale(self):
         before = self.on.greatest_fence
         assert self.on.json("doc get held")["body"] == "before", "the document is the one of the backup"
         self.on.json("session open later")
+        # Without a request before it that would write the record.
+        granted = self.on.grant("idle", "dora")["fence"]
+        assert granted > before, f"idle got fence {granted}, and {before} was given before"
         for session, token in self.given:
             refusal = self.on.json(f"doc edit {session} --token {token} --body late", exits=3)
             assert refusal["error"]["reason"] in ("stale_token", "not_locked"), refusal
