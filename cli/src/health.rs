@@ -42,7 +42,7 @@ impl Health {
             return Err(Failure::Usage(help.to_owned()));
         };
         let path = if self.ready { "/readyz" } else { "/healthz" };
-        let address = address.from_here();
+        let address = address.for_this_machine();
         let (_, body) = ask(&address, path, connection.timeout)
             .await
             .map_err(|error| anyhow::anyhow!("the daemon at {address} is not healthy: {error}"))?;

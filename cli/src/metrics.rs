@@ -49,7 +49,7 @@ impl Address {
     }
 
     /// Where a process of this machine reaches whoever listens on this address.
-    pub(crate) fn from_here(&self) -> String {
+    pub(crate) fn for_this_machine(&self) -> String {
         let host = match self.host.as_str() {
             "0.0.0.0" => "127.0.0.1",
             "[::]" => "[::1]",
@@ -190,7 +190,7 @@ mod tests {
 
     #[test]
     fn an_address_is_a_port_or_a_host_and_a_port() {
-        let parsed = |text: &str| Address::parse(text).map(|address| (address.to_string(), address.from_here()));
+        let parsed = |text: &str| Address::parse(text).map(|address| (address.to_string(), address.for_this_machine()));
         let both = |listens: &str, asked: &str| Ok((listens.to_owned(), asked.to_owned()));
         assert_eq!(parsed("9464"), both("127.0.0.1:9464", "127.0.0.1:9464"));
         assert_eq!(parsed(":9464"), both("0.0.0.0:9464", "127.0.0.1:9464"));

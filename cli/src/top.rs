@@ -18,10 +18,12 @@ use clap::Args;
 use holdfast_client::Client;
 use ratatui::crossterm::event::{self, Event, KeyEvent, KeyEventKind};
 use tokio::sync::mpsc::{self, Receiver, Sender};
+use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
 use crate::connect::Connection;
 use crate::exit::Failure;
+use action::Action;
 use keys::Effect;
 use read::{News, Reader};
 use state::{Colours, Mode, State};
@@ -64,10 +66,10 @@ impl Top {
         let (sender, news) = mpsc::channel(WAITING);
         let (root, namespace) = (connection.root.clone(), connection.namespace.clone());
         let reader = Reader { client: client.clone(), nats, root, namespace };
-        let reading = tokio::spawn(reader.run(sender.clone()));
-        let outcome = show(state, &client, Channels { sender, news, keys: Keys::read()? }, stop).await;
-        reading.abort();
-        outcome
+        let mut tasks = JoinSet::new();
+        tasks.spawn(reader.run(sender.clone()));
+        // Tasks end with the set.
+        show(state, &client, Channels { sender, news, keys: Keys::read()?, tasks }, stop).await
     }
 }
 
@@ -80,6 +82,8 @@ struct Channels {
     sender: Sender<News>,
     news: Receiver<News>,
     keys: Keys,
+    /// Reading, and what was asked for.
+    tasks: JoinSet<()>,
 }
 
 /// The terminal in the mode for drawing. Dropping it brings it back; a panic does too.
@@ -100,27 +104,43 @@ async fn show(
     let mut screen = Screen(ratatui::try_init().context("cannot use the terminal")?);
     loop {
         screen.0.draw(|frame| draw::draw(frame, &state)).context("cannot draw on the terminal")?;
-        tokio::select! {
+        let key = tokio::select! {
             biased;
             () = stop.cancelled() => return Ok(()),
             input = channels.keys.receiver.recv() => match input {
+                Some(input) => input,
                 // The terminal is gone.
                 None => return Ok(()),
-                Some(None) => {}
-                Some(Some(key)) => match state.on_key(key) {
-                    None => {}
-                    Some(Effect::Quit) => return Ok(()),
-                    Some(Effect::Perform(action, reason)) => {
-                        let (client, sender) = (client.clone(), channels.sender.clone());
-                        tokio::spawn(async move {
-                            let done = action.perform(&client, reason).await;
-                            sender.send(News::Done(done)).await.ok();
-                        });
-                    }
-                },
             },
-            Some(news) = channels.news.recv() => state.hear(news),
+            Some(news) = channels.news.recv() => {
+                state.hear(news);
+                None
+            }
+        };
+        // All that waits is taken before it is drawn, so that fast typing is not slow on a busy machine.
+        let mut keys: Vec<KeyEvent> = key.into_iter().collect();
+        keys.extend(std::iter::from_fn(|| channels.keys.receiver.try_recv().ok()).flatten());
+        for key in keys {
+            match state.on_key(key) {
+                None => {}
+                Some(Effect::Quit) => return Ok(()),
+                Some(Effect::Perform(action, reason)) => channels.perform(action, reason, client),
+            }
         }
+        while let Ok(news) = channels.news.try_recv() {
+            state.hear(news);
+        }
+    }
+}
+
+impl Channels {
+    /// Sends the request of an action. What it comes to is news.
+    fn perform(&mut self, action: Action, reason: String, client: &Client) {
+        let (client, sender) = (client.clone(), self.sender.clone());
+        self.tasks.spawn(async move {
+            let done = action.perform(&client, reason).await;
+            sender.send(News::Done(done)).await.ok();
+        });
     }
 }
 

@@ -117,11 +117,13 @@ fn notes(found: &Found, left_out: u64) -> Vec<String> {
     if left_out > 0 {
         notes.push(format!("{left_out} older kept signals were not read: only the newest {SIGNALS} are; use --since"));
     }
-    let snapshot = found.log.first().filter(|message| story::has_snapshot(message, &found.key));
-    if let Some(message) = snapshot {
+    if let Some(first) = found.log.first()
+        && let Some(revision) = story::snapshot_at(first, &found.key)
+        && revision > 0
+    {
         notes.push(format!(
-            "changes of the document before {:.3} are in a snapshot and not told one by one",
-            message.time
+            "changes of the document up to revision {revision} are in a snapshot of {:.3} and not told one by one",
+            first.time
         ));
     }
     notes.push(NOT_STORED.to_owned());

@@ -94,7 +94,7 @@ async fn what_up_writes_and_runs_shows_no_password_to_other_users() {
     assert!(up.read(".holdfast/.gitignore").lines().any(|line| line == "*"));
     let credentials = up.read(".holdfast/credentials.env");
     let passwords: Vec<&str> = credentials.lines().map(|line| line.split_once('=').unwrap().1).collect();
-    assert_eq!(passwords.len(), 5);
+    assert_eq!(passwords.len(), 6, "five users, and the routes between servers");
     for user in ["ops", "client", "coordinator", "worker", "sys"] {
         let file = format!(".holdfast/config/nats/context/{user}.json");
         assert_eq!(up.mode(&file), 0o600, "{file}");

@@ -132,7 +132,7 @@ async fn the_story_is_whole(url: &str) {
         "opened on worker w2 (asked by app)",
     ];
     let told = texts(&story);
-    let told: Vec<&str> = told.iter().map(|line| line.split(" [lock.").next().unwrap()).collect();
+    let told: Vec<&str> = told.iter().map(|line| line.split(" [lock: ").next().unwrap()).collect();
     assert_eq!(told, expected, "{story:#}");
     assert_eq!((&story["now"]["state"], &story["now"]["may_write"]), (&json!("active"), &json!("anybody")));
     assert_eq!(story["now"]["worker_has_lease"], true);

@@ -7,8 +7,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use holdfast_client::protocol::request::{
-    Acquire, Close, DocGet, Drain, Edit, Empty, List, Load, Move, Open, Reclaim, Request, Save, ShowToken, Takeover,
-    Undo, Unlock, parse,
+    Acquire, Close, DocGet, Drain, Edit, Empty, List, Load, Move, Open, Reclaim, Request, RotateSecret, Save,
+    ShowToken, Takeover, Undo, Unlock, parse,
 };
 use holdfast_client::protocol::subject::{Root, Verb};
 use holdfast_client::protocol::{Limits, Namespace, RequestId, SessionId, Token, WorkerName};
@@ -59,6 +59,8 @@ fn every_verb_is_asked_with_the_request_that_was_given() {
     asked.is(client.workers(), Empty::default());
     asked.is(client.drain(&worker, "kernel"), why("kernel"));
     asked.is(client.undrain(&worker, "done"), why("done"));
+    let rotate = RotateSecret { reason: "leaked".into(), ..RotateSecret::default() };
+    asked.is(client.rotate_secret(rotate.clone()), rotate);
     asked.is(session.get(), Empty::default());
     asked.is(session.touch(), Empty::default());
     asked.is(session.preview(), Empty::default());

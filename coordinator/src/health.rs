@@ -57,7 +57,8 @@ struct Backlog {
 impl Backlog {
     /// One look: everything up to `announced` is announced, `messages` are not, and the stream ends at `end`.
     fn see(&mut self, announced: u64, messages: u64, end: u64, now: Instant) {
-        if announced != self.announced || messages == 0 || self.moved.is_none() {
+        // What came since the last look has not waited yet.
+        if announced != self.announced || messages == 0 || self.messages == 0 {
             self.moved = Some(now);
         }
         (self.announced, self.messages) = (announced, messages);
@@ -187,8 +188,8 @@ mod tests {
             ((6, 12, 5, 17), (4, 0), "it moves, but the oldest of the first look still waits"),
             ((8, 14, 3, 17), (4, 0), "those of the first look are announced"),
             ((9, 17, 0, 17), (0, 0), "all is announced"),
-            ((60, 17, 1, 18), (0, 51), "nothing was looked at for long"),
-            ((61, 17, 1, 18), (1, 52), ""),
+            ((60, 17, 1, 18), (0, 0), "it came since the last look, however long ago that was"),
+            ((61, 17, 1, 18), (1, 1), "it still waits"),
         ];
         for (n, ((second, announced, waiting, end), (age, stands), why)) in table.into_iter().enumerate() {
             let now = begin + S * second;

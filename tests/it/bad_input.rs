@@ -60,6 +60,7 @@ fn requests() -> Vec<Request> {
         row("admin.preview", "default", "s1", json!({}), none),
         row("admin.move", "default", "s1", reason(), &["worker"]),
         row("admin.reclaim", "default", "", json!({"max_idle_ms": 0}), none),
+        row("admin.rotate_secret", "sys", "", reason(), &["revoke"]),
         row("worker.list", "sys", "", json!({}), none),
         row("worker.drain", "sys", "w1", reason(), none),
         row("worker.undrain", "sys", "w1", reason(), none),

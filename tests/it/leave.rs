@@ -166,7 +166,7 @@ fn with_a_worker_user() -> String {
         "hf.sys.control.>",
         "_INBOX.>",
     ];
-    let subscribe = ["hf.sys.agent.>", "hf.sys.control.>", "hf.sys.relay.floor", "_INBOX.>"];
+    let subscribe = ["hf.sys.agent.>", "hf.sys.control.>", "hf.sys.relay.floor", "$SRV.>", "_INBOX.>"];
     format!(
         "{}\nauthorization {{ users: [ {{user: all, password: all}},\n{{user: worker, password: worker, permissions: {{ \
          publish: {{allow: {publish:?}}}, subscribe: {{allow: {subscribe:?}}} }} }} ] }}\nno_auth_user: all\n",

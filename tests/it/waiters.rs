@@ -93,7 +93,8 @@ async fn one_line_does_not_lock_the_others_out() {
     fleet.open("s2").await;
     fleet.acquire("s1", "holder").await;
     let other = fleet.acquire("s2", "holder").await;
-    let flood = |n: u32| fleet.ask("lock.acquire", "s1", json!({"owner": format!("w{n}"), "wait_ms": 3_000}));
+    // Long enough that all have come before the first one's time is over.
+    let flood = |n: u32| fleet.ask("lock.acquire", "s1", json!({"owner": format!("w{n}"), "wait_ms": 8_000}));
     let flooded = join_all((0..4_200).map(flood));
     let waits = async {
         // Whoever waits for another lock has a place.

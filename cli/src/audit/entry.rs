@@ -34,7 +34,7 @@ pub(super) enum Doer {
 #[derive(Clone, Debug, PartialEq)]
 pub(super) struct Entry {
     pub(super) time: Timestamp,
-    /// `takeover`, `unlock`, `hand_edit`, `delete`, `move`, `drain`, `reclaim`, `failover`.
+    /// `takeover`, `unlock`, `rotation`, `hand_edit`, `delete`, `move`, `drain`, `reclaim`, `failover`.
     pub(super) kind: &'static str,
     pub(super) doer: Doer,
     namespace: String,
@@ -50,6 +50,7 @@ impl Entry {
         let from = text(data, "previous_worker");
         let (kind, doer) = match name(signal) {
             "lock.taken_over" => ("takeover", Doer::Person),
+            "lock.released" if is_unlock(signal) && is_rotation(reason) => ("rotation", Doer::Person),
             "lock.released" if is_unlock(signal) => ("unlock", Doer::Person),
             "lock.changed" => ("hand_edit", Doer::Person),
             "session.closed" if reason == Some(RECORD_DELETED) => ("delete", Doer::Person),
@@ -120,7 +121,7 @@ impl Entry {
     fn is_with(&self, other: &Self) -> bool {
         let members = ["actor", "actor_proven", "reason", "previous_worker"];
         let same = |member: &str| self.signal.data.get(member) == other.signal.data.get(member);
-        matches!(self.kind, "move" | "failover" | "drain" | "reclaim")
+        matches!(self.kind, "move" | "failover" | "drain" | "reclaim" | "rotation")
             && self.kind == other.kind
             && members.into_iter().all(same)
     }
@@ -137,6 +138,12 @@ fn is_own(actor: Option<&str>, reason: Option<&str>, from: Option<&str>) -> bool
             || (rest.starts_with(" has workspace ") && rest.ends_with(" read-only"))
     };
     actor == Some(worker.as_str()) || rest.is_some_and(is_known)
+}
+
+/// Whether a lock was freed because its token was derived from a secret that was rotated away
+/// (`coordinator/src/verb/admin/rotate_secret.rs`).
+fn is_rotation(reason: Option<&str>) -> bool {
+    reason.is_some_and(|reason| reason.starts_with("the secret of tokens was rotated: "))
 }
 
 fn is_reclaim(reason: Option<&str>) -> bool {
@@ -199,6 +206,12 @@ mod tests {
             ("lock.taken_over", true, json!({"owner": "ops", "reason": "r"}), Some(("takeover", Person))),
             ("lock.released", true, json!({"previous_owner": "a", "reason": "r"}), Some(("unlock", Person))),
             ("lock.released", true, json!({"previous_owner": "a", "reason": null}), None),
+            (
+                "lock.released",
+                true,
+                json!({"reason": "the secret of tokens was rotated: leaked"}),
+                Some(("rotation", Person)),
+            ),
             ("lock.released", false, json!({"previous_owner": "a", "reason": "whoever asked was gone"}), None),
             ("lock.changed", false, json!({"reason": "edited by hand"}), Some(("hand_edit", Person))),
             ("session.moved", false, json!({"reason": "edited by hand: x", "previous_worker": "w1"}), None),

@@ -179,9 +179,13 @@ mod tests {
         let mut next = record();
         next.lock = None;
         next.lock_revision = 5;
-        let told = changes(&record(), &next).join("\n");
-        assert!(told.contains("lock.owner: \"ann\" -> nothing") && told.contains("lock_revision: 4 -> 5"), "{told}");
-        assert!(told.contains("lock.token_hash") && !told.contains("abc"), "{told}");
+        let told = changes(&record(), &next);
+        assert_eq!(told, ["lock: held by ann -> nothing", "lock_revision: 4 -> 5"]);
+        let mut next = record();
+        if let Some(lock) = &mut next.lock {
+            (lock.owner, lock.token_hash) = ("bob".to_owned(), "def".to_owned());
+        }
+        assert_eq!(changes(&record(), &next), ["lock.owner: \"ann\" -> \"bob\"", "lock.token_hash: changed"]);
         assert!(changes(&record(), &record()).is_empty());
     }
 }

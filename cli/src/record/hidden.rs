@@ -11,6 +11,8 @@ use serde_json::{Map, Value, json};
 
 /// What is shown in place of a secret.
 const SHOWN: &str = "(hidden)";
+/// How the value of a member that is not there is shown.
+const NOTHING: &str = "nothing";
 /// The members that are secret: the object that they are in, and their name.
 const SECRETS: [(&str, &str); 4] =
     [("lock", "token_hash"), ("lock", "nonce"), ("lock", "request_id"), ("event", "request_id")];
@@ -77,18 +79,29 @@ impl Hidden {
 
 /// What differs between two records, a member a line. The event is left out.
 pub(crate) fn changes(before: &SessionRecord, after: &SessionRecord) -> Vec<String> {
+    let lock = |record: &SessionRecord| record.lock.as_ref().map(|lock| format!("held by {}", lock.owner));
+    let owner = |record: &SessionRecord| record.owner.as_ref().map(|owner| format!("worker {}", owner.worker));
+    let mut changes = Vec::new();
+    // One that comes or goes is one change, and not one of each member.
+    let mut whole = Vec::new();
+    for (name, before, after) in [("lock", lock(before), lock(after)), ("owner", owner(before), owner(after))] {
+        if before.is_some() != after.is_some() {
+            let shown = |value: Option<String>| value.unwrap_or_else(|| NOTHING.to_owned());
+            changes.push(format!("{name}: {} -> {}", shown(before), shown(after)));
+            whole.push(name);
+        }
+    }
     let (before, after) = (members(before), members(after));
     let names: BTreeSet<&String> = before.keys().chain(after.keys()).collect();
-    let differing = names.into_iter().filter(|name| before.get(*name) != after.get(*name));
-    differing
-        .map(|name| match is_secret(name) {
+    let is_in_whole = |name: &str| name.split_once('.').is_some_and(|(place, _)| whole.contains(&place));
+    for name in names.into_iter().filter(|name| before.get(*name) != after.get(*name) && !is_in_whole(name)) {
+        let shown = |value: Option<&Value>| value.map_or(NOTHING.to_owned(), Value::to_string);
+        changes.push(match is_secret(name) {
             true => format!("{name}: changed"),
-            false => {
-                let shown = |value: Option<&Value>| value.map_or("nothing".to_owned(), Value::to_string);
-                format!("{name}: {} -> {}", shown(before.get(name)), shown(after.get(name)))
-            }
-        })
-        .collect()
+            false => format!("{name}: {} -> {}", shown(before.get(name)), shown(after.get(name))),
+        });
+    }
+    changes
 }
 
 fn is_secret(name: &str) -> bool {

@@ -336,9 +336,10 @@ fn of_document(event: &str, signal: &Signal) -> String {
     format!("{said} [document revision {revision}]")
 }
 
-/// Whether a message of the log has a snapshot, which replaced the messages before it.
-pub(super) fn has_snapshot(message: &KeptMessage, key: &SessionKey) -> bool {
-    Frame::from_json(&message.payload, key).is_ok_and(|frame| frame.snapshot.is_some())
+/// The document's revision up to which a snapshot replaced the messages before it, if `message` has one.
+pub(super) fn snapshot_at(message: &KeptMessage, key: &SessionKey) -> Option<u64> {
+    let frame = Frame::from_json(&message.payload, key).ok()?;
+    frame.snapshot.is_some().then_some(frame.first_revision)
 }
 
 /// What is known of hand edits: whether a reason is that of one.
