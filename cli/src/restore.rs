@@ -61,8 +61,8 @@ pub(crate) enum Restore {
 /// What is known from outside of the streams.
 #[derive(Args, Clone, Copy, Debug)]
 pub(crate) struct Seen {
-    /// The greatest fence, revision or signal sequence that anybody has seen: of all databases that store fences, and of
-    /// the logs of programs that follow signals
+    /// The greatest fence, revision or signal sequence that anybody has seen: of all databases that store fences, and
+    /// of the logs of programs that follow signals
     #[arg(long, value_name = "N")]
     at_least: Option<u64>,
 }

@@ -62,8 +62,8 @@ async fn put(archive: &Archive, note: &Note, rollup: Rollup) -> Result<u64, Fail
     archive.store.note_by_hand(note.to_json().into(), rollup).await.map_err(failure)
 }
 
-/// Moves the stream's sequence to `goal` or beyond. nats-server has no request for that, so it stores that many messages
-/// on one key, of which it keeps 64.
+/// Moves the stream's sequence to `goal` or beyond. nats-server has no request for that, so it stores that many
+/// messages on one key, of which it keeps 64.
 async fn advance(archive: &Archive, goal: u64) -> Result<(), Failure> {
     let filler = Note::of(goal, false);
     loop {
@@ -129,8 +129,8 @@ async fn one(archive: &Archive, stored: &Stored, why: &Why) -> Result<Outcome, F
     Ok(Outcome::Written { was_locked: record.lock.is_some() })
 }
 
-/// The record without its lock, and with a reason for its new revision. Without a lock no secret matters: the stored one
-/// may be of a backup too, or new.
+/// The record without its lock, and with a reason for its new revision. Without a lock no secret matters: the stored
+/// one may be of a backup too, or new.
 fn again(record: &SessionRecord, why: &Why) -> SessionRecord {
     let previous_owner = record.lock.as_ref().map(|lock| lock.owner.clone());
     let lock_revision = record.lock_revision + u64::from(record.lock.is_some());
