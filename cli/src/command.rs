@@ -10,8 +10,8 @@ use crate::exit::Failure;
 use crate::logs::{self, Logs, Runs};
 use crate::output::Format;
 use crate::{
-    admin, audit, completions, context, credentials, doc, doctor, health, list, lock, man, record, schema, serve,
-    session, signals, status, top, up, why, worker,
+    admin, audit, completions, context, credentials, doc, doctor, health, list, lock, man, record, restore, schema,
+    serve, session, signals, status, top, up, why, worker,
 };
 
 /// Sessions, locks and documents for a fleet, on NATS JetStream.
@@ -63,6 +63,9 @@ enum Command {
     /// Read and edit a session's record without a coordinator, for the day when none answers
     #[command(subcommand)]
     Record(record::Record),
+    /// After a backup was put back: check that no fence and no token can come back, and repair it
+    #[command(subcommand)]
+    Restore(restore::Restore),
     /// Follow the signals of a session or of all, from now on or from the past
     Signals(signals::Signals),
     /// Show where commands connect, and as whom
@@ -163,6 +166,7 @@ impl Cli {
             }
             // Not ended by Ctrl-C while an editor runs, which handles it itself.
             Command::Record(record) => record.run(connection, format, stop).await,
+            Command::Restore(restore) => until(stop, restore.run(connection, format)).await,
             Command::Audit(audit) => audit.run(connection, format, stop).await,
             Command::Why(why) => until(stop, why.run(connection, format)).await,
             Command::Context(context) => until(stop, context.run(connection, format)).await,

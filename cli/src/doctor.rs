@@ -8,7 +8,7 @@
 //! Deliberately absent: finding two installations below one root in different accounts of a server. They do not see
 //! each other, so nothing can be read that shows both.
 
-mod check;
+pub(crate) mod check;
 mod roles;
 mod servers;
 mod streams;

@@ -32,6 +32,7 @@ mod output;
 mod preview;
 mod probe;
 mod record;
+mod restore;
 mod schema;
 mod serve;
 mod session;

@@ -5,7 +5,7 @@
 
 mod edit;
 pub(crate) mod hidden;
-mod unlock;
+pub(crate) mod unlock;
 
 use clap::{Args, Subcommand};
 use holdfast_client::protocol::{Revision, SessionKey, SessionRecord};
@@ -53,13 +53,13 @@ pub(crate) enum Record {
 #[derive(Args, Debug)]
 pub(crate) struct Why {
     #[command(flatten)]
-    reason: Reason,
+    pub(crate) reason: Reason,
     /// Who does this, for the audit trail
     #[arg(long, env = "USER", value_name = "TEXT")]
-    actor: Option<String>,
+    pub(crate) actor: Option<String>,
     /// Do not ask
     #[arg(long, short = 'y')]
-    yes: bool,
+    pub(crate) yes: bool,
 }
 
 impl Record {

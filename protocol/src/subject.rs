@@ -70,6 +70,12 @@ impl Root {
         format!("$KV.{}.{key}", self.sessions_bucket())
     }
 
+    /// The subject of the note that a repair after a restored backup leaves. Its key has one token, so it is no
+    /// session's.
+    pub fn restore_note(&self) -> String {
+        format!("$KV.{}.restored", self.sessions_bucket())
+    }
+
     /// All records, or those of one namespace.
     pub fn records(&self, namespace: Option<&Namespace>) -> String {
         match namespace {

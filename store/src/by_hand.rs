@@ -10,7 +10,7 @@ use holdfast_protocol::{Revision, SessionKey};
 
 use crate::jetstream::Jetstream;
 use crate::write::{self, Outcome, Write};
-use crate::{Storage, StoreError, Stored};
+use crate::{Rollup, Storage, StoreError, Stored, read};
 
 impl Jetstream {
     /// Writes a record by hand if it still is at `expected`, and returns its new revision. From then on the storage
@@ -36,6 +36,34 @@ impl Jetstream {
                 landed(&history, expected, &record).ok_or_else(|| write.moved())
             }
         }
+    }
+}
+
+impl Jetstream {
+    /// Stores `note` under the key that tells of a repair after a restored backup, and returns its sequence. It has no
+    /// condition: every copy of it moves the stream's sequence on, and nothing else.
+    ///
+    /// # Errors
+    /// [`StoreError`], when no copy was acknowledged.
+    pub async fn note_by_hand(&self, note: Bytes, rollup: Rollup) -> Result<u64, StoreError> {
+        let mut headers = HeaderMap::new();
+        if rollup == Rollup::Replace {
+            headers.insert(header::NATS_ROLLUP, "sub");
+        }
+        let write = Write { subject: self.root.restore_note(), headers, payload: note, expected: Revision(0) };
+        match write::publish(&self.client, &write).await? {
+            Outcome::Stored(sequence) => Ok(sequence),
+            Outcome::Mismatch | Outcome::MismatchAfterUnknown => Err(write.moved()),
+        }
+    }
+
+    /// The last note of a repair.
+    ///
+    /// # Errors
+    /// [`StoreError::Unavailable`] when the stream's leader does not answer.
+    pub async fn last_note(&self) -> Result<Option<Bytes>, StoreError> {
+        let note = read::last(&self.sessions, &self.root.restore_note()).await?;
+        Ok(note.map(|raw| raw.payload))
     }
 }
 

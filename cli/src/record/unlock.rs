@@ -38,7 +38,7 @@ fn freed(record: &SessionRecord, why: &Why) -> Option<SessionRecord> {
 }
 
 /// The event of a hand edit.
-pub(super) fn by_hand(why: &Why, previous_owner: Option<String>) -> Event {
+pub(crate) fn by_hand(why: &Why, previous_owner: Option<String>) -> Event {
     Event {
         kind: EventType::LockChanged,
         actor: why.actor.clone().filter(|actor| !actor.is_empty()),
