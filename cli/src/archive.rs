@@ -93,8 +93,8 @@ impl Archive {
         Ok((kept.into(), left_out))
     }
 
-    /// A sequence after `low` from which on `most` messages of `subject` or a few more are kept. It is found by halving,
-    /// because the server says how many messages follow and cannot be asked for the last ones.
+    /// A sequence after `low` from which on `most` messages of `subject` or a few more are kept. It is found by
+    /// halving, because the server says how many messages follow and cannot be asked for the last ones.
     async fn skip(&self, stream: &str, subject: &str, mut low: u64, most: u64) -> Result<u64, Failure> {
         let (mut high, mut step) = (None, PAGE as u64);
         loop {

@@ -1,7 +1,7 @@
 //! `holdfast audit`: what operators did to sessions, and hand edits, from the kept signals of all namespaces.
 //!
-//! Invariant: it reads only the signals of the events that can be an operator's, so its cost is that of those and not of
-//! everything that was kept.
+//! Invariant: it reads only the signals of the events that can be an operator's, so its cost is that of those and not
+//! of everything that was kept.
 
 mod entry;
 

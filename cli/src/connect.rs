@@ -4,7 +4,8 @@
 //! 1. options of the command line;
 //! 2. a context that the command line names, if it does;
 //! 3. otherwise environment variables, then the context of `NATS_CONTEXT`;
-//! 4. what `holdfast up` wrote for this folder (`found`), if nothing above says who connects, and the address is the same
+//! 4. what `holdfast up` wrote for this folder (`found`), if nothing above says who connects, and the address is the
+//!    same
 //!    or not given.
 
 pub(crate) mod found;
@@ -37,7 +38,8 @@ const SAY_AGAIN: Duration = Duration::from_secs(10);
 #[derive(Args, Clone, Debug)]
 #[command(next_help_heading = "Connection")]
 pub(crate) struct Connection {
-    /// NATS server addresses, comma separated [default: what `holdfast up` uses in this folder, or nats://127.0.0.1:4222]
+    /// NATS server addresses, comma separated [default: what `holdfast up` uses in this folder, or
+    /// nats://127.0.0.1:4222]
     #[arg(long, global = true, env = "NATS_URL", hide_env_values = true, value_name = "URL")]
     pub(crate) nats: Option<String>,
     /// User credentials file

@@ -1,7 +1,7 @@
 //! Times of the contract on the command line: `30s`, `1h30m`, `500ms`.
 //!
-//! A plain number is milliseconds, as the members of the contract are (`ttl_ms`, `wait_ms`). Options that are no members
-//! of a request use `connect::duration`, where a plain number is seconds.
+//! A plain number is milliseconds, as the members of the contract are (`ttl_ms`, `wait_ms`). Options that are no
+//! members of a request use `connect::duration`, where a plain number is seconds.
 
 /// Parses a time of a request, in milliseconds.
 ///

@@ -2,8 +2,8 @@
 //!
 //! Invariant: only this program's `stop` handles SIGINT and SIGTERM. The first signal cancels the one token that
 //! everything else watches; the second one ends the process at once. A command that runs another program passes signals
-//! to it instead (`forwarded`). Deliberately absent: everything that Holdfast does. It is in `coordinator`, `worker` and
-//! `client`.
+//! to it instead (`forwarded`). Deliberately absent: everything that Holdfast does. It is in `coordinator`, `worker`
+//! and `client`.
 
 mod admin;
 mod archive;

@@ -205,9 +205,9 @@ impl Probe {
         }
     }
 
-    /// Reads the records up to the stream's sequence `last`, as many as there is time for. If it did not come to the end,
-    /// records may be there in an earlier revision: asking for the last ones of 500 keys takes the server most of a
-    /// second. A record that changes 64 times while this reads may be missed.
+    /// Reads the records up to the stream's sequence `last`, as many as there is time for. If it did not come to the
+    /// end, records may be there in an earlier revision: asking for the last ones of 500 keys takes the server most of
+    /// a second. A record that changes 64 times while this reads may be missed.
     pub(crate) async fn survey(&self, last: u64, time: Duration) -> Told<Survey> {
         let mut survey = Survey::default();
         let mut after = 0;

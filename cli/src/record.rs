@@ -1,7 +1,7 @@
 //! `holdfast record`: break-glass on a session's record, for the day when no coordinator answers.
 //!
-//! Invariant: a write has the condition that the record is still the one that was shown, so it overwrites nobody; and it
-//! is a hand edit, which the relay announces when it runs again. Secrets are not shown (`hidden`).
+//! Invariant: a write has the condition that the record is still the one that was shown, so it overwrites nobody; and
+//! it is a hand edit, which the relay announces when it runs again. Secrets are not shown (`hidden`).
 
 mod edit;
 pub(crate) mod hidden;
@@ -29,7 +29,8 @@ pub(crate) enum Record {
     Get {
         #[command(flatten)]
         session: Of,
-        /// Print the stored bytes and nothing else, with what is hidden otherwise: the hash of the token and request ids
+        /// Print the stored bytes and nothing else, with what is hidden otherwise: the hash of the token and request
+        /// ids
         #[arg(long)]
         raw: bool,
     },

@@ -38,7 +38,8 @@ pub(crate) struct Signals {
     /// Only one group
     #[arg(long, value_parser = one_of::<Group>(GROUPS))]
     group: Option<Group>,
-    /// First those that are kept since: 30m, 2h, 7d, or a time like 2026-11-22T12:00:00Z. Those of documents are not kept
+    /// First those that are kept since: 30m, 2h, 7d, or a time like 2026-11-22T12:00:00Z. Those of documents are not
+    /// kept
     #[arg(long, value_name = "TIME", value_parser = Since::parse)]
     since: Option<Since>,
     /// End after those that are kept

@@ -5,9 +5,9 @@
 //! at a bounded rate, refused ones included, so a client that waits for each answer sends no faster than that. An
 //! admitted request is never delayed: excess requests are refused, and only the refusal is delayed.
 //!
-//! `Asker::client` identifies a client connection: by what nats-server tells of it, or by the common prefix of its reply
-//! subjects, because libraries use one inbox prefix per connection. A client that pretends to be many there is bounded by
-//! the totals only.
+//! `Asker::client` identifies a client connection: by what nats-server tells of it, or by the common prefix of its
+//! reply subjects, because libraries use one inbox prefix per connection. A client that pretends to be many there is
+//! bounded by the totals only.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};

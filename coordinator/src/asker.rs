@@ -1,8 +1,8 @@
-//! Who sent a request: where the answer goes, which client connection it came from, and who that is as nats-server tells
-//! it.
+//! Who sent a request: where the answer goes, which client connection it came from, and who that is as nats-server
+//! tells it.
 //!
-//! Invariant: the header `Nats-Request-Info` counts only if the configuration says that it can be trusted. Without that,
-//! whoever may send a request could write any name into it.
+//! Invariant: the header `Nats-Request-Info` counts only if the configuration says that it can be trusted. Without
+//! that, whoever may send a request could write any name into it.
 
 use async_nats::header::NATS_STREAM;
 use async_nats::{HeaderMap, Message, Subject};
@@ -62,7 +62,8 @@ pub(crate) fn passed_on(root: &Root, message: &Message) -> Option<Message> {
     Some(Message { subject, reply: Some(reply.into()), ..message.clone() })
 }
 
-/// The header for a request that is passed on in the place of `actor`, so that the other coordinator knows the actor too.
+/// The header for a request that is passed on in the place of `actor`, so that the other coordinator knows the actor
+/// too.
 pub(crate) fn told_again(actor: Option<&str>) -> Option<HeaderMap> {
     let mut headers = HeaderMap::new();
     headers.insert(REQUEST_INFO_HEADER, header_of(actor?)?);

@@ -148,8 +148,8 @@ impl Micro {
     }
 }
 
-/// Whether an error, as `number:message`, is one of the service: `internal`, `unavailable` or `unknown_outcome`. The other
-/// ones are answers, like a conflict: the service did what it is for.
+/// Whether an error, as `number:message`, is one of the service: `internal`, `unavailable` or `unknown_outcome`. The
+/// other ones are answers, like a conflict: the service did what it is for.
 fn is_of_the_service(fault: &str) -> bool {
     let number = fault.split(':').next().and_then(|number| number.parse::<u16>().ok());
     number.is_none_or(|number| number >= 500)

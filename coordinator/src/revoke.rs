@@ -1,7 +1,8 @@
 //! Frees the locks that were granted under a secret that was revoked.
 //!
-//! The request that rotates walks all records. What a walk may miss is found later: the sweep looks at every record, and
-//! the relay at each new revision, such as the first record of a session that a coordinator with an old secret opened.
+//! The request that rotates walks all records. What a walk may miss is found later: the sweep looks at every record,
+//! and the relay at each new revision, such as the first record of a session that a coordinator with an old secret
+//! opened.
 //!
 //! Invariant: the record decides, by compare-and-set. A lock that is freed here fences its holder at once.
 

@@ -1,6 +1,7 @@
 //! Finds, installs and runs a nats-server for `holdfast up` and for the tests.
 //!
-//! [`Finder`] finds the executable, and [`Server`] runs it on loopback with the settings of [`Conf`]. A server never outlives the process that started it, however that process ends (see `lifeline.rs`).
+//! [`Finder`] finds the executable, and [`Server`] runs it on loopback with the settings of [`Conf`]. A server never
+//! outlives the process that started it, however that process ends (see `lifeline.rs`).
 //!
 //! Deliberately absent: clusters, which only tests start, and everything that is about Holdfast's streams. What is
 //! stored in a server is the business of the crate `store`. Existing servers are named by their URL.

@@ -1,8 +1,8 @@
 //! Who sent a request, as nats-server tells it in the header `Nats-Request-Info`.
 //!
 //! nats-server adds the header to each request that comes over a service import, and overwrites what the sender put
-//! there. Within one account it passes on what the sender wrote. So the header proves nothing unless every client of the
-//! coordinator's own account is trusted; whoever sets up the accounts says so (`trust_request_info`).
+//! there. Within one account it passes on what the sender wrote. So the header proves nothing unless every client of
+//! the coordinator's own account is trusted; whoever sets up the accounts says so (`trust_request_info`).
 //!
 //! Invariant: a proven actor is whole or missing, never cut, because a name that is cut may be somebody else's.
 

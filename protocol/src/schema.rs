@@ -1,8 +1,8 @@
 //! JSON Schemas of every request, reply, signal, error and of the record.
 //!
-//! They are in the file `schema.json`. The types make it (`made`, with the feature `schema`), and a test checks that the
-//! file is what they make. Programs read the file and not the types, so that whoever builds a program does not wait for
-//! the derives of `schemars`.
+//! They are in the file `schema.json`. The types make it (`made`, with the feature `schema`), and a test checks that
+//! the file is what they make. Programs read the file and not the types, so that whoever builds a program does not
+//! wait for the derives of `schemars`.
 //!
 //! A schema says what one member may be. What members mean together, like `path` and `id` that exclude each other, is
 //! said in `PROTOCOL.md`. The bounds are the default limits.

@@ -15,14 +15,14 @@ use crate::record::Lock;
 
 /// The version of the stored form of secrets.
 const SECRET_VERSION: u32 = 1;
-/// How many earlier secrets are kept, and how many rotations are remembered. A record's past has as many revisions, so a
-/// late copy of a request finds the secret of its grant.
+/// How many earlier secrets are kept, and how many rotations are remembered. A record's past has as many revisions, so
+/// a late copy of a request finds the secret of its grant.
 const SECRETS_KEPT: usize = 64;
 
 /// The secret that tokens are derived from, with the earlier ones. It has no `Debug`: it must not reach a log line.
 ///
-/// New tokens are derived from the current secret. The earlier ones only tell a request that is sent again which token it
-/// got.
+/// New tokens are derived from the current secret. The earlier ones only tell a request that is sent again which token
+/// it got.
 #[derive(Clone)]
 pub struct Secret {
     generation: u64,

@@ -1,7 +1,7 @@
 //! Revoking the tokens of an earlier secret: their locks are freed.
 //!
-//! Invariant: once a record names a generation of the secret, no lock of an earlier one is in it, and a coordinator that
-//! knows only an earlier one grants nothing there. The compare-and-set on the record proves both.
+//! Invariant: once a record names a generation of the secret, no lock of an earlier one is in it, and a coordinator
+//! that knows only an earlier one grants nothing there. The compare-and-set on the record proves both.
 
 use holdfast_protocol::record::{Event, EventType, SessionRecord, State};
 

@@ -6,7 +6,8 @@
 //!
 //! Invariant: no outcome depends on a trace. Without one, all of this costs a look at a task's local variable.
 //!
-//! Deliberately absent: an exporter. The program installs one ([`export_with`]), so that no part depends on its library.
+//! Deliberately absent: an exporter. The program installs one ([`export_with`]), so that no part depends on its
+//! library.
 
 use std::sync::{Arc, OnceLock};
 

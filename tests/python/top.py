@@ -24,6 +24,8 @@ class Terminal:
         self.base = ["tmux", "-f", "/dev/null", "-S", str(folder / "tmux.sock")]
         shell = ["new-session", "-d", "-x", "80", "-y", "24", "-s", "t", "sh"]
         subprocess.run(self.base + shell, cwd=folder, env=environment, check=True)
+        # Some shells give root a prompt of their own, whatever the environment says.
+        self.type("PS1='ready> '", "Enter")
 
     def type(self, *keys):
         subprocess.run(self.base + ["send-keys", "-t", "t", *keys], check=True)

@@ -1,5 +1,5 @@
-//! Log lines of the parts under test: shown at the levels of `RUST_LOG`, kept for tests that search them, and all looked
-//! at for secrets (`secrets`).
+//! Log lines of the parts under test: shown at the levels of `RUST_LOG`, kept for tests that search them, and all
+//! looked at for secrets (`secrets`).
 
 use std::io::{self, Write};
 use std::sync::atomic::{AtomicBool, Ordering};

@@ -1,7 +1,7 @@
 //! `holdfast doc edit --editor`: a person changes the text in an editor.
 //!
-//! Invariant: a person's work is never lost. From the moment the editor ends, the text is either the document's, or in a
-//! file that the command names.
+//! Invariant: a person's work is never lost. From the moment the editor ends, the text is either the document's, or in
+//! a file that the command names.
 
 use std::env;
 use std::fs;

@@ -1,8 +1,8 @@
 //! Log lines for programs: one JSON object a line, with all members at its top.
 //!
 //! The members are `timestamp` (UTC, RFC 3339), `level`, `target`, `message`, the fields of the line, and those of the
-//! spans around it, like `request_id` and `session`. An inner span's field replaces an outer one's of the same name, and
-//! the line's own field replaces both.
+//! spans around it, like `request_id` and `session`. An inner span's field replaces an outer one's of the same name,
+//! and the line's own field replaces both.
 
 use std::fmt;
 

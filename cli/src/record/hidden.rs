@@ -1,7 +1,7 @@
 //! A record without its secrets, for people's eyes and for files in an editor.
 //!
-//! Hidden are the hash of the token, the nonce that it is derived from, and the ids of requests: whoever knows the id of
-//! the request that got a lock, and its owner's name, can ask for that grant again. The record knows them by their
+//! Hidden are the hash of the token, the nonce that it is derived from, and the ids of requests: whoever knows the id
+//! of the request that got a lock, and its owner's name, can ask for that grant again. The record knows them by their
 //! places, so an edited record gets them back where they were left as they were shown.
 
 use std::collections::{BTreeMap, BTreeSet};

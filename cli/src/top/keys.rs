@@ -1,7 +1,7 @@
 //! What keys do: a function of the state.
 //!
-//! Invariant: no key changes anything in Holdfast by itself. An action shows its consequence, asks for a reason, and asks
-//! once more.
+//! Invariant: no key changes anything in Holdfast by itself. An action shows its consequence, asks for a reason, and
+//! asks once more.
 
 use ratatui::crossterm::event::{KeyCode, KeyEvent, KeyModifiers};
 

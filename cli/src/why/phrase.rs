@@ -1,7 +1,7 @@
 //! One event of a session as a sentence.
 //!
-//! Invariant: a sentence says only what the signal says. Members that are missing, as in signals of earlier versions, are
-//! left out.
+//! Invariant: a sentence says only what the signal says. Members that are missing, as in signals of earlier versions,
+//! are left out.
 
 use holdfast_client::protocol::signal::Signal;
 use serde_json::{Map, Value};

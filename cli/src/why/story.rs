@@ -2,8 +2,8 @@
 //!
 //! Invariant: an event is known by its place in the stream (sequence, and index within the message), which the record's
 //! revisions, the log's frames and the signals' ids all have. So a source that lacks an event is filled by another, and
-//! none is told twice. Commits stand in commit order. Refusals are no commits: each stands after the revision on which it
-//! was decided, by its time.
+//! none is told twice. Commits stand in commit order. Refusals are no commits: each stands after the revision on which
+//! it was decided, by its time.
 
 use std::collections::{BTreeMap, BTreeSet};
 

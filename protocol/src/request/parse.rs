@@ -74,7 +74,8 @@ pub struct Peeked {
     pub reason: Option<String>,
 }
 
-/// Reads only these members of a body, from no more of it than a request may have. An invalid one counts as left out. Members before the first JSON error count.
+/// Reads only these members of a body, from no more of it than a request may have. An invalid one counts as left out.
+/// Members before the first JSON error count.
 pub fn peek(payload: &[u8]) -> Peeked {
     let mut members = PeekedMembers::default();
     // The parser reports errors after these members.

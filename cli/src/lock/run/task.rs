@@ -195,8 +195,8 @@ fn wait_for(child: Pid, group: Pid) -> watch::Receiver<Option<ExitStatus>> {
     receiver
 }
 
-/// Makes this process the parent of what the command leaves. Whoever ended stays in its group until its parent has waited
-/// for it, and in many containers process 1 waits for nobody.
+/// Makes this process the parent of what the command leaves. Whoever ended stays in its group until its parent has
+/// waited for it, and in many containers process 1 waits for nobody.
 fn adopt_orphans() {
     #[cfg(target_os = "linux")]
     if let Err(error) = rustix::process::set_child_subreaper(Some(rustix::process::getpid())) {

@@ -97,9 +97,9 @@ pub(super) async fn pass_on(
     passed.map_err(|_| leaving())
 }
 
-/// Passes on a request that came over a service import. nats-server does not let a client publish with the reply subject
-/// that it made for the import, so the reply subject goes in a header, on a subject that only coordinators may use. The
-/// other coordinator confirms it.
+/// Passes on a request that came over a service import. nats-server does not let a client publish with the reply
+/// subject that it made for the import, so the reply subject goes in a header, on a subject that only coordinators may
+/// use. The other coordinator confirms it.
 async fn pass_on_import(
     context: &Context,
     key: &SessionKey,
