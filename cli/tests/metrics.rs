@@ -5,9 +5,10 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::TcpListener;
 use std::process::{Child, Command, Output, Stdio};
+use std::sync::Arc;
 use std::time::Duration;
 
-use holdfast_meters::ask;
+use holdfast_meters::{Board, Check, Part, Phase, Probe, ask, serve};
 use holdfast_tests::wait::until_ok;
 use serde_json::Value;
 
@@ -245,6 +246,39 @@ async fn a_workspace_that_is_gone_makes_its_worker_unready() {
     up.shows(r#"holdfast_worker_workspace_usable{worker="w1",workspace="main"}"#, 0.0).await;
     std::fs::rename(up.folder.path().join("elsewhere"), &workspace).unwrap();
     up.becomes("/readyz", 200).await;
+}
+
+/// A worker with a session that hangs.
+struct Stuck;
+
+impl Part for Stuck {
+    fn checks(&self) -> Vec<Check> {
+        vec![Check::new("sessions", "worker w1", Probe::Liveness, Some("s1 hangs".to_owned()))]
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_daemon_with_a_session_that_hangs_is_neither_healthy_nor_ready() {
+    let board = Board::new("1");
+    let serving = serve("127.0.0.1:0", board.clone()).await.unwrap();
+    let (address, folder) = (serving.address().to_string(), tempfile::tempdir().unwrap());
+    let asked = [("/healthz", vec!["health"]), ("/readyz", vec!["health", "--ready"])];
+    let answers = async |path: &str, arguments: &[&str]| {
+        let output = holdfast(folder.path(), &[arguments, &["--address", &address]].concat()).output().unwrap();
+        let said = String::from_utf8(output.stderr).unwrap();
+        (ask(&address, path, SOON).await.unwrap().0, output.status.code(), said)
+    };
+    board.enter(Phase::Running);
+    for (path, arguments) in &asked {
+        assert_eq!(answers(path, arguments).await, (200, Some(0), String::new()), "{path}");
+    }
+    board.show(Arc::new(Stuck));
+    for (path, arguments) in &asked {
+        let (status, code, said) = answers(path, arguments).await;
+        assert_eq!((status, code), (503, Some(1)), "{path}: {said}");
+        assert!(said.contains("sessions of worker w1: s1 hangs"), "{said}");
+    }
+    serving.stop().await;
 }
 
 /// The rows of the table of metrics in `docs/metrics.md`: name, type, labels.

@@ -177,7 +177,7 @@ async fn ask_whenever(address: &str, path: &str) -> Result<(u16, String), AskErr
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::Phase;
+    use crate::{Check, Part, Phase};
 
     const SOON: Duration = Duration::from_secs(10);
 
@@ -202,6 +202,28 @@ mod tests {
         );
         serving.stop().await;
         assert!(matches!(ask(&address, "/healthz", SOON).await, Err(AskError::Connect(_))));
+    }
+
+    struct Stuck;
+
+    impl Part for Stuck {
+        fn checks(&self) -> Vec<Check> {
+            vec![Check::new("sessions", "worker w1", Probe::Liveness, Some("s1 hangs".to_owned()))]
+        }
+    }
+
+    #[tokio::test]
+    async fn a_process_that_is_stuck_is_neither_alive_nor_ready() {
+        let board = Board::new("1");
+        board.enter(Phase::Running);
+        let serving = serve("127.0.0.1:0", board.clone()).await.unwrap();
+        let address = serving.address().to_string();
+        board.show(Arc::new(Stuck));
+        for path in ["/healthz", "/readyz"] {
+            let (status, body) = ask(&address, path, SOON).await.unwrap();
+            assert!(status == 503 && body.contains("s1 hangs"), "{path}: {status} {body}");
+        }
+        serving.stop().await;
     }
 
     #[tokio::test]

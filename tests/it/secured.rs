@@ -190,6 +190,18 @@ async fn the_lease_frees_the_lock_of_a_waiter_that_is_gone_behind_an_import() {
     assert_eq!(expired["data"]["previous_owner"], "gone");
 }
 
+/// With a reply subject on the grant, nats-server would make one more import for an answer that nobody gives.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_grant_over_an_import_asks_for_no_answer() {
+    let (_server, fleet) = start().await;
+    fleet.open("s1").await;
+    let body = json!({"owner": "client-a"}).to_string();
+    let grant = fleet.nats.request(fleet.subject("lock.acquire", "s1"), body.into()).await.unwrap();
+    assert_eq!(grant.reply, None);
+    let body: Value = serde_json::from_slice(&grant.payload).unwrap();
+    assert_eq!(body["owner"], "client-a", "{body}");
+}
+
 /// A client waits at a coordinator that ends, and gets the lock by another one.
 async fn waits_on_at_another_coordinator(mut fleet: Fleet) {
     fleet.add_worker("w1", &[]).await.unwrap();
