@@ -41,7 +41,7 @@ const LOST: u8 = 3;
 pub(crate) struct Run {
     #[command(flatten)]
     session: Of,
-    /// The holder's name; it proves nothing [default: USER@HOST/PROCESS]
+    /// The holder's name; it proves nothing; by default USER@HOST/PROCESS
     #[arg(long, value_name = "NAME")]
     owner: Option<String>,
     /// The lock expires when it is not renewed for this long; it is renewed at a third of it
