@@ -1,4 +1,4 @@
-//! One server with our nats.conf, one coordinator and one worker, each with its own connection.
+//! One server with our settings, one coordinator and one worker, each with its own connection.
 
 use std::sync::Arc;
 use std::time::Duration;

@@ -67,7 +67,9 @@ impl Request {
 }
 
 #[derive(Args, Debug)]
-#[command(group(ArgGroup::new("change").required(true).multiple(true).args(["body", "body_file", "splices", "fields", "editor"])))]
+#[command(group(
+    ArgGroup::new("change").required(true).multiple(true).args(["body", "body_file", "splices", "fields", "editor"])
+))]
 pub(crate) struct EditArgs {
     #[command(flatten)]
     session: Of,

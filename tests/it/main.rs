@@ -1,4 +1,4 @@
-//! Integration tests over a real nats-server with our nats.conf. One binary, one file per capability.
+//! Integration tests over a real nats-server with our settings. One binary, one file per capability.
 
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on panics")]
 #![allow(clippy::print_stdout, reason = "what a test measured is shown with --nocapture")]

@@ -190,7 +190,7 @@ async fn the_lease_frees_the_lock_of_a_waiter_that_is_gone_behind_an_import() {
     assert_eq!(expired["data"]["previous_owner"], "gone");
 }
 
-/// With a reply subject on the grant, nats-server would make one more import for an answer that nobody gives.
+/// A reply subject on the grant would ask a client in another account for an answer that nobody waits for.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_grant_over_an_import_asks_for_no_answer() {
     let (_server, fleet) = start().await;

@@ -60,11 +60,14 @@ class Holdfast:
             "inbox_prefix": context["inbox_prefix"].encode(),
         }
 
+    async def connect_as(self, role):
+        return await nats.connect(allow_reconnect=False, error_cb=not_yet, **self.context(role))
+
     async def connect(self):
         deadline = time.monotonic() + 120
         while True:
             try:
-                client = await nats.connect(allow_reconnect=False, error_cb=not_yet, **self.context("ops"))
+                client = await self.connect_as("ops")
                 await client.request("hf.sys.worker.list", b"{}", timeout=1)
                 return client
             except Exception as error:  # noqa: BLE001 - whatever it is, it is told at the deadline
@@ -161,6 +164,55 @@ async def break_glass_is_honoured_by_the_next_write(client):
     assert "$KV.sessions.default.s2" in keys and all(key.startswith("$KV.sessions.default.") for key in keys), keys
 
 
+async def a_program_of_another_account_may_do_its_part_only(holdfast, operator):
+    """As role `client`: over a service import, which the operator's requests take too."""
+    client = Client(await holdfast.connect_as("client"))
+    heard = []
+
+    async def hear(message):
+        heard.append(json.loads(message.data))
+
+    await client.nats.subscribe("hf.default.signal.s4.lock.*", cb=hear)
+    await client.nats.flush()
+    await client.ok("session.open", id="s4")
+    grant = await client.ok("lock.acquire", "s4", owner="a", ttl_ms=60_000)
+
+    # Nobody can tell over an import whether a waiting client has gone, so its lock needs a lease.
+    error = await client.refused("bad_value", "lock.acquire", "s4", owner="b", wait_ms=5_000)
+    assert error["details"]["field"] == "wait_ms", error
+    waiting = asyncio.create_task(client.ok("lock.acquire", "s4", owner="b", wait_ms=10_000, ttl_ms=60_000))
+    await asyncio.sleep(0.2)
+    assert not waiting.done(), "it did not wait"
+    await client.ok("lock.release", "s4", token=grant["lock_token"])
+    second = await waiting
+    assert second["fence"] > grant["fence"], (grant, second)
+
+    # What it may not do has no effect: the requests of operators, forged signals, the buckets.
+    for subject in ["hf.default.admin.takeover.s4", "hf.default.signal.s4.lock.taken_over", "$KV.sessions.default.s4"]:
+        try:
+            await client.nats.request(subject, json.dumps({"owner": "thief", "reason": "x"}).encode(), timeout=0.5)
+            raise AssertionError(f"{subject} was answered")
+        except (nats.errors.NoRespondersError, nats.errors.TimeoutError):
+            pass
+    assert (await client.ok("lock.validate", "s4", token=second["lock_token"]))["owner"] == "b"
+
+    # Signals and the record name who asked as nats-server knows it, whatever the request claims.
+    body = json.dumps({"owner": "ops", "reason": "stuck", "actor": "on call"}).encode()
+    forged = {"Nats-Request-Info": json.dumps({"acc": "HOLDFAST", "user": "coordinator"})}
+    await operator.nats.request("hf.default.admin.takeover.s4", body, timeout=20, headers=forged)
+    deadline = time.monotonic() + 10
+    while not any(signal["type"].endswith("taken_over.v1") for signal in heard) and time.monotonic() < deadline:
+        await asyncio.sleep(0.01)
+    taken = next(signal["data"] for signal in heard if signal["type"].endswith("taken_over.v1"))
+    assert (taken["actor"], taken["actor_proven"]) == ("on call", "OPS/ops"), taken
+    acquired = next(signal["data"] for signal in heard if signal["type"].endswith("acquired.v1"))
+    assert acquired["actor_proven"] == "APP/client", acquired
+    bucket = await operator.nats.jetstream().key_value("sessions")
+    assert json.loads((await bucket.get("default.s4")).value)["event"]["actor_proven"] == "OPS/ops"
+    await client.refused("stale_token", "doc.edit", "s4", token=second["lock_token"], body="late")
+    await client.nats.close()
+
+
 async def the_micro_service_shows_itself(client):
     info = json.loads((await client.raw("$SRV.INFO.holdfast", b"")).data)
     subjects = {endpoint["subject"] for endpoint in info["endpoints"]}
@@ -248,6 +300,8 @@ async def main():
             ]:
                 await step(client)
                 print(f"ok {step.__name__}", flush=True)
+            await a_program_of_another_account_may_do_its_part_only(holdfast, client)
+            print("ok a_program_of_another_account_may_do_its_part_only", flush=True)
             await a_file_is_edited_saved_and_watched(holdfast, client)
             print("ok a_file_is_edited_saved_and_watched", flush=True)
             for how in [signal.SIGTERM, signal.SIGKILL]:

@@ -1,4 +1,4 @@
-//! Provides servers for tests: a real nats-server with our `nats.conf`, found as `holdfast up` finds it.
+//! Provides servers for tests: a real nats-server with `deploy/nats/server.conf`, found as `holdfast up` finds it.
 //!
 //! | a test that | asks for |
 //! |---|---|
