@@ -1,8 +1,11 @@
 //! The queues for locks, one per session, in order of arrival.
 //!
-//! Invariant: only the first waiter of a queue tries, and a waiter that leaves for any reason wakes the next one. Each
+//! Invariant: only the first waiter of a queue tries, and a waiter that leaves without the lock wakes the next one. Each
 //! queue is bounded, all together are, and each client's share is, so that no client can keep others from waiting. The
 //! queues are this coordinator's own: waiters at another coordinator have another queue.
+//!
+//! A release may grant the lock to the first waiter in its own write. Then exactly one of both acts: the release takes an
+//! [`Offer`] only while the waiter is parked, and the waiter does nothing until the offer is settled.
 
 use std::collections::{HashMap, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -10,8 +13,11 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use futures_util::StreamExt;
 use holdfast_meters::Gauge;
 use holdfast_protocol::internal::Line;
-use holdfast_protocol::reply::WaiterPreview;
-use holdfast_protocol::{Error, Reason, SessionKey};
+use holdfast_protocol::reply::{Grant, WaiterPreview};
+use holdfast_protocol::request::Acquire;
+use holdfast_protocol::signal::HANDED_OVER;
+use holdfast_protocol::{Error, Reason, Revision, SessionKey};
+use holdfast_records::Done;
 use holdfast_store::SharedWire;
 use tokio::sync::Notify;
 use tokio::time::Instant;
@@ -20,6 +26,7 @@ use tokio_util::sync::CancellationToken;
 use crate::config::Config;
 use crate::context::Context;
 use crate::error;
+use crate::operation::Operation;
 
 /// All queues.
 pub(crate) struct Waiters {
@@ -50,9 +57,39 @@ struct Queue {
 struct Place {
     turn: Arc<Notify>,
     client: Arc<str>,
-    /// The name under which it wants the lock.
-    owner: Box<str>,
+    wants: Arc<Wants>,
     since: Instant,
+    doing: Doing,
+}
+
+/// What a waiter waits for.
+pub(crate) struct Wants {
+    pub(crate) request: Acquire,
+    pub(crate) operation: Operation,
+    /// When it gives up.
+    pub(crate) until: Instant,
+}
+
+/// What a waiter does at this moment.
+enum Doing {
+    /// It tries to get the lock, or decides that it gives up.
+    Tries,
+    /// It sleeps until it is woken.
+    Parked,
+    /// A release is writing the record that grants it the lock.
+    Offered,
+    /// That write has an outcome, which the waiter has not seen yet.
+    Settled(Settled),
+}
+
+/// The outcome of an offer.
+pub(crate) enum Settled {
+    /// The lock is granted.
+    Granted(Box<Done<Grant>>),
+    /// Nothing was granted.
+    Nothing,
+    /// A write on top of this revision may grant the lock still.
+    Unknown(Revision),
 }
 
 /// One waiter's place in a queue. Dropping it leaves the queue.
@@ -61,6 +98,19 @@ pub(crate) struct Waiting {
     key: SessionKey,
     client: Arc<str>,
     place: Arc<Notify>,
+    /// Whether the next waiter is woken when this one leaves.
+    wakes_next: bool,
+}
+
+/// The first waiter of a queue, whom a release may grant the lock in its own write. Dropping it without an outcome says
+/// that the outcome is unknown.
+pub(crate) struct Offer {
+    waiters: Arc<Waiters>,
+    key: SessionKey,
+    place: Arc<Notify>,
+    wants: Arc<Wants>,
+    /// The revision that the grant is written on top of.
+    expected: Option<Revision>,
 }
 
 impl Waiters {
@@ -97,14 +147,36 @@ impl Waiters {
         let queues = self.queues();
         let Some(queue) = queues.by_session.get(key) else { return Line::default() };
         let shown = |place: &Place| WaiterPreview {
-            owner: place.owner.to_string(),
+            owner: place.wants.request.owner.clone(),
             waited_ms: u64::try_from(place.since.elapsed().as_millis()).unwrap_or(u64::MAX),
         };
         Line { waiting: queue.places.len() as u64, first: queue.places.iter().take(most).map(shown).collect() }
     }
 
-    /// Joins the queue for `key` at its end, for `client`, see `Asker::client`, which wants the lock as
-    /// `owner`. A caller that opens the queue also gets a token, which is cancelled when the queue is empty.
+    /// The first waiter for `key`, if it is parked and has time left. It stays parked until the offer is settled.
+    pub(crate) fn offer(self: &Arc<Self>, key: &SessionKey) -> Option<Offer> {
+        let mut queues = self.queues();
+        let first = queues.by_session.get_mut(key)?.places.front_mut()?;
+        if !matches!(first.doing, Doing::Parked) || first.wants.until <= Instant::now() {
+            return None;
+        }
+        first.doing = Doing::Offered;
+        let (place, wants) = (first.turn.clone(), first.wants.clone());
+        Some(Offer { waiters: self.clone(), key: key.clone(), place, wants, expected: None })
+    }
+
+    /// Changes what a waiter does; `next` gets what it does now. `None`: it has left.
+    fn change<T>(&self, key: &SessionKey, turn: &Arc<Notify>, next: impl FnOnce(Doing) -> (Doing, T)) -> Option<T> {
+        let mut queues = self.queues();
+        let mut places = queues.by_session.get_mut(key)?.places.iter_mut();
+        let place = places.find(|place| Arc::ptr_eq(&place.turn, turn))?;
+        let (doing, outcome) = next(std::mem::replace(&mut place.doing, Doing::Tries));
+        place.doing = doing;
+        Some(outcome)
+    }
+
+    /// Joins the queue for `key` at its end, for `client`, see `Asker::client`. A caller that opens the queue also gets
+    /// a token, which is cancelled when the queue is empty.
     ///
     /// # Errors
     /// `busy` when a bound is reached.
@@ -112,7 +184,7 @@ impl Waiters {
         self: &Arc<Self>,
         key: &SessionKey,
         client: &str,
-        owner: &str,
+        wants: &Arc<Wants>,
     ) -> Result<(Waiting, Option<CancellationToken>), Error> {
         let mut queues = self.queues();
         let queue = queues.by_session.get(key);
@@ -143,10 +215,11 @@ impl Waiters {
         queue.places.push_back(Place {
             turn: place.clone(),
             client: client.clone(),
-            owner: owner.into(),
+            wants: wants.clone(),
             since: Instant::now(),
+            doing: Doing::Tries,
         });
-        Ok((Waiting { waiters: self.clone(), key: key.clone(), client, place }, opened))
+        Ok((Waiting { waiters: self.clone(), key: key.clone(), client, place, wakes_next: true }, opened))
     }
 }
 
@@ -168,6 +241,61 @@ impl Waiting {
     pub(crate) async fn woken(&self) {
         self.place.notified().await;
     }
+
+    /// From now on a release may grant the lock to this waiter.
+    pub(crate) fn park(&self) {
+        self.waiters.change(&self.key, &self.place, |_| (Doing::Parked, ()));
+    }
+
+    /// From now on no release grants the lock to this waiter. Waits for the outcome of one that is just doing so.
+    pub(crate) async fn unpark(&self) -> Settled {
+        let stop = |doing| match doing {
+            Doing::Settled(settled) => (Doing::Tries, Some(settled)),
+            Doing::Offered => (Doing::Offered, None),
+            Doing::Tries | Doing::Parked => (Doing::Tries, Some(Settled::Nothing)),
+        };
+        loop {
+            match self.waiters.change(&self.key, &self.place, stop) {
+                Some(None) => self.woken().await,
+                Some(Some(settled)) => return settled,
+                None => return Settled::Nothing,
+            }
+        }
+    }
+
+    /// Leaves the queue with the lock: nobody else can get it now, so the next waiter is not woken.
+    pub(crate) fn leave_with_lock(mut self) {
+        self.wakes_next = false;
+    }
+}
+
+impl Offer {
+    /// What the waiter wants.
+    pub(crate) fn wants(&self) -> &Wants {
+        &self.wants
+    }
+
+    /// Notes that a grant will be written on top of `expected`.
+    pub(crate) fn expect(&mut self, expected: Revision) {
+        self.expected = Some(expected);
+    }
+
+    /// Tells the waiter the outcome.
+    pub(crate) fn settle(&self, settled: Settled) {
+        let told = self.waiters.change(&self.key, &self.place, |doing| match doing {
+            Doing::Offered => (Doing::Settled(settled), true),
+            doing => (doing, false),
+        });
+        if told == Some(true) {
+            self.place.notify_one();
+        }
+    }
+}
+
+impl Drop for Offer {
+    fn drop(&mut self) {
+        self.settle(self.expected.map_or(Settled::Nothing, Settled::Unknown));
+    }
 }
 
 impl Drop for Waiting {
@@ -184,7 +312,8 @@ impl Drop for Waiting {
         let Some(queue) = queues.by_session.get_mut(&self.key) else { return };
         queue.places.retain(|place| !Arc::ptr_eq(&place.turn, &self.place));
         match queue.places.front() {
-            Some(first) => first.turn.notify_one(),
+            Some(first) if self.wakes_next => first.turn.notify_one(),
+            Some(_) => {}
             None => {
                 queue.empty.cancel();
                 queues.by_session.remove(&self.key);
@@ -198,8 +327,8 @@ impl Drop for Waiting {
 ///
 /// # Errors
 /// `busy` when a bound is reached.
-pub(crate) fn join(context: &Context, key: &SessionKey, client: &str, owner: &str) -> Result<Waiting, Error> {
-    let (waiting, opened) = context.waiters.join(key, client, owner)?;
+pub(crate) fn join(context: &Context, key: &SessionKey, client: &str, wants: &Arc<Wants>) -> Result<Waiting, Error> {
+    let (waiting, opened) = context.waiters.join(key, client, wants)?;
     if let Some(empty) = opened {
         let listen = listen(
             context.wire.clone(),
@@ -213,12 +342,14 @@ pub(crate) fn join(context: &Context, key: &SessionKey, client: &str, owner: &st
 }
 
 /// Wakes the first waiter at each signal that may mean a free lock. A missed signal costs the waiter one poll interval.
+/// A release that handed the lock over says so in a header.
 async fn listen(wire: SharedWire, subject: String, waiters: Arc<Waiters>, key: SessionKey) {
     match wire.subscribe(subject.into(), None).await {
         Ok(mut signals) => {
             while let Some(signal) = signals.next().await {
                 let event = signal.subject.rsplit('.').next().unwrap_or_default();
-                if matches!(event, "released" | "expired" | "changed") {
+                let is_handed_over = signal.headers.is_some_and(|headers| headers.get(HANDED_OVER).is_some());
+                if matches!(event, "released" | "expired" | "changed") && !is_handed_over {
                     waiters.wake(&key);
                 }
             }
@@ -243,8 +374,14 @@ mod tests {
         Arc::new(Waiters::new(&Config::default()))
     }
 
+    fn wants(owner: &str) -> Arc<Wants> {
+        let request = serde_json::from_value(serde_json::json!({"owner": owner})).unwrap();
+        let operation = Operation::own(SOON);
+        Arc::new(Wants { until: operation.deadline, request, operation })
+    }
+
     fn join(waiters: &Arc<Waiters>, id: &str) -> Waiting {
-        waiters.join(&key(id), "a", "a").unwrap().0
+        waiters.join(&key(id), "a", &wants("a")).unwrap().0
     }
 
     #[tokio::test]
@@ -286,8 +423,8 @@ mod tests {
     #[test]
     fn a_line_ends_with_its_last_waiter() {
         let waiters = waiters();
-        let (first, opened) = waiters.join(&key("s1"), "a", "ann").unwrap();
-        let (second, again) = waiters.join(&key("s1"), "a", "bob").unwrap();
+        let (first, opened) = waiters.join(&key("s1"), "a", &wants("ann")).unwrap();
+        let (second, again) = waiters.join(&key("s1"), "a", &wants("bob")).unwrap();
         let empty = opened.unwrap();
         let line = waiters.line(&key("s1"), 1);
         assert_eq!((line.waiting, line.first.len(), line.first[0].owner.as_str()), (2, 1, "ann"));
@@ -305,7 +442,7 @@ mod tests {
         let bounds =
             Config { max_waiters: 10, max_waiters_of_client: 6, max_waiters_of_session: 4, ..Config::default() };
         let waiters = Arc::new(Waiters::new(&bounds));
-        let join = |id: &str, client: &str| waiters.join(&key(id), client, "a").map(|(waiting, _)| waiting);
+        let join = |id: &str, client: &str| waiters.join(&key(id), client, &wants("a")).map(|(waiting, _)| waiting);
         let refused = |outcome: Result<Waiting, Error>| outcome.err().map(|error| error.reason);
         let mut all: Vec<Waiting> = (0..2).map(|_| join("s1", "a").unwrap()).collect();
         assert_eq!(refused(join("s1", "a")), Some(Reason::MailboxFull), "half a queue is one client's share");

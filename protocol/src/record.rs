@@ -213,6 +213,36 @@ pub struct Event {
     /// Whether it takes back a grant whose reply had no responder. For the request, the grant then never happened.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub unheard: bool,
+    /// The release before this grant, if one write did both. `lock_revision` has counted both.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub hand_over: Option<HandOver>,
+}
+
+impl Event {
+    /// Who held the lock before it was released, also if the same write granted it to somebody else.
+    pub fn holder_before(&self) -> Option<&str> {
+        let released = self.hand_over.as_ref().and_then(|release| release.previous_owner.as_deref());
+        released.or(self.previous_owner.as_deref())
+    }
+}
+
+/// A release whose write also granted the lock to the next waiter.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+#[serde(deny_unknown_fields)]
+pub struct HandOver {
+    /// Who released the lock, in their own words.
+    #[serde(default)]
+    pub actor: Option<String>,
+    /// Who released it as nats-server tells it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub actor_proven: Option<String>,
+    /// Who held it.
+    #[serde(default)]
+    pub previous_owner: Option<String>,
+    /// The request that released it.
+    #[serde(default)]
+    pub request_id: Option<RequestId>,
 }
 
 /// The revision that the relay must announce before this record may change further; see [`MARK_EVERY`].

@@ -9,7 +9,7 @@ use serde_json::{Map, Value, json};
 
 use crate::frame::OpEvent;
 use crate::id::{RequestId, Revision, SessionKey};
-use crate::record::{Event, EventType, SessionRecord, State};
+use crate::record::{Event, EventType, HandOver, SessionRecord, State};
 
 /// How many bytes `data` has at most.
 pub const DATA_BYTES: usize = 16 * 1024;
@@ -18,6 +18,8 @@ pub const DATA_BYTES: usize = 16 * 1024;
 pub const EDITED_BY_HAND: &str = "edited by hand";
 /// The `reason` of the event when a record was deleted by a KV client.
 pub const RECORD_DELETED: &str = "record deleted";
+/// The header of a `lock.released` whose write also granted the lock to the next waiter.
+pub const HANDED_OVER: &str = "Hf-Handed-Over";
 /// The event of a refused acquire.
 pub const LOCK_CONFLICT: &str = "lock.conflict";
 /// The event of a file operation that failed.
@@ -164,9 +166,20 @@ pub fn of_event(record: &SessionRecord, revision: Revision) -> Vec<Happening> {
         kind => {
             let mut data = lock_data(record, revision, event.previous_owner.clone(), event.reason.clone());
             data.insert("actor".to_owned(), json!(event.actor));
-            vec![happening(kind, data)]
+            let released = event.hand_over.as_ref().map(|hand_over| of_hand_over(hand_over, record, revision));
+            released.into_iter().chain([happening(kind, data)]).collect()
         }
     }
+}
+
+/// The release in a revision that also grants the lock to the next waiter. It says what a release alone would say.
+fn of_hand_over(hand_over: &HandOver, record: &SessionRecord, revision: Revision) -> Happening {
+    let mut data = lock_data(record, revision, hand_over.previous_owner.clone(), None);
+    data.insert("owner".to_owned(), Value::Null);
+    data.insert("actor".to_owned(), json!(hand_over.actor));
+    data.insert("lock_revision".to_owned(), json!(record.lock_revision.saturating_sub(1)));
+    let name = EventType::LockReleased.as_str().to_owned();
+    Happening { name, request_id: hand_over.request_id.clone(), data }.proven(hand_over.actor_proven.as_deref())
 }
 
 /// The events of a hand edit, found by comparing the record with the revision before it. Who made it and why is in the

@@ -167,6 +167,23 @@ fn opening_with_an_owner_is_announced_as_activation_too() {
 }
 
 #[test]
+fn a_hand_over_is_announced_as_a_release_and_a_grant() {
+    let alone = revision_of(EventType::LockReleased).event.unwrap();
+    let handed_over = record(json!({"lock": {"owner": "client-b", "revision": 3}, "lock_revision": 3, "event": {
+        "request_id": "req-b", "actor": "b", "hand_over": {
+            "actor": alone.actor, "previous_owner": alone.previous_owner, "request_id": alone.request_id}}}));
+    let both = of_event(&handed_over, SEEN);
+    assert_eq!(both.len(), 2);
+    assert_eq!(committed(both.clone(), 0), golden::value("signal/lock.released"), "what a release alone says");
+    let granted = committed(both, 1);
+    assert_eq!(granted["type"], "holdfast.lock.acquired.v1");
+    let data = &granted["data"];
+    let told = (&data["owner"], &data["previous_owner"], &data["lock_revision"], &data["actor"]);
+    assert_eq!(told, (&json!("client-b"), &json!(null), &json!(3), &json!("b")));
+    assert_eq!(granted["correlationid"], "req-b");
+}
+
+#[test]
 fn who_asked_as_the_server_tells_it_is_told() {
     let proven = json!({"event": {"actor_proven": "OPS/ops"}});
     for (kind, name) in [(EventType::LockTakenOver, "lock.taken_over"), (EventType::SessionMoved, "session.moved")] {

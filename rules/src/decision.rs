@@ -70,6 +70,7 @@ impl Asked<'_> {
             previous_worker: None,
             request_id: Some(self.request_id.clone()),
             unheard: false,
+            hand_over: None,
         })
     }
 }
@@ -98,6 +99,7 @@ impl Author<'_> {
             previous_worker,
             request_id: self.request_id.cloned(),
             unheard: false,
+            hand_over: None,
         })
     }
 }

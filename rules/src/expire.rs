@@ -16,6 +16,7 @@ pub fn expire(record: &SessionRecord, lock_revision: u64) -> Option<SessionRecor
         previous_worker: None,
         request_id: None,
         unheard: false,
+        hand_over: None,
     };
     Some(freed(record, Some(event)).0)
 }
@@ -33,6 +34,7 @@ pub fn take_back(record: &SessionRecord, fence: u64) -> Option<SessionRecord> {
         previous_worker: None,
         request_id: None,
         unheard: true,
+        hand_over: None,
     };
     Some(freed(record, Some(event)).0)
 }

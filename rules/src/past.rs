@@ -12,7 +12,7 @@ use holdfast_protocol::reply::{Grant, Released, TakenOver, Unlocked};
 use holdfast_protocol::{RequestId, Revision};
 
 use crate::Asked;
-use crate::release::was_freed_by;
+use crate::release::{is_handed_over_by, was_freed_by};
 
 /// The stored revisions of one record, the latest last, complete up to [`Past::covers`].
 #[derive(Clone, Debug)]
@@ -102,14 +102,16 @@ impl Past {
     pub fn unlock(&self, request_id: &RequestId) -> Option<Unlocked> {
         let record = self.made_by(request_id, &[EventType::LockReleased])?;
         let released = was_freed_by(record, request_id, EventType::LockReleased)?;
-        Some(Unlocked { released, previous_owner: record.event.as_ref()?.previous_owner.clone() })
+        Some(Unlocked { released, previous_owner: record.event.as_ref()?.holder_before().map(str::to_owned) })
     }
 }
 
 /// Whether `request_id` made this revision of a record with one of the events `kinds`.
 pub fn is_made_by(record: &SessionRecord, request_id: &RequestId, kinds: &[EventType]) -> bool {
-    let event = record.event.as_ref();
-    event.is_some_and(|event| event.request_id.as_ref() == Some(request_id) && kinds.contains(&event.kind))
+    record.event.as_ref().is_some_and(|event| {
+        let is_event = event.request_id.as_ref() == Some(request_id) && kinds.contains(&event.kind);
+        is_event || kinds.iter().any(|kind| is_handed_over_by(event, request_id, *kind))
+    })
 }
 
 fn is_closed_by(record: &SessionRecord, request_id: &RequestId) -> bool {

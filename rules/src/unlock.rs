@@ -12,7 +12,7 @@ use crate::{Asked, Decision};
 /// `admin.unlock`
 pub fn unlock(record: &SessionRecord, revision: Revision, request: &Unlock, asked: &Asked<'_>) -> Decision<Unlocked> {
     if let Some(released) = was_freed_by(record, asked.request_id, EventType::LockReleased) {
-        let previous_owner = record.event.as_ref().and_then(|event| event.previous_owner.clone());
+        let previous_owner = record.event.as_ref().and_then(|event| event.holder_before()).map(str::to_owned);
         return Decision::Unchanged(Unlocked { released, previous_owner });
     }
     if let Some(refusal) = over(record).or_else(|| moved_since(record, revision, request.expected_lock_revision, None))

@@ -11,7 +11,7 @@ use holdfast_rules::Decision;
 use holdfast_rules::acquire::acquire;
 use holdfast_rules::conflict::explain;
 use holdfast_rules::expire::expire;
-use holdfast_rules::release::release;
+use holdfast_rules::release::{hand_over, release};
 use holdfast_rules::takeover::takeover;
 use holdfast_rules::unlock::unlock;
 use holdfast_rules::validate::{may_write, prove, validate};
@@ -206,6 +206,25 @@ fn a_retried_release_or_unlock_gets_the_same_answer() {
     let held_again = SessionRecord { lock: held("b", 5).lock, lock_revision: 5, ..next };
     let again = asking("r", |asked| release(&held_again, AT, &token(3), asked));
     assert_eq!(told(&held_again, again), "stale_token", "it has been granted since");
+}
+
+#[test]
+fn a_release_with_somebody_waiting_is_a_release_and_a_grant_in_one_write() {
+    let wants = body(json!({"owner": "b", "ttl_ms": 5_000}));
+    let (freed, first) = commit(asking("r", |asked| release(&held("a", 3), AT, &token(3), asked)));
+    let (next, grant) = asking("w", |asked| hand_over(&freed, AT, &wants, asked));
+    assert_eq!((first.lock_revision, grant.lock_revision, next.lock_revision), (4, 5, 5));
+    assert_eq!((grant.owner.as_str(), grant.ttl_ms, grant.fence), ("b", Some(5_000), AT.0));
+    assert_eq!(validated(&next, &grant.lock_token), "valid for b at 5");
+    assert_eq!(validated(&next, &token(3)), "stale_token");
+    let event = next.event.as_ref().unwrap();
+    let release_of = event.hand_over.as_ref().unwrap();
+    assert_eq!((event.kind.as_str(), event.previous_owner.as_deref()), ("lock.acquired", None));
+    assert_eq!((event.holder_before(), release_of.actor.as_deref()), (Some("a"), Some("tester")));
+    assert_eq!(unchanged(asking("r", |asked| release(&next, AT, &token(3), asked))), first, "a copy of the release");
+    assert_eq!(unchanged(asking("w", |asked| acquire(&next, AT, &wants, asked))), grant, "a copy of the acquire");
+    let late = asking("w", |asked| release(&next, AT, &token(3), asked));
+    assert_eq!(told(&next, late), "stale_token", "the grant's id is no release's");
 }
 
 #[test]

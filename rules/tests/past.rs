@@ -6,7 +6,7 @@ use holdfast_protocol::request::{Acquire, Takeover};
 use holdfast_protocol::token::Secret;
 use holdfast_protocol::{RequestId, Revision, SessionRecord};
 use holdfast_rules::acquire::acquire;
-use holdfast_rules::release::release;
+use holdfast_rules::release::{hand_over, release};
 use holdfast_rules::takeover::takeover;
 use holdfast_rules::{Asked, Decision, Past};
 use uuid::Uuid;
@@ -50,4 +50,20 @@ fn a_late_retry_gets_what_its_first_copy_got_though_the_lock_has_moved_on() {
     assert_eq!(past.unlock(&ids[2]).unwrap().previous_owner.as_deref(), Some("ops"));
     assert_eq!(past.grant(&later(1)), None, "a takeover is no acquire");
     assert_eq!(past.release(&ids[0]), None);
+}
+
+#[test]
+fn a_hand_over_is_remembered_as_a_release_and_as_a_grant() {
+    let wants: Acquire = serde_json::from_str(r#"{"owner":"b"}"#).unwrap();
+    let (freed, released) =
+        committed(lock::asking("r", |asked| release(&lock::held("a", 3), Revision(8), &lock::token(3), asked)));
+    let (both, grant) = lock::asking("w", |asked| hand_over(&freed, Revision(8), &wants, asked));
+    let (free, _) =
+        committed(lock::asking("s", |asked| release(&both, Revision(9), &grant.lock_token, asked)));
+    let past = Past::new([lock::held("a", 3), both, free], Revision(10));
+    let [r, w] = ["r", "w"].map(|id| RequestId::parse(id).unwrap());
+    assert_eq!(past.release(&r), Some(released));
+    assert_eq!(past.unlock(&r).unwrap().previous_owner.as_deref(), Some("a"));
+    assert_eq!(lock::asking("w", |asked| past.grant(asked)), Some(grant));
+    assert_eq!((past.release(&w), lock::asking("r", |asked| past.grant(asked))), (None, None));
 }

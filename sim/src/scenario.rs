@@ -61,6 +61,8 @@ scenarios! {
     wait::waiters_are_served_in_their_order,
     wait::a_wait_outlives_failures_that_pass,
     wait::a_wait_outlives_its_coordinator,
+    wait::a_release_hands_the_lock_over_in_its_own_write,
+    wait::a_release_grants_nothing_to_a_late_copy,
     lease::a_lease_is_as_long_as_asked,
     lease::a_lease_without_an_agent_ends,
     lease::a_renewal_that_came_in_time_counts,

@@ -59,6 +59,8 @@ mutants! {
     ReplyBeforeAck,
     /// The record's past is not asked whether a request took effect before.
     PastNotAsked,
+    /// The record's past is not asked about a waiter to whom a release hands the lock.
+    HeirsPastNotAsked,
     /// A past answers for revisions that it does not cover.
     PastOfLess,
     /// A late `session.open` makes the session again that its first copy made.

@@ -49,6 +49,7 @@ pub(crate) fn by_hand(why: &Why, previous_owner: Option<String>) -> Event {
         previous_worker: None,
         request_id: None,
         unheard: false,
+        hand_over: None,
     }
 }
 

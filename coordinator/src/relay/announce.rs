@@ -11,6 +11,7 @@ use async_nats::header::{HeaderMap, NATS_MESSAGE_ID};
 use bytes::Bytes;
 use futures_util::future::try_join_all;
 use holdfast_protocol::SessionKey;
+use holdfast_protocol::signal::HANDED_OVER;
 use holdfast_protocol::trace::TRACEPARENT;
 use holdfast_store::wire::{Outgoing, Request};
 use holdfast_store::{chance, trace};
@@ -86,6 +87,9 @@ async fn of_session(context: &Context, key: &SessionKey, announcements: &[Announ
         let subject = context.config.root.signal(key, group, event);
         let mut headers = HeaderMap::new();
         headers.insert(NATS_MESSAGE_ID, announcement.signal.id.as_str());
+        if announcement.is_handed_over {
+            headers.insert(HANDED_OVER, "true");
+        }
         let span = match announcement.trace {
             Some(_) => {
                 tracing::info_span!("signal", session = %key.id, namespace = %key.namespace, signal = announcement.name)

@@ -28,6 +28,8 @@ pub(super) struct Announcement {
     pub(super) name: String,
     /// The trace of the request that caused it.
     pub(super) trace: Option<TraceParent>,
+    /// Whether it is a release whose write also granted the lock to the next waiter.
+    pub(super) is_handed_over: bool,
     /// The signal.
     pub(super) signal: Signal,
 }
@@ -97,6 +99,7 @@ impl Translator {
                 Origin::Hand => self.place(input, key, of_deletion(revision)),
             });
         }
+        let mut is_handed_over = false;
         let happenings = match SessionRecord::from_json(&input.value, key) {
             Err(error) => {
                 self.records.invalidate(key);
@@ -105,7 +108,10 @@ impl Translator {
             }
             Ok(record) => {
                 let happenings = match origin {
-                    Origin::Holdfast => of_event(&record, revision),
+                    Origin::Holdfast => {
+                        is_handed_over = record.event.as_ref().is_some_and(|event| event.hand_over.is_some());
+                        of_event(&record, revision)
+                    }
                     Origin::Hand => {
                         of_hand_edit(&record, revision, self.before(store, key, revision).await?.as_deref())
                     }
@@ -114,7 +120,12 @@ impl Translator {
                 happenings
             }
         };
-        Ok(self.place(input, key, happenings))
+        let mut announcements = self.place(input, key, happenings);
+        // The release comes first, then the grant.
+        if let Some(release) = announcements.first_mut() {
+            release.is_handed_over = is_handed_over;
+        }
+        Ok(announcements)
     }
 
     /// The record before this revision.
@@ -220,7 +231,7 @@ impl Translator {
         let name = happening.name.clone();
         let place = StreamPosition { stream: &self.stream, sequence, index, time };
         let signal = Signal::committed(key, place, happening);
-        Announcement { place: (sequence, index), name, trace: None, signal }
+        Announcement { place: (sequence, index), name, trace: None, is_handed_over: false, signal }
     }
 }
 
@@ -369,6 +380,7 @@ mod tests {
             previous_worker: None,
             request_id: None,
             unheard: false,
+            hand_over: None,
         });
         let said = say(&translator, &input(1, by_us(Origin::Holdfast), opened.to_json())).await;
         assert_eq!(ids(&said), [("S:1", "session.opened"), ("S:1:1", "session.activated")]);

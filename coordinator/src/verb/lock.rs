@@ -15,8 +15,10 @@ use crate::place;
 use crate::revoke;
 use crate::secrets;
 use crate::writer::Writer;
+use hand_over::HandOver;
 
 pub(crate) mod acquire;
+mod hand_over;
 pub(crate) mod release;
 pub(crate) mod validate;
 
@@ -44,6 +46,8 @@ struct Locking<'a, R> {
     is_behind: &'a AtomicBool,
     /// Set when the record is the one that is behind.
     is_due: &'a AtomicBool,
+    /// Grants a lock that is released to the first waiter.
+    hand_over: Option<&'a HandOver>,
 }
 
 impl<R: LockRule> Change<Writer<'_>> for Locking<'_, R> {
@@ -56,7 +60,12 @@ impl<R: LockRule> Change<Writer<'_>> for Locking<'_, R> {
             self.is_behind.store(true, Ordering::Relaxed);
             return Err(error::contended(writer.key));
         }
-        Ok(self.rule.decide(&known.record, known.revision, &self.asked))
+        match (self.rule.decide(&known.record, known.revision, &self.asked), self.hand_over) {
+            (Decision::Commit { next, reply }, Some(hand_over)) => {
+                Ok(Decision::Commit { next: hand_over.of(writer, known, next, self.asked.secret).await?, reply })
+            }
+            (decision, _) => Ok(decision),
+        }
     }
 
     fn has_copies(&self) -> bool {
@@ -86,12 +95,35 @@ pub(crate) async fn locked<R: LockRule>(
     operation: &Operation,
     rule: &R,
 ) -> Outcome<R::Reply> {
+    changed(context, key, operation, rule, None).await
+}
+
+/// Frees the lock of `key` by `rule`. If somebody waits for it, the same write grants it to the first waiter.
+async fn handed_over<R: LockRule>(
+    context: &Context,
+    key: &SessionKey,
+    operation: &Operation,
+    rule: &R,
+) -> Outcome<R::Reply> {
+    let hand_over = HandOver::default();
+    let outcome = changed(context, key, operation, rule, Some(&hand_over)).await;
+    hand_over.settle(&outcome);
+    outcome
+}
+
+async fn changed<R: LockRule>(
+    context: &Context,
+    key: &SessionKey,
+    operation: &Operation,
+    rule: &R,
+    hand_over: Option<&HandOver>,
+) -> Outcome<R::Reply> {
     let at = now();
     loop {
         let secret = context.secrets.now();
         let (is_behind, is_due) = (AtomicBool::new(false), AtomicBool::new(false));
         let asked = operation.asked(&at, &secret);
-        let locking = Locking { rule, asked, is_behind: &is_behind, is_due: &is_due };
+        let locking = Locking { rule, asked, is_behind: &is_behind, is_due: &is_due, hand_over };
         let outcome = change(&mut Writer::new(context, key, operation), &locking).await;
         if !is_behind.load(Ordering::Relaxed) || operation.left().is_zero() {
             return outcome;

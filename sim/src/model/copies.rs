@@ -43,25 +43,35 @@ pub(super) fn no_second_effect(facts: &Facts<'_>) -> Result<(), String> {
         let changes = changes(revised);
         let mut effects: BTreeMap<&str, usize> = BTreeMap::new();
         for (place, change) in changes.iter().enumerate() {
-            let Some(event) = change.record.event.as_ref().filter(|event| !event.unheard) else { continue };
-            let Some(id) = event.request_id.as_ref().map(|id| id.as_str()) else { continue };
-            let Some(request) = facts.requests.get(id).filter(|request| is_effect(request.verb, event.kind)) else {
-                continue;
-            };
             // A note is another revision with the event of the one before it, or with none.
             if is_note(change) {
                 continue;
             }
-            if let Some(first) = effects.insert(id, place)
-                && place - first < REVISIONS_KEPT as usize
-                && !is_taken_back(&changes[first], &changes[first + 1..place])
-            {
-                let (one, other) = (changes[first].after.revision, change.after.revision);
-                return Err(format!("{id} ({}) took effect in {key} at {one} and again at {other}", request.verb));
+            for (id, verb) in effects_of(facts, change) {
+                if let Some(first) = effects.insert(id, place)
+                    && place - first < REVISIONS_KEPT as usize
+                    && !is_taken_back(&changes[first], &changes[first + 1..place])
+                {
+                    let (one, other) = (changes[first].after.revision, change.after.revision);
+                    return Err(format!("{id} ({verb}) took effect in {key} at {one} and again at {other}"));
+                }
             }
         }
     }
     Ok(())
+}
+
+/// The requests whose effect `change` is: one, or a release and the grant that it was written with.
+fn effects_of<'a>(facts: &Facts<'a>, change: &Change<'a>) -> Vec<(&'a str, Verb)> {
+    let Some(event) = change.record.event.as_ref().filter(|event| !event.unheard) else { return Vec::new() };
+    let release = event.hand_over.as_ref().map(|release| (release.request_id.as_ref(), EventType::LockReleased));
+    let both = [Some((event.request_id.as_ref(), event.kind)), release];
+    let known = both.into_iter().flatten().filter_map(|(id, kind)| {
+        let id = id?.as_str();
+        let request = facts.requests.get(id).filter(|request| is_effect(request.verb, kind))?;
+        Some((id, request.verb))
+    });
+    known.collect()
 }
 
 fn is_note(change: &Change<'_>) -> bool {

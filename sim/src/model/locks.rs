@@ -2,13 +2,22 @@
 
 use std::collections::{HashMap, HashSet};
 
-use holdfast_protocol::record::{EventType, Lock};
+use holdfast_protocol::record::{EventType, HandOver, Lock};
 use holdfast_protocol::subject::Verb;
 
 use super::facts::{Facts, changes};
 
 fn is_same_grant(one: &Lock, other: &Lock) -> bool {
     (one.revision, &one.token_hash, &one.owner) == (other.revision, &other.token_hash, &other.owner)
+}
+
+/// Whether the request that a hand-over names released this lock, with its token.
+fn released_it(facts: &Facts<'_>, hand_over: &HandOver, was: &Lock) -> bool {
+    let request = hand_over.request_id.as_ref().and_then(|id| facts.requests.get(id.as_str()));
+    let has_token = request.is_none_or(|request| {
+        request.verb == Verb::LockRelease && request.body["token"].as_str().is_some_and(|token| was.is_proven_by(token))
+    });
+    has_token && hand_over.previous_owner.as_ref() == Some(&was.owner)
 }
 
 pub(super) fn one_holder(facts: &Facts<'_>) -> Result<(), String> {
@@ -43,8 +52,18 @@ pub(super) fn one_holder(facts: &Facts<'_>) -> Result<(), String> {
                 }
                 fence = is.fence;
                 let may_override = matches!(kind, Some(EventType::LockTakenOver | EventType::LockRotated));
-                if was.is_some() && !may_override {
-                    return Err(format!("{key}: {} gets the lock at {at} while another holds it", is.owner));
+                let hand_over = record.event.as_ref().and_then(|event| event.hand_over.as_ref());
+                match (was, hand_over) {
+                    (Some(was), Some(hand_over)) => {
+                        if record.lock_revision != risen + 2 || !released_it(facts, hand_over, was) {
+                            return Err(format!("{key}: {} gets the lock at {at} by no release of it", is.owner));
+                        }
+                    }
+                    (None, Some(_)) => return Err(format!("{key}: a free lock is handed over at {at}")),
+                    (Some(_), None) if !may_override => {
+                        return Err(format!("{key}: {} gets the lock at {at} while another holds it", is.owner));
+                    }
+                    (Some(_) | None, None) => {}
                 }
             }
         }

@@ -24,7 +24,7 @@ use crate::grants::Granted;
 use crate::operation::{Incoming, Operation, now};
 use crate::response::Response;
 use crate::verb::lock::{LockRule, Outcome, finish, locked};
-use crate::waiters::{self, Waiting};
+use crate::waiters::{self, Settled, Waiting, Wants};
 
 /// The pause before the first waiter tries again after a temporary failure.
 const RETRY: Duration = Duration::from_millis(100);
@@ -43,10 +43,9 @@ impl LockRule for Acquire {
 
 /// A parsed `lock.acquire`, with its place in the queue if it waits.
 pub(crate) struct Acquiring {
-    request: Acquire,
-    operation: Operation,
+    wants: Arc<Wants>,
     asker: Asker,
-    place: Option<(Waiting, Instant)>,
+    place: Option<Waiting>,
 }
 
 /// The outcome of waiting.
@@ -69,12 +68,10 @@ pub(crate) fn begin(context: &Context, key: &SessionKey, incoming: &Incoming) ->
         return Err(Error::invalid(Reason::BadValue, why).detail("field", "wait_ms"));
     }
     // A request with a token asks about its own lock; the first attempt answers it.
-    let place = if wait.is_zero() || request.expected_token.is_some() {
-        None
-    } else {
-        Some((waiters::join(context, key, incoming.asker.client(), &request.owner)?, operation.arrived + wait))
-    };
-    Ok(Acquiring { request, operation, asker: incoming.asker.clone(), place })
+    let waits = !wait.is_zero() && request.expected_token.is_none();
+    let wants = Arc::new(Wants { until: operation.arrived + wait, request, operation });
+    let place = waits.then(|| waiters::join(context, key, incoming.asker.client(), &wants)).transpose()?;
+    Ok(Acquiring { wants, asker: incoming.asker.clone(), place })
 }
 
 impl Acquiring {
@@ -85,7 +82,7 @@ impl Acquiring {
 
     /// Its idempotency key.
     pub(crate) fn request_id(&self) -> &RequestId {
-        &self.operation.request_id
+        &self.wants.operation.request_id
     }
 }
 
@@ -95,16 +92,22 @@ pub(crate) async fn acquire(
     key: &SessionKey,
     acquiring: Acquiring,
 ) -> Result<Option<Response>, Error> {
-    let Acquiring { request, operation, asker, place } = acquiring;
+    let Acquiring { wants, asker, place } = acquiring;
+    let Wants { request, operation, .. } = &*wants;
     let outcome = match place {
-        None => locked(context, key, &operation, &request).await,
-        Some((waiting, until)) => match in_queue(context, key, &request, &operation, &asker, waiting, until).await? {
-            Waited::Over(outcome) => outcome,
+        None => locked(context, key, operation, request).await,
+        Some(waiting) => match in_queue(context, key, &wants, &asker, &waiting).await? {
+            Waited::Over(outcome) => {
+                if is_new(&outcome) {
+                    waiting.leave_with_lock();
+                }
+                outcome
+            }
             Waited::PassedOn => return Ok(None),
         },
     };
-    let is_new = outcome.as_ref().is_ok_and(|done| done.wrote == Wrote::Change);
-    let grant = finish(context, key, &operation, outcome).await?;
+    let is_new = is_new(&outcome);
+    let grant = finish(context, key, operation, outcome).await?;
     let answer = Response::of(&grant)?;
     // A grant that was answered before is not taken back: the receiver of the first answer may hold it.
     let is_told = is_new && !asker.is_imported();
@@ -112,16 +115,23 @@ pub(crate) async fn acquire(
     Ok(Some(Response { granted, ..answer }))
 }
 
-/// Waits for its turn in the queue and then tries, until `until`.
+/// Whether it is a grant that was just written.
+fn is_new(outcome: &Outcome<Grant>) -> bool {
+    outcome.as_ref().is_ok_and(|done| done.wrote == Wrote::Change)
+}
+
+/// Waits for its turn in the queue and then tries, until its time is over. A release may grant it the lock meanwhile.
 async fn in_queue(
     context: &Arc<Context>,
     key: &SessionKey,
-    request: &Acquire,
-    operation: &Operation,
+    wants: &Wants,
     asker: &Asker,
-    waiting: Waiting,
-    until: Instant,
+    waiting: &Waiting,
 ) -> Result<Waited, Error> {
+    let Wants { request, operation, until } = wants;
+    let until = *until;
+    // A write that may grant the lock still, on top of this revision.
+    let mut doubt: Option<Revision> = None;
     loop {
         let is_over = Instant::now() >= until;
         let is_leaving = context.leaving.is_cancelled();
@@ -147,17 +157,36 @@ async fn in_queue(
                     tracing::debug!(%key, %failure, "the first waiter tries again");
                     poll = RETRY;
                 }
-                outcome => return Ok(Waited::Over(outcome)),
+                outcome => return Ok(Waited::Over(certain(outcome, doubt))),
             }
         } else if is_over {
-            return Ok(Waited::Over(give_up(context, key, request, &operation.again(until)).await));
+            let outcome = give_up(context, key, request, &operation.again(until)).await;
+            return Ok(Waited::Over(certain(outcome, doubt)));
         }
+        waiting.park();
         tokio::select! {
             biased;
             () = context.leaving.cancelled(), if !is_leaving => {}
             () = waiting.woken() => {}
             () = tokio::time::sleep_until(until.min(Instant::now() + poll)) => {}
         }
+        match waiting.unpark().await {
+            Settled::Granted(done) => return Ok(Waited::Over(Ok(*done))),
+            Settled::Nothing => {}
+            Settled::Unknown(expected) => doubt = Some(expected),
+        }
+    }
+}
+
+/// The outcome of a last attempt; unknown, if a release may grant the lock to this request still: a write on top of the
+/// revision `doubt` was not acknowledged, and the record has not changed since.
+fn certain(outcome: Outcome<Grant>, doubt: Option<Revision>) -> Outcome<Grant> {
+    match (outcome, doubt) {
+        (Err(NotDone::Refused(_, Found::Record(known))), Some(expected)) if known.revision <= expected => {
+            let why = "the lock was released, and may be granted to this request still";
+            Err(NotDone::Stopped(Error::new(Reason::AckTimeout, why)))
+        }
+        (outcome, _) => outcome,
     }
 }
 

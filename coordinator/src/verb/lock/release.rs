@@ -1,4 +1,4 @@
-//! `lock.release`: the holder releases the lock.
+//! `lock.release`: the holder releases the lock, and the first waiter gets it in the same write.
 
 use std::sync::Arc;
 
@@ -7,7 +7,7 @@ use holdfast_protocol::request::ShowToken;
 use holdfast_protocol::{Error, Revision, SessionKey, SessionRecord};
 use holdfast_rules::{Asked, Decision, Past, release};
 
-use super::{LockRule, finish, locked};
+use super::{LockRule, finish, handed_over};
 use crate::context::Context;
 use crate::operation::Incoming;
 use crate::response::Response;
@@ -30,6 +30,6 @@ impl LockRule for Release {
 /// Releases the lock.
 pub(crate) async fn release(context: &Arc<Context>, key: &SessionKey, incoming: &Incoming) -> Result<Response, Error> {
     let (shown, operation) = incoming.parse::<ShowToken>(&context.config.limits)?;
-    let outcome = locked(context, key, &operation, &Release(shown)).await;
+    let outcome = handed_over(context, key, &operation, &Release(shown)).await;
     Response::of(&finish(context, key, &operation, outcome).await?)
 }

@@ -252,6 +252,7 @@ impl World {
             previous_worker: None,
             request_id: Some(RequestId::made(self.fresh())),
             unheard: false,
+            hand_over: None,
         };
         let owner = Some(self.owner(node));
         let next = SessionRecord { state: State::Active, owner, event: Some(event), ..hint.record.clone() };
