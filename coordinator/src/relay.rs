@@ -1,15 +1,16 @@
 //! The relay: reads the stream and publishes a signal for each committed event.
 //!
 //! Invariant: every commit is announced. A message is acknowledged, in stream order, only after its signals were
-//! published. One coordinator at a time holds the consumer's pin and relays; its successor reads again what was
-//! delivered but not acknowledged. So signals are delivered at least once, and in commit order per session.
+//! published and kept. One coordinator at a time holds the consumer's pin and relays; its successor reads again what was
+//! delivered but not acknowledged. So signals are delivered at least once, and in commit order per session. The consumer
+//! is in the memory of one server; if that is lost, the relay continues behind its last checkpoint.
 //!
 //! Deliberately absent: signals that are not commits (`lock.conflict`, `doc.failed`); `explain` publishes them.
 
 use std::sync::Arc;
 use std::time::Duration;
 
-use holdfast_store::feed::{FeedConfig, FeedState};
+use holdfast_store::feed::{Deliveries, FeedConfig, FeedState};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
@@ -20,6 +21,7 @@ mod announce;
 mod echo;
 mod floor;
 mod input;
+mod keep;
 mod pin;
 mod progress;
 mod translate;
@@ -50,6 +52,10 @@ const SMALL_STEP: usize = 64;
 const REST: Duration = Duration::from_millis(3);
 /// How long a starting coordinator waits for the consumer.
 const READY_TIMEOUT: Duration = Duration::from_secs(10);
+/// How often in a row the consumer may not answer before it is created again. Each time takes a second.
+const SILENT: u32 = 2;
+/// How long a relay that ends tries to keep its last signals.
+const FINISH_TIMEOUT: Duration = Duration::from_secs(2);
 /// The bounds of the pause before the relay restarts after a failure.
 const RETRY: (Duration, Duration) = (Duration::from_millis(50), Duration::from_millis(500));
 
@@ -68,11 +74,10 @@ pub(crate) enum RelayError {
 /// once.
 pub(crate) async fn run(context: Arc<Context>, pin: Arc<Pin>, cancel: CancellationToken) {
     let mut pause = RETRY.0;
-    while let Some(outcome) = cancel.run_until_cancelled(relay(&context, &pin, &mut pause)).await {
-        if let Err(error) = outcome {
-            context.config.meters.relay_restarted();
-            tracing::warn!(%error, "the relay restarts");
-        }
+    let mut silent = 0;
+    while let Err(error) = relay(&context, &pin, &mut pause, &mut silent, &cancel).await {
+        context.config.meters.relay_restarted();
+        tracing::warn!(%error, "the relay restarts");
         let jittered = pause.mul_f64(chance::share(0.5..1.5));
         if cancel.run_until_cancelled(tokio::time::sleep(jittered)).await.is_none() {
             break;
@@ -82,17 +87,38 @@ pub(crate) async fn run(context: Arc<Context>, pin: Arc<Pin>, cancel: Cancellati
     pin.release(&context).await;
 }
 
-/// Reads and announces batches until a failure.
-async fn relay(context: &Context, pin: &Pin, pause: &mut Duration) -> Result<(), RelayError> {
-    let state = context.feed.ensure(&CONSUMER).await.map_err(fault)?;
-    let echo = Echo::on(&context.wire).await?;
-    let mut progress = Progress::new(context.store.stream(), state.acknowledged, echo);
-    let mut deliveries = context.feed.open(&CONSUMER).await.map_err(fault)?;
+/// Reads and announces batches until a failure, or until `cancel`. `silent` counts how often in a row the consumer did
+/// not answer.
+async fn relay(
+    context: &Context,
+    pin: &Pin,
+    pause: &mut Duration,
+    silent: &mut u32,
+    cancel: &CancellationToken,
+) -> Result<(), RelayError> {
+    let (mut progress, mut deliveries) = tokio::select! {
+        biased;
+        () = cancel.cancelled() => return Ok(()),
+        begun = begin(context, silent) => begun?,
+    };
     loop {
+        let due = progress.due();
         let batch = tokio::select! {
             biased;
+            () = cancel.cancelled() => {
+                let finish = tokio::time::timeout(FINISH_TIMEOUT, progress.finish(context)).await;
+                if !matches!(finish, Ok(Ok(()))) {
+                    tracing::info!("the last signals were not kept; the next relay announces and keeps them again");
+                }
+                return Ok(());
+            }
+            () = tokio::time::sleep_until(due.unwrap_or_else(Instant::now)), if due.is_some() => {
+                progress.settle(context).await?;
+                continue;
+            }
             batch = deliveries.next() => batch.map_err(fault)?,
             () = tokio::time::sleep(IDLE_TICK) => {
+                progress.finish(context).await?;
                 tick(context, pin).await?;
                 continue;
             }
@@ -105,6 +131,26 @@ async fn relay(context: &Context, pin: &Pin, pause: &mut Duration) -> Result<(),
             tokio::time::sleep(REST).await;
         }
     }
+}
+
+/// Finds or makes the consumer. One that does not answer, while the stream does, is replaced: its server is away.
+async fn begin(context: &Context, silent: &mut u32) -> Result<(Progress, Box<dyn Deliveries>), RelayError> {
+    let state = match context.feed.ensure(&CONSUMER).await {
+        Ok(state) => state,
+        Err(error) => {
+            *silent += 1;
+            if *silent >= SILENT && context.store.last().await.is_ok() {
+                tracing::warn!(%error, "the relay's consumer does not answer and is created again");
+                context.feed.renew(&CONSUMER).await.map_err(fault)?;
+                *silent = 0;
+            }
+            return Err(fault(error));
+        }
+    };
+    *silent = 0;
+    let echo = Echo::on(&context.wire).await?;
+    let progress = Progress::new(context.store.stream(), state.acknowledged, echo);
+    Ok((progress, context.feed.open(&CONSUMER).await.map_err(fault)?))
 }
 
 /// Waits, for at most [`READY_TIMEOUT`], until the consumer answers: from then on commits are announced at once.

@@ -70,6 +70,11 @@ impl Root {
         format!("$KV.{}.{key}", self.sessions_bucket())
     }
 
+    /// The subject of the relay's checkpoint. Its key has one token, so it is no session's.
+    pub fn relay_checkpoint(&self) -> String {
+        format!("$KV.{}.relayed", self.sessions_bucket())
+    }
+
     /// The subject of the note that a repair after a restored backup leaves. Its key has one token, so it is no
     /// session's.
     pub fn restore_note(&self) -> String {
@@ -104,9 +109,34 @@ impl Root {
         vec![self.records(None), self.logs()]
     }
 
-    /// The subjects of the stream of signals.
+    /// The subjects that the stream of signals takes. It stores each message under the signal's own subject; see
+    /// [`Root::signals_stream_transform`].
     pub fn signals_stream_subjects(&self) -> Vec<String> {
-        ["session", "lock"].iter().map(|group| format!("{}.*.signal.*.{group}.*", self.0)).collect()
+        vec![format!("{}.sys.keep.*.*.*.*", self.0)]
+    }
+
+    /// The subjects that the stream of signals took in versions before 0.2, sorted.
+    pub fn signals_stream_subjects_before(&self) -> [String; 2] {
+        ["lock", "session"].map(|group| format!("{}.*.signal.*.{group}.*", self.0))
+    }
+
+    /// From which subject to which the stream of signals changes the subjects of what it takes.
+    pub fn signals_stream_transform(&self) -> (String, String) {
+        let wildcard = |number: u8| format!("{{{{wildcard({number})}}}}");
+        let [namespace, id, group, event] = [1, 2, 3, 4].map(wildcard);
+        (format!("{}.sys.keep.*.*.*.*", self.0), format!("{}.{namespace}.signal.{id}.{group}.{event}", self.0))
+    }
+
+    /// The subject on which a signal is given to the stream of signals.
+    pub fn kept_signal(&self, key: &SessionKey, group: &str, event: &str) -> String {
+        format!("{}.sys.keep.{}.{}.{group}.{event}", self.0, key.namespace, key.id)
+    }
+
+    /// The subject under which the stream of signals stores what it takes on `subject`.
+    pub fn stored_signal(&self, subject: &str) -> Option<String> {
+        let kept = subject.strip_prefix(self.as_str())?.strip_prefix(".sys.keep.")?;
+        let [namespace, id, group, event] = *kept.split('.').collect::<Vec<_>>() else { return None };
+        Some(format!("{}.{namespace}.signal.{id}.{group}.{event}", self.0))
     }
 
     /// A signal of one session.
@@ -510,6 +540,6 @@ mod tests {
     fn stream_subjects_do_not_overlap_those_of_signals() {
         let root = Root::default();
         assert_eq!(root.logs().split('.').count(), 4);
-        assert!(root.signals_stream_subjects().iter().all(|subject| subject.split('.').count() == 6));
+        assert!(root.signals_stream_subjects().iter().all(|subject| subject.split('.').count() == 7));
     }
 }

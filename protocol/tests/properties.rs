@@ -117,7 +117,10 @@ proptest! {
         for group in ["session", "lock"] {
             let signal = root.signal(&key, group, "event");
             prop_assert!(matches(&root.signals(&key, Some(group)), &signal) && matches(&root.signals(&key, None), &signal));
-            prop_assert_eq!(root.signals_stream_subjects().iter().filter(|stored| matches(stored, &signal)).count(), 1);
+            let kept = root.kept_signal(&key, group, "event");
+            prop_assert_eq!(root.signals_stream_subjects().iter().filter(|taken| matches(taken, &kept)).count(), 1);
+            prop_assert!(!root.signals_stream_subjects().iter().any(|taken| matches(taken, &signal)));
+            prop_assert_eq!(root.stored_signal(&kept), Some(signal));
         }
     }
 

@@ -1,6 +1,8 @@
 //! The stream of sessions, read in order, once for all coordinators: what the relay needs of the storage.
 //!
-//! Invariant: a message is delivered until it is acknowledged, and acknowledging one acknowledges all before it.
+//! Invariant: a message is delivered until it is acknowledged, and acknowledging one acknowledges all before it. The
+//! consumer keeps this in the memory of one server, so that no step of the reader costs a replicated write. If that
+//! server is lost, the reader continues behind its last checkpoint, and reads again what it had acknowledged since.
 //! Deliveries are numbered without gaps, so a reader notices a missed one. One reader is pinned and gets the messages.
 //! The pin only divides the work and is no lock.
 //!
@@ -102,8 +104,15 @@ pub trait Feed: Storage {
     /// Starts reading. Creates the consumer if it is missing.
     async fn open(&self, config: &FeedConfig) -> Result<Box<dyn Deliveries>, StoreError>;
 
-    /// Creates the consumer if it is missing. Returns its state.
+    /// Creates the consumer behind the checkpoint if it is missing or has fallen behind it. Returns its state.
     async fn ensure(&self, config: &FeedConfig) -> Result<FeedState, StoreError>;
+
+    /// Puts another consumer in the place of one that does not answer, behind the checkpoint. Its server may be away,
+    /// and with it what was acknowledged since.
+    async fn renew(&self, config: &FeedConfig) -> Result<(), StoreError>;
+
+    /// Stores that everything up to `until` is done: a consumer that is lost is created again behind it.
+    async fn checkpoint(&self, until: u64) -> Result<(), StoreError>;
 
     /// The state of the consumer.
     async fn state(&self, config: &FeedConfig) -> Result<FeedState, StoreError>;

@@ -146,6 +146,12 @@ impl Memory {
         revision
     }
 
+    /// The server that has the consumer is lost, with what was acknowledged since the last checkpoint.
+    pub fn lose_consumer(&self) {
+        self.inner().consumer = None;
+        self.shared.grown.notify_waiters();
+    }
+
     /// The current log, without faults.
     pub fn log_now(&self, key: &SessionKey) -> Vec<StoredFrame> {
         self.inner().logs.get(key).cloned().unwrap_or_default()

@@ -7,7 +7,9 @@ use std::time::Duration;
 
 use async_nats::Client;
 use async_nats::jetstream::context::{CreateStreamErrorKind, GetStreamError, GetStreamErrorKind};
-use async_nats::jetstream::stream::{Config, DiscardPolicy, PersistenceMode, RetentionPolicy, StorageType};
+use async_nats::jetstream::stream::{
+    Config, DiscardPolicy, PersistenceMode, RetentionPolicy, StorageType, SubjectTransform,
+};
 use async_nats::jetstream::{self, Context};
 use holdfast_protocol::subject::Root;
 use holdfast_protocol::token::Secret;
@@ -126,7 +128,7 @@ pub async fn provision(client: &Client, root: &Root, choices: &Provisioning) -> 
     context.set_timeout(ASK_TIMEOUT);
     let replicas = replicas(client);
     for config in configs(root, replicas, choices) {
-        ensure_stream(&context, config, choices.role).await?;
+        ensure_stream(&context, root, config, choices.role).await?;
     }
     let store = Arc::new(Jetstream::new(client.clone(), root.clone()).await?);
     let mut warnings = Vec::new();
@@ -186,9 +188,11 @@ fn configs(root: &Root, replicas: usize, choices: &Provisioning) -> Vec<Config> 
         description: Some("Holdfast: secrets; only coordinators may read this".to_owned()),
         ..bucket(root.secrets_bucket(), 1)
     };
+    let (source, destination) = root.signals_stream_transform();
     let signals = Config {
         name: root.signals_stream(),
         subjects: root.signals_stream_subjects(),
+        subject_transform: Some(SubjectTransform { source, destination }),
         description: Some("Holdfast: session and lock signals of the last days".to_owned()),
         max_age: SIGNALS_AGE,
         max_bytes: choices.signals_bytes,
@@ -196,8 +200,9 @@ fn configs(root: &Root, replicas: usize, choices: &Provisioning) -> Vec<Config> 
         num_replicas: replicas,
         allow_direct: true,
         // Signals can be derived from the sessions' stream again, so they need no disk flush each. Replicated streams
-        // do not allow this setting and share their flushes.
+        // do not allow this setting; there the relay writes them in batches.
         persist_mode: (replicas == 1).then_some(PersistenceMode::Async),
+        allow_atomic_publish: replicas > 1,
         ..Config::default()
     };
     match choices.role {
@@ -207,11 +212,23 @@ fn configs(root: &Root, replicas: usize, choices: &Provisioning) -> Vec<Config> 
 }
 
 /// Checks a stream. A coordinator creates it if it is missing, a worker waits for it.
-async fn ensure_stream(context: &Context, config: Config, role: Role) -> Result<(), ProvisionError> {
+async fn ensure_stream(context: &Context, root: &Root, config: Config, role: Role) -> Result<(), ProvisionError> {
     let mut waiting = Waiting::begin();
+    let mut has_changed = false;
     loop {
         let why = match context.get_stream(&config.name).await {
-            Ok(stream) => return check_settings(&config, &stream.cached_info().config),
+            Ok(stream) => match upgraded(root, &config, &stream.cached_info().config) {
+                // Another coordinator may have changed it a moment ago, so it is read again then.
+                Some(next) if role == Role::Coordinator && !has_changed => match context.update_stream(next).await {
+                    Ok(_) => {
+                        tracing::info!(stream = config.name, "changed the stream from an earlier version's settings");
+                        has_changed = true;
+                        continue;
+                    }
+                    Err(error) => error.to_string(),
+                },
+                _ => return check_settings(&config, &stream.cached_info().config),
+            },
             Err(error) if is_missing(&error) => match role {
                 Role::Worker => {
                     waiting.is_for_a_coordinator();
@@ -231,6 +248,21 @@ async fn ensure_stream(context: &Context, config: Config, role: Role) -> Result<
         waiting.say(&why);
         tokio::time::sleep(ASK_AGAIN).await;
     }
+}
+
+/// The settings for a stream of signals that an earlier version made: it took signals on their own subjects.
+fn upgraded(root: &Root, needed: &Config, found: &Config) -> Option<Config> {
+    let mut subjects = found.subjects.clone();
+    subjects.sort_unstable();
+    let is_of_before = needed.name == root.signals_stream()
+        && found.subject_transform.is_none()
+        && subjects == root.signals_stream_subjects_before();
+    is_of_before.then(|| Config {
+        subjects: needed.subjects.clone(),
+        subject_transform: needed.subject_transform.clone(),
+        allow_atomic_publish: needed.allow_atomic_publish && found.num_replicas > 1,
+        ..found.clone()
+    })
 }
 
 fn is_missing(error: &GetStreamError) -> bool {
@@ -313,12 +345,17 @@ pub fn differences(needed: &Config, found: &Config) -> Vec<Difference> {
         subjects.sort_unstable();
         subjects.join(", ")
     };
+    let transform = |config: &Config| {
+        let transform = config.subject_transform.as_ref();
+        transform.map_or("none".to_owned(), |of| format!("{} to {}", of.source, of.destination))
+    };
     let limit = |value: i64| if value <= 0 { "unlimited".to_owned() } else { value.to_string() };
     let flag = |setting, needed: bool, found: bool| Difference::between(setting, needed.to_string(), found.to_string());
     let mut all = vec![
         // Sealing changes other settings as well, so this is checked first.
         flag("sealed", false, found.sealed),
         Difference::between("subjects", subjects(needed), subjects(found)),
+        Difference::between("subject_transform", transform(needed), transform(found)),
         Difference::between("retention", format!("{:?}", RetentionPolicy::Limits), format!("{:?}", found.retention)),
         Difference::between("storage", format!("{:?}", needed.storage), format!("{:?}", found.storage)),
     ];

@@ -20,6 +20,13 @@ pub mod nats;
 
 pub use nats::Nats;
 
+/// The header with the id of an atomic batch, nats-server's ADR-50: its messages are stored together or not at all.
+pub const BATCH_ID: &str = "Nats-Batch-Id";
+/// The header with the number of a message in its batch, from 1.
+pub const BATCH_SEQUENCE: &str = "Nats-Batch-Sequence";
+/// The header of the last message of a batch, whose answer is that of the whole batch.
+pub const BATCH_COMMIT: &str = "Nats-Batch-Commit";
+
 /// A message that expects one answer.
 #[derive(Clone, Debug)]
 pub struct Request {

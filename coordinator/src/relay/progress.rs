@@ -1,4 +1,4 @@
-//! One step of the relay: takes deliveries, publishes their signals, acknowledges.
+//! One step of the relay: takes deliveries and publishes their signals. They are acknowledged once the signals are kept.
 //!
 //! Invariant: acknowledging a message acknowledges all before it, so no message may be skipped. Deliveries are
 //! numbered. When a number is missing (a relay died before it announced, or a connection broke), everything after the
@@ -11,30 +11,47 @@
 //! missing, each step looks ahead for the snapshots.
 
 use std::collections::BTreeSet;
+use std::time::Duration;
 
+use async_nats::Subject;
 use futures_util::stream::{self, StreamExt, TryStreamExt};
 use holdfast_protocol::{Revision, SessionKey};
 use holdfast_store::feed::Delivery;
 use holdfast_store::mutant::{self, Mutant};
+use tokio::time::Instant;
 
 use crate::audit;
 use crate::context::Context;
 use crate::relay::echo::Echo;
 use crate::relay::input::{Input, Origin, What};
+use crate::relay::keep::Keeping;
 use crate::relay::translate::{Announcement, Translator};
 use crate::relay::{RelayError, announce, fault, floor, state};
 
 /// How many logs are read concurrently.
 const SIDE_BY_SIDE: usize = 16;
+/// How often the checkpoint is stored while there is work. If the consumer is lost, what was done since is done again.
+const CHECKPOINT_EVERY: Duration = Duration::from_secs(1);
 
 /// The progress of this relay.
 pub(super) struct Progress {
     done: Done,
     translator: Translator,
     echo: Echo,
+    keeping: Keeping,
+    /// The last delivery, until it is acknowledged.
+    unacknowledged: Option<Subject>,
+    checkpoint: Checkpoint,
     /// Messages up to here may have been removed before they were read; the snapshots that carry their events are in
     /// the stream up to here too.
     thinned_until: u64,
+}
+
+/// When the checkpoint was stored last.
+struct Checkpoint {
+    at: Instant,
+    /// Whether something else than a checkpoint was acknowledged since.
+    is_due: bool,
 }
 
 /// What was announced, and whether deliveries were complete since.
@@ -79,11 +96,43 @@ impl Progress {
             echo,
             done: Done { sequence: acknowledged, delivery: None },
             translator: Translator::new(stream),
+            keeping: Keeping::default(),
+            unacknowledged: None,
+            checkpoint: Checkpoint { at: Instant::now(), is_due: false },
             thinned_until: 0,
         }
     }
 
-    /// Announces `deliveries` and acknowledges them.
+    /// When [`Progress::settle`] must be called; `None` when nothing waits for it.
+    pub(super) fn due(&self) -> Option<Instant> {
+        self.keeping.due()
+    }
+
+    /// Keeps the signals that were announced, acknowledges their messages, and stores the checkpoint if it is old.
+    pub(super) async fn settle(&mut self, context: &Context) -> Result<(), RelayError> {
+        self.keeping.store(context).await?;
+        if let Some(ack) = self.unacknowledged.take() {
+            context.feed.acknowledge(&ack).await.map_err(fault)?;
+            floor::publish(context, self.done.sequence).await;
+        }
+        if self.checkpoint.is_due && self.checkpoint.at.elapsed() >= CHECKPOINT_EVERY {
+            self.store_checkpoint(context).await?;
+        }
+        Ok(())
+    }
+
+    /// Settles everything, before this relay ends or rests.
+    pub(super) async fn finish(&mut self, context: &Context) -> Result<(), RelayError> {
+        self.settle(context).await?;
+        if self.checkpoint.is_due { self.store_checkpoint(context).await } else { Ok(()) }
+    }
+
+    async fn store_checkpoint(&mut self, context: &Context) -> Result<(), RelayError> {
+        self.checkpoint = Checkpoint { at: Instant::now(), is_due: false };
+        context.feed.checkpoint(self.done.sequence).await.map_err(fault)
+    }
+
+    /// Announces `deliveries`. They are acknowledged at once if there is nothing to keep.
     pub(super) async fn step(&mut self, context: &Context, deliveries: Vec<Delivery>) -> Result<(), RelayError> {
         let root = &context.config.root;
         let Some(ack) = deliveries.last().map(|delivery| delivery.ack.clone()) else { return Ok(()) };
@@ -121,9 +170,12 @@ impl Progress {
         for key in inputs.iter().filter_map(Input::key).filter(|_| is_thinned) {
             self.translator.was_announced_until(key, self.done.sequence);
         }
-        context.feed.acknowledge(&ack).await.map_err(fault)?;
-        floor::publish(context, self.done.sequence).await;
-        Ok(())
+        self.unacknowledged = Some(ack);
+        self.checkpoint.is_due |= inputs.iter().any(|input| input.what != What::Other);
+        match self.due() {
+            Some(due) if due > Instant::now() => Ok(()),
+            _ => self.settle(context).await,
+        }
     }
 
     /// Events of the sessions of `inputs` that were committed up to here and are now carried by later snapshots.
@@ -161,7 +213,7 @@ impl Progress {
             // If publishing fails, the relay restarts with a new translator.
             self.translator.was_announced(input);
         }
-        announce::all(context, &mut self.echo, announcements).await?;
+        self.keeping.add(announce::all(context, &mut self.echo, announcements).await?);
         for input in inputs {
             if let What::Record(key, Origin::Hand) = &input.what {
                 audit::hand_edit(key, Revision(input.sequence));

@@ -1,19 +1,24 @@
-//! [`Feed`] on a durable JetStream consumer with a pinned client.
+//! [`Feed`] on a JetStream consumer with a pinned client, in the memory of one server. Its checkpoint is a key of the
+//! bucket of sessions.
 
 use std::time::Duration;
 
-use async_nats::header::{HeaderMap, NATS_MESSAGE_ID};
+use async_nats::header::{HeaderMap, NATS_MESSAGE_ID, NATS_ROLLUP};
 use async_nats::jetstream::consumer::pull::{Config, MessagesError, Stream as Pull};
 use async_nats::jetstream::consumer::{AckPolicy, Consumer, DeliverPolicy, Info, PriorityPolicy};
+use async_nats::jetstream::context::ConsumerInfoErrorKind;
 use async_nats::jetstream::{self, stream::Stream};
 use async_nats::{Client, Subject};
 use async_trait::async_trait;
 use futures_util::StreamExt;
 use futures_util::stream::ReadyChunks;
+use holdfast_protocol::Revision;
+use holdfast_protocol::internal::RelayFloor;
 
 use crate::feed::{Batch, Deliveries, Delivery, Feed, FeedConfig, FeedState, Posted};
 use crate::jetstream::Jetstream;
 use crate::trace::Traces;
+use crate::write::{self, Outcome, Write};
 use crate::{StoreError, read};
 
 const PIN_ID: &str = "Nats-Pin-Id";
@@ -31,20 +36,73 @@ async fn stream(store: &Jetstream) -> Result<Stream<()>, StoreError> {
     context.get_stream_no_info(&store.stream).await.map_err(unavailable)
 }
 
-async fn consumer(stream: &Stream<()>, config: &FeedConfig) -> Result<Consumer<Config>, StoreError> {
+/// How far a consumer may be behind the checkpoint before it is replaced. Acknowledgements are not answered, so it is a
+/// little behind at times; one whose server has restarted begins where it was created.
+const BEHIND: u64 = 10_000;
+
+/// The consumer, which is created behind the checkpoint if it is missing, has fallen behind it, or is one that an
+/// earlier version made, with the state on all servers. Also everything up to where was done.
+async fn consumer(store: &Jetstream, config: &FeedConfig) -> Result<(Consumer<Config>, FeedState), StoreError> {
+    let stream = stream(store).await?;
+    let checkpoint = checkpoint(store).await?;
+    let done = match stream.consumer_info(config.name).await {
+        Ok(info) => {
+            let acknowledged = info.ack_floor.stream_sequence;
+            let is_replicated = !info.config.memory_storage;
+            if !is_replicated && acknowledged + BEHIND >= checkpoint {
+                let state = state_of(&info, config);
+                let consumer = stream.get_consumer(config.name).await.map_err(unavailable)?;
+                return Ok((consumer, FeedState { acknowledged: acknowledged.max(checkpoint), ..state }));
+            }
+            if is_replicated {
+                write_checkpoint(store, acknowledged.max(checkpoint)).await?;
+            }
+            stream.delete_consumer(config.name).await.map_err(unavailable)?;
+            acknowledged.max(checkpoint)
+        }
+        Err(error) if error.kind() == ConsumerInfoErrorKind::NotFound => checkpoint,
+        Err(error) => return Err(unavailable(error)),
+    };
+    let consumer = create(&stream, config, done).await?;
+    let state = state_of(consumer.cached_info(), config);
+    Ok((consumer, FeedState { acknowledged: done, ..state }))
+}
+
+async fn create(stream: &Stream<()>, config: &FeedConfig, done: u64) -> Result<Consumer<Config>, StoreError> {
     let durable = Config {
         durable_name: Some(config.name.to_owned()),
         description: Some(config.description.to_owned()),
-        deliver_policy: DeliverPolicy::All,
+        deliver_policy: DeliverPolicy::ByStartSequence { start_sequence: done + 1 },
         ack_policy: AckPolicy::All,
         ack_wait: config.ack_wait,
         max_ack_pending: config.unacknowledged_max,
         priority_policy: PriorityPolicy::PinnedClient,
         priority_groups: vec![config.group.to_owned()],
         priority_timeout: config.pin_timeout,
+        num_replicas: 1,
+        memory_storage: true,
         ..Config::default()
     };
-    stream.get_or_create_consumer(config.name, durable).await.map_err(unavailable)
+    stream.create_consumer(durable).await.map_err(unavailable)
+}
+
+/// Everything up to here is done. 0: nothing was stored yet.
+async fn checkpoint(store: &Jetstream) -> Result<u64, StoreError> {
+    let Some(stored) = read::last(&store.sessions, &store.root.relay_checkpoint()).await? else { return Ok(0) };
+    let unknown = |error| StoreError::Refused(format!("the relay's checkpoint does not parse: {error}"));
+    serde_json::from_slice(&stored.payload).map(|RelayFloor { floor }| floor).map_err(unknown)
+}
+
+/// Replaces the checkpoint. It has no condition: with an older one, what was done is only done again.
+async fn write_checkpoint(store: &Jetstream, floor: u64) -> Result<(), StoreError> {
+    let mut headers = HeaderMap::new();
+    headers.insert(NATS_ROLLUP, "sub");
+    let payload = serde_json::to_vec(&RelayFloor { floor }).expect("a number is JSON").into();
+    let write = Write { subject: store.root.relay_checkpoint(), headers, payload, expected: Revision(0) };
+    match write::publish(&store.client, &write).await? {
+        Outcome::Stored(_) => Ok(()),
+        Outcome::Mismatch | Outcome::MismatchAfterUnknown => Err(write.moved()),
+    }
 }
 
 fn state_of(info: &Info, config: &FeedConfig) -> FeedState {
@@ -57,7 +115,7 @@ fn state_of(info: &Info, config: &FeedConfig) -> FeedState {
 #[async_trait]
 impl Feed for Jetstream {
     async fn open(&self, config: &FeedConfig) -> Result<Box<dyn Deliveries>, StoreError> {
-        let consumer = consumer(&stream(self).await?, config).await?;
+        let (consumer, _) = consumer(self, config).await?;
         let pull = consumer.stream().group(config.group);
         let pull = pull.max_messages_per_batch(2 * config.batch).expires(config.pull_expires);
         let pulled = pull.messages().await.map_err(unavailable)?.ready_chunks(config.batch);
@@ -65,8 +123,20 @@ impl Feed for Jetstream {
     }
 
     async fn ensure(&self, config: &FeedConfig) -> Result<FeedState, StoreError> {
-        let consumer = consumer(&stream(self).await?, config).await?;
-        Ok(state_of(&consumer.get_info().await.map_err(unavailable)?, config))
+        Ok(consumer(self, config).await?.1)
+    }
+
+    async fn renew(&self, config: &FeedConfig) -> Result<(), StoreError> {
+        let stream = stream(self).await?;
+        // A consumer whose server is away is deleted without an answer.
+        if let Err(error) = stream.delete_consumer(config.name).await {
+            tracing::debug!(%error, "the relay's consumer was deleted without an answer");
+        }
+        create(&stream, config, checkpoint(self).await?).await.map(drop)
+    }
+
+    async fn checkpoint(&self, until: u64) -> Result<(), StoreError> {
+        write_checkpoint(self, until).await
     }
 
     async fn state(&self, config: &FeedConfig) -> Result<FeedState, StoreError> {

@@ -34,7 +34,8 @@ pub(super) struct Consumer {
     /// For each message that was delivered and not acknowledged, when it is delivered again.
     pending: BTreeMap<u64, Instant>,
     pin: Option<Pin>,
-    readers: u64,
+    /// Which of all consumers it is.
+    serial: u64,
 }
 
 /// The pinned reader, and when its pin expires.
@@ -90,9 +91,18 @@ impl Inner {
         }
     }
 
+    /// The consumer; a new one behind the checkpoint if there is none.
+    fn ensure_consumer(&mut self) -> &mut Consumer {
+        let (checkpoint, consumers) = (self.checkpoint, &mut self.consumers);
+        self.consumer.get_or_insert_with(|| {
+            *consumers += 1;
+            Consumer { delivered: checkpoint, acknowledged: checkpoint, serial: *consumers, ..Consumer::default() }
+        })
+    }
+
     /// The deliveries to `reader` that are due, if it is pinned; or else when to ask again.
     fn deliver(&mut self, reader: u64, config: &FeedConfig, now: Instant) -> Result<Batch, Instant> {
-        let mut consumer = self.consumer.take().unwrap_or_default();
+        let Some(mut consumer) = self.consumer.take() else { return Err(now + config.pull_expires) };
         let delivered = self.deliver_from(&mut consumer, reader, config, now);
         self.consumer = Some(consumer);
         delivered
@@ -172,19 +182,32 @@ fn posted(accepted: &Accepted) -> Posted {
 impl Feed for Memory {
     async fn open(&self, config: &FeedConfig) -> Result<Box<dyn Deliveries>, StoreError> {
         self.ensure(config).await?;
-        let reader = {
+        let (reader, consumer) = {
             let mut inner = self.inner();
-            let consumer = inner.consumer.get_or_insert_default();
-            consumer.readers += 1;
-            consumer.readers
+            inner.readers += 1;
+            (inner.readers, inner.ensure_consumer().serial)
         };
-        Ok(Box::new(Reader { memory: self.clone(), reader, config: *config }))
+        Ok(Box::new(Reader { memory: self.clone(), reader, consumer, config: *config }))
     }
 
     async fn ensure(&self, config: &FeedConfig) -> Result<FeedState, StoreError> {
         self.look(|_| ()).await?;
-        self.inner().consumer.get_or_insert_default();
+        self.inner().ensure_consumer();
         self.state(config).await
+    }
+
+    async fn renew(&self, _: &FeedConfig) -> Result<(), StoreError> {
+        self.look(|_| ()).await?;
+        let mut inner = self.inner();
+        inner.consumer = None;
+        inner.ensure_consumer();
+        Ok(())
+    }
+
+    async fn checkpoint(&self, until: u64) -> Result<(), StoreError> {
+        self.look(|_| ()).await?;
+        self.inner().checkpoint = until;
+        Ok(())
     }
 
     async fn state(&self, _: &FeedConfig) -> Result<FeedState, StoreError> {
@@ -224,6 +247,8 @@ impl Feed for Memory {
 struct Reader {
     memory: Memory,
     reader: u64,
+    /// The consumer that it reads from.
+    consumer: u64,
     config: FeedConfig,
 }
 
@@ -235,7 +260,13 @@ impl Deliveries for Reader {
         loop {
             let mut news = std::pin::pin!(grown.notified());
             news.as_mut().enable();
-            let delivered = self.memory.inner().deliver(self.reader, &self.config, Instant::now());
+            let delivered = {
+                let mut inner = self.memory.inner();
+                if inner.consumer.as_ref().is_some_and(|consumer| consumer.serial != self.consumer) {
+                    return Err(StoreError::Unavailable("simulated: the consumer was deleted".to_owned()));
+                }
+                inner.deliver(self.reader, &self.config, Instant::now())
+            };
             match delivered {
                 Ok(batch) => return Ok(batch),
                 // Never zero: a paused clock only advances when no task can run.

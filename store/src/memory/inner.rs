@@ -25,7 +25,14 @@ pub(super) struct Inner {
     /// The last sequence of the bucket of workers, which is a separate stream.
     pub(super) lease_sequence: u64,
     pub(super) leases: BTreeMap<WorkerName, (LeaseSlot, Instant)>,
+    /// `None`: there is none, or its server is away.
     pub(super) consumer: Option<Consumer>,
+    /// How many consumers there were.
+    pub(super) consumers: u64,
+    /// How many readers were opened, of all consumers.
+    pub(super) readers: u64,
+    /// The relay's checkpoint.
+    pub(super) checkpoint: u64,
     pub(super) answers: BTreeMap<String, Bytes>,
     /// The secret of tokens and its revision.
     pub(super) secret: (Revision, Option<Bytes>),

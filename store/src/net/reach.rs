@@ -171,6 +171,15 @@ impl Feed for Reach {
         self.read(self.memory.ensure(config)).await
     }
 
+    async fn renew(&self, config: &FeedConfig) -> Result<(), StoreError> {
+        self.read(self.memory.renew(config)).await
+    }
+
+    async fn checkpoint(&self, until: u64) -> Result<(), StoreError> {
+        // A checkpoint without an answer may be written again.
+        self.read(self.memory.checkpoint(until)).await
+    }
+
     async fn state(&self, config: &FeedConfig) -> Result<FeedState, StoreError> {
         self.read(self.memory.state(config)).await
     }

@@ -9,7 +9,7 @@ use holdfast_protocol::{Namespace, SessionId, SessionKey};
 use super::*;
 use crate::StoreError;
 use crate::memory::Memory;
-use crate::wire::{Request, RequestError, Subscription, Wire};
+use crate::wire::{BATCH_COMMIT, BATCH_ID, BATCH_SEQUENCE, Outgoing, Request, RequestError, Subscription, Wire};
 use crate::{Rollup, Storage};
 
 const SECOND: Duration = Duration::from_secs(1);
@@ -264,15 +264,43 @@ async fn signals_are_kept_once_and_acknowledged_each_time() {
     let mut signals = listen(&two, "hf.default.signal.s1.>").await;
     let mut headers = HeaderMap::new();
     headers.insert(NATS_MESSAGE_ID, "e1");
-    let subject = "hf.default.signal.s1.lock.acquired";
+    let subject = "hf.sys.keep.default.s1.lock.acquired";
     for expected in [r#"{"stream":"HF_SIGNALS","seq":1}"#, r#"{"stream":"HF_SIGNALS","seq":1,"duplicate":true}"#] {
         let answer = one.request(Request { headers: Some(headers.clone()), ..ask(subject) }).await.unwrap();
         assert_eq!(answer.payload, expected);
     }
     assert_eq!(net.kept().len(), 1);
-    assert_eq!(arrived(&mut signals).len(), 2, "who follows hears each copy");
-    let document = one.request(ask("hf.default.signal.s2.doc.edited")).await;
-    assert!(matches!(document, Err(RequestError::NoResponders)), "those of documents are not kept");
+    assert_eq!(net.kept()[0].subject.as_str(), "hf.default.signal.s1.lock.acquired");
+    assert!(arrived(&mut signals).is_empty(), "what is kept was announced before");
+    let live = one.request(ask("hf.default.signal.s2.lock.acquired")).await;
+    assert!(matches!(live, Err(RequestError::NoResponders)) && net.kept().len() == 1, "nor is it kept again");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_batch_is_kept_whole_or_not_at_all() {
+    let net = net();
+    let one = net.connect("one");
+    let send = async |batch: &str, ids: &[&str], left_out: usize| {
+        let (mut answer, last) = (None, ids.len());
+        for (number, id) in (1..).zip(ids).filter(|(number, _)| *number != left_out) {
+            let mut headers = HeaderMap::new();
+            headers.insert(NATS_MESSAGE_ID, *id);
+            headers.insert(BATCH_ID, batch);
+            headers.insert(BATCH_SEQUENCE, number.to_string().as_str());
+            let subject = "hf.sys.keep.default.s1.lock.acquired";
+            if number == last {
+                headers.insert(BATCH_COMMIT, "1");
+                answer = Some(one.request(Request { headers: Some(headers), ..ask(subject) }).await.unwrap());
+            } else {
+                one.publish(Outgoing::to(subject, "").with_headers(headers)).await.unwrap();
+            }
+        }
+        String::from_utf8(answer.unwrap().payload.to_vec()).unwrap()
+    };
+    assert_eq!(send("b1", &["e1", "e2"], 0).await, r#"{"stream":"HF_SIGNALS","seq":2}"#);
+    assert!(send("b2", &["e2", "e3"], 0).await.contains("10201"), "one of them is stored");
+    assert!(send("b3", &["e3", "e4", "e5"], 2).await.contains("error"), "one of them was lost");
+    assert_eq!(net.kept().len(), 2);
 }
 
 fn key() -> SessionKey {
