@@ -69,6 +69,7 @@ scenarios! {
     read::a_local_read_is_not_older_than_a_lease,
     read::a_coordinator_answers_nothing_older_than_it_has_seen,
     announce::a_killed_relay_leaves_nothing_unannounced,
+    announce::a_lost_consumer_leaves_nothing_unannounced,
     announce::a_lost_connection_loses_no_signal,
     announce::no_record_changes_faster_than_it_is_announced,
 }

@@ -148,7 +148,9 @@ impl Memory {
 
     /// The server that has the consumer is lost, with what was acknowledged since the last checkpoint.
     pub fn lose_consumer(&self) {
-        self.inner().consumer = None;
+        let mut inner = self.inner();
+        inner.is_consumer_away |= inner.consumer.take().is_some();
+        drop(inner);
         self.shared.grown.notify_waiters();
     }
 

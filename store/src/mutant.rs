@@ -47,6 +47,10 @@ mutants! {
     GrantToWhoIsGone,
     /// The relay acknowledges before it announces.
     RelayAcknowledgesFirst,
+    /// The relay acknowledges before the signals are kept.
+    AcknowledgedBeforeKept,
+    /// The relay's checkpoint is ahead of what is kept.
+    CheckpointBeforeKept,
     /// A record's count of unannounced changes begins anew without a look at the relay.
     MarkResetUnseen,
     /// A local read is answered by an agent that was not proven to own the session.

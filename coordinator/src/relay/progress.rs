@@ -170,6 +170,12 @@ impl Progress {
         for key in inputs.iter().filter_map(Input::key).filter(|_| is_thinned) {
             self.translator.was_announced_until(key, self.done.sequence);
         }
+        if mutant::is(Mutant::AcknowledgedBeforeKept) {
+            context.feed.acknowledge(&ack).await.map_err(fault)?;
+        }
+        if mutant::is(Mutant::CheckpointBeforeKept) {
+            context.feed.checkpoint(self.done.sequence).await.map_err(fault)?;
+        }
         self.unacknowledged = Some(ack);
         self.checkpoint.is_due |= inputs.iter().any(|input| input.what != What::Other);
         match self.due() {

@@ -146,6 +146,7 @@ impl Saboteur {
         }
         if self.dice.happens(200) {
             self.world.history.note(self.world.now(), "a server was killed and has lost its deletions");
+            self.world.memory.lose_consumer();
             for n in 1..=self.world.plan.configs.len() {
                 self.world.memory.forget_deletions(&crate::world::key(&format!("s{n}")));
             }

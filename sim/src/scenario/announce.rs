@@ -47,6 +47,15 @@ fn all_are_announced(fleet: &Fleet) -> Result<()> {
 
 /// Coordinators are killed in the middle of announcing.
 pub(super) async fn a_killed_relay_leaves_nothing_unannounced(seed: u64) -> Result<()> {
+    kill_relays(seed, |_| ()).await
+}
+
+/// The server that has the relay's consumer is lost with each of them.
+pub(super) async fn a_lost_consumer_leaves_nothing_unannounced(seed: u64) -> Result<()> {
+    kill_relays(seed, |fleet| fleet.memory.lose_consumer()).await
+}
+
+async fn kill_relays(seed: u64, and: impl Fn(&Fleet)) -> Result<()> {
     let mut dice = Dice::new(seed);
     let mut fleet = Fleet::start(seed, 2, 1).await?;
     let client = fleet.client("a");
@@ -67,6 +76,7 @@ pub(super) async fn a_killed_relay_leaves_nothing_unannounced(seed: u64) -> Resu
         pause(50 + dice.below(300)).await;
         let name = if dice.happens(500) { "c1" } else { "c2" };
         fleet.kill(name)?;
+        and(&fleet);
         fleet.add_coordinator(name, |_| ()).await.with_context(|| format!("life {life} of {name}"))?;
         // Longer than another one takes to relay.
         pause(3_500).await;

@@ -191,7 +191,9 @@ impl Feed for Memory {
     }
 
     async fn ensure(&self, config: &FeedConfig) -> Result<FeedState, StoreError> {
-        self.look(|_| ()).await?;
+        if self.look(|inner| inner.is_consumer_away).await? {
+            return Err(StoreError::Unavailable("simulated: the consumer's server is away".to_owned()));
+        }
         self.inner().ensure_consumer();
         self.state(config).await
     }
@@ -200,6 +202,7 @@ impl Feed for Memory {
         self.look(|_| ()).await?;
         let mut inner = self.inner();
         inner.consumer = None;
+        inner.is_consumer_away = false;
         inner.ensure_consumer();
         Ok(())
     }

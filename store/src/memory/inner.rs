@@ -27,6 +27,8 @@ pub(super) struct Inner {
     pub(super) leases: BTreeMap<WorkerName, (LeaseSlot, Instant)>,
     /// `None`: there is none, or its server is away.
     pub(super) consumer: Option<Consumer>,
+    /// Whether the consumer's server is away; nobody answers for the consumer then.
+    pub(super) is_consumer_away: bool,
     /// How many consumers there were.
     pub(super) consumers: u64,
     /// How many readers were opened, of all consumers.
