@@ -6,6 +6,7 @@
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+use bytes::Bytes;
 use holdfast_protocol::path::CanonicalPath;
 use holdfast_protocol::record::Lock;
 use holdfast_protocol::signal::{self, Happening, Signal};
@@ -17,6 +18,7 @@ use tokio::time::Instant;
 use crate::context::Context;
 use crate::link;
 use crate::operation::{Operation, now};
+use crate::relay::is_kept;
 use holdfast_records::Known;
 
 /// How many conflict signals a session may have per second.
@@ -82,11 +84,14 @@ pub(crate) async fn failed(context: &Context, known: &Known, error: &Error, oper
 async fn publish(context: &Context, known: &Known, happening: Happening) {
     let key = known.record.key();
     let Some((group, event)) = happening.name.split_once('.') else { return };
-    let subject = context.config.root.signal(&key, group, event);
+    let root = &context.config.root;
     let id = format!("{event}:{}", chance::id());
-    let signal = Signal::uncommitted(&key, id, known.revision, &now(), happening);
-    if let Err(error) = context.wire.publish(Outgoing::to(subject, signal.to_json())).await {
-        tracing::debug!(%key, %error, "a refusal was not announced");
+    let signal = Bytes::from(Signal::uncommitted(&key, id, known.revision, &now(), happening).to_json());
+    let kept = is_kept(group).then(|| root.kept_signal(&key, group, event));
+    for subject in [root.signal(&key, group, event)].into_iter().chain(kept) {
+        if let Err(error) = context.wire.publish(Outgoing::to(subject, signal.clone())).await {
+            tracing::debug!(%key, %error, "a refusal was not announced");
+        }
     }
 }
 

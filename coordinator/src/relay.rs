@@ -26,6 +26,7 @@ mod pin;
 mod progress;
 mod translate;
 
+pub(crate) use announce::is_kept;
 use echo::Echo;
 pub(crate) use floor::{follow_floor, learn_floor};
 use holdfast_store::chance;

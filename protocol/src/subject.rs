@@ -70,9 +70,9 @@ impl Root {
         format!("$KV.{}.{key}", self.sessions_bucket())
     }
 
-    /// The subject of the relay's checkpoint. Its key has one token, so it is no session's.
+    /// The subject of the relay's checkpoint. It is in the bucket that only coordinators read and write.
     pub fn relay_checkpoint(&self) -> String {
-        format!("$KV.{}.relayed", self.sessions_bucket())
+        format!("$KV.{}.relayed", self.secrets_bucket())
     }
 
     /// The subject of the note that a repair after a restored backup leaves. Its key has one token, so it is no

@@ -58,8 +58,7 @@ fn a_hand_over_is_remembered_as_a_release_and_as_a_grant() {
     let (freed, released) =
         committed(lock::asking("r", |asked| release(&lock::held("a", 3), Revision(8), &lock::token(3), asked)));
     let (both, grant) = lock::asking("w", |asked| hand_over(&freed, Revision(8), &wants, asked));
-    let (free, _) =
-        committed(lock::asking("s", |asked| release(&both, Revision(9), &grant.lock_token, asked)));
+    let (free, _) = committed(lock::asking("s", |asked| release(&both, Revision(9), &grant.lock_token, asked)));
     let past = Past::new([lock::held("a", 3), both, free], Revision(10));
     let [r, w] = ["r", "w"].map(|id| RequestId::parse(id).unwrap());
     assert_eq!(past.release(&r), Some(released));

@@ -61,16 +61,12 @@ pub(super) async fn all(
 }
 
 /// Whether signals of this group are kept in a stream.
-fn is_kept(group: &str) -> bool {
+pub(crate) fn is_kept(group: &str) -> bool {
     matches!(group, "session" | "lock")
 }
 
 /// Publishes one signal. Returns the message for the stream of signals, if it is kept.
-async fn publish(
-    context: &Context,
-    key: &SessionKey,
-    announcement: &Announcement,
-) -> Result<Option<Kept>, RelayError> {
+async fn publish(context: &Context, key: &SessionKey, announcement: &Announcement) -> Result<Option<Kept>, RelayError> {
     let root = &context.config.root;
     let (group, event) = announcement.name.split_once('.').unwrap_or((&announcement.name, "unknown"));
     let mut headers = HeaderMap::new();

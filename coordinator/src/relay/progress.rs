@@ -50,7 +50,7 @@ pub(super) struct Progress {
 /// When the checkpoint was stored last.
 struct Checkpoint {
     at: Instant,
-    /// Whether something else than a checkpoint was acknowledged since.
+    /// Whether something was announced since.
     is_due: bool,
 }
 
@@ -177,7 +177,7 @@ impl Progress {
             context.feed.checkpoint(self.done.sequence).await.map_err(fault)?;
         }
         self.unacknowledged = Some(ack);
-        self.checkpoint.is_due |= inputs.iter().any(|input| input.what != What::Other);
+        self.checkpoint.is_due = true;
         match self.due() {
             Some(due) if due > Instant::now() => Ok(()),
             _ => self.settle(context).await,

@@ -1,9 +1,9 @@
 //! [`Feed`] on a JetStream consumer with a pinned client, in the memory of one server. Its checkpoint is a key of the
-//! bucket of sessions.
+//! bucket that only coordinators read and write.
 
 use std::time::Duration;
 
-use async_nats::header::{HeaderMap, NATS_MESSAGE_ID, NATS_ROLLUP};
+use async_nats::header::{HeaderMap, NATS_MESSAGE_ID, NATS_STREAM};
 use async_nats::jetstream::consumer::pull::{Config, MessagesError, Stream as Pull};
 use async_nats::jetstream::consumer::{AckPolicy, Consumer, DeliverPolicy, Info, PriorityPolicy};
 use async_nats::jetstream::context::ConsumerInfoErrorKind;
@@ -19,7 +19,7 @@ use crate::feed::{Batch, Deliveries, Delivery, Feed, FeedConfig, FeedState, Post
 use crate::jetstream::Jetstream;
 use crate::trace::Traces;
 use crate::write::{self, Outcome, Write};
-use crate::{StoreError, read};
+use crate::{Storage, StoreError, read};
 
 const PIN_ID: &str = "Nats-Pin-Id";
 
@@ -86,19 +86,25 @@ async fn create(stream: &Stream<()>, config: &FeedConfig, done: u64) -> Result<C
     stream.create_consumer(durable).await.map_err(unavailable)
 }
 
-/// Everything up to here is done. 0: nothing was stored yet.
+/// Everything up to here is done. 0 begins anew, which repeats signals and loses none: nothing was stored yet, the
+/// stream was restored from a backup, or somebody else than a coordinator made nats-server answer there (see `secret`).
 async fn checkpoint(store: &Jetstream) -> Result<u64, StoreError> {
-    let Some(stored) = read::last(&store.sessions, &store.root.relay_checkpoint()).await? else { return Ok(0) };
-    let unknown = |error| StoreError::Refused(format!("the relay's checkpoint does not parse: {error}"));
-    serde_json::from_slice(&stored.payload).map(|RelayFloor { floor }| floor).map_err(unknown)
+    let name = format!("KV_{}", store.root.secrets_bucket());
+    let stream = store.context.get_stream_no_info(name).await.map_err(unavailable)?;
+    let Some(stored) = read::last(&stream, &store.root.relay_checkpoint()).await? else { return Ok(0) };
+    let floor = serde_json::from_slice(&stored.payload).map_or(u64::MAX, |RelayFloor { floor }| floor);
+    if stored.headers.get(NATS_STREAM).is_none() && floor <= store.last().await? {
+        return Ok(floor);
+    }
+    tracing::warn!(floor, "the relay's checkpoint is not one of this stream; signals are announced from its beginning");
+    Ok(0)
 }
 
 /// Replaces the checkpoint. It has no condition: with an older one, what was done is only done again.
 async fn write_checkpoint(store: &Jetstream, floor: u64) -> Result<(), StoreError> {
-    let mut headers = HeaderMap::new();
-    headers.insert(NATS_ROLLUP, "sub");
     let payload = serde_json::to_vec(&RelayFloor { floor }).expect("a number is JSON").into();
-    let write = Write { subject: store.root.relay_checkpoint(), headers, payload, expected: Revision(0) };
+    let (subject, headers) = (store.root.relay_checkpoint(), HeaderMap::new());
+    let write = Write { subject, headers, payload, expected: Revision(0) };
     match write::publish(&store.client, &write).await? {
         Outcome::Stored(_) => Ok(()),
         Outcome::Mismatch | Outcome::MismatchAfterUnknown => Err(write.moved()),

@@ -68,7 +68,12 @@ fn expected(stream: &[Stored], name: &str) -> Vec<Expected> {
         };
         if stored.subject.starts_with("$KV.") {
             let event = json["event"]["type"].as_str().unwrap();
-            one(0, stored.sequence, event, &json["event"]["request_id"], json!(stored.sequence));
+            let release = &json["event"]["hand_over"];
+            let grant = usize::from(release.is_object());
+            if release.is_object() {
+                one(0, stored.sequence, "lock.released", &release["request_id"], json!(stored.sequence));
+            }
+            one(grant, stored.sequence, event, &json["event"]["request_id"], json!(stored.sequence));
             if event == "session.opened" {
                 one(1, stored.sequence, "session.activated", &json["event"]["request_id"], json!(stored.sequence));
             }
