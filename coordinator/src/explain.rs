@@ -86,9 +86,10 @@ async fn publish(context: &Context, known: &Known, happening: Happening) {
     let Some((group, event)) = happening.name.split_once('.') else { return };
     let root = &context.config.root;
     let id = format!("{event}:{}", chance::id());
-    let signal = Bytes::from(Signal::uncommitted(&key, id, known.revision, &now(), happening).to_json());
     let kept = is_kept(group).then(|| root.kept_signal(&key, group, event));
-    for subject in [root.signal(&key, group, event)].into_iter().chain(kept) {
+    let subjects = [root.signal(&key, group, event)].into_iter().chain(kept);
+    let signal = Bytes::from(Signal::uncommitted(&key, id, known.revision, &now(), happening).to_json());
+    for subject in subjects {
         if let Err(error) = context.wire.publish(Outgoing::to(subject, signal.clone())).await {
             tracing::debug!(%key, %error, "a refusal was not announced");
         }
