@@ -12,36 +12,19 @@ use bytes::Bytes;
 use futures_util::future::try_join_all;
 use holdfast_protocol::SessionKey;
 use holdfast_protocol::trace::TRACEPARENT;
+use holdfast_store::trace;
 use holdfast_store::wire::{Outgoing, Request};
-use holdfast_store::{chance, trace};
-use serde::Deserialize;
 use tokio::time::Instant;
 use tracing::{Instrument, Span};
 
 use crate::context::Context;
+use crate::keep::{COPY_TIMEOUT, keep};
 use crate::relay::RelayError;
 use crate::relay::echo::Echo;
 use crate::relay::translate::Announcement;
 
-/// How long to wait for the acknowledgement of one copy of a signal before the next copy is sent.
-const COPY_TIMEOUT: Duration = Duration::from_millis(1_500);
 /// How long publishing a signal is attempted. After that the relay restarts from what is acknowledged.
 const TIMEOUT: Duration = Duration::from_secs(8);
-/// The bounds of the pause between two attempts.
-const PAUSE: (Duration, Duration) = (Duration::from_millis(5), Duration::from_millis(250));
-
-#[derive(Deserialize)]
-struct Ack {
-    #[serde(default)]
-    stream: String,
-    error: Option<AckError>,
-}
-
-#[derive(Deserialize)]
-struct AckError {
-    #[serde(default)]
-    description: String,
-}
 
 /// Publishes all of them: sessions concurrently, each session's in commit order. Each signal is published once, unless
 /// the connection is lost meanwhile.
@@ -99,7 +82,8 @@ async fn of_session(context: &Context, key: &SessionKey, announcements: &[Announ
         if is_kept(group) {
             let subject = subject.into();
             let request = Request { subject, headers: Some(headers), payload, timeout: COPY_TIMEOUT };
-            keep(context, request).instrument(span).await?;
+            let stream = context.config.root.signals_stream();
+            keep(context, &stream, request, TIMEOUT).instrument(span).await.map_err(RelayError::Announce)?;
         } else {
             let sent = context.wire.publish(Outgoing::to(subject, payload).with_headers(headers)).await;
             sent.map_err(|error| RelayError::Announce(error.to_string()))?;
@@ -107,27 +91,4 @@ async fn of_session(context: &Context, key: &SessionKey, announcements: &[Announ
         context.config.meters.announced(1);
     }
     Ok(())
-}
-
-/// Publishes one signal until its stream has it.
-async fn keep(context: &Context, request: Request) -> Result<(), RelayError> {
-    let deadline = Instant::now() + TIMEOUT;
-    let stream = context.config.root.signals_stream();
-    let mut pause = PAUSE.0;
-    loop {
-        let why = match context.wire.request(request.clone()).await {
-            Ok(message) => match serde_json::from_slice::<Ack>(&message.payload) {
-                Ok(Ack { error: None, stream: by }) if by == stream => return Ok(()),
-                Ok(Ack { error: Some(error), .. }) => error.description,
-                Ok(_) | Err(_) => format!("the answer is not one of the stream {stream}"),
-            },
-            Err(error) => error.to_string(),
-        };
-        if Instant::now() + pause >= deadline {
-            return Err(RelayError::Announce(why));
-        }
-        tracing::debug!(subject = %request.subject, why, "signal not stored yet");
-        tokio::time::sleep(pause.mul_f64(chance::share(0.5..1.5))).await;
-        pause = (pause * 2).min(PAUSE.1);
-    }
 }

@@ -1,4 +1,4 @@
-//! The stream that keeps signals, as its publisher sees it.
+//! The streams that keep signals and acts of operators, as their publisher sees them.
 
 use std::collections::BTreeMap;
 
@@ -10,10 +10,10 @@ use holdfast_protocol::subject::Root;
 use super::interest::matches;
 use crate::wire::Outgoing;
 
-/// A kept signal.
+/// A kept signal or act.
 #[derive(Clone, Debug)]
 pub struct Kept {
-    /// Its sequence in the stream of signals.
+    /// Its sequence in its stream.
     pub sequence: u64,
     /// Its subject.
     pub subject: Subject,
@@ -31,8 +31,15 @@ pub(super) struct Keeper {
 }
 
 impl Keeper {
-    pub(super) fn new(root: &Root) -> Self {
-        let (stream, subjects) = (root.signals_stream(), root.signals_stream_subjects());
+    pub(super) fn of_signals(root: &Root) -> Self {
+        Self::of(root.signals_stream(), root.signals_stream_subjects())
+    }
+
+    pub(super) fn of_acts(root: &Root) -> Self {
+        Self::of(root.audit_stream(), root.audit_stream_subjects())
+    }
+
+    fn of(stream: String, subjects: Vec<String>) -> Self {
         Self { stream, subjects, by_id: BTreeMap::new(), kept: Vec::new() }
     }
 
