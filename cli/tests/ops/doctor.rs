@@ -65,12 +65,13 @@ async fn nothing_is_wrong_with_a_healthy_installation_and_each_changed_stream_is
     assert!(text.ends_with("0 problems, 0 warnings, 0 unchecked\n"), "{text}");
 
     type Change = fn(&mut Config);
-    let cases: [(&str, &str, Change); 5] = [
+    let cases: [(&str, &str, Change); 6] = [
         ("KV_sessions", "discard is Old", |config| config.discard = DiscardPolicy::Old),
         ("KV_sessions", "duplicate_window is 1s", |config| config.duplicate_window = Duration::from_secs(1)),
         ("KV_secrets", "allow_direct is false", |config| config.allow_direct = false),
         ("KV_sessions", "max_bytes is 1000000", |config| config.max_bytes = 1_000_000),
         ("HF_SIGNALS", "max_age is 3600s", |config| config.max_age = Duration::from_secs(3600)),
+        ("HF_AUDIT", "duplicate_window is 3600s", |config| config.duplicate_window = Duration::from_secs(3600)),
     ];
     let context = jetstream::new(all.root().await);
     let none = BTreeSet::new();
@@ -138,7 +139,7 @@ async fn a_client_that_can_read_the_secret_and_a_stream_in_memory_are_found() {
     .await;
     let context = jetstream::new(all.root().await);
     for mut config in
-        needed(&Root::default(), 1, &Provisioning { signals_bytes: 1024 * 1024, ..Provisioning::default() })
+        needed(&Root::default(), 1, &Provisioning { signals_bytes: 1024 * 1024, acts_bytes: 1024 * 1024, ..Provisioning::default() })
     {
         if config.name == "KV_workers" {
             config.storage = StorageType::Memory;
@@ -158,7 +159,7 @@ async fn one_copy_on_three_servers_is_found() {
     let nats = async_nats::connect(cluster.urls()).await.unwrap();
     let context = jetstream::new(nats);
     for mut config in
-        needed(&Root::default(), 3, &Provisioning { signals_bytes: 1024 * 1024, ..Provisioning::default() })
+        needed(&Root::default(), 3, &Provisioning { signals_bytes: 1024 * 1024, acts_bytes: 1024 * 1024, ..Provisioning::default() })
     {
         config.num_replicas = if config.name == "KV_sessions" { 1 } else { 3 };
         context.create_stream(config).await.unwrap();
