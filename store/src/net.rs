@@ -228,16 +228,11 @@ impl State {
     /// Delivers a message to its subscribers, or answers *no responders* if there is none.
     fn route(&mut self, from: Sender, message: Outgoing) {
         let Faults { lost, unrouted, .. } = self.faults;
-        let mut keepers = [&mut self.signals, &mut self.acts].into_iter();
-        let keeper = keepers.find(|keeper| keeper.keeps(&message.subject));
+        let keeper = [&mut self.signals, &mut self.acts].into_iter().find(|keeper| keeper.keeps(&message.subject));
         let is_kept = keeper.is_some();
-        if let Some(keeper) = keeper
-            && !self.dice.happens(lost)
-        {
-            let ack = keeper.keep(&message);
-            if let Some(reply) = message.reply.clone() {
-                self.route(Sender::Server, Outgoing::to(reply, ack));
-            }
+        let ack = keeper.filter(|_| !self.dice.happens(lost)).map(|keeper| keeper.keep(&message));
+        if let (Some(ack), Some(reply)) = (ack, message.reply.clone()) {
+            self.route(Sender::Server, Outgoing::to(reply, ack));
         }
         let is_unrouted = message.reply.is_some() && !is_kept && self.dice.happens(unrouted);
         let receivers =

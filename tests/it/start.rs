@@ -16,7 +16,12 @@ const OLD_SERVER_VARIABLE: &str = "HOLDFAST_OLD_NATS_SERVER";
 
 async fn provisioned(url: &str, root: &Root) -> Result<Provisioned, ProvisionError> {
     let client = connect(&ConnectOptions::to(url)).await.unwrap();
-    provision(&client, root, &Provisioning { signals_bytes: 1024 * 1024, acts_bytes: 1024 * 1024, ..Provisioning::default() }).await
+    provision(
+        &client,
+        root,
+        &Provisioning { signals_bytes: 1024 * 1024, acts_bytes: 1024 * 1024, ..Provisioning::default() },
+    )
+    .await
 }
 
 fn refusal(outcome: Result<Provisioned, ProvisionError>) -> String {

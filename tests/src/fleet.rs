@@ -117,8 +117,7 @@ impl Fleet {
     async fn empty_with(url: &str, root: Root, access: Access) -> Result<Self> {
         crate::logs::begin();
         let of_coordinators = connect(&access.options(url, Role::Coordinator)).await?;
-        let choices =
-            Provisioning { signals_bytes: SIGNALS_BYTES, acts_bytes: ACTS_BYTES, ..Provisioning::default() };
+        let choices = Provisioning { signals_bytes: SIGNALS_BYTES, acts_bytes: ACTS_BYTES, ..Provisioning::default() };
         let store = provision(&of_coordinators, &root, &choices).await?.store;
         Ok(Self {
             url: url.to_owned(),

@@ -138,9 +138,11 @@ async fn a_client_that_can_read_the_secret_and_a_stream_in_memory_are_found() {
     })
     .await;
     let context = jetstream::new(all.root().await);
-    for mut config in
-        needed(&Root::default(), 1, &Provisioning { signals_bytes: 1024 * 1024, acts_bytes: 1024 * 1024, ..Provisioning::default() })
-    {
+    for mut config in needed(
+        &Root::default(),
+        1,
+        &Provisioning { signals_bytes: 1024 * 1024, acts_bytes: 1024 * 1024, ..Provisioning::default() },
+    ) {
         if config.name == "KV_workers" {
             config.storage = StorageType::Memory;
         }
@@ -158,9 +160,11 @@ async fn one_copy_on_three_servers_is_found() {
     let cluster = server::own_cluster().await.unwrap();
     let nats = async_nats::connect(cluster.urls()).await.unwrap();
     let context = jetstream::new(nats);
-    for mut config in
-        needed(&Root::default(), 3, &Provisioning { signals_bytes: 1024 * 1024, acts_bytes: 1024 * 1024, ..Provisioning::default() })
-    {
+    for mut config in needed(
+        &Root::default(),
+        3,
+        &Provisioning { signals_bytes: 1024 * 1024, acts_bytes: 1024 * 1024, ..Provisioning::default() },
+    ) {
         config.num_replicas = if config.name == "KV_sessions" { 1 } else { 3 };
         context.create_stream(config).await.unwrap();
     }
