@@ -128,6 +128,7 @@ impl Entry {
             "rotation" => {
                 let generation = data.get("generation").and_then(Value::as_u64).unwrap_or_default();
                 let old = match (data.get("revoke"), data.get("released").and_then(Value::as_u64)) {
+                    (Some(Value::Bool(true)), Some(1)) => "old tokens are revoked, 1 lock was freed".to_owned(),
                     (Some(Value::Bool(true)), Some(count)) => {
                         format!("old tokens are revoked, {count} locks were freed")
                     }
