@@ -93,6 +93,12 @@ async fn nothing_is_wrong_with_a_healthy_installation_and_each_changed_stream_is
     all.settles(0).await;
     let again = json_of(&all.run(&["doctor", "--json"]), 0);
     assert_eq!(problems(&again), [], "all was put back");
+
+    // As in an installation of an earlier version, whose parts do all else.
+    context.delete_stream("HF_AUDIT").await.unwrap();
+    assert_found(&report(&all), "HF_AUDIT", "does not exist", &none);
+    let status = json_of(&all.run(&["status", "--json"]), 0);
+    assert_eq!(status["streams"].as_array().map(Vec::len), Some(3), "{status}");
 }
 
 #[tokio::test(flavor = "multi_thread")]
