@@ -8,7 +8,7 @@ use futures_util::TryStreamExt;
 use holdfast_protocol::act::Act;
 use holdfast_store::provision::{Provisioning, provision};
 use holdfast_tests::fleet::{Fleet, Reply, SOON};
-use holdfast_tests::wait::until;
+use holdfast_tests::wait::{until, until_ok};
 use holdfast_tests::{logs, server};
 use serde_json::{Value, json};
 
@@ -180,7 +180,12 @@ async fn nothing_waits_for_the_stream(fleet: &Fleet, name: &str) {
     }
     // They are published for a while. The streams of a cluster are away like this when they elect a leader.
     provisioned(fleet).await;
-    until("the acts to be kept after all", SOON, async || (acts(fleet).await.len() == 3).then_some(())).await;
+    let mut stream = jetstream::new(fleet.nats.clone()).get_stream(fleet.root.audit_stream()).await.unwrap();
+    until_ok("the three acts to be kept after all", SOON, async || match stream.info().await.unwrap().state.messages {
+        3 => Ok(()),
+        count => Err(format!("{count} are kept")),
+    })
+    .await;
     let kept = acts(fleet).await;
     for (_, request) in &requests {
         assert!(kept.iter().any(|act| act.correlationid.as_str() == request["request_id"]), "{name}: {request}");
