@@ -1,8 +1,10 @@
-//! `holdfast audit`: what operators did to sessions, and hand edits, from the kept signals of all namespaces.
+//! `holdfast audit`: what operators did. To sessions, and hand edits, from the kept signals of all namespaces; to workers
+//! and to the secret of tokens, from the stream of acts.
 //!
 //! Invariant: it reads only the signals of the events that can be an operator's, so its cost is that of those and not
 //! of everything that was kept.
 
+mod acts;
 mod entry;
 
 use std::collections::VecDeque;
@@ -18,6 +20,7 @@ use crate::exit::Failure;
 use crate::output::{self, Format, note, plain};
 use crate::signals::feed::{Feed, Flow};
 use crate::span::Since;
+use acts::{Acts, Presence};
 use entry::{Doer, Entry, Group};
 
 /// What to show.
@@ -49,7 +52,7 @@ impl Audit {
         stop: &CancellationToken,
     ) -> Result<(), Failure> {
         let archive = Archive::open(connection).await?;
-        match until(stop, archive.permitted(self.show(&archive, format))).await {
+        match until(stop, self.show(&archive, format)).await {
             Err(Failure::Interrupted) if self.follow => Ok(()),
             outcome => outcome,
         }
@@ -60,34 +63,78 @@ impl Audit {
     }
 
     async fn show(&self, archive: &Archive, format: Format) -> Result<(), Failure> {
+        let since = self.since.before(Timestamp::now());
+        let (mut of_workers, mut of_sessions) = (Newest::of(self.limit), Newest::of(self.limit));
+        let mut acts = Acts::since(archive, since);
+        // Workers and the secret are of no namespace.
+        let presence = match self.is_namespace_given {
+            true => Presence::Missing,
+            false => acts.kept(|entry| of_workers.push(entry)).await?,
+        };
         let namespace = self.is_namespace_given.then_some(&archive.namespace);
         let subject = |(group, event): &(&str, &str)| archive.root.signals_of_all(namespace, Some(group), Some(event));
-        let subjects = entry::EVENTS.iter().map(subject).collect();
-        let mut feed = Feed::new(archive, subjects, self.since.before(Timestamp::now()));
-        let (mut past, mut left_out) = (VecDeque::new(), 0_u64);
+        let mut feed = Feed::new(archive, entry::EVENTS.iter().map(subject).collect(), since);
         let kept = feed.kept(|signal| {
-            past.extend(Entry::of(signal).filter(|entry| self.wants(entry)));
-            if past.len() > self.limit {
-                past.pop_front();
-                left_out += 1;
-            }
+            Entry::of(signal).filter(|entry| self.wants(entry)).into_iter().for_each(|entry| of_sessions.push(entry));
             Ok(Flow::Continue(()))
         });
-        let _: Flow = kept.await?;
+        let _: Flow = archive.permitted(kept).await?;
+        let Newest { mut entries, left_out, .. } = of_sessions.merged(of_workers);
         if left_out > 0 {
             note(&format!("{left_out} earlier entries are left out: --limit {}", self.limit));
         }
-        show(past.make_contiguous(), format)?;
+        show(entries.make_contiguous(), format)?;
         if !self.follow {
             return Ok(());
         }
         let live = archive.root.signals_of_all(namespace, None, None);
-        feed.live(live, |signal| {
+        let signals = feed.live(live, |signal| {
             let entry = Entry::of(signal).filter(|entry| self.wants(entry));
             entry.map_or(Ok(()), |entry| show(&[entry], format))?;
             Ok(Flow::Continue(()))
-        })
-        .await
+        });
+        let acts = async {
+            match presence {
+                Presence::There => acts.follow(|entry| show(std::slice::from_ref(entry), format)).await,
+                Presence::Missing => std::future::pending().await,
+            }
+        };
+        archive.permitted(async { tokio::try_join!(signals, acts).map(|_| ()) }).await
+    }
+}
+
+/// The newest entries, at most so many, oldest first.
+struct Newest {
+    limit: usize,
+    entries: VecDeque<Entry>,
+    left_out: u64,
+}
+
+impl Newest {
+    fn of(limit: usize) -> Self {
+        Self { limit, entries: VecDeque::new(), left_out: 0 }
+    }
+
+    fn push(&mut self, entry: Entry) {
+        self.entries.push_back(entry);
+        if self.entries.len() > self.limit {
+            self.entries.pop_front();
+            self.left_out += 1;
+        }
+    }
+
+    /// Both together by time. The entries of each stay in their order, whatever their times are.
+    fn merged(mut self, mut other: Self) -> Self {
+        let mut all = Self { left_out: self.left_out + other.left_out, ..Self::of(self.limit) };
+        loop {
+            let is_first = match (self.entries.front(), other.entries.front()) {
+                (Some(mine), Some(theirs)) => mine.time < theirs.time,
+                (mine, _) => mine.is_some(),
+            };
+            let next = if is_first { self.entries.pop_front() } else { other.entries.pop_front() };
+            let Some(next) = next else { return all };
+            all.push(next);
+        }
     }
 }
 

@@ -58,7 +58,7 @@ enum Command {
     Admin(Group<admin::Request>),
     /// Tell the story of a session: who had it, who was refused, who overrode whom, and who may write now
     Why(why::Why),
-    /// Show what operators did: takeovers, unlocks, moves, drains, and edits by hand
+    /// Show what operators did: takeovers, unlocks, moves, drains, rotations of the secret, and edits by hand
     Audit(audit::Audit),
     /// Read and edit a session's record without a coordinator, for the day when none answers
     #[command(subcommand)]

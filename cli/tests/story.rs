@@ -171,6 +171,139 @@ async fn the_story_is_told_of_three_replicas_too() {
     the_story_is_whole(&server::shared_cluster().await.unwrap().url()).await;
 }
 
+/// The lines of `holdfast audit` for people, without their times.
+fn told(said: &str) -> Vec<String> {
+    said.lines().map(|line| line.split_once("Z  ").map_or(line, |(_, line)| line).to_owned()).collect()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_operators_did_to_workers_and_to_the_secret_is_told_beside_what_followed_from_it() {
+    let mut fleet = Fleet::start(server::shared().await.unwrap().url()).await.unwrap();
+    fleet.add_worker("w2", &[]).await.unwrap();
+    let place = Place::of(&fleet);
+    let drain = |worker: &str, why: &str| {
+        place.said(&["worker", "drain", worker, "--reason", why, "--actor", "oncall"]);
+    };
+    let undrain = |worker: &str| {
+        place.said(&["worker", "undrain", worker, "--reason", "done"]);
+    };
+    // A worker without sessions, and one with two, which move.
+    drain("w2", "old disk");
+    fleet.open("s1").await;
+    fleet.open("s2").await;
+    undrain("w2");
+    drain("w1", "new disk");
+    undrain("w1");
+    // Sessions that have nowhere to go leave the memory.
+    drain("w1", "all off");
+    drain("w2", "all off");
+    fleet.acquire("s1", "ann").await;
+    place.said(&["admin", "rotate-secret", "--reason", "leaked", "--revoke", "--actor", "oncall"]);
+    place.said(&["admin", "rotate-secret", "--reason", "once a year"]);
+    let expected = [
+        "drain      worker w2  without sessions  (asked by oncall): old disk",
+        "undrain    worker w2  (asked by tester): done",
+        "drain      worker w1  with 2 sessions  (asked by oncall): new disk",
+        "move       default/s1, default/s2  from worker w1  (asked by oncall): new disk",
+        "undrain    worker w1  (asked by tester): done",
+        "drain      worker w1  without sessions  (asked by oncall): all off",
+        "drain      worker w2  with 2 sessions  (asked by oncall): all off",
+        "passivate  default/s1, default/s2  from worker w2  (asked by oncall): all off",
+        "rotation   the secret of tokens  generation 1, old tokens are revoked, 1 lock was freed  (asked by oncall): leaked",
+        "revoke     default/s1  (asked by oncall): the secret of tokens was rotated: leaked",
+        "rotation   the secret of tokens  generation 2, old tokens stay good  (asked by tester): once a year",
+    ];
+    let said = until_ok("all of it to be told", SOON, async || {
+        let said = told(&place.said(&["audit"]));
+        // Sessions move side by side.
+        let said: Vec<String> = said.iter().map(|line| line.replace("s2, default/s1", "s1, default/s2")).collect();
+        if said == expected { Ok(said) } else { Err(format!("{said:#?}")) }
+    })
+    .await;
+    assert_eq!(said, expected);
+
+    let entries = place.lines(&["audit"]);
+    let of = |kind: &str| entries.iter().filter(|entry| entry["kind"] == kind).cloned().collect::<Vec<Value>>();
+    assert_eq!(of("drain").len(), 4);
+    let drain = &of("drain")[1];
+    assert_eq!(
+        (&drain["worker"], &drain["sessions_left"], &drain["actor"]),
+        (&json!("w1"), &json!(2), &json!("oncall"))
+    );
+    assert_eq!(
+        (&drain["session_id"], &drain["namespace"], &drain["revoke"]),
+        (&json!(null), &json!(null), &json!(null))
+    );
+    let rotation = &of("rotation")[0];
+    assert_eq!(
+        (&rotation["generation"], &rotation["revoke"], &rotation["released"]),
+        (&json!(1), &json!(true), &json!(1))
+    );
+    assert_eq!((of("move").len(), of("passivate").len(), of("revoke").len()), (2, 2, 1));
+    let ids: BTreeSet<String> = entries.iter().map(|entry| entry["id"].to_string()).collect();
+    assert_eq!(ids.len(), entries.len());
+
+    // Only what was done since, and only so much.
+    let time = rotation["time"].as_str().unwrap();
+    let since = place.lines(&["audit", "--since", time]);
+    assert!(since.iter().all(|entry| ["rotation", "revoke"].contains(&entry["kind"].as_str().unwrap())), "{since:?}");
+    assert_eq!(since.iter().filter(|entry| entry["kind"] == "rotation").count(), 2);
+    let newest = told(&place.said(&["audit", "--limit", "2"]));
+    assert_eq!(newest, expected[expected.len() - 2..]);
+    // Workers are of no namespace.
+    let of_namespace = place.lines(&["audit", "-n", "default"]);
+    assert!(of_namespace.iter().all(|entry| entry["session_id"].is_string()), "{of_namespace:?}");
+    assert_eq!(of_namespace.len(), 5);
+
+    // An installation of an earlier version has no such stream.
+    let context = async_nats::jetstream::new(fleet.nats.clone());
+    context.delete_stream(fleet.root.audit_stream()).await.unwrap();
+    let output = place.run(&["audit", "--json"]);
+    let note = text(&output.stderr);
+    assert!(output.status.success() && note.contains("are not shown") && note.contains("does not exist"), "{note}");
+    assert_eq!(text(&output.stdout).lines().count(), 5);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn acts_are_followed_beside_signals_and_come_once() {
+    const ROUNDS: usize = 4;
+    let fleet = Fleet::start(server::shared().await.unwrap().url()).await.unwrap();
+    let place = Place::of(&fleet);
+    fleet.open("s1").await;
+    let round = |n: usize| {
+        let reason = format!("round {n}");
+        place.said(&["worker", "drain", "w1", "--no-wait", "--reason", &reason]);
+        place.said(&["worker", "undrain", "w1", "--reason", &reason]);
+        place.said(&["admin", "takeover", "s1", "--owner", "ops", "--reason", &reason]);
+    };
+    round(0);
+    let mut command = place.command(&["audit", "--follow", "--json"]);
+    let mut following = Process(command.stdout(Stdio::piped()).spawn().unwrap());
+    let output = following.0.stdout.take().unwrap();
+    let (sender, lines) = std::sync::mpsc::channel();
+    let reading = std::thread::spawn(move || {
+        BufReader::new(output).lines().map_while(Result::ok).try_for_each(|line| sender.send(line))
+    });
+    (1..ROUNDS).for_each(round);
+    let mut seen = Vec::new();
+    let wanted = ["drain", "undrain", "takeover"];
+    while seen.len() < ROUNDS * wanted.len() {
+        let line = lines.recv_timeout(SOON).unwrap_or_else(|_| panic!("only {seen:?}"));
+        let entry: Value = serde_json::from_str(&line).unwrap();
+        let kind = entry["kind"].as_str().unwrap().to_owned();
+        if wanted.contains(&&*kind) {
+            seen.push(format!("{kind} {}", entry["reason"]));
+        }
+    }
+    drop(following);
+    reading.join().unwrap().ok();
+    for kind in wanted {
+        let of_kind: Vec<&String> = seen.iter().filter(|line| line.starts_with(&format!("{kind} "))).collect();
+        let expected: Vec<String> = (0..ROUNDS).map(|n| format!("{kind} \"round {n}\"")).collect();
+        assert_eq!(of_kind, expected.iter().collect::<Vec<_>>());
+    }
+}
+
 /// A process of `holdfast`; killed when dropped.
 struct Process(Child);
 
@@ -290,6 +423,12 @@ async fn an_operator_frees_a_lock_by_hand_with_the_rights_of_the_role_and_withou
     assert_eq!((&entry["kind"], &entry["actor"]), (&json!("hand_edit"), &json!("oncall")));
     assert_eq!((&entry["previous_owner"], &entry["owner"]), (&json!("ann"), &Value::Null));
     assert_eq!(entry["reason"], "edited by hand: ann hangs");
+
+    // Acts on workers cross to the operator's account too.
+    ops.said(&["worker", "drain", "w1", "--no-wait", "--reason", "new disk"]);
+    let output = ops.run(&["audit"]);
+    let said = (text(&output.stdout), text(&output.stderr));
+    assert!(said.0.contains("drain      worker w1") && said.1.is_empty(), "{said:?}");
 
     // A program may do nothing of this, and learns it at once.
     let client = secured.role(Role::Client);

@@ -2,8 +2,8 @@
 //!
 //! A line is an event of `tracing` at level `info` with the target `holdfast_audit`. Its fields are `verb`,
 //! `namespace`, `session` or `worker`, `actor` (who the request says it is from), `actor_proven` (who it is from as
-//! nats-server tells it), `reason`, `request_id` and `outcome`: `done`, or the reason of the refusal. Fields that are
-//! not known are left out. A late copy of a request has a line of its own, with the same `request_id`: whoever reads
+//! nats-server tells it), `reason`, `request_id`, `outcome`: `done`, or the reason of the refusal, and `unkept`: why
+//! the act is not in the stream of acts, although it took effect. Fields that are not known are left out. A late copy of a request has a line of its own, with the same `request_id`: whoever reads
 //! the log sees that it was sent again.
 //!
 //! Invariant: each request has exactly one line, even when its task is dropped, and no line has a token.
@@ -36,6 +36,7 @@ pub(crate) struct Audit {
     claimed: Peeked,
     made: RequestId,
     outcome: &'static str,
+    unkept: Option<String>,
 }
 
 impl Audit {
@@ -59,12 +60,19 @@ impl Audit {
             claimed: peek(&body[..body.len().min(PEEK_BYTES)]),
             made: made.clone(),
             outcome: DROPPED,
+            unkept: None,
         })
     }
 
-    /// Writes the line with this outcome.
-    pub(crate) fn end(mut self, refusal: Option<&Error>) {
-        self.outcome = refusal.map_or("done", |error| error.reason.as_str());
+    /// Writes the line of a request that took effect.
+    pub(crate) fn done(mut self, unkept: Option<&str>) {
+        self.outcome = "done";
+        self.unkept = unkept.map(str::to_owned);
+    }
+
+    /// Writes the line of a request that was refused.
+    pub(crate) fn refused(mut self, error: &Error) {
+        self.outcome = error.reason.as_str();
     }
 }
 
@@ -85,6 +93,7 @@ impl Drop for Audit {
             reason = reason.as_deref(),
             request_id = request_id.as_deref().unwrap_or(self.made.as_str()),
             outcome = self.outcome,
+            unkept = self.unkept.as_deref(),
             "a request of an operator"
         );
     }

@@ -140,7 +140,7 @@ impl Endpoints {
             }
             Err(refusal) => {
                 let Refusal { error, payload, audit, put_off } = *refusal;
-                end(audit, Some(&error));
+                refused(audit, &error);
                 let response = Response::error(error, &payload, &made);
                 if put_off.is_zero() || self.is_full_of_refusals() {
                     return self.answer(&reply, response, verb, arrived).await;
@@ -256,7 +256,10 @@ impl Endpoints {
                     incoming.peeked();
                 }
                 let outcome = caught(verb, verb::answer(&self.context, subject, &incoming)).await;
-                end(audit, outcome.as_ref().err());
+                match &outcome {
+                    Ok(answer) => done(audit, answer.unkept.as_deref()),
+                    Err(error) => refused(audit, error),
+                }
                 let answer = outcome.unwrap_or_else(|error| Response::error(error, &incoming.payload, &incoming.made));
                 self.answer(reply, answer, Some(verb), incoming.arrived).await;
             }
@@ -275,7 +278,7 @@ impl Endpoints {
     }
 
     async fn answer(&self, reply: &Subject, answer: Response, verb: Option<Verb>, arrived: Instant) {
-        let Response { headers, body, mut fault, mut refused, granted } = answer;
+        let Response { headers, body, mut fault, mut refused, granted, .. } = answer;
         let unheard = granted.map(|granted| self.context.grants.expect(granted));
         let answer = Outgoing { subject: reply.clone(), reply: unheard, headers, payload: body };
         if let Err(unsent) = self.context.wire.publish(answer).await {
@@ -304,10 +307,17 @@ impl Endpoints {
     }
 }
 
-/// Writes the audit line of a request, if it has one.
-fn end(audit: Option<Audit>, refusal: Option<&Error>) {
+/// Writes the audit line of a request that took effect, if it has one.
+fn done(audit: Option<Audit>, unkept: Option<&str>) {
     if let Some(audit) = audit {
-        audit.end(refusal);
+        audit.done(unkept);
+    }
+}
+
+/// Writes the audit line of a request that was refused, if it has one.
+fn refused(audit: Option<Audit>, error: &Error) {
+    if let Some(audit) = audit {
+        audit.refused(error);
     }
 }
 

@@ -8,6 +8,7 @@
 //! Invariant: nothing here is truth. A coordinator may be killed at any moment and another asked the same question;
 //! what decides is the compare-and-set on the session's record.
 
+mod acts;
 mod admission;
 mod asker;
 mod audit;
@@ -26,6 +27,7 @@ mod fixture;
 mod fleet;
 mod grants;
 mod health;
+mod keep;
 mod leave;
 mod lines;
 mod link;

@@ -25,22 +25,33 @@ pub(crate) struct Response {
     pub(crate) refused: Option<Reason>,
     /// The grant that is taken back if the reply subject has no responder.
     pub(crate) granted: Option<Granted>,
+    /// Why the act of an operator, which took effect, is not in its stream.
+    pub(crate) unkept: Option<String>,
 }
 
 impl Response {
     /// A response that this coordinator makes.
     pub(crate) fn of(reply: &impl Serialize) -> Result<Self, Error> {
         match serde_json::to_vec(reply) {
-            Ok(body) => Ok(Self { headers: None, body: body.into(), fault: None, refused: None, granted: None }),
+            Ok(body) => {
+                let body = body.into();
+                Ok(Self { headers: None, body, fault: None, refused: None, granted: None, unkept: None })
+            }
             Err(error) => Err(crate::error::bug(&format!("a reply cannot be written: {error}"))),
         }
+    }
+
+    /// The same, for the audit line: why the act is not in its stream.
+    #[must_use]
+    pub(crate) fn unkept(self, why: Option<String>) -> Self {
+        Self { unkept: why, ..self }
     }
 
     /// The reply of an agent, unchanged.
     pub(crate) fn relayed(message: Message) -> Self {
         let fault = message.headers.as_ref().and_then(fault_of);
         let refused = fault.as_ref().map(|_| reason_of(&message.payload));
-        Self { headers: message.headers, body: message.payload, fault, refused, granted: None }
+        Self { headers: message.headers, body: message.payload, fault, refused, granted: None, unkept: None }
     }
 
     /// An error response to a request with the body `payload`; `made` is its idempotency key if the body has none.
@@ -56,7 +67,8 @@ impl Response {
         headers.insert(ERROR_HEADER, one_line(&error.message));
         headers.insert(NUMBER_HEADER, HeaderValue::from(error.code.number()));
         let (fault, refused) = (fault_of(&headers), Some(error.reason));
-        Self { fault, refused, headers: Some(headers), body: error.to_json().into(), granted: None }
+        let body = error.to_json().into();
+        Self { fault, refused, headers: Some(headers), body, granted: None, unkept: None }
     }
 }
 

@@ -123,6 +123,7 @@ fn renamed(text: &str, root: &str) -> String {
         ("$KV.workers", format!("$KV.{root}_workers")),
         ("$KV.secrets", format!("$KV.{root}_secrets")),
         ("HF_SIGNALS", format!("{root}_HF_SIGNALS")),
+        ("HF_AUDIT", format!("{root}_HF_AUDIT")),
     ];
     names.iter().fold(text.to_owned(), |text, (from, to)| text.replace(from, to))
 }
@@ -137,7 +138,7 @@ mod tests {
             for (place, text) in conf.files {
                 let settings = text.lines().filter(|line| !line.trim_start().starts_with('#'));
                 for line in settings {
-                    for name in ["\"hf.", "KV_sessions", "$KV.sessions", "\"HF_", ".HF_SIGNALS"] {
+                    for name in ["\"hf.", "KV_sessions", "$KV.sessions", "\"HF_", ".HF_SIGNALS", ".HF_AUDIT"] {
                         assert!(!line.contains(name), "{place}: {line}");
                     }
                 }

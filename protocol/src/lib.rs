@@ -1,10 +1,11 @@
-//! The wire contract and the stored formats: ids, subjects, requests, replies, errors, the session record, log frames
-//! and signals.
+//! The wire contract and the stored formats: ids, subjects, requests, replies, errors, the session record, log frames,
+//! signals, and acts of operators.
 //!
 //! Invariant: nothing here does I/O, reads a clock or draws a random number, so that every rule can be tested as a
 //! table. Deliberately absent: NATS (crate `store`), what becomes of a record (`rules`), placement and routing
 //! (`coordinator`), session agents (`worker`).
 
+pub mod act;
 pub mod document;
 pub mod error;
 pub mod frame;

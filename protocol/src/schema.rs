@@ -1,4 +1,4 @@
-//! JSON Schemas of every request, reply, signal, error and of the record.
+//! JSON Schemas of every request, reply, signal, error, of the record, and of acts of operators.
 //!
 //! They are in the file `schema.json`. The types make it (`made`, with the feature `schema`), and a test checks that
 //! the file is what they make. Programs read the file and not the types, so that whoever builds a program does not
@@ -22,6 +22,9 @@ pub const DOCUMENT: &str = include_str!("../schema.json");
 
 /// The groups of signals. Each has a schema `signal.<group>`.
 pub const SIGNAL_GROUPS: [&str; 3] = ["session", "lock", "doc"];
+
+/// The groups of acts. Each has a schema `act.<group>`.
+pub const ACT_GROUPS: [&str; 2] = ["worker", "secret"];
 
 /// The schemas by name. None refers to another one.
 #[derive(Clone, Debug)]
@@ -70,7 +73,7 @@ mod tests {
             assert_eq!(schemas.request(*verb)["additionalProperties"], false, "a misspelt member of {verb} is refused");
             assert_eq!(schemas.reply(*verb)["type"], "object", "reply.{verb}");
         }
-        let others = ["error", "record", "signal.session", "signal.lock", "signal.doc"];
+        let others = ["error", "record", "signal.session", "signal.lock", "signal.doc", "act.worker", "act.secret"];
         for name in others {
             assert_eq!(schemas.0[name]["type"], "object", "{name}");
         }

@@ -65,6 +65,11 @@ impl Root {
         self.named("HF_SIGNALS")
     }
 
+    /// The stream that keeps the acts of operators that leave no signal.
+    pub fn audit_stream(&self) -> String {
+        self.named("HF_AUDIT")
+    }
+
     /// The subject of a session's record.
     pub fn record(&self, key: &SessionKey) -> String {
         format!("$KV.{}.{key}", self.sessions_bucket())
@@ -137,6 +142,21 @@ impl Root {
         let kept = subject.strip_prefix(self.as_str())?.strip_prefix(".sys.keep.")?;
         let [namespace, id, group, event] = *kept.split('.').collect::<Vec<_>>() else { return None };
         Some(format!("{}.{namespace}.signal.{id}.{group}.{event}", self.0))
+    }
+
+    /// The subjects of the stream of acts.
+    pub fn audit_stream_subjects(&self) -> Vec<String> {
+        vec![self.acts()]
+    }
+
+    /// The subject of acts that are this event, like `worker.drained`.
+    pub fn act(&self, event: &str) -> String {
+        format!("{}.sys.audit.{event}", self.0)
+    }
+
+    /// All acts.
+    pub fn acts(&self) -> String {
+        format!("{}.sys.audit.>", self.0)
     }
 
     /// A signal of one session.

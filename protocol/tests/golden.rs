@@ -1,13 +1,15 @@
-//! The wire, byte for byte: every request, reply, error, record, frame and signal has a file under `golden/`, and each
+//! The wire, byte for byte: every request, reply, error, record, frame, signal and act has a file under `golden/`, and each
 //! is what its type reads and writes. A change of the wire shows up here first, and belongs into `PROTOCOL.md` too.
 //!
-//! Deliberately absent: how signals follow from records and ops (`golden_signals.rs`), and the laws (`properties.rs`).
+//! Deliberately absent: how signals follow from records and ops (`golden_signals.rs`), how acts
+//! follow from requests (`golden_acts.rs`), and the laws (`properties.rs`).
 
 #![allow(clippy::unwrap_used, reason = "a test may panic")]
 
 use std::collections::BTreeSet;
 use std::fmt::Debug;
 
+use holdfast_protocol::act::Act;
 use holdfast_protocol::error::ErrorReply;
 use holdfast_protocol::frame::Frame;
 use holdfast_protocol::path::CanonicalPath;
@@ -285,6 +287,9 @@ fn every_file_is_what_its_type_reads_and_writes() {
     for name in golden::names().iter().filter(|name| name.starts_with("signal/")) {
         reply::<Signal>(name, golden::value(name));
     }
+    for name in golden::names().iter().filter(|name| name.starts_with("act/")) {
+        reply::<Act>(name, golden::value(name));
+    }
 }
 
 #[test]
@@ -292,9 +297,10 @@ fn every_file_is_covered_and_every_type_has_one() {
     let mut covered: BTreeSet<String> =
         FILES.iter().flat_map(|(folder, names, _)| names.iter().map(move |name| format!("{folder}/{name}"))).collect();
     covered.extend(REASONS.iter().map(|(.., reason, _)| format!("error/{reason}")));
-    let (signals, others): (BTreeSet<_>, _) = golden::names().into_iter().partition(|name| name.starts_with("signal/"));
+    let is_elsewhere = |name: &String| name.starts_with("signal/") || name.starts_with("act/");
+    let (elsewhere, others): (BTreeSet<_>, _) = golden::names().into_iter().partition(is_elsewhere);
     assert_eq!(covered, others, "left: what the tests name, right: what is in the folder");
-    assert!(!signals.is_empty(), "golden_signals.rs looks at them");
+    assert!(!elsewhere.is_empty(), "golden_signals.rs and golden_acts.rs look at them");
     for verb in Verb::ALL {
         assert!(covered.contains(&format!("request/{verb}")) && covered.contains(&format!("reply/{verb}")), "{verb}");
     }

@@ -7,6 +7,7 @@ use std::collections::BTreeSet;
 use std::fs;
 use std::path::Path;
 
+use holdfast_protocol::act::{Act, Done};
 use holdfast_protocol::error::ErrorReply;
 use holdfast_protocol::reply::Session;
 use holdfast_protocol::request::{
@@ -119,13 +120,15 @@ fn the_table_of_errors_is_the_codes() {
 #[test]
 fn the_json_is_what_the_types_read() {
     let blocks: Vec<String> = blocks(&page(), "json");
-    assert_eq!(blocks.len(), 4);
+    assert_eq!(blocks.len(), 5);
     for block in blocks {
         // An ellipsis stands for the rest of an id.
         let block = block.replace("01935b3c-…", "01935b3c-6a00-7000-8000-000000000001");
         let value: Value = serde_json::from_str(&block).unwrap();
         let again = if value.get("error").is_some() {
             serde_json::to_value(serde_json::from_value::<ErrorReply>(value.clone()).unwrap()).unwrap()
+        } else if value["source"] == "/holdfast/sys" {
+            serde_json::to_value(serde_json::from_value::<Act>(value.clone()).unwrap()).unwrap()
         } else if value.get("specversion").is_some() {
             serde_json::to_value(serde_json::from_value::<Signal>(value.clone()).unwrap()).unwrap()
         } else if value.get("v").is_some() {
@@ -134,6 +137,16 @@ fn the_json_is_what_the_types_read() {
             serde_json::to_value(serde_json::from_value::<Session>(value.clone()).unwrap()).unwrap()
         };
         assert_eq!(again, value);
+    }
+}
+
+#[test]
+fn every_act_has_its_row_and_its_subject() {
+    let page = page();
+    for event in Done::EVENTS {
+        let (kind, subject) = (format!("`holdfast.{event}.v1`"), format!("`{}`", Root::default().act(event)));
+        assert!(page.lines().any(|line| line.starts_with('|') && line.contains(&kind)), "{kind}");
+        assert!(page.contains(&subject), "{subject}");
     }
 }
 

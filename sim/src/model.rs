@@ -6,6 +6,7 @@ use std::fmt;
 
 use crate::run::Run;
 
+mod acts;
 mod answers;
 mod closing;
 mod copies;
@@ -55,6 +56,7 @@ const RULES: &[(&str, Rule)] = &[
     ("nothing closes but close and idleness", closing::only_close_and_idleness),
     ("every commit is announced, in order", signals::announced_in_order),
     ("HF_SIGNALS is complete", signals::kept),
+    ("acts of operators are kept once", acts::kept_once),
     ("reads are current", reads::current),
     ("a coordinator never goes back", reads::never_back),
     ("refusals are true", refusals::true_ones),

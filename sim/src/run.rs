@@ -77,6 +77,8 @@ pub struct Run {
     pub published: Vec<Published>,
     /// What the stream of signals has.
     pub kept: Vec<Kept>,
+    /// What the stream of acts has.
+    pub acts: Vec<Kept>,
     /// When the last fault had ended.
     pub healed: Duration,
 }
@@ -132,7 +134,7 @@ async fn go(plan: Plan) -> Result<Run> {
         sessions.entry(key).or_default().push(written);
     }
     let (net, seen) = (&saboteur.fleet.net, world.history.all());
-    Ok(Run { seed, seen, sessions, published: net.published(), kept: net.kept(), healed })
+    Ok(Run { seed, seen, sessions, published: net.published(), kept: net.kept(), acts: net.acts(), healed })
 }
 
 /// The last requests: each session can be opened, read, changed and closed.

@@ -192,6 +192,24 @@ fn a_signal_that_is_not_kept_is_found() {
 }
 
 #[test]
+fn an_act_that_is_missing_or_kept_twice_is_found() {
+    let missing = broken_by(|run| {
+        let count = run.acts.len();
+        run.acts.clear();
+        // Nothing was in the way of publishing it.
+        run.seen.troubles.clear();
+        count > 0
+    });
+    assert_eq!(missing, "acts of operators are kept once");
+    let twice = broken_by(|run| {
+        let again = run.acts.first().cloned();
+        run.acts.extend(again.clone());
+        again.is_some()
+    });
+    assert_eq!(twice, "acts of operators are kept once");
+}
+
+#[test]
 fn a_read_of_what_never_was_and_one_of_what_is_long_over_are_found() {
     let rule = broken_by(|run| with_answer(run, Verb::DocGet, |document| document["body"] = json!("never written")));
     assert_eq!(rule, "reads are current");

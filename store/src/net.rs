@@ -7,7 +7,7 @@
 //! Invariant: messages from one process to another arrive in the order in which they were sent, except for late copies.
 //! There is no order between different pairs of processes.
 //!
-//! Deliberately absent: JetStream, apart from the stream that keeps signals ([`Net::kept`]).
+//! Deliberately absent: JetStream, apart from the streams that keep signals ([`Net::kept`]) and acts ([`Net::acts`]).
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -110,7 +110,8 @@ struct State {
     /// When the last message of each arrives at the server.
     last_taken: BTreeMap<Sender, Instant>,
     published: Vec<Published>,
-    keeper: Keeper,
+    signals: Keeper,
+    acts: Keeper,
     serial: u64,
     late: JoinSet<()>,
 }
@@ -134,7 +135,8 @@ impl Net {
             last_due: BTreeMap::new(),
             last_taken: BTreeMap::new(),
             published: Vec::new(),
-            keeper: Keeper::new(&root),
+            signals: Keeper::of_signals(&root),
+            acts: Keeper::of_acts(&root),
             serial: 0,
             late: JoinSet::new(),
         };
@@ -164,7 +166,12 @@ impl Net {
 
     /// All signals in the stream of signals, in order.
     pub fn kept(&self) -> Vec<Kept> {
-        self.state().keeper.all().to_vec()
+        self.state().signals.all().to_vec()
+    }
+
+    /// All acts in the stream of acts, in order.
+    pub fn acts(&self) -> Vec<Kept> {
+        self.state().acts.all().to_vec()
     }
 
     /// The time since the network's creation.
@@ -221,12 +228,11 @@ impl State {
     /// Delivers a message to its subscribers, or answers *no responders* if there is none.
     fn route(&mut self, from: Sender, message: Outgoing) {
         let Faults { lost, unrouted, .. } = self.faults;
-        let is_kept = self.keeper.keeps(&message.subject);
-        if is_kept && !self.dice.happens(lost) {
-            let ack = self.keeper.keep(&message);
-            if let Some(reply) = message.reply.clone() {
-                self.route(Sender::Server, Outgoing::to(reply, ack));
-            }
+        let keeper = [&mut self.signals, &mut self.acts].into_iter().find(|keeper| keeper.keeps(&message.subject));
+        let is_kept = keeper.is_some();
+        let ack = keeper.filter(|_| !self.dice.happens(lost)).map(|keeper| keeper.keep(&message));
+        if let (Some(ack), Some(reply)) = (ack, message.reply.clone()) {
+            self.route(Sender::Server, Outgoing::to(reply, ack));
         }
         let is_unrouted = message.reply.is_some() && !is_kept && self.dice.happens(unrouted);
         let receivers =

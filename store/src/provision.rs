@@ -23,8 +23,12 @@ pub const MINIMUM_SERVER: (i64, i64, i64) = (2, 14, 4);
 /// How many messages are kept of each record and each log.
 pub(crate) const PER_SUBJECT: i64 = 64;
 const SIGNALS_AGE: Duration = Duration::from_secs(7 * 24 * 3600);
+/// How long acts of operators are kept. For as long a late copy of a request gives no second one.
+const ACTS_AGE: Duration = Duration::from_secs(90 * 24 * 3600);
 /// How long to wait for a cluster whose nodes are still starting.
 const GATHER_TIMEOUT: Duration = Duration::from_secs(30);
+/// How long to wait for the stream of acts, without which a coordinator starts as well.
+const ACTS_TIMEOUT: Duration = Duration::from_secs(5);
 /// How long to wait for one answer. A cluster that has no leader yet drops requests, and the client library would wait
 /// 5 seconds for the answer.
 const ASK_TIMEOUT: Duration = Duration::from_millis(750);
@@ -39,7 +43,7 @@ const NO_SUITABLE_PEERS: u64 = 10005;
 /// create; a worker waits until a coordinator has.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Role {
-    /// Sessions, workers, secrets and kept signals.
+    /// Sessions, workers, secrets, kept signals and acts of operators.
     Coordinator,
     /// Sessions and workers.
     Worker,
@@ -53,11 +57,13 @@ pub struct Provisioning {
     /// How many bytes of signals are kept at most. The server reserves them, so a small disk needs less than the
     /// contract's 1 GiB.
     pub signals_bytes: i64,
+    /// How many bytes of acts are kept at most. The server reserves them, too.
+    pub acts_bytes: i64,
 }
 
 impl Default for Provisioning {
     fn default() -> Self {
-        Self { role: Role::Coordinator, signals_bytes: 1024 * 1024 * 1024 }
+        Self { role: Role::Coordinator, signals_bytes: 1024 * 1024 * 1024, acts_bytes: 64 * 1024 * 1024 }
     }
 }
 
@@ -127,11 +133,15 @@ pub async fn provision(client: &Client, root: &Root, choices: &Provisioning) -> 
     let mut context = jetstream::new(client.clone());
     context.set_timeout(ASK_TIMEOUT);
     let replicas = replicas(client);
+    let mut warnings = Vec::new();
     for config in configs(root, replicas, choices) {
-        ensure_stream(&context, root, config, choices.role).await?;
+        if config.name == root.audit_stream() {
+            warnings.extend(ensure_acts(&context, root, config, choices.role).await?);
+        } else {
+            ensure_stream(&context, root, config, choices.role, GATHER_TIMEOUT).await?;
+        }
     }
     let store = Arc::new(Jetstream::new(client.clone(), root.clone()).await?);
-    let mut warnings = Vec::new();
     if replicas == 1 && choices.role == Role::Coordinator {
         warnings.push(
             "a single nats-server: one copy of everything; sessions are as safe as that server's disk, and stand still while \
@@ -205,15 +215,54 @@ fn configs(root: &Root, replicas: usize, choices: &Provisioning) -> Vec<Config> 
         allow_atomic_publish: replicas > 1,
         ..Config::default()
     };
+    let acts = Config {
+        name: root.audit_stream(),
+        subjects: root.audit_stream_subjects(),
+        description: Some("Holdfast: what operators did to workers and to the secret".to_owned()),
+        max_age: ACTS_AGE,
+        max_bytes: choices.acts_bytes,
+        duplicate_window: ACTS_AGE,
+        storage: StorageType::File,
+        num_replicas: replicas,
+        allow_direct: true,
+        // Nobody takes an entry out of an audit.
+        deny_delete: true,
+        deny_purge: true,
+        ..Config::default()
+    };
     match choices.role {
-        Role::Coordinator => vec![sessions, workers, secrets, signals],
+        Role::Coordinator => vec![sessions, workers, secrets, signals, acts],
         Role::Worker => vec![sessions, workers],
     }
 }
 
+/// Checks or creates the stream of acts. Returns what an operator should know when that is not possible: the nats.conf
+/// of an earlier version does not let coordinators do it, and no session needs that stream.
+async fn ensure_acts(
+    context: &Context,
+    root: &Root,
+    config: Config,
+    role: Role,
+) -> Result<Option<String>, ProvisionError> {
+    match ensure_stream(context, root, config, role, ACTS_TIMEOUT).await {
+        Ok(()) => Ok(None),
+        Err(ProvisionError::Create { stream, why }) => Ok(Some(format!(
+            "cannot create or read stream {stream}: {why}. Drains, undrains and rotations of the secret are in the log \
+             only, and not in `holdfast audit`. The nats.conf of this version lets coordinators create it at their start."
+        ))),
+        Err(error) => Err(error),
+    }
+}
+
 /// Checks a stream. A coordinator creates it if it is missing, a worker waits for it.
-async fn ensure_stream(context: &Context, root: &Root, config: Config, role: Role) -> Result<(), ProvisionError> {
-    let mut waiting = Waiting::begin();
+async fn ensure_stream(
+    context: &Context,
+    root: &Root,
+    config: Config,
+    role: Role,
+    patience: Duration,
+) -> Result<(), ProvisionError> {
+    let mut waiting = Waiting::begin(patience);
     let mut has_changed = false;
     loop {
         let why = match context.get_stream(&config.name).await {
@@ -290,9 +339,9 @@ struct Waiting {
 }
 
 impl Waiting {
-    fn begin() -> Self {
+    fn begin(patience: Duration) -> Self {
         let now = Instant::now();
-        Self { deadline: Some(now + GATHER_TIMEOUT), said: now }
+        Self { deadline: Some(now + patience), said: now }
     }
 
     /// From now on it waits without end.
@@ -380,7 +429,7 @@ pub fn differences(needed: &Config, found: &Config) -> Vec<Difference> {
 }
 
 /// The settings of `found` with which Holdfast starts, but promises less than with its own: fewer replicas, a shorter
-/// window for duplicates, or signals that are kept for a shorter time.
+/// window for duplicates, or signals and acts that are kept for a shorter time.
 pub fn weaknesses(needed: &Config, found: &Config) -> Vec<Difference> {
     let too_few = found.num_replicas < needed.num_replicas;
     let too_short = found.duplicate_window < needed.duplicate_window;

@@ -4,6 +4,7 @@
 #![allow(clippy::print_stdout, reason = "what a test measured is shown with --nocapture")]
 #![allow(clippy::disallowed_methods, reason = "the tasks of tests are owned by AbortOnDropHandle")]
 
+mod acts;
 mod agent;
 mod alone;
 mod audit;

@@ -6,6 +6,7 @@
 
 mod attacks;
 mod document;
+mod earlier;
 mod installation;
 mod login;
 mod parts;

@@ -16,7 +16,12 @@ const OLD_SERVER_VARIABLE: &str = "HOLDFAST_OLD_NATS_SERVER";
 
 async fn provisioned(url: &str, root: &Root) -> Result<Provisioned, ProvisionError> {
     let client = connect(&ConnectOptions::to(url)).await.unwrap();
-    provision(&client, root, &Provisioning { signals_bytes: 1024 * 1024, ..Provisioning::default() }).await
+    provision(
+        &client,
+        root,
+        &Provisioning { signals_bytes: 1024 * 1024, acts_bytes: 1024 * 1024, ..Provisioning::default() },
+    )
+    .await
 }
 
 fn refusal(outcome: Result<Provisioned, ProvisionError>) -> String {
@@ -95,6 +100,7 @@ async fn a_stream_with_other_settings_is_refused_by_the_settings_name() {
             format!("KV_{}", root.workers_bucket()),
             format!("KV_{}", root.secrets_bucket()),
             root.signals_stream(),
+            root.audit_stream(),
         ] {
             // Not all of them were made.
             context.delete_stream(stream).await.ok();

@@ -55,6 +55,8 @@ function schemaOf(folder, file, value) {
       return folder;
     case "signal":
       return `signal.${value.type.split(".")[1]}`;
+    case "act":
+      return `act.${words[0]}`;
     default:
       return `${folder}.${words[0]}.${words[1]}`;
   }
@@ -63,7 +65,7 @@ function schemaOf(folder, file, value) {
 function checkGolden() {
   const seen = new Set();
   let files = 0;
-  for (const folder of ["request", "reply", "error", "record", "signal"]) {
+  for (const folder of ["request", "reply", "error", "record", "signal", "act"]) {
     for (const file of readdirSync(join(golden, folder))) {
       const value = JSON.parse(readFileSync(join(golden, folder, file), "utf8"));
       const name = schemaOf(folder, file, value);

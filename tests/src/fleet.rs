@@ -40,6 +40,7 @@ pub const SOON: Duration = Duration::from_secs(20);
 
 /// How many bytes of kept signals a test may have; the server reserves them.
 const SIGNALS_BYTES: i64 = 16 * 1024 * 1024;
+const ACTS_BYTES: i64 = 1024 * 1024;
 
 /// One installation.
 pub struct Fleet {
@@ -116,7 +117,7 @@ impl Fleet {
     async fn empty_with(url: &str, root: Root, access: Access) -> Result<Self> {
         crate::logs::begin();
         let of_coordinators = connect(&access.options(url, Role::Coordinator)).await?;
-        let choices = Provisioning { signals_bytes: SIGNALS_BYTES, ..Provisioning::default() };
+        let choices = Provisioning { signals_bytes: SIGNALS_BYTES, acts_bytes: ACTS_BYTES, ..Provisioning::default() };
         let store = provision(&of_coordinators, &root, &choices).await?.store;
         Ok(Self {
             url: url.to_owned(),
@@ -343,6 +344,14 @@ impl Fleet {
     /// When the stream cannot be read.
     pub async fn kept_signals(&self) -> Result<Vec<Stored>> {
         self.stream_named(self.root.signals_stream()).await
+    }
+
+    /// All acts of operators.
+    ///
+    /// # Errors
+    /// When the stream cannot be read.
+    pub async fn acts(&self) -> Result<Vec<Stored>> {
+        self.stream_named(self.root.audit_stream()).await
     }
 
     async fn stream_named(&self, name: String) -> Result<Vec<Stored>> {

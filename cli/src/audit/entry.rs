@@ -1,8 +1,9 @@
-//! What a signal says about an operator's act.
+//! What a signal, or an act of the stream `HF_AUDIT`, says about what an operator did.
 
+use holdfast_client::protocol::act::Act;
 use holdfast_client::protocol::signal::{RECORD_DELETED, Signal};
 use jiff::Timestamp;
-use serde_json::{Value, json};
+use serde_json::{Map, Value, json};
 
 use crate::why::phrase::{asker, is_unlock, name, text};
 use crate::why::story::is_by_hand;
@@ -30,16 +31,25 @@ pub(super) enum Doer {
     Holdfast,
 }
 
-/// One act.
+/// What it was done to.
+#[derive(Clone, Debug, PartialEq, Eq)]
+enum Object {
+    Session { namespace: String, id: String },
+    Worker(String),
+    Secret,
+}
+
+/// One line of an audit.
 #[derive(Clone, Debug, PartialEq)]
 pub(super) struct Entry {
     pub(super) time: Timestamp,
-    /// `takeover`, `unlock`, `rotation`, `hand_edit`, `delete`, `move`, `drain`, `reclaim`, `failover`.
+    /// Of sessions `takeover`, `unlock`, `revoke`, `hand_edit`, `delete`, `move`, `passivate`, `reclaim`, `failover`;
+    /// of workers `drain`, `undrain`; of the secret `rotation`.
     pub(super) kind: &'static str,
     pub(super) doer: Doer,
-    namespace: String,
-    session: String,
-    signal: Signal,
+    object: Object,
+    data: Map<String, Value>,
+    id: String,
 }
 
 impl Entry {
@@ -50,7 +60,7 @@ impl Entry {
         let from = text(data, "previous_worker");
         let (kind, doer) = match name(signal) {
             "lock.taken_over" => ("takeover", Doer::Person),
-            "lock.released" if is_unlock(signal) && is_rotation(reason) => ("rotation", Doer::Person),
+            "lock.released" if is_unlock(signal) && is_rotation(reason) => ("revoke", Doer::Person),
             "lock.released" if is_unlock(signal) => ("unlock", Doer::Person),
             "lock.changed" => ("hand_edit", Doer::Person),
             "session.closed" if reason == Some(RECORD_DELETED) => ("delete", Doer::Person),
@@ -63,27 +73,43 @@ impl Entry {
                 ("reclaim", Doer::Person)
             }
             "session.passivated" if is_own(actor, reason, from) || actor.is_none() => return None,
-            "session.passivated" => ("drain", Doer::Person),
+            "session.passivated" => ("passivate", Doer::Person),
             _ => return None,
         };
-        let (namespace, session) = signal.source.strip_prefix("/holdfast/")?.split_once('/')?;
+        let (namespace, id) = signal.source.strip_prefix("/holdfast/")?.split_once('/')?;
+        let object = Object::Session { namespace: namespace.to_owned(), id: id.to_owned() };
         let time = signal.time.parse().ok()?;
-        let (namespace, session) = (namespace.to_owned(), session.to_owned());
-        Some(Self { time, kind, doer, namespace, session, signal: signal.clone() })
+        Some(Self { time, kind, doer, object, data: signal.data.clone(), id: signal.id.clone() })
+    }
+
+    /// An act on a worker or on the secret; `None` if it is of a kind that only a later version knows.
+    pub(super) fn of_act(act: Act) -> Option<Self> {
+        let (kind, object) = match act.event() {
+            "worker.drained" => ("drain", Object::Worker(act.subject.clone())),
+            "worker.undrained" => ("undrain", Object::Worker(act.subject.clone())),
+            "secret.rotated" => ("rotation", Object::Secret),
+            _ => return None,
+        };
+        let time = act.time.parse().ok()?;
+        Some(Self { time, kind, doer: Doer::Person, object, data: act.data, id: act.id })
     }
 
     /// For programs. The id of the request is left out: it could be used to ask for a grant again.
     pub(super) fn json(&self) -> Value {
-        let member = |name: &str| self.signal.data.get(name).cloned().unwrap_or(Value::Null);
-        json!({"time": self.time.to_string(), "kind": self.kind, "namespace": self.namespace, "session_id": self.session,
-            "actor": member("actor"), "actor_proven": member("actor_proven"), "reason": member("reason"),
+        let member = |name: &str| self.data.get(name).cloned().unwrap_or(Value::Null);
+        let (namespace, session) = match &self.object {
+            Object::Session { namespace, id } => (Some(namespace), Some(id)),
+            Object::Worker(_) | Object::Secret => (None, None),
+        };
+        json!({"time": self.time.to_string(), "kind": self.kind, "namespace": namespace, "session_id": session, "actor": member("actor"), "actor_proven": member("actor_proven"), "reason": member("reason"),
             "owner": member("owner"), "previous_owner": member("previous_owner"), "worker": member("worker"),
             "previous_worker": member("previous_worker"), "lock_revision": member("lock_revision"),
-            "revision": member("revision"), "id": self.signal.id})
+            "revision": member("revision"), "sessions_left": member("sessions_left"), "generation": member("generation"),
+            "revoke": member("revoke"), "released": member("released"), "id": self.id})
     }
 
     fn what(&self) -> String {
-        let data = &self.signal.data;
+        let data = &self.data;
         let (owner, previous) = (text(data, "owner"), text(data, "previous_owner"));
         match self.kind {
             "takeover" => {
@@ -94,12 +120,29 @@ impl Entry {
                 let shown = |owner: Option<&str>| owner.map_or("free".to_owned(), |owner| format!("held by {owner}"));
                 format!("lock {}, before {}", shown(owner), shown(previous))
             }
+            "drain" => match data.get("sessions_left").and_then(Value::as_u64) {
+                Some(1) => "with 1 session".to_owned(),
+                Some(count) if count > 0 => format!("with {count} sessions"),
+                _ => "without sessions".to_owned(),
+            },
+            "rotation" => {
+                let generation = data.get("generation").and_then(Value::as_u64).unwrap_or_default();
+                let old = match (data.get("revoke"), data.get("released").and_then(Value::as_u64)) {
+                    (Some(Value::Bool(true)), Some(1)) => "old tokens are revoked, 1 lock was freed".to_owned(),
+                    (Some(Value::Bool(true)), Some(count)) => {
+                        format!("old tokens are revoked, {count} locks were freed")
+                    }
+                    (Some(Value::Bool(true)), None) => "old tokens are revoked".to_owned(),
+                    _ => "old tokens stay good".to_owned(),
+                };
+                format!("generation {generation}, {old}")
+            }
             _ => String::new(),
         }
     }
 
     fn why(&self) -> String {
-        let data = &self.signal.data;
+        let data = &self.data;
         let who = asker(data, None).unwrap_or_else(|| "nobody is named".to_owned());
         let why = text(data, "reason").map(|reason| format!(": {reason}")).unwrap_or_default();
         format!("({who}){why}")
@@ -107,9 +150,9 @@ impl Entry {
 
     /// From which worker; and to which, if that is the same for all sessions of a line.
     fn way(&self, is_alone: bool) -> String {
-        let named = |member, word: &str| Some(format!("{word} worker {}", text(&self.signal.data, member)?));
+        let named = |member, word: &str| Some(format!("{word} worker {}", text(&self.data, member)?));
         let parts = match self.kind {
-            "move" | "failover" | "drain" | "reclaim" => {
+            "move" | "failover" | "passivate" | "reclaim" => {
                 [named("previous_worker", "from"), named("worker", "to").filter(|_| is_alone)]
             }
             _ => [None, None],
@@ -120,8 +163,8 @@ impl Entry {
     /// Whether it is one of many of the same act, like the moves of a drain.
     fn is_with(&self, other: &Self) -> bool {
         let members = ["actor", "actor_proven", "reason", "previous_worker"];
-        let same = |member: &str| self.signal.data.get(member) == other.signal.data.get(member);
-        matches!(self.kind, "move" | "failover" | "drain" | "reclaim" | "rotation")
+        let same = |member: &str| self.data.get(member) == other.data.get(member);
+        matches!(self.kind, "move" | "failover" | "passivate" | "reclaim" | "revoke")
             && self.kind == other.kind
             && members.into_iter().all(same)
     }
@@ -150,7 +193,7 @@ fn is_reclaim(reason: Option<&str>) -> bool {
     reason.is_some_and(|reason| reason.starts_with("idle for ") && reason.ends_with(" ms"))
 }
 
-/// One act on one or many sessions.
+/// One act on one or many objects. Only acts on sessions are grouped.
 pub(super) struct Group<'a>(Vec<&'a Entry>);
 
 impl<'a> Group<'a> {
@@ -169,14 +212,18 @@ impl<'a> Group<'a> {
     /// One line.
     pub(super) fn text(&self) -> String {
         let Some(first) = self.0.first() else { return String::new() };
-        let names = self.0.iter().take(NAMED).map(|entry| format!("{}/{}", entry.namespace, entry.session));
-        let mut sessions = names.collect::<Vec<_>>().join(", ");
+        let names = self.0.iter().take(NAMED).map(|entry| match &entry.object {
+            Object::Session { namespace, id } => format!("{namespace}/{id}"),
+            Object::Worker(name) => format!("worker {name}"),
+            Object::Secret => "the secret of tokens".to_owned(),
+        });
+        let mut objects = names.collect::<Vec<_>>().join(", ");
         if self.0.len() > NAMED {
-            sessions = format!("{} sessions: {sessions}, …", self.0.len());
+            objects = format!("{} sessions: {objects}, …", self.0.len());
         }
         let parts = [first.what(), first.way(self.0.len() == 1)].into_iter().filter(|part| !part.is_empty());
         let what: String = parts.map(|part| format!("  {part}")).collect();
-        format!("{:.3}  {:<9}  {sessions}{what}  {}", first.time, first.kind, first.why())
+        format!("{:.3}  {:<9}  {objects}{what}  {}", first.time, first.kind, first.why())
     }
 }
 
@@ -210,7 +257,7 @@ mod tests {
                 "lock.released",
                 true,
                 json!({"reason": "the secret of tokens was rotated: leaked"}),
-                Some(("rotation", Person)),
+                Some(("revoke", Person)),
             ),
             ("lock.released", false, json!({"previous_owner": "a", "reason": "whoever asked was gone"}), None),
             ("lock.changed", false, json!({"reason": "edited by hand"}), Some(("hand_edit", Person))),
@@ -238,7 +285,7 @@ mod tests {
                 json!({"reason": "idle for 5 ms", "actor": "ann"}),
                 Some(("reclaim", Person)),
             ),
-            ("session.passivated", false, json!({"reason": "new disk", "actor": "ann"}), Some(("drain", Person))),
+            ("session.passivated", false, json!({"reason": "new disk", "actor": "ann"}), Some(("passivate", Person))),
             ("session.reclaimed", false, json!({"reason": "worker w1 is gone"}), Some(("failover", Holdfast))),
             ("lock.acquired", true, json!({"owner": "a"}), None),
         ];
@@ -259,6 +306,73 @@ mod tests {
         let json = entry.json();
         assert_eq!((&json["namespace"], &json["actor_proven"]), (&json!("team"), &json!("OPS/ops")));
         assert!(!json.to_string().contains("secret-request"), "{json}");
+    }
+
+    fn act(kind: &str, subject: &str, data: Value) -> Option<Entry> {
+        let act = json!({"specversion": "1.0", "id": "a1", "source": "/holdfast/sys", "type": kind, "subject": subject,
+            "time": "2026-11-22T12:00:00Z", "datacontenttype": "application/json", "correlationid": "secret-request",
+            "data": data});
+        Entry::of_act(serde_json::from_value(act).unwrap())
+    }
+
+    #[test]
+    fn acts_on_workers_and_on_the_secret_are_lines_of_their_own() {
+        let drained = |left: u64| {
+            json!({"worker": "w1", "boot": "b", "sessions_left": left, "reason": "new disk", "actor": "oncall",
+                "actor_proven": "OPS/ops"})
+        };
+        let rotated = |revoke: bool, released: Value| json!({"generation": 2, "revoke": revoke, "released": released, "reason": "lost", "actor": null});
+        let (drain, undrain, rotation) =
+            ("holdfast.worker.drained.v1", "holdfast.worker.undrained.v1", "holdfast.secret.rotated.v1");
+        let asked = "(asked by oncall, proven OPS/ops): new disk";
+        let nobody = "(nobody is named): lost";
+        let cases = [
+            (drain, "w1", drained(0), format!("drain      worker w1  without sessions  {asked}")),
+            (drain, "w1", drained(1), format!("drain      worker w1  with 1 session  {asked}")),
+            (drain, "w1", drained(7), format!("drain      worker w1  with 7 sessions  {asked}")),
+            (undrain, "w1", drained(0), format!("undrain    worker w1  {asked}")),
+            (
+                rotation,
+                "secret",
+                rotated(false, json!(0)),
+                format!("rotation   the secret of tokens  generation 2, old tokens stay good  {nobody}"),
+            ),
+            (
+                rotation,
+                "secret",
+                rotated(true, json!(5)),
+                format!(
+                    "rotation   the secret of tokens  generation 2, old tokens are revoked, 5 locks were freed  {nobody}"
+                ),
+            ),
+            (
+                rotation,
+                "secret",
+                rotated(true, Value::Null),
+                format!("rotation   the secret of tokens  generation 2, old tokens are revoked  {nobody}"),
+            ),
+        ];
+        for (kind, subject, data, expected) in cases {
+            let entry = act(kind, subject, data.clone()).unwrap();
+            let text = Group::all(std::slice::from_ref(&entry))[0].text();
+            assert_eq!(text, format!("2026-11-22T12:00:00.000Z  {expected}"));
+            let json = entry.json();
+            assert_eq!((&json["session_id"], &json["reason"]), (&Value::Null, &data["reason"]));
+            for member in ["worker", "sessions_left", "generation", "revoke", "released"] {
+                assert_eq!(json[member], data.get(member).cloned().unwrap_or_default(), "{member} of {kind}");
+            }
+            assert!(!json.to_string().contains("secret-request"), "{json}");
+        }
+        assert_eq!(act("holdfast.worker.painted.v1", "w1", json!({})), None, "of a later version");
+    }
+
+    #[test]
+    fn two_drains_are_two_lines() {
+        let drained = |worker: &str| {
+            let data = json!({"worker": worker, "sessions_left": 0, "reason": "new disk", "actor": "oncall"});
+            act("holdfast.worker.drained.v1", worker, data).unwrap()
+        };
+        assert_eq!(Group::all(&[drained("w1"), drained("w1"), drained("w2")]).len(), 3);
     }
 
     #[test]

@@ -110,6 +110,7 @@ fn trials(role: Role, root: &Root) -> Vec<Trial> {
         add(refused, How::Listen, "_INBOX.>".to_owned(), "read the replies to others, and their tokens");
         add(refused, How::Listen, "_INBOX_coordinator.>".to_owned(), "read the replies to coordinators");
         add(refused, How::Listen, format!("{root}.*.lock.>"), "answer in place of coordinators");
+        add(refused, How::Write, root.act(NOBODY), "write acts of operators that nobody did");
     }
     if role != Role::Ops {
         add(refused, How::Listen, "_INBOX_ops.>".to_owned(), "read the replies to operators, and their tokens");
@@ -148,6 +149,10 @@ fn trials(role: Role, root: &Root) -> Vec<Trial> {
             add(allowed, How::Write, record, "repair records by hand");
             add(allowed, nothing(), stream("STREAM.INFO", &sessions), "look at streams");
             add(allowed, last(&sessions), stream("DIRECT.GET", &sessions), "read records");
+            let acts = root.audit_stream();
+            add(allowed, nothing(), format!("$JS.API.STREAM.INFO.{acts}"), "look at the acts of operators");
+            let last_act = ask(json!({ "last_by_subj": root.act(NOBODY) }));
+            add(allowed, last_act, format!("$JS.API.DIRECT.GET.{acts}"), "read the acts of operators");
             let relay = format!("$JS.API.CONSUMER.INFO.KV_{sessions}.relay");
             add(allowed, nothing(), relay, "see how far the relay came");
             add(allowed, How::Listen, format!("{root}.default.signal.{NOBODY}.>"), "hear signals");
@@ -160,6 +165,8 @@ fn trials(role: Role, root: &Root) -> Vec<Trial> {
             for subject in [record, format!("$KV.{workers}.answered.{NOBODY}"), format!("$KV.{secrets}.token_key")] {
                 add(allowed, How::Write, subject, "write records, answers and the secret");
             }
+            add(allowed, How::Write, root.act(NOBODY), "keep the acts of operators");
+            add(allowed, nothing(), format!("$JS.API.STREAM.INFO.{}", root.audit_stream()), "look at its streams");
             let relay = format!("$JS.API.CONSUMER.INFO.KV_{sessions}.relay");
             add(allowed, nothing(), relay, "read the stream for the relay");
             for group in ["session", "lock", "doc", "admin", "worker"] {

@@ -164,11 +164,12 @@ impl Report {
 pub(crate) async fn gather(probe: &Probe, round: Duration) -> Report {
     let root = &probe.root;
     let workers_stream = format!("KV_{}", root.workers_bucket());
-    let names = [root.sessions_stream(), workers_stream, root.signals_stream()];
-    let (sessions, workers, signals, relay, coordinators, leases) = tokio::join!(
+    let names = [root.sessions_stream(), workers_stream, root.signals_stream(), root.audit_stream()];
+    let (sessions, workers, signals, acts, relay, coordinators, leases) = tokio::join!(
         probe.stream(&names[0]),
         probe.stream(&names[1]),
         probe.stream(&names[2]),
+        probe.stream(&names[3]),
         probe.relay(),
         probe.coordinators(),
         probe.leases(),
@@ -194,9 +195,11 @@ pub(crate) async fn gather(probe: &Probe, round: Duration) -> Report {
         sessions: survey.as_ref().map(count),
         ..Report::default()
     };
-    for (name, told) in names.into_iter().zip([sessions, workers, signals]) {
+    for (name, told) in names.into_iter().zip([sessions, workers, signals, acts]) {
         match told {
             Ok(stream) => report.streams.push(stream_of(name, &stream)),
+            // An installation of an earlier version has none, and no session needs it. `holdfast doctor` checks it.
+            Err(_) if name == root.audit_stream() => {}
             Err(why) => {
                 report.unread.insert(name, why.to_string());
             }

@@ -65,12 +65,13 @@ async fn nothing_is_wrong_with_a_healthy_installation_and_each_changed_stream_is
     assert!(text.ends_with("0 problems, 0 warnings, 0 unchecked\n"), "{text}");
 
     type Change = fn(&mut Config);
-    let cases: [(&str, &str, Change); 5] = [
+    let cases: [(&str, &str, Change); 6] = [
         ("KV_sessions", "discard is Old", |config| config.discard = DiscardPolicy::Old),
         ("KV_sessions", "duplicate_window is 1s", |config| config.duplicate_window = Duration::from_secs(1)),
         ("KV_secrets", "allow_direct is false", |config| config.allow_direct = false),
         ("KV_sessions", "max_bytes is 1000000", |config| config.max_bytes = 1_000_000),
         ("HF_SIGNALS", "max_age is 3600s", |config| config.max_age = Duration::from_secs(3600)),
+        ("HF_AUDIT", "duplicate_window is 3600s", |config| config.duplicate_window = Duration::from_secs(3600)),
     ];
     let context = jetstream::new(all.root().await);
     let none = BTreeSet::new();
@@ -92,6 +93,12 @@ async fn nothing_is_wrong_with_a_healthy_installation_and_each_changed_stream_is
     all.settles(0).await;
     let again = json_of(&all.run(&["doctor", "--json"]), 0);
     assert_eq!(problems(&again), [], "all was put back");
+
+    // As in an installation of an earlier version, whose parts do all else.
+    context.delete_stream("HF_AUDIT").await.unwrap();
+    assert_found(&report(&all), "HF_AUDIT", "does not exist", &none);
+    let status = json_of(&all.run(&["status", "--json"]), 0);
+    assert_eq!(status["streams"].as_array().map(Vec::len), Some(3), "{status}");
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -137,9 +144,11 @@ async fn a_client_that_can_read_the_secret_and_a_stream_in_memory_are_found() {
     })
     .await;
     let context = jetstream::new(all.root().await);
-    for mut config in
-        needed(&Root::default(), 1, &Provisioning { signals_bytes: 1024 * 1024, ..Provisioning::default() })
-    {
+    for mut config in needed(
+        &Root::default(),
+        1,
+        &Provisioning { signals_bytes: 1024 * 1024, acts_bytes: 1024 * 1024, ..Provisioning::default() },
+    ) {
         if config.name == "KV_workers" {
             config.storage = StorageType::Memory;
         }
@@ -157,9 +166,11 @@ async fn one_copy_on_three_servers_is_found() {
     let cluster = server::own_cluster().await.unwrap();
     let nats = async_nats::connect(cluster.urls()).await.unwrap();
     let context = jetstream::new(nats);
-    for mut config in
-        needed(&Root::default(), 3, &Provisioning { signals_bytes: 1024 * 1024, ..Provisioning::default() })
-    {
+    for mut config in needed(
+        &Root::default(),
+        3,
+        &Provisioning { signals_bytes: 1024 * 1024, acts_bytes: 1024 * 1024, ..Provisioning::default() },
+    ) {
         config.num_replicas = if config.name == "KV_sessions" { 1 } else { 3 };
         context.create_stream(config).await.unwrap();
     }

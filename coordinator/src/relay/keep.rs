@@ -10,15 +10,14 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use async_nats::HeaderMap;
 use futures_util::future::try_join_all;
 use holdfast_protocol::SessionKey;
 use holdfast_store::chance;
 use holdfast_store::wire::{BATCH_COMMIT, BATCH_ID, BATCH_SEQUENCE, Outgoing, Request};
-use serde::Deserialize;
 use tokio::time::Instant;
 
 use crate::context::Context;
+use crate::keep::{COPY_TIMEOUT, ask, keep};
 use crate::relay::RelayError;
 
 /// How long a signal waits for others at most.
@@ -28,12 +27,8 @@ pub(super) const LATEST: Duration = Duration::from_millis(100);
 const MOST_OF_SESSION: usize = 12;
 /// With so many signals they do not wait longer. A server takes 1,000 in a batch.
 const MOST: usize = 256;
-/// How long to wait for the acknowledgement of one copy before the next copy is sent.
-const COPY_TIMEOUT: Duration = Duration::from_millis(1_500);
 /// How long storing a signal is attempted. After that the relay restarts from what is acknowledged.
 const TIMEOUT: Duration = Duration::from_secs(8);
-/// The bounds of the pause between two attempts.
-const PAUSE: (Duration, Duration) = (Duration::from_millis(5), Duration::from_millis(250));
 /// nats-server's error code for a stream without atomic batches.
 const BATCHES_DISABLED: u64 = 10174;
 
@@ -54,21 +49,6 @@ pub(super) struct Keeping {
     since: Option<Instant>,
     /// Whether the stream takes no atomic batches.
     is_single: bool,
-}
-
-#[derive(Deserialize)]
-struct Ack {
-    #[serde(default)]
-    stream: String,
-    error: Option<AckError>,
-}
-
-#[derive(Deserialize)]
-struct AckError {
-    #[serde(default)]
-    err_code: u64,
-    #[serde(default)]
-    description: String,
 }
 
 impl Keeping {
@@ -123,7 +103,9 @@ impl Keeping {
                 continue;
             }
             headers.insert(BATCH_COMMIT, "1");
-            return match ask(context, message, headers).await {
+            let Outgoing { subject, payload, .. } = message.clone();
+            let request = Request { subject, headers: Some(headers), payload, timeout: COPY_TIMEOUT };
+            return match ask(context, &context.config.root.signals_stream(), request).await {
                 Ok(()) => true,
                 Err(refused) => {
                     self.is_single |= refused.code == BATCHES_DISABLED;
@@ -136,48 +118,12 @@ impl Keeping {
     }
 }
 
-/// Why the stream did not acknowledge a message.
-struct Refused {
-    code: u64,
-    why: String,
-}
-
-/// Sends a message to the stream of signals and awaits its acknowledgement.
-async fn ask(context: &Context, message: &Outgoing, headers: HeaderMap) -> Result<(), Refused> {
-    let Outgoing { subject, payload, .. } = message.clone();
-    let request = Request { subject, headers: Some(headers), payload, timeout: COPY_TIMEOUT };
-    let refused = |code, why| Err(Refused { code, why });
-    match context.wire.request(request).await {
-        Err(error) => refused(0, error.to_string()),
-        Ok(answer) => match serde_json::from_slice::<Ack>(&answer.payload) {
-            Ok(Ack { error: None, stream }) if stream == context.config.root.signals_stream() => Ok(()),
-            Ok(Ack { error: Some(error), .. }) => refused(error.err_code, error.description),
-            Ok(_) | Err(_) => {
-                refused(0, format!("the answer is not one of the stream {}", context.config.root.signals_stream()))
-            }
-        },
-    }
-}
-
 async fn store_in_order(context: &Context, messages: Vec<&Outgoing>) -> Result<(), RelayError> {
     for message in messages {
-        store_one(context, message).await?;
+        let Outgoing { subject, headers, payload, .. } = message.clone();
+        let request = Request { subject, headers, payload, timeout: COPY_TIMEOUT };
+        let stream = context.config.root.signals_stream();
+        keep(context, &stream, request, TIMEOUT).await.map_err(RelayError::Announce)?;
     }
     Ok(())
-}
-
-/// Sends one signal until its stream has it.
-async fn store_one(context: &Context, message: &Outgoing) -> Result<(), RelayError> {
-    let deadline = Instant::now() + TIMEOUT;
-    let mut pause = PAUSE.0;
-    loop {
-        let headers = message.headers.clone().unwrap_or_default();
-        let Err(Refused { why, .. }) = ask(context, message, headers).await else { return Ok(()) };
-        if Instant::now() + pause >= deadline {
-            return Err(RelayError::Announce(why));
-        }
-        tracing::debug!(subject = %message.subject, why, "signal not stored yet");
-        tokio::time::sleep(pause.mul_f64(chance::share(0.5..1.5))).await;
-        pause = (pause * 2).min(PAUSE.1);
-    }
 }

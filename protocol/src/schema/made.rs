@@ -4,7 +4,8 @@ use schemars::JsonSchema;
 use schemars::generate::SchemaSettings;
 use serde_json::{Map, Value, json};
 
-use super::SIGNAL_GROUPS;
+use super::{ACT_GROUPS, SIGNAL_GROUPS};
+use crate::act::{Act, Done};
 use crate::error::ErrorReply;
 use crate::limits::Limits;
 use crate::record::{EventType, SessionRecord};
@@ -41,6 +42,9 @@ pub fn document() -> Value {
     put(&mut schemas, "record".to_owned(), read::<SessionRecord>());
     for group in SIGNAL_GROUPS {
         put(&mut schemas, format!("signal.{group}"), signal(group));
+    }
+    for group in ACT_GROUPS {
+        put(&mut schemas, format!("act.{group}"), act(group));
     }
     json!({
         "$schema": "https://json-schema.org/draft/2020-12/schema",
@@ -160,6 +164,33 @@ fn signal(group: &str) -> Value {
     schema["description"] = json!(format!("A signal of the group `{group}`: CloudEvents 1.0 as JSON."));
     let types: Vec<String> = events.iter().map(|event| format!("holdfast.{event}.v1")).collect();
     schema["properties"]["type"] = json!({ "description": "What happened.", "enum": types });
+    schema["properties"]["data"] = json!({ "type": "object", "properties": properties, "required": required });
+    schema
+}
+
+/// The schema of an act, with the `data` of its group.
+fn act(group: &str) -> Value {
+    let text = || json!({ "type": "string" });
+    let number = || json!({ "type": "integer", "minimum": 0 });
+    let mut members = match group {
+        "worker" => vec![("worker", text()), ("boot", text()), ("sessions_left", number())],
+        _ => vec![
+            ("generation", number()),
+            ("revoke", json!({ "type": "boolean" })),
+            ("released", json!({ "type": ["integer", "null"], "minimum": 0 })),
+        ],
+    };
+    members.extend([("reason", text()), ("actor", json!({ "type": ["string", "null"] }))]);
+    let required: Vec<&str> = members.iter().map(|(name, _)| *name).collect();
+    members.push(("actor_proven", text()));
+    let properties: Map<String, Value> =
+        members.iter().map(|(name, schema)| ((*name).to_owned(), schema.clone())).collect();
+    let prefix = format!("{group}.");
+    let events = Done::EVENTS.iter().filter(|event| event.starts_with(&prefix));
+    let types: Vec<String> = events.map(|event| format!("holdfast.{event}.v1")).collect();
+    let mut schema = written::<Act>();
+    schema["description"] = json!(format!("An act of the group `{group}`: CloudEvents 1.0 as JSON."));
+    schema["properties"]["type"] = json!({ "description": "What was done.", "enum": types });
     schema["properties"]["data"] = json!({ "type": "object", "properties": properties, "required": required });
     schema
 }

@@ -106,6 +106,8 @@ pub(super) async fn a_late_move_and_a_late_drain_do_nothing(seed: u64) -> Result
         client.ask(&sys("drain"), &json!({"reason": "test", "request_id": "drain"})).await;
         pause(3_000).await;
     }
+    let acts: Vec<String> = fleet.net.acts().iter().map(|act| act.subject.to_string()).collect();
+    same("the acts", acts, vec!["hf.sys.audit.worker.drained".to_owned(), "hf.sys.audit.worker.undrained".to_owned()])?;
     let list = client.ask("hf.sys.worker.list", &json!({})).await.done();
     let states: Vec<&Value> = list["workers"].as_array().into_iter().flatten().map(|worker| &worker["state"]).collect();
     same("the workers' states behind a late drain", states, vec![&json!("ready"); 2])

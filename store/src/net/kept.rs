@@ -1,4 +1,4 @@
-//! The stream that keeps signals, as its publisher sees it.
+//! The streams that keep signals and acts of operators, as their publisher sees them.
 
 use std::collections::BTreeMap;
 
@@ -9,10 +9,10 @@ use holdfast_protocol::subject::Root;
 use super::interest::matches;
 use crate::wire::{BATCH_COMMIT, BATCH_ID, BATCH_SEQUENCE, Outgoing};
 
-/// A kept signal.
+/// A kept signal or act.
 #[derive(Clone, Debug)]
 pub struct Kept {
-    /// Its sequence in the stream of signals.
+    /// Its sequence in its stream.
     pub sequence: u64,
     /// Its subject.
     pub subject: Subject,
@@ -24,6 +24,8 @@ pub struct Kept {
 
 pub(super) struct Keeper {
     root: Root,
+    stream: String,
+    subjects: Vec<String>,
     by_id: BTreeMap<String, u64>,
     kept: Vec<Kept>,
     /// Atomic batches that were not committed yet.
@@ -31,12 +33,21 @@ pub(super) struct Keeper {
 }
 
 impl Keeper {
-    pub(super) fn new(root: &Root) -> Self {
-        Self { root: root.clone(), by_id: BTreeMap::new(), kept: Vec::new(), batches: BTreeMap::new() }
+    pub(super) fn of_signals(root: &Root) -> Self {
+        Self::of(root, root.signals_stream(), root.signals_stream_subjects())
+    }
+
+    pub(super) fn of_acts(root: &Root) -> Self {
+        Self::of(root, root.audit_stream(), root.audit_stream_subjects())
+    }
+
+    fn of(root: &Root, stream: String, subjects: Vec<String>) -> Self {
+        let (root, by_id, kept, batches) = (root.clone(), BTreeMap::new(), Vec::new(), BTreeMap::new());
+        Self { root, stream, subjects, by_id, kept, batches }
     }
 
     pub(super) fn keeps(&self, subject: &str) -> bool {
-        self.root.signals_stream_subjects().iter().any(|pattern| matches(pattern, subject))
+        self.subjects.iter().any(|pattern| matches(pattern, subject))
     }
 
     pub(super) fn all(&self) -> &[Kept] {
@@ -56,8 +67,7 @@ impl Keeper {
         let is_whole = numbers.zip(1..).all(|(number, expected)| number == Some(expected.to_string()));
         let is_new = staged.iter().all(|message| self.known(message).is_none());
         if !is_whole || !is_new {
-            return format!(r#"{{"stream":"{}","error":{{"code":400,"err_code":10201}}}}"#, self.root.signals_stream())
-                .into();
+            return format!(r#"{{"stream":"{}","error":{{"code":400,"err_code":10201}}}}"#, self.stream).into();
         }
         staged.iter().map(|message| self.store(message)).last().unwrap_or_default()
     }
@@ -68,7 +78,7 @@ impl Keeper {
 
     /// Stores a message, unless one with its id is stored. Returns the acknowledgement.
     fn store(&mut self, message: &Outgoing) -> Bytes {
-        let stream = self.root.signals_stream();
+        let stream = &self.stream;
         if let Some(sequence) = self.known(message) {
             return format!(r#"{{"stream":"{stream}","seq":{sequence},"duplicate":true}}"#).into();
         }

@@ -303,6 +303,21 @@ async fn a_batch_is_kept_whole_or_not_at_all() {
     assert_eq!(net.kept().len(), 2);
 }
 
+#[tokio::test(start_paused = true)]
+async fn acts_are_kept_in_a_stream_of_their_own() {
+    let net = net();
+    let one = net.connect("one");
+    let mut headers = HeaderMap::new();
+    headers.insert(NATS_MESSAGE_ID, "a1");
+    for expected in [r#"{"stream":"HF_AUDIT","seq":1}"#, r#"{"stream":"HF_AUDIT","seq":1,"duplicate":true}"#] {
+        let act = Request { headers: Some(headers.clone()), ..ask("hf.sys.audit.worker.drained") };
+        assert_eq!(one.request(act).await.unwrap().payload, expected);
+    }
+    assert_eq!((net.acts().len(), net.kept().len()), (1, 0));
+    let control = one.request(ask("hf.sys.control.w1")).await;
+    assert!(matches!(control, Err(RequestError::NoResponders)), "nothing else below `sys` is kept");
+}
+
 fn key() -> SessionKey {
     SessionKey::new(Namespace::parse("default").unwrap(), SessionId::parse("s1").unwrap())
 }

@@ -311,7 +311,7 @@ async fn operators_cannot_remove_what_is_stored_and_clients_get_no_operators_req
         let request = Request::new().payload(takeover.to_string().into()).timeout(wait);
         assert!(client.send_request("hf.default.admin.takeover.s1", request).await.is_err(), "{form:?}");
         for command in ["DELETE", "PURGE", "UPDATE", "SNAPSHOT"] {
-            for stream in ["KV_sessions", "KV_secrets", "KV_workers", "HF_SIGNALS"] {
+            for stream in ["KV_sessions", "KV_secrets", "KV_workers", "HF_SIGNALS", "HF_AUDIT"] {
                 ops.publish(format!("$JS.API.STREAM.{command}.{stream}"), "{}".into()).await.unwrap();
             }
         }

@@ -8,7 +8,7 @@ use async_nats::{Client, Request};
 use holdfast_coordinator::{Config, Coordinator};
 use holdfast_protocol::WorkerName;
 use holdfast_protocol::subject::Root;
-use holdfast_store::provision::Provisioning;
+use holdfast_store::provision::{Provisioned, Provisioning};
 use holdfast_store::wire::Nats;
 use holdfast_store::{Jetstream, provision, token_secret};
 use holdfast_worker::{Worker, WorkerConfig};
@@ -23,14 +23,16 @@ pub(super) struct Parts {
     pub(super) workers: BTreeMap<String, Worker>,
     /// As a coordinator sees it.
     pub(super) store: Arc<Jetstream>,
+    /// What an operator is told when they start.
+    pub(super) warnings: Vec<String>,
 }
 
 impl Parts {
     /// A coordinator on the first connection, and the worker `w1` on the second one.
     pub(super) async fn start(coordinator: Client, worker: Client) -> anyhow::Result<Self> {
         let choices = Provisioning { signals_bytes: 16 * 1024 * 1024, ..Provisioning::default() };
-        let store = provision(&coordinator, &Root::default(), &choices).await?.store;
-        let mut parts = Self { coordinators: Vec::new(), workers: BTreeMap::new(), store };
+        let Provisioned { store, warnings, .. } = provision(&coordinator, &Root::default(), &choices).await?;
+        let mut parts = Self { coordinators: Vec::new(), workers: BTreeMap::new(), store, warnings };
         parts.add_coordinator(coordinator).await?;
         parts.add_worker(worker, "w1").await?;
         Ok(parts)

@@ -111,6 +111,7 @@ async fn work(installation: &Installation) -> Result<()> {
     done(&client, "hf.default.doc.get.s1", json!({})).await?;
     done(&ops, "hf.sys.worker.drain.w2", json!({"reason": "r"})).await?;
     done(&ops, "hf.sys.worker.undrain.w2", json!({"reason": "r"})).await?;
+    done(&ops, "hf.sys.admin.rotate_secret", json!({"reason": "r"})).await?;
     for subject in ["$SRV.PING.holdfast", "$SRV.INFO.holdfast", "$SRV.STATS.holdfast"] {
         done(&ops, subject, json!({})).await?;
     }
@@ -121,6 +122,10 @@ async fn work(installation: &Installation) -> Result<()> {
         ("$JS.API.STREAM.INFO.KV_sessions", json!({})),
         ("$JS.API.STREAM.INFO.KV_workers", json!({})),
         ("$JS.API.STREAM.INFO.HF_SIGNALS", json!({})),
+        ("$JS.API.STREAM.INFO.HF_AUDIT", json!({})),
+        ("$JS.API.STREAM.MSG.GET.HF_AUDIT", json!({"last_by_subj": "hf.sys.audit.worker.drained"})),
+        ("$JS.API.DIRECT.GET.HF_AUDIT", json!({"last_by_subj": "hf.sys.audit.worker.undrained"})),
+        ("$JS.API.DIRECT.GET.HF_AUDIT", json!({"last_by_subj": "hf.sys.audit.secret.rotated"})),
         ("$JS.API.STREAM.MSG.GET.KV_sessions", record.clone()),
         ("$JS.API.STREAM.MSG.GET.KV_workers", lease.clone()),
         ("$JS.API.DIRECT.GET.KV_sessions", record),

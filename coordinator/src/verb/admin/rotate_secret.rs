@@ -7,6 +7,7 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
+use holdfast_protocol::act::Done;
 use holdfast_protocol::reply::SecretRotated;
 use holdfast_protocol::request::RotateSecret;
 use holdfast_protocol::token::{OldTokens, Secret};
@@ -14,6 +15,7 @@ use holdfast_protocol::{Error, Reason};
 use holdfast_store::{StoreError, fresh_secret};
 use tokio::time::timeout_at;
 
+use crate::acts::{self, Keeping};
 use crate::context::Context;
 use crate::error;
 use crate::operation::{Incoming, Operation};
@@ -27,11 +29,15 @@ pub(crate) async fn rotate(context: &Arc<Context>, incoming: &Incoming) -> Resul
     let old = if request.revoke == Some(true) { OldTokens::Revoke } else { OldTokens::Keep };
     let generation = stored(context, old, &operation).await?;
     let coordinators = secrets::tell(context).await;
-    let released = match old {
-        OldTokens::Keep => 0,
-        OldTokens::Revoke => freed(context, operation, request.reason).await?,
+    let (released, keeping) = match old {
+        OldTokens::Keep => {
+            let done = Done::Rotated { generation, revoke: false, released: Some(0) };
+            (0, acts::begin(context, &done, &operation, &request.reason))
+        }
+        OldTokens::Revoke => freed(context, generation, &operation, request.reason).await?,
     };
-    Response::of(&SecretRotated { generation, coordinators, released })
+    let unkept = keeping.wait(&operation).await;
+    Ok(Response::of(&SecretRotated { generation, coordinators, released })?.unkept(unkept))
 }
 
 /// Stores a new secret, unless an earlier copy of this request did. Returns its generation.
@@ -72,15 +78,29 @@ async fn stored(context: &Context, old: OldTokens, operation: &Operation) -> Res
     }
 }
 
-/// Frees the locks of earlier secrets. It goes on when this request's time is over.
-async fn freed(context: &Arc<Context>, operation: Operation, reason: String) -> Result<u64, Error> {
+/// Frees the locks of earlier secrets, and begins to keep the act then. It goes on when this request's time is over.
+async fn freed(
+    context: &Arc<Context>,
+    generation: u64,
+    operation: &Operation,
+    reason: String,
+) -> Result<(u64, Keeping), Error> {
     let freed: Arc<AtomicU64> = Arc::default();
     let deadline = operation.deadline;
     let why = format!("the secret of tokens was rotated: {reason}");
-    let all = revoke::all(context.clone(), operation, why.chars().take(256).collect(), freed.clone());
-    let task = context.tasks.spawn(context.abort.clone().run_until_cancelled_owned(all));
+    let all = revoke::all(context.clone(), operation.clone(), why.chars().take(256).collect(), freed.clone());
+    let (context_of_act, operation, count) = (context.clone(), operation.clone(), freed.clone());
+    let freeing = async move {
+        let outcome = all.await;
+        // The secret is rotated, whatever became of the locks.
+        let released = outcome.is_ok().then(|| count.load(Ordering::Relaxed));
+        let done = Done::Rotated { generation, revoke: true, released };
+        let keeping = acts::begin(&context_of_act, &done, &operation, &reason);
+        outcome.map(|()| keeping)
+    };
+    let task = context.tasks.spawn(context.abort.clone().run_until_cancelled_owned(freeing));
     match timeout_at(deadline, task).await {
-        Ok(Ok(Some(outcome))) => outcome.map(|()| freed.load(Ordering::Relaxed)),
+        Ok(Ok(Some(outcome))) => outcome.map(|keeping| (freed.load(Ordering::Relaxed), keeping)),
         Ok(_) | Err(_) => {
             let message = "the secret is rotated, and locks of the old one are still being freed; ask again with the same \
                            request_id to see the end";
