@@ -158,7 +158,7 @@ mod tests {
         let (nats, root) = (fleet.nats.clone(), fleet.root.clone());
         let key = |id: &str| SessionKey::new(Namespace::parse("default").unwrap(), SessionId::parse(id).unwrap());
         for n in 0..STORED {
-            let subject = root.signal(&key(if n % 2 == 0 { "s1" } else { "s2" }), "lock", "acquired");
+            let subject = root.kept_signal(&key(if n % 2 == 0 { "s1" } else { "s2" }), "lock", "acquired");
             if n + 1 < STORED {
                 nats.publish(subject, n.to_string().into()).await.unwrap();
             } else {
