@@ -10,7 +10,7 @@ use async_nats::jetstream::{self, consumer, stream::Stream};
 use futures_util::StreamExt;
 use futures_util::future::join_all;
 use holdfast_tests::fleet::{Fleet, SOON, Stored};
-use holdfast_tests::server::{shared, shared_cluster};
+use holdfast_tests::server::{own_cluster, shared, shared_cluster};
 use holdfast_tests::wait::{until, until_ok};
 use serde_json::{Value, json};
 
@@ -126,15 +126,50 @@ async fn kept_when_the_relay_is_killed(url: &str) {
         is_over.store(true, Ordering::Relaxed);
     };
     tokio::join!(clients, killing);
+    assert_all_kept(&fleet, 24 * 6).await;
+}
+
+/// Everything in the stream of sessions has its signals, which are at least so many.
+async fn assert_all_kept(fleet: &Fleet, least: usize) {
     let mut expected: BTreeMap<String, Vec<(String, String)>> = BTreeMap::new();
     for stored in fleet.stream().await.unwrap() {
         let session = stored.subject.rsplit('.').next().unwrap().to_owned();
-        let events = called_for(&fleet, &stored.subject, stored.sequence, &stored.json());
+        let events = called_for(fleet, &stored.subject, stored.sequence, &stored.json());
         expected.entry(session).or_default().extend(events);
     }
     let of_all: usize = expected.values().map(Vec::len).sum();
-    assert!(of_all >= 24 * 6, "{of_all} events of {} sessions", expected.len());
-    assert_kept(&fleet, &expected).await;
+    assert!(of_all >= least, "{of_all} events of {} sessions", expected.len());
+    assert_kept(fleet, &expected).await;
+}
+
+/// The relay's consumer is in the memory of one server. What it acknowledged since the last checkpoint goes with it.
+#[tokio::test(flavor = "multi_thread")]
+async fn signals_are_kept_when_the_server_that_has_the_relays_consumer_is_killed() {
+    let mut cluster = own_cluster().await.unwrap();
+    let mut fleet = fleet(&cluster.url()).await;
+    fleet.add_coordinator().await.unwrap();
+    is_kept(&fleet, "before").await;
+    for n in 0..4 {
+        live(&fleet, &format!("a{n}")).await;
+    }
+    let info = format!("$JS.API.CONSUMER.INFO.{}.relay", fleet.root.sessions_stream());
+    let info = fleet.nats.request(info, "{}".into()).await.unwrap();
+    let info: Value = serde_json::from_slice(&info.payload).unwrap();
+    assert_eq!((&info["config"]["num_replicas"], &info["config"]["mem_storage"]), (&json!(1), &json!(true)), "{info}");
+    let lost = info["cluster"]["leader"].as_str().unwrap();
+    let lost = cluster.servers().iter().position(|server| server.name() == lost).unwrap();
+    cluster.servers_mut()[lost].kill9().unwrap();
+    let killed = Instant::now();
+    for n in 0..4 {
+        live(&fleet, &format!("b{n}")).await;
+    }
+    is_kept(&fleet, "after").await;
+    println!("signals are kept again {:?} after the server was killed", killed.elapsed());
+    cluster.servers_mut()[lost].restart().await.unwrap();
+    for n in 0..4 {
+        live(&fleet, &format!("c{n}")).await;
+    }
+    assert_all_kept(&fleet, 12 * 6).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -191,8 +191,17 @@ pub(super) fn changes_of_documents_chain(
     }
 }
 
-/// The stream of signals has what was said of sessions and locks, and nothing of documents.
+/// The stream of signals has what was said of sessions and locks, and nothing of documents. It may have it up to 1 s later
+/// than subscribers.
 pub(super) async fn session_and_lock_signals_are_kept(fleet: &Fleet, signals: &Signals) {
+    until_ok("what was said to be kept", SOON, async || {
+        let kept = fleet.kept_signals().await.unwrap();
+        let ids: HashSet<String> = kept.iter().map(|kept| kept.json()["id"].as_str().unwrap().to_owned()).collect();
+        let said = signals.all().into_iter().filter(|(subject, _)| !subject.contains(".doc."));
+        let missing = said.filter(|(_, body)| !ids.contains(body["id"].as_str().unwrap())).count();
+        if missing == 0 { Ok(()) } else { Err(format!("{missing} signals are not kept")) }
+    })
+    .await;
     let kept = fleet.kept_signals().await.unwrap();
     let mut by_id: HashMap<String, Value> = HashMap::new();
     for stored in &kept {
