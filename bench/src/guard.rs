@@ -1,8 +1,8 @@
 //! Notices when Holdfast becomes slower: the ratios against raw NATS on three servers, compared with those on record in
 //! `bench/record.json`.
 //!
-//! Ratios are compared and not rates, because rates are those of the machine. A busy machine makes a ratio worse too, so
-//! a fall is measured a second time before it counts.
+//! Ratios are compared and not rates, because rates are those of the machine. A busy machine makes a ratio worse too,
+//! so a fall is measured a second time before it counts.
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;

@@ -1,8 +1,8 @@
-//! Holdfast beside its peers: the same work from the same driver, on systems that this program starts itself and that all
-//! flush to the disk before they answer.
+//! Holdfast beside its peers: the same work from the same driver, on systems that this program starts itself and that
+//! all flush to the disk before they answer.
 //!
-//! All systems that take part run at the same time, and each round measures them one after the other, so that a drift of
-//! the disk hits all. The order turns from round to round.
+//! All systems that take part run at the same time, and each round measures them one after the other, so that a drift
+//! of the disk hits all. The order turns from round to round.
 
 mod faults;
 mod history;

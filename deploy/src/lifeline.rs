@@ -1,4 +1,5 @@
-//! Starts a server, of NATS or any other, that cannot outlive this process, even if this process is killed with SIGKILL.
+//! Starts a server, of NATS or any other, that cannot outlive this process, even if this process is killed with
+//! SIGKILL.
 //!
 //! ```text
 //!  this process ──(write end of a pipe)──▶ sh, waiting for the end of it

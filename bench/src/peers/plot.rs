@@ -1,4 +1,4 @@
-//! Plots of the rates over the number of clients, as SVG.
+//! Plots of the rates over the number of clients, as SVG. Both axes are logarithmic: rates differ by factors.
 
 use anyhow::{Result, anyhow};
 use plotters::prelude::*;
@@ -25,10 +25,11 @@ pub(crate) fn rates(title: &str, rows: &[&Row]) -> Result<(String, String)> {
 }
 
 fn draw(title: &str, rows: &[&Row], picture: &mut String) -> Result<(), Box<dyn std::error::Error>> {
-    let most = |value: &dyn Fn(&Row) -> f64| rows.iter().map(|row| value(row)).fold(1.0, f64::max);
-    let clients = most(&|row| row.clients as f64);
+    let clients = rows.iter().map(|row| row.clients as f64).fold(1.0, f64::max);
     let fewest = rows.iter().map(|row| row.clients as f64).fold(clients, f64::min);
-    let rate = most(&|row| row.cells.values().filter_map(|cell| cell.rate()).fold(0.0, f64::max));
+    let rates = || rows.iter().flat_map(|row| row.cells.values().filter_map(|cell| cell.rate()));
+    let rate = rates().fold(1.0, f64::max);
+    let least = rates().fold(rate, f64::min).max(0.1);
 
     let area = SVGBackend::with_string(picture, SIZE).into_drawing_area();
     area.fill(&WHITE)?;
@@ -38,7 +39,7 @@ fn draw(title: &str, rows: &[&Row], picture: &mut String) -> Result<(), Box<dyn 
         .x_label_area_size(42)
         .y_label_area_size(70)
         // The last label needs room at the right.
-        .build_cartesian_2d((fewest..clients * 1.1).log_scale(), 0.0..rate * 1.05)?;
+        .build_cartesian_2d((fewest..clients * 1.1).log_scale(), (least / 1.3..rate * 1.3).log_scale())?;
     chart
         .configure_mesh()
         .x_desc("clients (8 connections)")

@@ -268,8 +268,8 @@ async fn take_over(stage: &Stage, span: Duration) -> Result<Measured> {
     Measured::of(outcome?.0, elapsed)
 }
 
-/// One signal at a time. Measured is until the last subscriber has it from the request on, or until the first one has it
-/// from the acknowledgement on; 0 if it was there before.
+/// One signal at a time. Measured is until the last subscriber has it from the request on, or until the first one has
+/// it from the acknowledgement on; 0 if it was there before.
 async fn fan_out(stage: &Stage, count: usize, span: Duration, from_acknowledgement: bool) -> Result<Measured> {
     let keys = keys("signal", 1);
     let held = lock_all(stage, &keys).await?;

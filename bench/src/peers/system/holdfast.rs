@@ -1,5 +1,5 @@
-//! Holdfast as it is deployed: nats-servers, coordinators and workers, each in a process of its own. On one server there
-//! is one of each; on three there are two coordinators and two workers.
+//! Holdfast as it is deployed: nats-servers, coordinators and workers, each in a process of its own. On one server
+//! there is one of each; on three there are two coordinators and two workers.
 
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, MutexGuard, PoisonError};

@@ -1,5 +1,5 @@
-//! Raw JetStream: what a program does that writes its locks itself, with conditional publishes into one stream. The lock
-//! is a record; an edit is appended on condition that the record is unchanged, as Holdfast does it.
+//! Raw JetStream: what a program does that writes its locks itself, with conditional publishes into one stream. The
+//! lock is a record; an edit is appended on condition that the record is unchanged, as Holdfast does it.
 
 use std::collections::HashMap;
 use std::path::Path;
