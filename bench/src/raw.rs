@@ -35,6 +35,7 @@ impl Raw {
             max_messages_per_subject: 64,
             discard: DiscardPolicy::New,
             storage: StorageType::File,
+            num_replicas: installation.servers(),
             allow_rollup: true,
             deny_delete: true,
             allow_direct: true,

@@ -1,11 +1,10 @@
-//! One server with our settings, one coordinator and one worker, each with its own connection.
+//! One server or three with our settings, one coordinator and one worker, each with its own connection.
 
 use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Result;
 use holdfast_coordinator::{Config, Coordinator};
-use holdfast_deploy::{Finder, Server, ServerOptions};
 use holdfast_protocol::WorkerName;
 use holdfast_protocol::id::WorkspaceName;
 use holdfast_protocol::subject::Root;
@@ -15,25 +14,26 @@ use holdfast_store::wire::Nats;
 use holdfast_store::{Jetstream, provision, token_secret};
 use holdfast_worker::{Worker, WorkerConfig, Workspace};
 
+use crate::cluster::NatsServers;
+
 /// What is measured.
 pub(crate) struct Installation {
     pub(crate) url: String,
     pub(crate) root: Root,
-    pub(crate) version: String,
     coordinator: Coordinator,
     worker: Worker,
-    server: Server,
+    servers: NatsServers,
     /// The workspace `main`, on the same disk as the server's data.
     pub(crate) files: std::path::PathBuf,
     _folder: tempfile::TempDir,
 }
 
 impl Installation {
-    pub(crate) async fn start() -> Result<Self> {
-        let binary = Finder::from_env().find(&|line| eprintln!("{line}")).await?;
+    /// Starts it on so many nats-servers: one or three.
+    pub(crate) async fn start(servers: usize) -> Result<Self> {
         let folder = tempfile::tempdir_in(".")?;
-        let server = Server::start(ServerOptions::new(&binary.path, folder.path(), "bench")).await?;
-        let url = server.url();
+        let servers = NatsServers::start(folder.path(), servers).await?;
+        let url = servers.url();
         let root = Root::default();
         let client = connect(&ConnectOptions::to(&url)).await?;
         let found = provision(&client, &root, &Provisioning::default()).await?;
@@ -46,8 +46,17 @@ impl Installation {
         let worker = Worker::start(Nats::shared(workers), store, config).await?;
         let secret = token_secret(&found.store).await?;
         let coordinator = Coordinator::start(Nats::shared(client), found.store, secret, Config::default()).await?;
-        let version = binary.version.to_string();
-        Ok(Self { url, root, version, coordinator, worker, server, files, _folder: folder })
+        Ok(Self { url, root, coordinator, worker, servers, files, _folder: folder })
+    }
+
+    /// The version of the nats-servers.
+    pub(crate) fn version(&self) -> String {
+        self.servers.version.to_string()
+    }
+
+    /// How many nats-servers there are.
+    pub(crate) fn servers(&self) -> usize {
+        self.servers.size()
     }
 
     /// Connections of clients.
@@ -59,12 +68,10 @@ impl Installation {
         Ok(clients)
     }
 
-    pub(crate) async fn stop(mut self) {
+    pub(crate) async fn stop(self) {
         // A benchmark's sessions need no handover.
         self.worker.stop(Duration::ZERO).await;
         self.coordinator.stop(Duration::from_secs(1)).await;
-        if let Err(error) = self.server.stop(Duration::from_secs(2)).await {
-            eprintln!("the nats-server did not stop in order: {error}");
-        }
+        self.servers.stop().await;
     }
 }

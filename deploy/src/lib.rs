@@ -22,6 +22,7 @@ pub use credentials::{Credentials, Existing, ROUTE_VARIABLE, Role, write_private
 pub use error::StartError;
 pub use find::{Binary, FindError, Finder, NATS_SERVER_VARIABLE, Source};
 pub use install::InstallError;
+pub use lifeline::{Lifeline, spawn as spawn_tied};
 pub use port::free_port;
 pub use server::{KILL_TIME, Server, ServerOptions};
 pub use version::{INSTALLED, MINIMUM, Version, VersionError, version_of};

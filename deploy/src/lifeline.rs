@@ -1,4 +1,5 @@
-//! Starts a nats-server that cannot outlive this process, even if this process is killed with SIGKILL.
+//! Starts a server, of NATS or any other, that cannot outlive this process, even if this process is killed with
+//! SIGKILL.
 //!
 //! ```text
 //!  this process ──(write end of a pipe)──▶ sh, waiting for the end of it
@@ -40,14 +41,15 @@ exec "$@" 3<&- 0<&2 2>&1
 "#;
 
 /// Our end of the pipe. Dropping it ends the server that hangs on it.
-pub(crate) struct Lifeline(ChildStdin);
+#[derive(Debug)]
+pub struct Lifeline(ChildStdin);
 
 impl Lifeline {
     /// Ends the shell. Call it as soon as the server was waited for.
-    pub(crate) fn let_go(mut self) {
+    pub fn let_go(mut self) {
         if let Err(error) = self.0.write_all(b"\n") {
             // The shell is gone already.
-            tracing::debug!(%error, "the shell that watches nats-server is gone");
+            tracing::debug!(%error, "the shell that watches the server is gone");
         }
     }
 }
@@ -60,7 +62,7 @@ impl Lifeline {
 /// # Errors
 /// When there is no `sh`, or no process can be created. A server that cannot be run appears as one that ends at once,
 /// with the reason in its log.
-pub(crate) fn spawn(command: &Command, log: File, lock: File) -> io::Result<(Child, Lifeline)> {
+pub fn spawn(command: &Command, log: File, lock: File) -> io::Result<(Child, Lifeline)> {
     let mut child = Command::new("sh")
         .args(["-c", SCRIPT, "sh"])
         .arg(command.get_program())
