@@ -53,7 +53,7 @@ pub(crate) struct Endpoints {
 /// A request that was accepted.
 enum Work {
     /// A request that is answered without waiting for a lock.
-    Request { subject: RequestSubject, incoming: Incoming, audit: Option<Audit>, _admitted: Admitted },
+    Request { subject: RequestSubject, incoming: Box<Incoming>, audit: Option<Audit>, _admitted: Admitted },
     /// A request for a lock. While it waits it holds no body, and it counts as a waiter and not as in flight.
     Acquire { key: SessionKey, acquiring: Acquiring, made: RequestId, arrived: Instant, _admitted: Option<Admitted> },
 }
@@ -223,7 +223,10 @@ impl Endpoints {
             let is_short = payload.len() <= ACQUIRE_BYTES && !mutant::is(Mutant::PlaceAfterAwait);
             let key = match subject {
                 RequestSubject::Session(Verb::LockAcquire, key) if is_short => key,
-                subject => return Ok(Work::Request { subject, incoming, audit: audit.take(), _admitted: admitted }),
+                subject => {
+                    let incoming = Box::new(incoming);
+                    return Ok(Work::Request { subject, incoming, audit: audit.take(), _admitted: admitted });
+                }
             };
             let acquiring = verb::begin_acquire(&self.context, &key, &incoming).map_err(whole)?;
             let admitted = (!acquiring.waits()).then_some(admitted);
