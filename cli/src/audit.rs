@@ -1,5 +1,5 @@
-//! `holdfast audit`: what operators did. To sessions, and hand edits, from the kept signals of all namespaces; to workers
-//! and to the secret of tokens, from the stream of acts.
+//! `holdfast audit`: what operators did. To sessions, and hand edits, from the kept signals of all namespaces; to
+//! workers and to the secret of tokens, from the stream of acts.
 //!
 //! Invariant: it reads only the signals of the events that can be an operator's, so its cost is that of those and not
 //! of everything that was kept.

@@ -3,8 +3,8 @@
 //! A line is an event of `tracing` at level `info` with the target `holdfast_audit`. Its fields are `verb`,
 //! `namespace`, `session` or `worker`, `actor` (who the request says it is from), `actor_proven` (who it is from as
 //! nats-server tells it), `reason`, `request_id`, `outcome`: `done`, or the reason of the refusal, and `unkept`: why
-//! the act is not in the stream of acts, although it took effect. Fields that are not known are left out. A late copy of a request has a line of its own, with the same `request_id`: whoever reads
-//! the log sees that it was sent again.
+//! the act is not in the stream of acts, although it took effect. Fields that are not known are left out. A late copy
+//! of a request has a line of its own, with the same `request_id`: whoever reads the log sees that it was sent again.
 //!
 //! Invariant: each request has exactly one line, even when its task is dropped, and no line has a token.
 

@@ -1,9 +1,9 @@
 //! The relay: reads the stream and publishes a signal for each committed event.
 //!
 //! Invariant: every commit is announced. A message is acknowledged, in stream order, only after its signals were
-//! published and kept. One coordinator at a time holds the consumer's pin and relays; its successor reads again what was
-//! delivered but not acknowledged. So signals are delivered at least once, and in commit order per session. The consumer
-//! is in the memory of one server; if that is lost, the relay continues behind its last checkpoint.
+//! published and kept. One coordinator at a time holds the consumer's pin and relays; its successor reads again what
+//! was delivered but not acknowledged. So signals are delivered at least once, and in commit order per session. The
+//! consumer is in the memory of one server; if that is lost, the relay continues behind its last checkpoint.
 //!
 //! Deliberately absent: signals that are not commits (`lock.conflict`, `doc.failed`); `explain` publishes them.
 

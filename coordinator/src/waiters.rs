@@ -1,11 +1,11 @@
 //! The queues for locks, one per session, in order of arrival.
 //!
-//! Invariant: only the first waiter of a queue tries, and a waiter that leaves without the lock wakes the next one. Each
-//! queue is bounded, all together are, and each client's share is, so that no client can keep others from waiting. The
-//! queues are this coordinator's own: waiters at another coordinator have another queue.
+//! Invariant: only the first waiter of a queue tries, and a waiter that leaves without the lock wakes the next one.
+//! Each queue is bounded, all together are, and each client's share is, so that no client can keep others from waiting.
+//! The queues are this coordinator's own: waiters at another coordinator have another queue.
 //!
-//! A release may grant the lock to the first waiter in its own write. Then exactly one of both acts: the release takes an
-//! [`Offer`] only while the waiter is parked, and the waiter does nothing until the offer is settled.
+//! A release may grant the lock to the first waiter in its own write. Then exactly one of both acts: the release takes
+//! an [`Offer`] only while the waiter is parked, and the waiter does nothing until the offer is settled.
 
 use std::collections::{HashMap, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};

@@ -1,5 +1,6 @@
-//! The wire, byte for byte: every request, reply, error, record, frame, signal and act has a file under `golden/`, and each
-//! is what its type reads and writes. A change of the wire shows up here first, and belongs into `PROTOCOL.md` too.
+//! The wire, byte for byte: every request, reply, error, record, frame, signal and act has a file under `golden/`, and
+//! each is what its type reads and writes. A change of the wire shows up here first, and belongs into `PROTOCOL.md`
+//! too.
 //!
 //! Deliberately absent: how signals follow from records and ops (`golden_signals.rs`), how acts
 //! follow from requests (`golden_acts.rs`), and the laws (`properties.rs`).

@@ -1,7 +1,7 @@
 //! Keeps signals in their stream, in batches behind the announcement.
 //!
-//! Invariant: a message of the stream of sessions is acknowledged only when its signals are kept. So a relay that is lost
-//! leaves no gap: its successor announces what was not acknowledged again, and keeps it.
+//! Invariant: a message of the stream of sessions is acknowledged only when its signals are kept. So a relay that is
+//! lost leaves no gap: its successor announces what was not acknowledged again, and keeps it.
 //!
 //! On three servers a batch is atomic (nats-server's ADR-50), so that it costs one replicated write. Where that is not
 //! possible, each session's signals are stored one after the other. The event's id is the message's id, so that the
@@ -22,8 +22,8 @@ use crate::relay::RelayError;
 
 /// How long a signal waits for others at most.
 pub(super) const LATEST: Duration = Duration::from_millis(100);
-/// With so many signals of one session they do not wait longer: a session may change 24 times before the relay must have
-/// come on.
+/// With so many signals of one session they do not wait longer: a session may change 24 times before the relay must
+/// have come on.
 const MOST_OF_SESSION: usize = 12;
 /// With so many signals they do not wait longer. A server takes 1,000 in a batch.
 const MOST: usize = 256;

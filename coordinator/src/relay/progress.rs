@@ -1,4 +1,5 @@
-//! One step of the relay: takes deliveries and publishes their signals. They are acknowledged once the signals are kept.
+//! One step of the relay: takes deliveries and publishes their signals. They are acknowledged once the signals are
+//! kept.
 //!
 //! Invariant: acknowledging a message acknowledges all before it, so no message may be skipped. Deliveries are
 //! numbered. When a number is missing (a relay died before it announced, or a connection broke), everything after the

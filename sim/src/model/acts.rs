@@ -1,5 +1,5 @@
-//! What operators did to workers is in `HF_AUDIT`: each act once, none that nobody asked for, and none is missing unless
-//! a process was killed or cut off before it could be stored.
+//! What operators did to workers is in `HF_AUDIT`: each act once, none that nobody asked for, and none is missing
+//! unless a process was killed or cut off before it could be stored.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;

@@ -191,8 +191,8 @@ pub(super) fn changes_of_documents_chain(
     }
 }
 
-/// The stream of signals has what was said of sessions and locks, and nothing of documents. It may have it up to 1 s later
-/// than subscribers.
+/// The stream of signals has what was said of sessions and locks, and nothing of documents. It may have it up to 1 s
+/// later than subscribers.
 pub(super) async fn session_and_lock_signals_are_kept(fleet: &Fleet, signals: &Signals) {
     until_ok("what was said to be kept", SOON, async || {
         let kept = fleet.kept_signals().await.unwrap();
