@@ -120,7 +120,7 @@ impl Root {
         vec![format!("{}.sys.keep.*.*.*.*", self.0)]
     }
 
-    /// The subjects that the stream of signals took in versions before 0.2, sorted.
+    /// The subjects that the stream of signals took in earlier versions, sorted.
     pub fn signals_stream_subjects_before(&self) -> [String; 2] {
         ["lock", "session"].map(|group| format!("{}.*.signal.*.{group}.*", self.0))
     }
