@@ -420,6 +420,37 @@ mod tests {
         assert!(second.is_first());
     }
 
+    #[tokio::test]
+    async fn an_offer_is_for_a_parked_waiter_and_holds_it_until_its_outcome() {
+        let waiters = waiters();
+        let (first, second) = (join(&waiters, "s1"), join(&waiters, "s1"));
+        second.park();
+        assert!(waiters.offer(&key("s1")).is_none(), "the first one tries by itself");
+        first.park();
+        let offer = waiters.offer(&key("s1")).unwrap();
+        assert!(waiters.offer(&key("s1")).is_none(), "one release at a time");
+        assert!(timeout(Duration::from_millis(5), first.unpark()).await.is_err(), "it waits for the outcome");
+        drop(offer);
+        assert!(matches!(timeout(SOON, first.unpark()).await.unwrap(), Settled::Nothing), "nothing was written");
+        first.park();
+        let mut offer = waiters.offer(&key("s1")).unwrap();
+        offer.expect(Revision(7));
+        drop(offer);
+        let unknown = timeout(SOON, first.unpark()).await.unwrap();
+        assert!(matches!(unknown, Settled::Unknown(Revision(7))), "a write without an outcome");
+        assert!(waiters.offer(&key("s1")).is_none(), "it tries again");
+    }
+
+    #[tokio::test]
+    async fn who_leaves_with_the_lock_wakes_nobody() {
+        let waiters = waiters();
+        let (first, second, third) = (join(&waiters, "s1"), join(&waiters, "s1"), join(&waiters, "s1"));
+        first.leave_with_lock();
+        assert!(timeout(Duration::from_millis(5), second.woken()).await.is_err());
+        drop(second);
+        timeout(SOON, third.woken()).await.unwrap();
+    }
+
     #[test]
     fn a_line_ends_with_its_last_waiter() {
         let waiters = waiters();

@@ -62,7 +62,7 @@ impl<R: LockRule> Change<Writer<'_>> for Locking<'_, R> {
         }
         match (self.rule.decide(&known.record, known.revision, &self.asked), self.hand_over) {
             (Decision::Commit { next, reply }, Some(hand_over)) => {
-                Ok(Decision::Commit { next: hand_over.of(writer, known, next, self.asked.secret).await?, reply })
+                Ok(Decision::Commit { next: hand_over.of(writer, known, next, self.asked.secret).await, reply })
             }
             (decision, _) => Ok(decision),
         }

@@ -138,6 +138,10 @@ async fn in_queue(
         let mut poll = context.config.waiter_poll.mul_f64(chance::share(0.75..1.25));
         if is_leaving && !is_over {
             // In the order of the queue: a waiter that is passed on leaves it, which wakes the next one.
+            if doubt.is_some() {
+                // Another coordinator would not recognise a grant that comes still.
+                return Ok(Waited::Over(Err(in_doubt())));
+            }
             if waiting.is_first() {
                 return pass_on::pass_on(context, key, request, operation, asker, until)
                     .await
@@ -183,11 +187,15 @@ async fn in_queue(
 fn certain(outcome: Outcome<Grant>, doubt: Option<Revision>) -> Outcome<Grant> {
     match (outcome, doubt) {
         (Err(NotDone::Refused(_, Found::Record(known))), Some(expected)) if known.revision <= expected => {
-            let why = "the lock was released, and may be granted to this request still";
-            Err(NotDone::Stopped(Error::new(Reason::AckTimeout, why)))
+            Err(in_doubt())
         }
         (outcome, _) => outcome,
     }
+}
+
+fn in_doubt() -> NotDone<Error> {
+    let why = "the lock was released, and may be granted to this request still";
+    NotDone::Stopped(Error::new(Reason::AckTimeout, why))
 }
 
 /// Whether an earlier copy of the same request holds the lock, according to the cached record.
@@ -213,4 +221,32 @@ async fn give_up(context: &Context, key: &SessionKey, request: &Acquire, operati
         }
     }
     locked(context, key, operation, request).await
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use holdfast_records::Known;
+
+    use super::*;
+    use crate::fixture;
+
+    #[test]
+    fn nobody_is_told_that_another_holds_a_lock_which_it_may_get_still() {
+        let refused = |revision| -> Outcome<Grant> {
+            let record = Arc::new(fixture::passive("s1"));
+            let known = Known { revision: Revision(revision), record, since: Instant::now() };
+            let held = Box::new(Error::new(Reason::LockHeld, "held"));
+            Err(NotDone::Refused(held, Found::Record(known)))
+        };
+        let reason = |outcome: Outcome<Grant>| match outcome {
+            Err(NotDone::Stopped(error)) => error.reason,
+            Err(NotDone::Refused(error, _)) => error.reason,
+            Ok(_) | Err(NotDone::Moved) => panic!("neither stopped nor refused"),
+        };
+        assert_eq!(reason(certain(refused(7), Some(Revision(7)))), Reason::AckTimeout);
+        assert_eq!(reason(certain(refused(8), Some(Revision(7)))), Reason::LockHeld, "the write cannot land any more");
+        assert_eq!(reason(certain(refused(7), None)), Reason::LockHeld);
+    }
 }

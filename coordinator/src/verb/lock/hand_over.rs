@@ -6,9 +6,9 @@
 
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
+use holdfast_protocol::SessionRecord;
 use holdfast_protocol::reply::Grant;
 use holdfast_protocol::token::Secret;
-use holdfast_protocol::{Error, SessionRecord};
 use holdfast_records::{Done, Keeper, Known, NotDone, Wrote};
 use holdfast_rules::release::hand_over;
 use holdfast_store::mutant::{self, Mutant};
@@ -34,34 +34,31 @@ impl HandOver {
     }
 
     /// What to write in the place of `freed`, which frees the lock of `known`: the same with the lock granted to the
-    /// first waiter, if there is one that may have it.
-    ///
-    /// # Errors
-    /// When the record's past cannot be read.
+    /// first waiter, if there is one that may have it. A past that cannot be read holds no release up.
     pub(super) async fn of(
         &self,
         writer: &Writer<'_>,
         known: &Known,
         freed: Box<SessionRecord>,
         secret: &Secret,
-    ) -> Result<Box<SessionRecord>, Error> {
+    ) -> Box<SessionRecord> {
         // An offer that an earlier attempt made is still good: that attempt wrote nothing.
-        let Some(mut offered) = self.take(writer) else { return Ok(freed) };
+        let Some(mut offered) = self.take(writer) else { return freed };
         let at = now();
         let wants = offered.offer.wants();
         let asked = wants.operation.asked(&at, secret);
         let may_have_copies = asked.by_caller && !mutant::is(Mutant::HeirsPastNotAsked);
         if may_have_copies {
-            let past = writer.past(known.revision).await?;
-            if past.grant(&asked).is_some() || past.covers() > known.revision {
-                return Ok(freed);
+            match writer.past(known.revision).await {
+                Ok(past) if past.grant(&asked).is_none() && past.covers() <= known.revision => {}
+                Ok(_) | Err(_) => return freed,
             }
         }
         let (next, grant) = hand_over(&freed, known.revision, &wants.request, &asked);
         offered.offer.expect(known.revision);
         offered.grant = Some(grant);
         *self.offered() = Some(offered);
-        Ok(Box::new(next))
+        Box::new(next)
     }
 
     fn take(&self, writer: &Writer<'_>) -> Option<Offered> {
