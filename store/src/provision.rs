@@ -274,7 +274,10 @@ async fn ensure_stream(
                         has_changed = true;
                         continue;
                     }
-                    Err(error) => error.to_string(),
+                    Err(error) => format!(
+                        "an earlier version made it, and its settings cannot be changed: {error}; the nats.conf of this \
+                         version lets coordinators change it"
+                    ),
                 },
                 _ => return check_settings(&config, &stream.cached_info().config),
             },

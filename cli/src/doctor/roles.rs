@@ -96,6 +96,7 @@ fn trials(role: Role, root: &Root) -> Vec<Trial> {
     let last = |bucket: &str| ask(json!({ "last_by_subj": format!("$KV.{bucket}.{NOBODY}") }));
     let stream = |what: &str, bucket: &str| format!("$JS.API.{what}.KV_{bucket}");
     let record = format!("$KV.{sessions}.default.{NOBODY}");
+    let kept = format!("{root}.sys.keep.default.{NOBODY}.lock.released");
     if role != Role::Coordinator {
         let secret = "read the secret that lock tokens are made from";
         add(refused, last(&secrets), stream("STREAM.MSG.GET", &secrets), secret);
@@ -111,6 +112,7 @@ fn trials(role: Role, root: &Root) -> Vec<Trial> {
         add(refused, How::Listen, "_INBOX_coordinator.>".to_owned(), "read the replies to coordinators");
         add(refused, How::Listen, format!("{root}.*.lock.>"), "answer in place of coordinators");
         add(refused, How::Write, root.act(NOBODY), "write acts of operators that nobody did");
+        add(refused, How::Write, kept.clone(), "keep signals of what did not happen");
     }
     if role != Role::Ops {
         add(refused, How::Listen, "_INBOX_ops.>".to_owned(), "read the replies to operators, and their tokens");
@@ -166,6 +168,8 @@ fn trials(role: Role, root: &Root) -> Vec<Trial> {
                 add(allowed, How::Write, subject, "write records, answers and the secret");
             }
             add(allowed, How::Write, root.act(NOBODY), "keep the acts of operators");
+            add(allowed, How::Write, kept, "keep signals");
+            add(allowed, How::Write, root.relay_checkpoint(), "note how far the relay came");
             add(allowed, nothing(), format!("$JS.API.STREAM.INFO.{}", root.audit_stream()), "look at its streams");
             let relay = format!("$JS.API.CONSUMER.INFO.KV_{sessions}.relay");
             add(allowed, nothing(), relay, "read the stream for the relay");
