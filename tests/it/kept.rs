@@ -142,6 +142,22 @@ async fn assert_all_kept(fleet: &Fleet, least: usize) {
     assert_kept(fleet, &expected).await;
 }
 
+/// Somebody else than a coordinator wrote the relay's checkpoint, or it is one of another stream.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_checkpoint_that_is_not_one_of_this_stream_skips_no_signal() {
+    for forged in [r#"{"floor": 9000000000000000000}"#, "nonsense"] {
+        let mut fleet = Fleet::empty(shared().await.unwrap().url()).await.unwrap();
+        fleet.add_worker("w1", &[]).await.unwrap();
+        let stored = fleet.nats.request(fleet.root.relay_checkpoint(), forged.into()).await.unwrap();
+        assert!(!String::from_utf8_lossy(&stored.payload).contains("error"), "{stored:?}");
+        fleet.add_coordinator().await.unwrap();
+        for n in 0..4 {
+            live(&fleet, &format!("a{n}")).await;
+        }
+        assert_all_kept(&fleet, 4 * 6).await;
+    }
+}
+
 /// The relay's consumer is in the memory of one server. What it acknowledged since the last checkpoint goes with it.
 #[tokio::test(flavor = "multi_thread")]
 async fn signals_are_kept_when_the_server_that_has_the_relays_consumer_is_killed() {
@@ -180,6 +196,20 @@ async fn signals_are_kept_when_the_coordinator_that_relays_is_killed_on_one_serv
 #[tokio::test(flavor = "multi_thread")]
 async fn signals_are_kept_when_the_coordinator_that_relays_is_killed_on_three_servers() {
     kept_when_the_relay_is_killed(&shared_cluster().await.unwrap().url()).await;
+}
+
+/// One replicated write for many signals, and not one for each.
+#[tokio::test(flavor = "multi_thread")]
+async fn three_servers_get_kept_signals_in_batches() {
+    let mut fleet = fleet(&shared_cluster().await.unwrap().url()).await;
+    fleet.add_coordinator().await.unwrap();
+    for n in 0..4 {
+        live(&fleet, &format!("a{n}")).await;
+    }
+    assert_all_kept(&fleet, 4 * 6).await;
+    let kept = fleet.kept_signals().await.unwrap();
+    let of_batches = kept.iter().filter(|kept| kept.headers.contains("Nats-Batch-Id")).count();
+    assert!(of_batches * 2 > kept.len(), "{of_batches} of {} were in batches", kept.len());
 }
 
 /// Waits for a kept signal of this revision, whose request was answered just now.

@@ -174,3 +174,33 @@ async fn on_fresh_servers_the_first_signal_comes_within_a_second_of_the_first_co
         assert!(took < Duration::from_secs(1), "on {size}: {took:?}");
     }
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_stream_of_signals_of_an_earlier_version_is_changed_and_keeps_what_it_has() {
+    for url in [server::shared().await.unwrap().url().to_owned(), server::shared_cluster().await.unwrap().url()] {
+        let client = connect(&ConnectOptions::to(&url)).await.unwrap();
+        let context = jetstream::new(client.clone());
+        let root = Root::parse(&format!("before{}", uuid::Uuid::new_v4().simple())).unwrap();
+        let config = Config {
+            name: root.signals_stream(),
+            subjects: root.signals_stream_subjects_before().to_vec(),
+            num_replicas: provision::replicas(&client),
+            max_age: Duration::from_secs(7 * 24 * 3600),
+            allow_direct: true,
+            ..Config::default()
+        };
+        context.create_stream(config).await.unwrap();
+        let subject = format!("{root}.default.signal.s1.lock.acquired");
+        context.publish(subject.clone(), "before".into()).await.unwrap().await.unwrap();
+        provisioned(&url, &root).await.unwrap();
+        let kept = format!("{root}.sys.keep.default.s1.lock.acquired");
+        context.publish(kept, "after".into()).await.unwrap().await.unwrap();
+        let stream = context.get_stream(root.signals_stream()).await.unwrap();
+        for (sequence, expected) in [(1, "before"), (2, "after")] {
+            let stored = stream.get_raw_message(sequence).await.unwrap();
+            assert_eq!((stored.subject.as_str(), &stored.payload[..]), (&*subject, expected.as_bytes()));
+        }
+        // Nothing is left to change.
+        provisioned(&url, &root).await.unwrap();
+    }
+}

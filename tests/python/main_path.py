@@ -4,6 +4,7 @@
 """
 
 import asyncio
+import base64
 import json
 import os
 import signal
@@ -114,6 +115,53 @@ async def sessions_locks_and_takeover(client):
     await client.ok("admin.takeover", "s1", owner="ops", reason="stuck")
     await client.refused("stale_token", "doc.edit", "s1", token=grant["lock_token"], body="late")
     assert (await client.ok("doc.get", "s1"))["body"] == "hello"
+
+
+async def a_release_hands_the_lock_over(client):
+    """With nats-py: the next waiter has the lock in the write of the release, and both are told and kept in this order."""
+    heard, kept = [], []
+
+    async def hear(message):
+        heard.append(json.loads(message.data))
+
+    signals = await client.nats.subscribe("hf.default.signal.s9.lock.*", cb=hear)
+    await client.ok("session.open", id="s9")
+    first = await client.ok("lock.acquire", "s9", owner="ann")
+    waits = [asyncio.create_task(client.ok("lock.acquire", "s9", owner=f"w{n}", wait_ms=10_000, ttl_ms=60_000)) for n in range(2)]
+    await asyncio.sleep(0.5)  # both are in the line
+    before = await client.ok("session.get", "s9")
+    released = await client.ok("lock.release", "s9", token=first["lock_token"], request_id="release-s9")
+    second = await asyncio.wait_for(waits[0], 2)
+    assert released["lock_revision"] == first["lock_revision"] + 1, released
+    assert second["lock_revision"] == first["lock_revision"] + 2 and second["fence"] == before["revision"], second
+    assert not waits[1].done(), "one lock, one holder"
+    again = await client.ok("lock.release", "s9", token=first["lock_token"], request_id="release-s9")
+    assert again == released, again
+    await client.refused("stale_token", "lock.release", "s9", token=first["lock_token"])
+    await client.ok("lock.release", "s9", token=second["lock_token"])
+    third = await asyncio.wait_for(waits[1], 2)
+    assert third["fence"] > second["fence"], third
+    for _ in range(100):
+        if sum(signal["type"] == "holdfast.lock.acquired.v1" for signal in heard) == 3:
+            break
+        await asyncio.sleep(0.02)
+    commits = [signal for signal in heard if "conflict" not in signal["type"]]
+    told = [(signal["type"].split(".")[2], signal["data"]["lock_revision"]) for signal in commits]
+    acquired, freed = "acquired", "released"
+    assert told == [(acquired, 1), (freed, 2), (acquired, 3), (freed, 4), (acquired, 5)], told
+    await signals.unsubscribe()
+    await asyncio.sleep(1)  # what the contract allows
+    for sequence in range(1, 10_000):
+        answer = await client.nats.request("$JS.API.STREAM.MSG.GET.HF_SIGNALS", json.dumps(
+            {"seq": sequence, "next_by_subj": "hf.default.signal.s9.lock.*"}).encode(), timeout=2)
+        message = json.loads(answer.data).get("message")
+        if message is None:
+            break
+        if kept and message["seq"] == kept[-1][0]:
+            continue
+        kept.append((message["seq"], json.loads(base64.b64decode(message["data"]))["id"]))
+    ids = [id for _, id in kept]
+    assert [signal["id"] for signal in commits] == [id for id in ids if id.startswith("KV_sessions:")], (commits, ids)
 
 
 async def bad_input_is_answered(client):
@@ -294,6 +342,7 @@ async def main():
             client = Client(await holdfast.connect())
             for step in [
                 sessions_locks_and_takeover,
+                a_release_hands_the_lock_over,
                 bad_input_is_answered,
                 break_glass_is_honoured_by_the_next_write,
                 the_micro_service_shows_itself,
