@@ -208,7 +208,7 @@ async fn three_servers_get_kept_signals_in_batches() {
     }
     assert_all_kept(&fleet, 4 * 6).await;
     let kept = fleet.kept_signals().await.unwrap();
-    let of_batches = kept.iter().filter(|kept| kept.headers.contains("Nats-Batch-Id")).count();
+    let of_batches = kept.iter().filter(|kept| kept.headers.contains("NatsBatchId")).count();
     assert!(of_batches * 2 > kept.len(), "{of_batches} of {} were in batches", kept.len());
 }
 

@@ -180,7 +180,7 @@ async fn the_stream_of_signals_of_an_earlier_version_is_changed_and_keeps_what_i
     for url in [server::shared().await.unwrap().url().to_owned(), server::shared_cluster().await.unwrap().url()] {
         let client = connect(&ConnectOptions::to(&url)).await.unwrap();
         let context = jetstream::new(client.clone());
-        let root = Root::parse(&format!("before{}", uuid::Uuid::new_v4().simple())).unwrap();
+        let root = Root::parse(&format!("b{}", &uuid::Uuid::new_v4().simple().to_string()[..16])).unwrap();
         let config = Config {
             name: root.signals_stream(),
             subjects: root.signals_stream_subjects_before().to_vec(),

@@ -148,7 +148,8 @@ async fn work(installation: &Installation) -> Result<()> {
     done(&client, "hf.default.doc.get.s2", json!({})).await?;
     done(&client, "hf.default.session.close.s2", json!({})).await?;
     let inside = installation.inside().await;
-    for _ in 0..200 {
+    // A coordinator looks every 5 s whether the sweep has become its work.
+    for _ in 0..500 {
         let found = json!({"last_by_subj": "hf.log.default.s2"});
         if try_ask(&inside, "$JS.API.STREAM.MSG.GET.KV_sessions", found).await?["error"]["code"] == 404 {
             break;
